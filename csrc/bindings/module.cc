@@ -1,0 +1,12 @@
+#include <pybind11/pybind11.h>
+
+namespace py = pybind11;
+
+namespace airi::bindings {
+void bind_errors(py::module_& m);
+}  // namespace airi::bindings
+
+PYBIND11_MODULE(_core, m) {
+  m.doc() = "AIRI's C++ core: the scheduling runtime and the CPU kernels.";
+  airi::bindings::bind_errors(m);
+}

@@ -1,0 +1,4 @@
+#pragma once
+namespace airi::cpu {
+int num_threads();
+}

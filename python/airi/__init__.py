@@ -1,0 +1,5 @@
+"""AIRI: many models on shared hardware, every call governed."""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"
