@@ -44,9 +44,9 @@ struct Voidify {
 }  // namespace airi
 
 // Always on. Throws InvariantError with file, line, condition and what is streamed in.
-#define AIRI_CHECK(condition)                                             \
-  (condition) ? (void)0                                                   \
-              : ::airi::internal::Voidify() &                             \
+#define AIRI_CHECK(condition)                 \
+  (condition) ? (void)0                       \
+              : ::airi::internal::Voidify() & \
                     ::airi::internal::CheckFailure(__FILE__, __LINE__, #condition).stream()
 
 // On in test and sanitizer builds only: for hot paths.

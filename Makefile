@@ -1,0 +1,72 @@
+# make install   .venv with all it takes to run AIRI
+# make serve     installs, then serves the built-in model and prints a curl line
+# make test      installs, then lints and runs every test that fits twelve minutes on two cores
+# make test-all  also sanitizer builds, the wheel in an empty environment, clients, long fuzzing
+# make wheel     wheelhouse/airi-*-manylinux_*.whl
+
+PYTHON ?= python3
+PORT ?= 8000
+JOBS ?= $(shell nproc)
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+CTEST_FLAGS := --output-on-failure --parallel $(JOBS)
+
+# Constraints reach every pip below, also inside its build environments.
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
+export PATH := $(BIN):$(PATH)
+
+CMAKE_TEST = cmake -S . -G Ninja -DAIRI_BUILD_TESTS=ON -DPython_EXECUTABLE=$(BIN)/python \
+             -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir)
+
+.PHONY: install install-test serve test test-all lint cpp-configure cpp-test sanitize wheel clean
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet "pip>=25.1"
+
+# The build tools live in .venv and not in pip's throw-away environment: CMake's objects stay valid.
+install: $(VENV)/bin/python
+	pip install --quiet --group build
+	pip install --quiet --no-build-isolation .
+
+install-test: install
+	pip install --quiet --group test --group lint
+
+serve: install
+	airi serve --port $(PORT)
+
+# The core once more with its internal checks on; clang-tidy reads this build's compile commands.
+cpp-configure: install-test
+	$(CMAKE_TEST) -B build/test -DCMAKE_BUILD_TYPE=Release -DCMAKE_EXPORT_COMPILE_COMMANDS=ON
+
+cpp-test: cpp-configure
+	cmake --build build/test
+	ctest --test-dir build/test $(CTEST_FLAGS)
+
+lint: cpp-configure
+	pre-commit run --all-files
+
+test: lint cpp-test
+	python -m pytest -m "not slow and not gpu"
+
+sanitize: install-test
+	$(CMAKE_TEST) -B build/asan -DCMAKE_BUILD_TYPE=RelWithDebInfo -DAIRI_BUILD_PYTHON=OFF -DAIRI_SANITIZE=address,undefined
+	cmake --build build/asan
+	ctest --test-dir build/asan $(CTEST_FLAGS)
+	$(CMAKE_TEST) -B build/tsan -DCMAKE_BUILD_TYPE=RelWithDebInfo -DAIRI_BUILD_PYTHON=OFF -DAIRI_SANITIZE=thread
+	cmake --build build/tsan
+	ctest --test-dir build/tsan $(CTEST_FLAGS)
+
+wheel: $(VENV)/bin/python
+	pip install --quiet --group build
+	rm -rf dist wheelhouse
+	pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
+	auditwheel repair --strip --wheel-dir wheelhouse dist/airi-*.whl
+
+test-all: test sanitize wheel
+	python -m pytest -m "slow and not gpu"
+
+clean:
+	rm -rf build dist wheelhouse
