@@ -1,1 +1,185 @@
+"""Backends: a checkpoint folder in, logits of a step out.
+
+The step runner knows models only through this module:
+
+    backend = get_backend("cpu")                      # or "reference"; lists them on a wrong name
+    model = backend.load_model(path, LoadOptions(dtype="auto", max_model_len=4096, progress=on_bytes))
+    model.info                                        # ModelInfo: vocab_size, max_model_len, eos_token_ids, dtype, ...
+    model.bytes_per_block(16)                         # rounded up to the arena's 4096-byte granule
+    model.bind_kv(KvBinding(arena=arena, block_size=16, block_table=table, max_batch_tokens=2048))
+    logits = model.forward(StepInputs(tokens=..., positions=..., query_start=..., seq_lens=..., slots=..., logit_rows=...))
+    more = model.logits(rows)                         # other rows of the same step (prompt logprobs), in pieces of any size
+
+`path` is a local folder; `airi.engine.hub.resolve_model_path` turns `hf://org/name@revision` into one.
+
+A block holds `[layer][kv_head][K|V][token][head_dim]` in the KV dtype (the compute dtype) and starts at byte
+`block_table[slot, column] * 4096` of the arena. Loading raises `CheckpointError` or `ConfigError` with one clear line;
+`forward` trusts its inputs, which the core has planned. Both are called from one thread.
+"""
+
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from airi.errors import ConfigError
+
+KV_GRANULE = 4096
+"""Bytes that one unit of a block-table entry stands for."""
+
+DTYPES = ("auto", "float32", "bfloat16")
+"""Accepted values of `LoadOptions.dtype`."""
+
+ProgressCallback = Callable[[int, int], None]
+"""Called with (bytes loaded so far, bytes in total), from the loading thread, a bounded number of times."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadOptions:
+    """What a caller may choose about a model.
+
+    `dtype` "auto" keeps the checkpoint's (float16 becomes bfloat16: the CPU has no float16 arithmetic, and the memory
+    traffic that decides decoding speed stays the same). `max_model_len` None means the longest the model supports.
+    """
+
+    dtype: str = "auto"
+    max_model_len: int | None = None
+    progress: ProgressCallback | None = None
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ConfigError(f"dtype is {self.dtype!r}; accepted: {', '.join(DTYPES)}")
+        if self.max_model_len is not None and self.max_model_len < 1:
+            raise ConfigError(f"max_model_len is {self.max_model_len}; it must be at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """What the rest of the engine may know about a loaded model."""
+
+    path: Path
+    family: str
+    dtype: Literal["float32", "bfloat16"]
+    vocab_size: int
+    """Width of a row of logits; may exceed the tokenizer's vocabulary (padded checkpoints)."""
+    hidden_size: int
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+    max_model_len: int
+    kv_bytes_per_token: int
+    num_parameters: int
+    eos_token_ids: tuple[int, ...] = ()
+    """From generation_config.json, else config.json."""
+    bos_token_id: int | None = None
+    generation_config: dict[str, Any] = field(default_factory=dict)
+    """generation_config.json as it is; empty when the folder has none."""
+
+    def bytes_per_block(self, block_size: int) -> int:
+        """Bytes of one KV block of `block_size` tokens, rounded up to the granule."""
+        size = self.kv_bytes_per_token * block_size
+        return -(-size // KV_GRANULE) * KV_GRANULE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KvBinding:
+    """The memory a model's steps run in. The arrays stay owned by the caller and must outlive the binding."""
+
+    arena: NDArray[np.uint8]
+    """[bytes] contiguous, its address a multiple of 64."""
+    block_size: int
+    """Tokens per block."""
+    block_table: NDArray[np.int32]
+    """[slots, max_blocks] C-contiguous; an entry is a byte offset in the arena divided by `KV_GRANULE`."""
+    max_batch_tokens: int
+    """The most tokens one step carries; scratch buffers are sized for it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepInputs:
+    """One step's batch: R rows (requests) of T tokens in all. C-contiguous int32 views; only read."""
+
+    tokens: NDArray[np.int32]
+    """[T]"""
+    positions: NDArray[np.int32]
+    """[T] position of each token in its sequence."""
+    query_start: NDArray[np.int32]
+    """[R + 1] row r owns tokens `query_start[r]:query_start[r + 1]`."""
+    seq_lens: NDArray[np.int32]
+    """[R] keys of each row after this step."""
+    slots: NDArray[np.int32]
+    """[R] the block table's line of each row."""
+    logit_rows: NDArray[np.int32]
+    """[n] indices into the T tokens whose logits are wanted; for sampling, the last token of each sampling row."""
+
+
+class LoadedModel(Protocol):
+    """Weights ready to run. *Thread safety*: none; one thread loads, binds and steps."""
+
+    @property
+    def info(self) -> ModelInfo: ...
+
+    def bytes_per_block(self, block_size: int) -> int:
+        """As `ModelInfo.bytes_per_block`."""
+        ...
+
+    def bind_kv(self, binding: KvBinding) -> None:
+        """Fixes arena, block table and scratch memory; may be called again with other ones between steps."""
+        ...
+
+    def forward(self, step: StepInputs) -> NDArray[np.float32]:
+        """Runs the step, writing its keys and values to the arena.
+
+        Returns logits [n, vocab_size] float32, writable, valid until the next call of `forward` or `logits`.
+        """
+        ...
+
+    def logits(self, rows: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Logits [len(rows), vocab_size] of other token indices of the latest step; same validity as `forward`'s."""
+        ...
+
+
+class Backend(Protocol):
+    """A way to run models on one kind of device."""
+
+    name: str
+
+    def load_model(self, path: Path, options: LoadOptions) -> LoadedModel:
+        """Loads a Hugging Face checkpoint folder; raises `CheckpointError` or `ConfigError`."""
+        ...
+
+
+BACKENDS = ("cpu", "reference")
+
+
+def get_backend(name: str) -> Backend:
+    """The backend called `name`; imports only what that backend needs."""
+    if name == "cpu":
+        from airi.engine.backends.cpu import CpuBackend
+
+        return CpuBackend()
+    if name == "reference":
+        from airi.engine.backends.reference import ReferenceBackend
+
+        return ReferenceBackend()
+    raise ConfigError(f"backend is {name!r}; accepted: {', '.join(BACKENDS)}")
+
+
+__all__ = [
+    "BACKENDS",
+    "DTYPES",
+    "KV_GRANULE",
+    "Backend",
+    "KvBinding",
+    "LoadOptions",
+    "LoadedModel",
+    "ModelInfo",
+    "ProgressCallback",
+    "StepInputs",
+    "get_backend",
+]
