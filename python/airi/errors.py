@@ -1,20 +1,150 @@
-"""The exceptions of AIRI, one tree.
+"""Every error that AIRI raises, in one tree.
 
-AiriError
-├── ConfigError        a setting or a model's config.json that cannot be used
-└── CheckpointError    a checkpoint folder that is missing, truncated or does not fit its config
+    AiriError
+    ├── ConfigError            an option of the engine, the server or a model cannot be accepted
+    │   └── MemoryBudgetError  the KV arena does not fit the memory that was given or found
+    ├── CheckpointError        a model folder is missing, incomplete or of an unknown architecture
+    ├── RequestError           one request cannot be accepted; the engine itself is fine
+    │   ├── ContextLengthError   prompt (and what was asked for) exceed the window or the arena
+    │   ├── ModelNotFoundError   no model of that name is loaded
+    │   └── QueueFullError       too many requests wait; try again after `retry_after_s`
+    └── EngineError            the engine process cannot serve
+        ├── EngineStartError     it ended, or reported an error, before it was ready
+        ├── EngineDeadError      it died, or was given up, while it owed this request tokens
+        └── ExecutionError       a step failed for this request (not-a-number logits, a broken kernel)
+
+Messages are one line that names the field, the value found and what is accepted. They never
+contain prompts, completions or keys.
 """
 
 from __future__ import annotations
 
+__all__ = [
+    "AiriError",
+    "CheckpointError",
+    "ConfigError",
+    "ContextLengthError",
+    "EngineDeadError",
+    "EngineError",
+    "EngineStartError",
+    "ExecutionError",
+    "MemoryBudgetError",
+    "ModelNotFoundError",
+    "QueueFullError",
+    "RequestError",
+    "error_from_code",
+]
+
 
 class AiriError(Exception):
-    """The root: everything AIRI raises on purpose. Its text is one line for the user."""
+    """Root of every error that AIRI raises on purpose.
+
+    `code` is the stable name that travels over the wire and in HTTP error bodies.
+    """
+
+    code = "internal_error"
 
 
-class ConfigError(AiriError):
-    """Raised when an option or a config.json field has a value that is not supported; names it and what is accepted."""
+class ConfigError(AiriError, ValueError):
+    """An option cannot be accepted. `field` names it."""
+
+    code = "invalid_config"
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class MemoryBudgetError(ConfigError):
+    """The KV arena does not fit; the message names the amounts."""
+
+    code = "memory_budget"
 
 
 class CheckpointError(AiriError):
-    """Raised when a checkpoint's files are missing, damaged or do not fit its config; names the file or tensor."""
+    """A model folder is missing, incomplete, truncated or of an unknown architecture."""
+
+    code = "invalid_checkpoint"
+
+
+class RequestError(AiriError, ValueError):
+    """One request cannot be accepted. `field` names the parameter at fault, where there is one."""
+
+    code = "invalid_request"
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class ContextLengthError(RequestError):
+    """The prompt (and the tokens asked for) exceed the model's window or the arena."""
+
+    code = "context_length_exceeded"
+
+
+class ModelNotFoundError(RequestError):
+    """No model of that name is loaded."""
+
+    code = "model_not_found"
+
+
+class QueueFullError(RequestError):
+    """Too many requests wait already; worth a retry after `retry_after_s` seconds."""
+
+    code = "queue_full"
+
+    def __init__(self, message: str, *, field: str | None = None, retry_after_s: float = 1.0) -> None:
+        super().__init__(message, field=field)
+        self.retry_after_s = retry_after_s
+
+
+class EngineError(AiriError):
+    """The engine process cannot serve."""
+
+    code = "engine_error"
+
+
+class EngineStartError(EngineError):
+    """The engine ended, or reported an error, before it was ready."""
+
+    code = "engine_start_failed"
+
+
+class EngineDeadError(EngineError):
+    """The engine died, or was given up, while it still owed this request tokens."""
+
+    code = "engine_dead"
+
+
+class ExecutionError(EngineError):
+    """A step failed for this request: not-a-number logits or a failed kernel."""
+
+    code = "execution_failed"
+
+
+_FIELD_ERRORS: dict[str, type[ConfigError] | type[RequestError]] = {
+    cls.code: cls
+    for cls in (
+        ConfigError,
+        MemoryBudgetError,
+        RequestError,
+        ContextLengthError,
+        ModelNotFoundError,
+        QueueFullError,
+    )
+}
+_PLAIN_ERRORS: dict[str, type[AiriError]] = {
+    cls.code: cls for cls in (CheckpointError, EngineError, EngineStartError, EngineDeadError, ExecutionError)
+}
+
+
+def error_from_code(code: str, message: str, field: str | None = None) -> AiriError:
+    """The exception that `code` names, for errors that crossed a process boundary.
+
+    An unknown code (a newer engine) gives a plain AiriError, never a KeyError.
+    """
+    with_field = _FIELD_ERRORS.get(code)
+    if with_field is not None:
+        return with_field(message, field=field)
+    return _PLAIN_ERRORS.get(code, AiriError)(message)

@@ -1,0 +1,232 @@
+"""Messages between clients (gateways) and an engine process: msgpack arrays over ZeroMQ.
+
+A client's DEALER socket talks to the engine's ROUTER socket; each message is one frame.
+
+    client                         engine
+    Hello            ------->
+                     <-------      Progress*   while models load, then
+                     <-------      Welcome     or Failed, when loading ended with an error
+    GenerateRequest  ------->
+    Cancel           ------->
+                     <-------      Outputs     ONE per step and client, with all its rows
+                     <-------      EngineStats about once a second, and when something changed
+                     <-------      Goodbye     the engine drains: it accepts nothing new
+"""
+
+from __future__ import annotations
+
+import itertools
+from array import array
+from collections.abc import Sequence
+
+import msgspec
+
+from airi.errors import AiriError, error_from_code
+from airi.outputs import ErrorInfo, Output
+from airi.sampling_params import SamplingParams
+
+__all__ = [
+    "MAX_REQUEST_ID",
+    "PROTOCOL",
+    "Cancel",
+    "ClientMessage",
+    "EngineMessage",
+    "EngineStats",
+    "Failed",
+    "GenerateRequest",
+    "Goodbye",
+    "Hello",
+    "ModelInfo",
+    "ModelStats",
+    "Outputs",
+    "Progress",
+    "Welcome",
+    "decode_client_message",
+    "decode_engine_message",
+    "encode",
+    "error_info",
+    "error_of",
+    "next_request_id",
+]
+
+PROTOCOL = 1
+"""Both sides must speak the same number; the engine refuses a Hello with another one."""
+
+MAX_REQUEST_ID = 2**40 - 1
+"""Ids of one client; the engine puts the client's own number above these bits."""
+
+_request_ids = itertools.count(1)
+
+
+def next_request_id() -> int:
+    """A request id that this process has not used yet."""
+    return next(_request_ids)
+
+
+class Hello(msgspec.Struct, frozen=True, array_like=True, tag="hello"):
+    """A client introduces itself; answered by Progress while models load, then by Welcome or Failed."""
+
+    protocol: int = PROTOCOL
+
+
+class GenerateRequest(msgspec.Struct, array_like=True, tag="generate", kw_only=True):
+    """One completion of one prompt. `n` > 1 is the caller's: one request per choice, see `for_choice`."""
+
+    model: str
+    """Name or alias of a loaded model."""
+    tokens: bytes
+    """Prompt ids as native int32; make them with `pack_tokens`."""
+    params: SamplingParams
+    request_id: int = msgspec.field(default_factory=next_request_id)
+    """Unique among the requests that this client has running, in [0, MAX_REQUEST_ID]."""
+    tenant: int = 0
+    priority: int = 0
+    """Higher is served first."""
+    timeout_us: int | None = None
+    """Ends the request with reason "deadline" this long after the engine received it."""
+    cache_salt: bytes | None = None
+    """Prefix blocks are shared only with requests of the same salt."""
+
+    @staticmethod
+    def pack_tokens(tokens: Sequence[int]) -> bytes:
+        """Token ids as the bytes that `tokens` holds. A value outside int32 raises OverflowError."""
+        return array("i", tokens).tobytes()
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens in the prompt."""
+        return len(self.tokens) // 4
+
+
+class Cancel(msgspec.Struct, frozen=True, array_like=True, tag="cancel"):
+    """Stop these requests; each that still runs ends with an output of reason "cancelled"."""
+
+    request_ids: list[int]
+
+
+class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A loaded model, with what the text side needs to serve it."""
+
+    name: str
+    aliases: tuple[str, ...] = ()
+    path: str
+    """Resolved local folder: config.json, tokenizer.json, chat template, generation_config.json."""
+    architecture: str = ""
+    dtype: str = ""
+    max_model_len: int
+    """Prompt and completion together, in tokens."""
+    vocab_size: int
+    eos_token_ids: tuple[int, ...] = ()
+    block_size: int = 16
+    num_kv_blocks: int = 0
+    max_num_seqs: int = 0
+    num_parameters: int = 0
+
+
+class Progress(msgspec.Struct, frozen=True, array_like=True, tag="progress"):
+    """How far loading is."""
+
+    model: str
+    stage: str
+    """What is done now, in words: "weights", "warm-up", ..."""
+    done: float
+    """Of `total`, in the stage's own unit (bytes for weights)."""
+    total: float
+
+
+class Welcome(msgspec.Struct, frozen=True, array_like=True, tag="welcome"):
+    """The engine serves."""
+
+    engine_id: str
+    """Random per process: another id means another process behind the same endpoint."""
+    pid: int
+    models: list[ModelInfo]
+    device: str = "cpu"
+    protocol: int = PROTOCOL
+
+
+class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
+    """Loading ended with an error; the process exits."""
+
+    error: ErrorInfo
+
+
+class Outputs(msgspec.Struct, array_like=True, tag="outputs"):
+    """All that one step gave to this client's requests.
+
+    Rows that only got one more token travel as two columns; everything else (first tokens, ends,
+    log-probabilities, errors) as `Output`s.
+    """
+
+    request_ids: bytes
+    """Native int64, one per plain row."""
+    tokens: bytes
+    """Native int32, one per plain row."""
+    others: list[Output] = []
+
+
+class ModelStats(msgspec.Struct, frozen=True, kw_only=True):
+    """Counters of one model; those that only grow are totals since the engine started."""
+
+    name: str
+    running: int = 0
+    waiting: int = 0
+    kv_blocks_total: int = 0
+    kv_blocks_active: int = 0
+    """Blocks that running requests hold; cached ones can be taken at any time and count as unused."""
+    kv_blocks_cached: int = 0
+    prefix_query_tokens: int = 0
+    prefix_hit_tokens: int = 0
+    preemptions: int = 0
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    steps: int = 0
+    device_us: int = 0
+    """Time that this model's steps took."""
+
+
+class EngineStats(msgspec.Struct, frozen=True, array_like=True, tag="stats"):
+    """A snapshot of the engine's counters."""
+
+    models: list[ModelStats]
+    uptime_s: float = 0.0
+    rss_bytes: int = 0
+
+
+class Goodbye(msgspec.Struct, frozen=True, array_like=True, tag="goodbye"):
+    """The engine drains and will exit: running requests go on, new ones are not accepted."""
+
+    reason: str = "terminated"
+
+
+ClientMessage = Hello | GenerateRequest | Cancel
+EngineMessage = Progress | Welcome | Failed | Outputs | EngineStats | Goodbye
+
+_encoder = msgspec.msgpack.Encoder()
+_client_decoder: msgspec.msgpack.Decoder[ClientMessage] = msgspec.msgpack.Decoder(ClientMessage)
+_engine_decoder: msgspec.msgpack.Decoder[EngineMessage] = msgspec.msgpack.Decoder(EngineMessage)
+
+
+def encode(message: ClientMessage | EngineMessage) -> bytes:
+    """One message as one frame."""
+    return _encoder.encode(message)
+
+
+def decode_client_message(frame: bytes | memoryview) -> ClientMessage:
+    """What a client sent. Raises msgspec.ValidationError or DecodeError for anything else."""
+    return _client_decoder.decode(frame)
+
+
+def decode_engine_message(frame: bytes | memoryview) -> EngineMessage:
+    """What an engine sent. Raises msgspec.ValidationError or DecodeError for anything else."""
+    return _engine_decoder.decode(frame)
+
+
+def error_info(error: AiriError) -> ErrorInfo:
+    """An error as it travels."""
+    return ErrorInfo(code=error.code, message=str(error), field=getattr(error, "field", None))
+
+
+def error_of(info: ErrorInfo) -> AiriError:
+    """The exception that an ErrorInfo stands for."""
+    return error_from_code(info.code, info.message, info.field)
