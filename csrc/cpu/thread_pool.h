@@ -1,4 +1,90 @@
 #pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <type_traits>
+#include <vector>
+
 namespace airi::cpu {
-int num_threads();
-}
+
+// Runs the chunks of one job at a time on the calling thread and sleeping-or-spinning
+// workers. Never decides what a chunk computes: chunks are claimed dynamically, so a
+// result may depend on the chunk's number only, never on the thread that runs it.
+//
+// A worker that is not running when a job starts may miss it; the caller never waits for
+// it, only for chunks that were claimed. Workers spin for kSpinMicros after a job, then sleep.
+//
+// Thread safety: parallel_for may be called from any thread; jobs of two callers run one
+// after the other. A call from inside a chunk runs inline. resize as parallel_for.
+// Invariant: when parallel_for returns, no worker touches the job any more.
+class ThreadPool {
+ public:
+  static constexpr int kSpinMicros = 60;
+
+  // `threads` counts the caller: ThreadPool(1) has no worker. REQUIRES threads >= 1.
+  explicit ThreadPool(int threads);
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+  ~ThreadPool();
+
+  [[nodiscard]] int size() const noexcept { return size_.load(std::memory_order_relaxed); }
+
+  // Changes the number of threads; waits for a running job. REQUIRES not inside a chunk.
+  void resize(int threads);
+
+  // Calls body(chunk) once for each chunk in [0, chunks). Rethrows the first exception
+  // of a chunk after all claimed chunks ended; chunks not yet claimed are then skipped.
+  // A few microseconds when the workers spin, tens when they sleep. Never allocates.
+  template <class Body>
+  void parallel_for(std::int64_t chunks, Body&& body) {
+    using Plain = std::remove_reference_t<Body>;
+    run(chunks, const_cast<void*>(static_cast<const void*>(std::addressof(body))),
+        [](void* context, std::int64_t chunk) { (*static_cast<Plain*>(context))(chunk); });
+  }
+
+ private:
+  using Call = void (*)(void* context, std::int64_t chunk);
+
+  void run(std::int64_t chunks, void* context, Call call);
+  void work_on_chunks() noexcept;
+  void start(int threads);
+  void stop() noexcept;
+  void worker_loop(std::uint32_t seen);
+  [[nodiscard]] bool try_join(std::uint32_t job) noexcept;
+  [[nodiscard]] std::uint32_t wait_for_job(std::uint32_t seen) noexcept;
+
+  std::mutex mutex_;  // held by whoever runs a job or resizes
+  std::atomic<int> size_{1};
+  std::vector<std::thread> workers_;
+  std::atomic<bool> stopping_{false};
+
+  // The job. Written by run() while no worker is inside, read by workers that joined.
+  Call call_ = nullptr;
+  void* context_ = nullptr;
+  std::int64_t chunks_ = 0;
+  std::exception_ptr error_;
+  std::atomic<bool> failed_{false};
+
+  // The job's number in the upper half, then kOpen, then how many workers are inside.
+  alignas(64) std::atomic<std::uint64_t> gate_{0};
+  // The first chunk that nobody claimed.
+  alignas(64) std::atomic<std::int64_t> next_{0};
+  // The number of the latest job, or of the latest call to stop(): what workers wait on.
+  alignas(64) std::atomic<std::uint32_t> epoch_{0};
+  std::atomic<int> sleepers_{0};
+};
+
+// The pool that every kernel shares. Never destroyed: joining threads while a process
+// exits can hang. Starts with as many threads as the process may run on.
+[[nodiscard]] ThreadPool& shared_pool();
+
+[[nodiscard]] int num_threads();
+
+// Throws InvalidArgument unless 1 <= threads <= 1024.
+void set_num_threads(int threads);
+
+}  // namespace airi::cpu

@@ -1,0 +1,9 @@
+#include <pybind11/pybind11.h>
+
+namespace py = pybind11;
+
+namespace airi::bindings {
+
+void bind_cpu_linear(py::module_& /*m*/) {}
+
+}  // namespace airi::bindings

@@ -1,0 +1,3 @@
+from airi._core import cpu as cpu
+
+class InternalError(RuntimeError): ...
