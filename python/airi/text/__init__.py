@@ -1,1 +1,23 @@
+"""Text: tokenise, detokenise as tokens arrive, stop strings, chat templates.
+
+The gateway and `airi.LLM` share this package; it knows neither HTTP nor models.
+"""
+
 from __future__ import annotations
+
+from airi.text._detokenizer import Detokenizer
+from airi.text._messages import TemplateError
+from airi.text._stops import StopChecker, StopMatch
+from airi.text._stream import TextStream
+from airi.text._template import ChatTemplate
+from airi.text._tokenizer import Tokenizer
+
+__all__ = [
+    "ChatTemplate",
+    "Detokenizer",
+    "StopChecker",
+    "StopMatch",
+    "TemplateError",
+    "TextStream",
+    "Tokenizer",
+]
