@@ -4,17 +4,18 @@ The step runner knows models only through this module:
 
     backend = get_backend("cpu")                      # or "reference"; lists them on a wrong name
     model = backend.load_model(path, LoadOptions(dtype="auto", max_model_len=4096, progress=on_bytes))
-    model.info                                        # ModelInfo: vocab_size, max_model_len, eos_token_ids, dtype, ...
+    model.info                                        # ModelInfo: vocab_size, max_model_len, dtype, ...
     model.bytes_per_block(16)                         # rounded up to the arena's 4096-byte granule
     model.bind_kv(KvBinding(arena=arena, block_size=16, block_table=table, max_batch_tokens=2048))
-    logits = model.forward(StepInputs(tokens=..., positions=..., query_start=..., seq_lens=..., slots=..., logit_rows=...))
-    more = model.logits(rows)                         # other rows of the same step (prompt logprobs), in pieces of any size
+    logits = model.forward(StepInputs(tokens=..., positions=..., query_start=..., seq_lens=..., slots=...,
+                                      logit_rows=...))
+    more = model.logits(rows)                         # other rows of the same step (prompt logprobs)
 
 `path` is a local folder; `airi.engine.hub.resolve_model_path` turns `hf://org/name@revision` into one.
 
 A block holds `[layer][kv_head][K|V][token][head_dim]` in the KV dtype (the compute dtype) and starts at byte
-`block_table[slot, column] * 4096` of the arena. Loading raises `CheckpointError` or `ConfigError` with one clear line;
-`forward` trusts its inputs, which the core has planned. Both are called from one thread.
+`block_table[slot, column] * 4096` of the arena. Loading raises `CheckpointError` or `ConfigError` with one
+clear line; `forward` trusts its inputs, which the core has planned. Both are called from one thread.
 """
 
 from __future__ import annotations
@@ -43,8 +44,9 @@ ProgressCallback = Callable[[int, int], None]
 class LoadOptions:
     """What a caller may choose about a model.
 
-    `dtype` "auto" keeps the checkpoint's (float16 becomes bfloat16: the CPU has no float16 arithmetic, and the memory
-    traffic that decides decoding speed stays the same). `max_model_len` None means the longest the model supports.
+    `dtype` "auto" keeps the checkpoint's; float16 becomes bfloat16, as CPUs do not compute in float16 and the
+    memory traffic that decides decoding speed stays the same. `max_model_len` None is the longest the model
+    supports.
     """
 
     dtype: str = "auto"
@@ -115,7 +117,7 @@ class StepInputs:
     slots: NDArray[np.int32]
     """[R] the block table's line of each row."""
     logit_rows: NDArray[np.int32]
-    """[n] indices into the T tokens whose logits are wanted; for sampling, the last token of each sampling row."""
+    """[n] indices into the T tokens whose logits are wanted; for sampling, the last of each sampling row."""
 
 
 class LoadedModel(Protocol):
@@ -140,7 +142,7 @@ class LoadedModel(Protocol):
         ...
 
     def logits(self, rows: NDArray[np.int32]) -> NDArray[np.float32]:
-        """Logits [len(rows), vocab_size] of other token indices of the latest step; same validity as `forward`'s."""
+        """Logits [len(rows), vocab_size] of other tokens of the latest step; same validity as `forward`'s."""
         ...
 
 
