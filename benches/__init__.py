@@ -1,0 +1,1 @@
+"""Benches: one question per file, run as `python -m benches.bench_<question> --help`."""

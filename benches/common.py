@@ -1,0 +1,112 @@
+"""What benches share: running contestants in turn, and rows that say where they come from."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import math
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+CONTESTANTS = ROOT / "benches" / "contestants"
+
+
+def add_peer_flag(parser: argparse.ArgumentParser, peer: str) -> None:
+    """`--<peer>-python PATH`: the interpreter of the virtual environment that has the peer."""
+    parser.add_argument(
+        f"--{peer}-python",
+        metavar="PATH",
+        help=f"interpreter of an environment that has {peer}; left out, {peer} is not run",
+    )
+
+
+def run_contestant(
+    python: str, script: str, arguments: Sequence[str], *, timeout_s: float = 1200
+) -> dict[str, Any]:
+    """Runs one contestant in its own process and returns the JSON object on its last line.
+
+    Raises RuntimeError with the end of its stderr where it fails.
+    """
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    if python == sys.executable:
+        command = [python, "-m", f"benches.contestants.{script}", *arguments]
+    else:
+        command = [python, str(CONTESTANTS / f"{script}.py"), *arguments]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=timeout_s, cwd=ROOT, env=environment, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"{script} ended with {done.returncode}:\n{done.stderr[-3000:]}")
+    result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return result
+
+
+def percentile(values: Sequence[float], q: float) -> float:
+    """The value that q percent of `values` do not exceed (nearest rank)."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(len(ordered) * q / 100) - 1)]
+
+
+def provenance() -> dict[str, str]:
+    """Hardware, commit, date and command of this run."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [
+            line.split(":", 1)[1].strip()
+            for line in cpuinfo.read_text().splitlines()
+            if line.startswith("model name")
+        ]
+        model = f"{len(names)} x {names[0]}" if names else model
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=ROOT, check=False
+    ).stdout.strip()
+    return {
+        "hardware": model,
+        "commit": commit,
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+        "command": "python -m "
+        + " ".join([Path(sys.argv[0]).stem if "/" in sys.argv[0] else sys.argv[0], *sys.argv[1:]]),
+    }
+
+
+def verdict(
+    name: str, ours: float, theirs: float, target: float, *, unit: str, smaller_is_better: bool = False
+) -> dict[str, Any]:
+    """One comparison: the ratio ours / theirs against the ratio to reach."""
+    ratio = ours / theirs
+    reached = ratio <= target if smaller_is_better else ratio >= target
+    return {
+        "question": name,
+        "ours": round(ours, 4),
+        "peer": round(theirs, 4),
+        "unit": unit,
+        "ratio": round(ratio, 3),
+        "target": f"{'<=' if smaller_is_better else '>='} {target}",
+        "reached": reached,
+    }
+
+
+def median(rounds: Sequence[dict[str, float]], key: str) -> float:
+    """Median of one figure over rounds."""
+    return statistics.median(r[key] for r in rounds)
+
+
+def print_rows(rows: Sequence[dict[str, Any]], *, as_json: bool) -> None:
+    """Rows as JSON lines with provenance, or as text for people."""
+    source = provenance()
+    if as_json:
+        for row in rows:
+            print(json.dumps({**row, **source}))
+        return
+    for row in rows:
+        print("  ".join(f"{key} {value}" for key, value in row.items()))
+    print("  ".join(f"{key}: {value}" for key, value in source.items()))
