@@ -1,1 +1,35 @@
+"""Between gateway and engine: ZeroMQ and msgspec, the same on one machine and between machines.
+
+`EngineClient` is the gateway's end, `EngineServer` the engine's; `messages` is what travels and
+`python -m airi.transport.stub` an engine without a model.
+"""
+
 from __future__ import annotations
+
+from airi.outputs import ErrorInfo, Output, TokenLogprobs
+from airi.transport.client import EngineClient
+from airi.transport.messages import (
+    EngineStats,
+    GenerateRequest,
+    ModelInfo,
+    ModelStats,
+    Progress,
+    error_of,
+    next_request_id,
+)
+from airi.transport.stream import OutputStream
+
+__all__ = [
+    "EngineClient",
+    "EngineStats",
+    "ErrorInfo",
+    "GenerateRequest",
+    "ModelInfo",
+    "ModelStats",
+    "Output",
+    "OutputStream",
+    "Progress",
+    "TokenLogprobs",
+    "error_of",
+    "next_request_id",
+]

@@ -1,0 +1,366 @@
+"""The gateway's end of the transport: asyncio, one socket, one decoded message per engine step."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+
+import zmq
+
+from airi.errors import AiriError, EngineDeadError, EngineStartError, ModelNotFoundError
+from airi.outputs import ErrorInfo, Output
+from airi.transport.messages import (
+    Cancel,
+    EngineStats,
+    Failed,
+    GenerateRequest,
+    Goodbye,
+    Hello,
+    ModelInfo,
+    Outputs,
+    Progress,
+    Welcome,
+    decode_engine_message,
+    encode,
+    error_info,
+    error_of,
+)
+from airi.transport.stream import OutputStream
+
+__all__ = ["EngineClient", "ProgressSink"]
+
+Sink = Callable[[Output], None]
+ProgressSink = Callable[[Progress], None]
+
+# Messages handled per wake-up before other callbacks of the loop get their turn.
+_MESSAGES_PER_WAKEUP = 64
+
+
+class _Request:
+    """One request that the engine owes an end. `started` once anything of it has come back."""
+
+    __slots__ = ("deadline", "message", "sink", "started")
+
+    def __init__(self, message: GenerateRequest, sink: Sink) -> None:
+        self.message = message
+        self.sink = sink
+        self.started = False
+        timeout = message.timeout_us
+        self.deadline = None if timeout is None else time.monotonic_ns() // 1000 + timeout
+
+
+class EngineClient:
+    """Sends requests to one engine and hands each stream what every step gave it.
+
+    When the engine dies, streams that had started end with EngineDeadError; the others are sent
+    again once an engine answers at the same endpoint, for at most `retry_window_s`.
+    *Thread safety*: none; everything runs on the event loop that called `connect`.
+    *Invariant*: every request ends with exactly one output that has a finish reason.
+    """
+
+    def __init__(
+        self, endpoint: str, *, retry_window_s: float = 120.0, on_progress: ProgressSink | None = None
+    ) -> None:
+        self.endpoint = endpoint
+        self.models: list[ModelInfo] = []
+        """What the engine serves; kept while it restarts."""
+        self.stats: EngineStats | None = None
+        """The latest counters the engine pushed."""
+        self.alive = False
+        """Whether an engine is there and serves."""
+        self.draining = False
+        """Whether the engine has said that it accepts nothing new."""
+        self.on_progress = on_progress
+        self._retry_window_s = retry_window_s
+        self._loop = asyncio.get_running_loop()
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
+        self._requests: dict[int, _Request] = {}
+        self._ready: asyncio.Future[None] = self._loop.create_future()
+        self._window: asyncio.TimerHandle | None = None
+        self._dead: EngineDeadError | None = None
+        self._closed = False
+        self._open_socket()
+
+    @classmethod
+    async def connect(
+        cls,
+        endpoint: str,
+        *,
+        timeout_s: float | None = None,
+        retry_window_s: float = 120.0,
+        on_progress: ProgressSink | None = None,
+    ) -> EngineClient:
+        """Connects and waits until the engine serves.
+
+        Raises EngineStartError when it reports that it cannot, or has not answered in `timeout_s`.
+        """
+        client = cls(endpoint, retry_window_s=retry_window_s, on_progress=on_progress)
+        try:
+            await client.wait_ready(timeout_s)
+        except BaseException:
+            client.close()
+            raise
+        return client
+
+    async def wait_ready(self, timeout_s: float | None = None) -> None:
+        """Returns once an engine serves; raises as `connect` does."""
+        try:
+            await asyncio.wait_for(asyncio.shield(self._ready), timeout_s)
+        except TimeoutError:
+            raise EngineStartError(f"no engine answered at {self.endpoint} in {timeout_s:g} s") from None
+
+    def find_model(self, name: str) -> ModelInfo:
+        """The model that serves under `name` or an alias; raises ModelNotFoundError."""
+        for model in self.models:
+            if model.name == name or name in model.aliases:
+                return model
+        known = ", ".join(model.name for model in self.models)
+        raise ModelNotFoundError(f"model {name!r} is not loaded; loaded: {known}", field="model")
+
+    @property
+    def num_running(self) -> int:
+        """Requests that have not ended."""
+        return len(self._requests)
+
+    # -- requests ------------------------------------------------------------------------------
+
+    async def generate(self, request: GenerateRequest) -> AsyncIterator[Output]:
+        """Yields what each step adds to `request`; the last output has a finish reason.
+
+        Leaving the iteration early cancels the request. Raises RequestError when the engine refuses it
+        and EngineDeadError when the engine dies under it.
+        """
+        stream = self.open(request)
+        try:
+            async for output in stream:
+                yield output
+        finally:
+            stream.close()
+
+    def open(self, request: GenerateRequest) -> OutputStream:
+        """Sends `request` and returns its stream: what `generate` iterates, without the generator."""
+        stream = OutputStream(self, request.request_id)
+        self.submit(request, stream.push)
+        return stream
+
+    def submit(self, request: GenerateRequest, sink: Sink) -> None:
+        """Sends `request`; `sink` is called with each of its outputs, inside the event loop.
+
+        The cheapest form: no task switch per output. A sink must not raise. Errors, too, come as an
+        output: reason "error", with `error` set (`airi.transport.error_of` gives the exception).
+        """
+        if request.request_id in self._requests:
+            raise ValueError(f"request id {request.request_id} is in use")
+        entry = _Request(request, sink)
+        self._requests[request.request_id] = entry
+        if self._dead is not None or self.draining or self._closed:
+            error = self._dead or EngineDeadError("the engine is shutting down")
+            self._loop.call_soon(self._end_with_error, request.request_id, error_info(error))
+        elif self.alive:
+            self._send(request)
+        else:
+            self._start_window()
+
+    def cancel(self, request_id: int) -> None:
+        """Asks the engine to stop a request; its stream ends with reason "cancelled".
+
+        Ids that are unknown, or have ended, do nothing.
+        """
+        entry = self._requests.get(request_id)
+        if entry is None:
+            return
+        if self.alive:
+            self._send(Cancel([request_id]))
+        else:
+            del self._requests[request_id]
+            self._loop.call_soon(entry.sink, Output(request_id, [], "cancelled"))
+
+    def abandon(self, request_id: int) -> None:
+        """As `cancel`, for a reader that has gone: nothing of the request is delivered any more."""
+        if self._requests.pop(request_id, None) is not None and self.alive:
+            self._send(Cancel([request_id]))
+
+    def give_up(self, error: EngineDeadError) -> None:
+        """No engine will come back: ends every request, and later ones at once, with `error`."""
+        self._dead = error
+        self.alive = False
+        self._end_all(error_info(error), only_started=False)
+        if not self._ready.done():
+            self._ready.set_exception(EngineStartError(str(error)))
+            self._ready.exception()  # may have no waiter
+
+    def close(self) -> None:
+        """Ends every request with EngineDeadError and closes the socket."""
+        if self._closed:
+            return
+        self._closed = True
+        self.alive = False
+        self._cancel_window()
+        self._close_socket()
+        self._end_all(error_info(EngineDeadError("the engine client was closed")), only_started=False)
+        if not self._ready.done():
+            self._ready.cancel()
+
+    async def __aenter__(self) -> EngineClient:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    # -- the socket ----------------------------------------------------------------------------
+
+    def _open_socket(self) -> None:
+        """A fresh socket per engine process: nothing queued for a dead one reaches the next."""
+        self._socket = self._context.socket(zmq.DEALER)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.SNDHWM, 0)
+        self._socket.setsockopt(zmq.RCVHWM, 0)
+        self._socket.setsockopt(zmq.RECONNECT_IVL, 20)
+        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        self._socket.connect(self.endpoint)
+        self._loop.add_reader(self._socket.FD, self._on_readable)
+        self._loop.add_reader(self._monitor.FD, self._on_monitor)
+        self._loop.call_soon(self._on_monitor)  # edge-triggered: read once, or the first edge is missed
+        self._send(Hello())
+
+    def _close_socket(self) -> None:
+        self._loop.remove_reader(self._socket.FD)
+        self._loop.remove_reader(self._monitor.FD)
+        self._socket.disable_monitor()
+        self._monitor.close()
+        self._socket.close()
+
+    def _send(self, message: Hello | GenerateRequest | Cancel) -> None:
+        with suppress(zmq.Again):
+            self._socket.send(encode(message), zmq.NOBLOCK)
+        # The descriptor is edge-triggered: sending may have consumed the edge of something readable.
+        if self._socket.EVENTS & zmq.POLLIN:
+            self._loop.call_soon(self._on_readable)
+
+    def _on_readable(self) -> None:
+        socket = self._socket
+        for _ in range(_MESSAGES_PER_WAKEUP):
+            if self._closed or socket is not self._socket:
+                return
+            try:
+                frame = socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self._receive(frame)
+        self._loop.call_soon(self._on_readable)
+
+    def _on_monitor(self) -> None:
+        if self._closed:
+            return
+        monitor = self._monitor
+        lost = False
+        while True:
+            try:
+                monitor.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                break
+            lost = True
+        if lost:
+            self._on_readable()  # what it sent before it went still counts
+            self._on_lost()
+
+    def _on_lost(self) -> None:
+        """The connection broke: the engine process is gone, or about to be."""
+        self._close_socket()
+        self.alive = False
+        error = EngineDeadError("the engine process died while this request was running")
+        self._end_all(error_info(error), only_started=True)
+        self._start_window()
+        self._open_socket()
+
+    def _on_window_closed(self) -> None:
+        self._window = None
+        message = f"no engine has answered at {self.endpoint} for {self._retry_window_s:g} s"
+        self._end_all(error_info(EngineDeadError(message)), only_started=False)
+
+    # -- messages ------------------------------------------------------------------------------
+
+    def _receive(self, frame: bytes) -> None:
+        message = decode_engine_message(frame)
+        if isinstance(message, Outputs):
+            self._dispatch(message)
+        elif isinstance(message, EngineStats):
+            self.stats = message
+        elif isinstance(message, Progress):
+            if self.on_progress is not None:
+                self.on_progress(message)
+        elif isinstance(message, Welcome):
+            self._on_welcome(message)
+        elif isinstance(message, Goodbye):
+            self.draining = True
+        else:
+            self._on_failed(message)
+
+    def _dispatch(self, message: Outputs) -> None:
+        requests = self._requests
+        ids = memoryview(message.request_ids).cast("q")
+        tokens = memoryview(message.tokens).cast("i")
+        for request_id, token in zip(ids, tokens, strict=True):
+            entry = requests.get(request_id)
+            if entry is not None:
+                entry.sink(Output(request_id, [token]))
+        for output in message.others:
+            entry = requests.get(output.request_id)
+            if entry is None:
+                continue
+            entry.started = True
+            if output.finish_reason is not None:
+                del requests[output.request_id]
+            entry.sink(output)
+
+    def _on_welcome(self, message: Welcome) -> None:
+        self._cancel_window()
+        self.models = message.models
+        self.draining = False
+        self.alive = True
+        now = time.monotonic_ns() // 1000
+        for request_id, entry in list(self._requests.items()):
+            if entry.deadline is not None:
+                if entry.deadline <= now:
+                    del self._requests[request_id]
+                    entry.sink(Output(request_id, [], "deadline"))
+                    continue
+                entry.message.timeout_us = entry.deadline - now
+            self._send(entry.message)
+        if not self._ready.done():
+            self._ready.set_result(None)
+
+    def _on_failed(self, message: Failed) -> None:
+        error = error_of(message.error)
+        if not self._ready.done():
+            self._ready.set_exception(error if _is_start_error(error) else EngineStartError(str(error)))
+            self._ready.exception()  # may have no waiter
+
+    # -- ends ----------------------------------------------------------------------------------
+
+    def _start_window(self) -> None:
+        """Bounds how long requests wait for an engine to come back."""
+        if self._window is None:
+            self._window = self._loop.call_later(self._retry_window_s, self._on_window_closed)
+
+    def _cancel_window(self) -> None:
+        if self._window is not None:
+            self._window.cancel()
+            self._window = None
+
+    def _end_all(self, info: ErrorInfo, *, only_started: bool) -> None:
+        for request_id, entry in list(self._requests.items()):
+            if entry.started or not only_started:
+                self._end_with_error(request_id, info)
+
+    def _end_with_error(self, request_id: int, info: ErrorInfo) -> None:
+        entry = self._requests.pop(request_id, None)
+        if entry is not None:
+            entry.sink(Output(request_id, [], "error", error=info))
+
+
+def _is_start_error(error: AiriError) -> bool:
+    """Whether a load error says more as itself (checkpoint, config) than wrapped."""
+    return error.code in ("invalid_checkpoint", "invalid_config", "memory_budget")

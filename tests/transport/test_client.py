@@ -1,0 +1,255 @@
+"""EngineClient against a stub engine that speaks the real protocol."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from tests.transport.conftest import StartStub, running_stub
+
+from airi.errors import (
+    ContextLengthError,
+    EngineDeadError,
+    EngineStartError,
+    ModelNotFoundError,
+    QueueFullError,
+    RequestError,
+)
+from airi.sampling_params import SamplingParams
+from airi.transport import EngineClient, GenerateRequest, Output, error_of
+from airi.transport.stub import StubOptions
+
+
+def request(
+    max_tokens: int | None = 8, *, prompt: int = 3, model: str = "stub", **params: Any
+) -> GenerateRequest:
+    return GenerateRequest(
+        model=model,
+        tokens=GenerateRequest.pack_tokens(range(prompt)),
+        params=SamplingParams(max_tokens=max_tokens, **params),
+    )
+
+
+async def collect(client: EngineClient, message: GenerateRequest) -> Output:
+    """All outputs of a request as one."""
+    whole: Output | None = None
+    async for output in client.generate(message):
+        if whole is None:
+            whole = output
+        else:
+            whole.merge(output)
+    assert whole is not None
+    return whole
+
+
+async def test_a_stream_gives_every_token_in_order(endpoint: str) -> None:
+    with running_stub(StubOptions(endpoint=endpoint, reply=(7, 8, 9))):
+        async with await EngineClient.connect(endpoint, timeout_s=10) as client:
+            assert client.alive
+            assert [model.name for model in client.models] == ["stub"]
+            output = await collect(client, request(7))
+    assert output.tokens == [7, 8, 9, 7, 8, 9, 7]
+    assert output.finish_reason == "length"
+    assert (output.num_prompt_tokens, output.num_generated_tokens) == (3, 7)
+
+
+async def test_many_streams_do_not_mix(endpoint: str) -> None:
+    with running_stub(StubOptions(endpoint=endpoint)):
+        async with await EngineClient.connect(endpoint, timeout_s=10) as client:
+            lengths = list(range(1, 129))
+            outputs = await asyncio.gather(*(collect(client, request(n)) for n in lengths))
+            assert client.num_running == 0
+    assert [output.tokens for output in outputs] == [list(range(5, 5 + n)) for n in lengths]
+
+
+async def test_two_clients_may_use_the_same_request_ids(endpoint: str) -> None:
+    with running_stub(StubOptions(endpoint=endpoint)):
+        async with (
+            await EngineClient.connect(endpoint, timeout_s=10) as one,
+            await EngineClient.connect(endpoint, timeout_s=10) as two,
+        ):
+            messages = [request(50), request(70)]
+            for message in messages:
+                message.request_id = 11
+            first, second = await asyncio.gather(collect(one, messages[0]), collect(two, messages[1]))
+    assert (len(first.tokens), len(second.tokens)) == (50, 70)
+
+
+async def test_a_slow_reader_gets_its_tokens_coalesced(endpoint: str) -> None:
+    with running_stub(StubOptions(endpoint=endpoint)):
+        async with await EngineClient.connect(endpoint, timeout_s=10) as client:
+            stream = client.open(request(100))
+            while client.num_running:
+                await asyncio.sleep(0.01)
+            outputs = [output async for output in stream]
+    assert len(outputs) == 1
+    assert len(outputs[0].tokens) == 100
+
+
+async def test_logprobs_and_stop_arrive_with_their_tokens(endpoint: str) -> None:
+    with running_stub(StubOptions(endpoint=endpoint, stop_after=4)):
+        async with await EngineClient.connect(endpoint, timeout_s=10) as client:
+            output = await collect(client, request(None, logprobs=2, prompt_logprobs=1))
+    assert output.finish_reason == "stop"
+    assert output.logprobs is not None
+    assert [entry.token for entry in output.logprobs] == output.tokens
+    assert all(len(entry.top_tokens) == 2 for entry in output.logprobs)
+    assert output.prompt_logprobs is not None
+    assert output.prompt_logprobs[0] is None
+    assert len(output.prompt_logprobs) == 3
+
+
+@pytest.mark.parametrize(
+    ("message", "error"),
+    [
+        (request(prompt=64), ContextLengthError),
+        (request(model="other"), ModelNotFoundError),
+    ],
+)
+async def test_a_refused_request_raises_its_error(
+    endpoint: str, message: GenerateRequest, error: type[Exception]
+) -> None:
+    with running_stub(StubOptions(endpoint=endpoint, max_model_len=64)):
+        async with await EngineClient.connect(endpoint, timeout_s=10) as client:
+            with pytest.raises(error):
+                await collect(client, message)
+            assert len((await collect(client, request(2))).tokens) == 2
+
+
+async def test_a_full_queue_raises_queue_full(endpoint: str) -> None:
+    with running_stub(StubOptions(endpoint=endpoint, max_queued=1, step_us=1000)):
+        async with await EngineClient.connect(endpoint, timeout_s=10) as client:
+            stream = client.open(request(4000))
+            await anext(stream)
+            with pytest.raises(QueueFullError):
+                await collect(client, request(1))
+            stream.close()
+
+
+async def test_parameters_that_the_engine_cannot_read_end_the_request_with_an_error(endpoint: str) -> None:
+    message = request(2)
+    object.__setattr__(message.params, "temperature", -1.0)  # past this side's check
+    with running_stub(StubOptions(endpoint=endpoint)):
+        async with await EngineClient.connect(endpoint, timeout_s=10) as client:
+            with pytest.raises(RequestError, match="temperature"):
+                await collect(client, message)
+
+
+async def test_leaving_the_iteration_cancels_the_request(endpoint: str) -> None:
+    with running_stub(StubOptions(endpoint=endpoint, step_us=500)) as engine:
+        async with await EngineClient.connect(endpoint, timeout_s=10) as client:
+            stream = client.generate(request(4000))
+            await anext(stream)
+            await stream.aclose()  # type: ignore[attr-defined]
+            assert client.num_running == 0
+            while engine.num_running:
+                await asyncio.sleep(0.01)
+
+
+async def test_cancel_ends_the_stream_with_its_reason(endpoint: str) -> None:
+    with running_stub(StubOptions(endpoint=endpoint, step_us=500)):
+        async with await EngineClient.connect(endpoint, timeout_s=10) as client:
+            message = request(4000)
+            stream = client.open(message)
+            await anext(stream)
+            client.cancel(message.request_id)
+            outputs = [output async for output in stream]
+    assert outputs[-1].finish_reason == "cancelled"
+
+
+async def test_a_sink_gets_errors_as_outputs(endpoint: str) -> None:
+    with running_stub(StubOptions(endpoint=endpoint)):
+        async with await EngineClient.connect(endpoint, timeout_s=10) as client:
+            ended: asyncio.Future[Output] = asyncio.get_running_loop().create_future()
+            client.submit(request(model="other"), ended.set_result)
+            output = await ended
+    assert output.error is not None
+    assert isinstance(error_of(output.error), ModelNotFoundError)
+
+
+async def test_no_engine_at_the_endpoint_is_a_start_error(endpoint: str) -> None:
+    with pytest.raises(EngineStartError, match="no engine answered"):
+        await EngineClient.connect(endpoint, timeout_s=0.2)
+
+
+async def test_killed_engine_ends_fifty_streams_and_the_next_request_works(
+    endpoint: str, start_stub: StartStub
+) -> None:
+    process = start_stub("--step-us", "2000")
+    async with await EngineClient.connect(endpoint, timeout_s=10) as client:
+        streams = [client.open(request(4000)) for _ in range(50)]
+        for stream in streams:
+            await anext(stream)
+        process.kill()
+        ends = await asyncio.gather(*(_drain(stream) for stream in streams))
+        assert all(isinstance(end, EngineDeadError) for end in ends)
+        assert not client.alive
+        waiting = asyncio.create_task(collect(client, request(5)))  # waits for the next engine
+        start_stub()
+        assert len((await waiting).tokens) == 5
+        assert client.alive
+
+
+async def test_unstarted_requests_are_sent_again_and_started_ones_are_not(
+    endpoint: str, start_stub: StartStub
+) -> None:
+    process = start_stub("--step-us", "300000")
+    async with await EngineClient.connect(endpoint, timeout_s=10) as client:
+        started = client.open(request(4000))
+        await anext(started)
+        unstarted = asyncio.create_task(collect(client, request(6)))
+        await asyncio.sleep(0)  # sent, but the step that would start it takes 300 ms
+        process.kill()
+        with pytest.raises(EngineDeadError):
+            await anext(started)
+        start_stub()
+        assert len((await unstarted).tokens) == 6
+
+
+async def test_waiting_for_a_dead_engine_is_bounded(endpoint: str, start_stub: StartStub) -> None:
+    process = start_stub()
+    async with await EngineClient.connect(endpoint, timeout_s=10, retry_window_s=0.2) as client:
+        process.kill()
+        while client.alive:
+            await asyncio.sleep(0.01)
+        with pytest.raises(EngineDeadError, match="no engine has answered"):
+            await collect(client, request(5))
+        with pytest.raises(EngineDeadError, match="no engine has answered"):
+            await collect(client, request(5))
+
+
+async def test_a_deadline_counts_while_the_engine_is_away(endpoint: str, start_stub: StartStub) -> None:
+    process = start_stub()
+    async with await EngineClient.connect(endpoint, timeout_s=10) as client:
+        process.kill()
+        while client.alive:
+            await asyncio.sleep(0.01)
+        message = request(5)
+        message.timeout_us = 1
+        waiting = asyncio.create_task(collect(client, message))
+        await asyncio.sleep(0)
+        start_stub()
+        assert (await waiting).finish_reason == "deadline"
+
+
+async def test_a_terminated_engine_finishes_its_streams(endpoint: str, start_stub: StartStub) -> None:
+    process = start_stub("--step-us", "1000")
+    async with await EngineClient.connect(endpoint, timeout_s=10) as client:
+        streams = [client.open(request(300)) for _ in range(5)]
+        first = [await anext(stream) for stream in streams]
+        process.terminate()
+        for output, stream in zip(first, streams, strict=True):
+            async for more in stream:
+                output.merge(more)
+        assert [len(output.tokens) for output in first] == [300] * 5
+        assert await asyncio.to_thread(process.wait, 10) == 0
+
+
+async def _drain(stream: Any) -> Exception | None:
+    try:
+        async for _ in stream:
+            pass
+    except EngineDeadError as error:
+        return error
+    return None
