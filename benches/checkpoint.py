@@ -75,7 +75,10 @@ def weights(seed: int = 0) -> dict[str, NDArray[np.float32]]:
 
 
 def write_safetensors(path: Path, tensors: dict[str, NDArray[np.float32]]) -> None:
-    """One bf16 safetensors file, written by hand because numpy has no bf16 (https://github.com/huggingface/safetensors, "Format")."""
+    """One bf16 safetensors file, written by hand because numpy has no bf16.
+
+    Format: https://github.com/huggingface/safetensors, section "Format".
+    """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, tensor in tensors.items():
@@ -171,7 +174,10 @@ def gguf_name(name: str) -> str:
 
 
 def make_gguf(path: Path) -> Path:
-    """The same weights as one GGUF file without a vocabulary. llama.cpp permutes q and k for its rope; on noise that changes nothing."""
+    """The same weights as one GGUF file without a vocabulary.
+
+    llama.cpp permutes q and k for its rope; on noise that changes nothing.
+    """
     if path.exists():
         return path
     import gguf

@@ -50,17 +50,16 @@ class Timeline:
 
 def report(engine: str, version: str, workload: Workload, timelines: list[Timeline]) -> None:
     """One JSON line with a record per round. Decode speed counts the tokens after the first."""
-    rounds = []
-    for t in timelines:
-        rounds.append(
-            {
-                "total_s": t.total,
-                "output_tok_s": workload.requests * workload.output_len / t.total,
-                "prefill_tok_s": workload.requests * workload.input_len / t.first_token,
-                "decode_tok_s": workload.requests
-                * (workload.output_len - 1)
-                / max(t.total - t.first_token, 1e-9),
-            }
-        )
+    rounds = [
+        {
+            "total_s": t.total,
+            "output_tok_s": workload.requests * workload.output_len / t.total,
+            "prefill_tok_s": workload.requests * workload.input_len / t.first_token,
+            "decode_tok_s": workload.requests
+            * (workload.output_len - 1)
+            / max(t.total - t.first_token, 1e-9),
+        }
+        for t in timelines
+    ]
     json.dump({"engine": engine, "version": version, "rounds": rounds}, sys.stdout)
     sys.stdout.write("\n")
