@@ -7,7 +7,6 @@ import time
 import airi
 from airi.engine import Engine, EngineOptions, ModelOptions
 from airi.sampling_params import SamplingParams
-
 from benches.contestants.workload import Timeline, Workload, parse, report
 
 
