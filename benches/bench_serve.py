@@ -1,0 +1,93 @@
+"""Over HTTP, 64 requests sent at once: how long to the first token, and how even are the tokens after it?
+
+`airi serve` against `vllm serve`, in turn, each loaded by the same client (`airi bench serve`): 64 streamed completions
+of 256 random tokens in and 128 out. p99 inter-token latency is over all gaps of all streams, time to first token is the
+mean. The client shares the machine with the server, as it does for the peer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from benches.checkpoint import make_checkpoint
+from benches.common import ROOT, add_peer_flag, print_rows, verdict
+from benches.servers import airi_command, first_token, free_port, serving, vllm_command
+
+LOAD = ["--num-requests", "64", "--input-len", "256", "--output-len", "128", "--max-concurrency", "64"]
+
+
+def load_once(command: list[str], port: int, log: Path, seed: int) -> dict[str, Any]:
+    """Starts a server, warms it with one request, and returns the client's row."""
+    with serving(command, port, log) as server:
+        first_token(server, timeout_s=600)
+        client = [
+            sys.executable,
+            "-m",
+            "airi",
+            "bench",
+            "serve",
+            "--url",
+            server.base_url,
+            "--model",
+            "bench",
+        ]
+        done = subprocess.run(
+            [*client, *LOAD, "--seed", str(seed), "--json"],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            check=True,
+        )
+        row: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+        return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--work", type=Path, default=Path("build/bench"), help="where the random checkpoint is kept"
+    )
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--json", action="store_true")
+    add_peer_flag(parser, "vllm")
+    options = parser.parse_args()
+    model = make_checkpoint(options.work / "llama-135m").resolve()
+    log = (options.work / "server.log").resolve()
+    found: dict[str, list[dict[str, Any]]] = {"airi": [], "vllm": []}
+    for turn in range(options.turns):
+        print(f"turn {turn + 1} of {options.turns}", file=sys.stderr)
+        port = free_port()
+        found["airi"].append(load_once(airi_command(model, port), port, log, turn))
+        if options.vllm_python:
+            port = free_port()
+            found["vllm"].append(load_once(vllm_command(options.vllm_python, model, port), port, log, turn))
+    figures = ("itl_ms_p99", "ttft_ms_mean", "output_tok_s")
+    middle = {
+        name: {key: statistics.median(row[key] for row in rows) for key in figures}
+        for name, rows in found.items()
+        if rows
+    }
+    rows: list[dict[str, Any]] = [
+        {"question": "64 requests at once", "variant": n, **m} for n, m in middle.items()
+    ]
+    if "vllm" in middle:
+        ours, theirs = middle["airi"], middle["vllm"]
+        for key, target in (("itl_ms_p99", 0.35), ("ttft_ms_mean", 0.6)):
+            rows.append(
+                verdict(
+                    f"{key} against vLLM", ours[key], theirs[key], target, unit="ms", smaller_is_better=True
+                )
+            )
+    print_rows(rows, as_json=options.json)
+
+
+if __name__ == "__main__":
+    main()
