@@ -50,18 +50,19 @@ def special_tokens(config: dict[str, Any]) -> dict[str, str]:
 
 
 def read_templates(folder: Path, config: dict[str, Any]) -> dict[str, str]:
-    """Chat templates by name ("default" for the unnamed one); files win over tokenizer_config.json."""
-    templates: dict[str, str] = {}
-    for source in (config, read_json(folder / "chat_template.json")):
-        value = source.get("chat_template")
-        if isinstance(value, str):
-            templates["default"] = value
-        elif isinstance(value, list):
-            templates.update({t["name"]: t["template"] for t in value if isinstance(t, dict)})
+    """Chat templates by name, "default" for the unnamed one; where there are files, only files count."""
+    found: dict[str, str] = {}
     for name in _TEMPLATE_FOLDERS:
-        for path in sorted((folder / name).glob("*.jinja")):
-            templates[path.stem] = read_text(path)
+        found |= {path.stem: read_text(path) for path in sorted((folder / name).glob("*.jinja"))}
     single = folder / "chat_template.jinja"
     if single.is_file():
-        templates["default"] = read_text(single)
-    return templates
+        found["default"] = read_text(single)
+    for source in (config, read_json(folder / "chat_template.json")):
+        value = source.get("chat_template")
+        if found or not value:
+            continue
+        if isinstance(value, str):
+            found["default"] = value
+        elif isinstance(value, list):
+            found = {t["name"]: t["template"] for t in value if isinstance(t, dict)}
+    return found

@@ -25,7 +25,7 @@ from airi.text._messages import Needs, TemplateError, normalize_messages, plain_
 
 __all__ = ["ChatTemplate", "TemplateError"]
 
-_RESERVED = ("messages", "tools", "documents", "add_generation_prompt")
+_RESERVED = ("messages", "tools")
 # Stands behind the last message's text while a template renders it, to find where to cut.
 _CONTINUE_MARK = "\x02airi-continue\x03"
 
@@ -63,52 +63,55 @@ class ChatTemplate:
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],
+        /,
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         documents: Sequence[Mapping[str, Any]] | None = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> str:
-        """The prompt for `messages`. `kwargs` (chat_template_kwargs) are variables of the template.
+        """The prompt for `messages`. chat_template_kwargs, or `kwargs`, are further variables of the template.
 
         continue_final_message leaves the last message open, so that the model goes on writing it.
         Raises TemplateError for messages of a wrong form and for what the template refuses.
         """
-        for name in _RESERVED:
-            if name in kwargs:
-                raise TemplateError(
-                    f"chat_template_kwargs must not contain {name!r}", field="chat_template_kwargs"
-                )
+        chat = normalize_messages(messages, self._needs)
         if continue_final_message and add_generation_prompt:
             raise TemplateError(
                 "continue_final_message and add_generation_prompt cannot both be true",
                 field="continue_final_message",
             )
-        chat = normalize_messages(messages, self._needs)
         if continue_final_message:
             _mark_last(chat)
-        variables = {**self._special_tokens, **plain_copy(kwargs, "chat_template_kwargs")}
+        variables = {
+            **self._special_tokens,
+            "messages": chat,
+            "tools": plain_copy(tools, "tools") if tools else None,
+            "documents": plain_copy(documents, "documents") if documents else None,
+            "add_generation_prompt": add_generation_prompt,
+            **_checked_kwargs({**(chat_template_kwargs or {}), **kwargs}),
+        }
         try:
-            text = self._template.render(
-                messages=chat,
-                tools=plain_copy(tools, "tools") if tools else None,
-                documents=plain_copy(documents, "documents") if documents else None,
-                add_generation_prompt=add_generation_prompt,
-                **variables,
-            )
+            text = self._template.render(variables)
         except jinja2.TemplateError as error:
             raise TemplateError(error.message or "the chat template refused the messages") from None
         except RecursionError:
-            raise TemplateError(
-                "the chat template could not render the messages: nested too deeply"
-            ) from None
+            raise TemplateError("the chat template cannot render the messages: nested too deeply") from None
         except Exception as error:
             # Templates are programs: a message that lacks what they read ends in any of Python's errors.
-            raise TemplateError(
-                f"the chat template could not render the messages: {_reason(error)}"
-            ) from None
+            raise TemplateError(f"the chat template cannot render the messages: {_reason(error)}") from None
         return _cut_at_mark(text) if continue_final_message else text
+
+
+def _checked_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
+    for name in _RESERVED:
+        if name in kwargs:
+            message = f"chat_template_kwargs must not contain {name!r}"
+            raise TemplateError(message, field="chat_template_kwargs")
+    copied: dict[str, Any] = plain_copy(kwargs, "chat_template_kwargs")
+    return copied
 
 
 def _reason(error: Exception) -> str:

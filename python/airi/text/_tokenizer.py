@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from tokenizers import AddedToken, processors
+from tokenizers import AddedToken
 from tokenizers import Tokenizer as RustTokenizer
 
 from airi.errors import CheckpointError
@@ -72,7 +72,6 @@ class Tokenizer:
         backend.no_truncation()
         backend.no_padding()
         _add_tokens(backend, config, special)
-        _set_post_processor(backend, config, special)
         return cls(
             backend,
             decoder=_decoder_section(backend),
@@ -107,7 +106,10 @@ class Tokenizer:
         return found
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """Token ids of `text`; add_special_tokens puts bos (or eos) where the checkpoint says so."""
+        """Token ids of `text`; add_special_tokens puts bos (or eos) where tokenizer.json says so.
+
+        add_bos_token in tokenizer_config.json does not count, as it does not in transformers 5.
+        """
         try:
             ids: list[int] = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
         except (TypeError, UnicodeEncodeError):
@@ -172,6 +174,7 @@ class Tokenizer:
     def render_chat(
         self,
         messages: Sequence[Mapping[str, Any]],
+        /,
         tools: Sequence[Mapping[str, Any]] | None = None,
         *,
         template: str | None = None,
@@ -185,6 +188,7 @@ class Tokenizer:
     def encode_chat(
         self,
         messages: Sequence[Mapping[str, Any]],
+        /,
         tools: Sequence[Mapping[str, Any]] | None = None,
         **kwargs: Any,
     ) -> list[int]:
@@ -259,14 +263,3 @@ def _add_tokens(backend: RustTokenizer, config: dict[str, Any], special: dict[st
         extra += list(more.values()) if isinstance(more, dict) else more if isinstance(more, list) else []
     tokens = [_added_token(value, special=True) for value in extra]
     backend.add_special_tokens([t for t in tokens if t is not None and t.content])
-
-
-def _set_post_processor(backend: RustTokenizer, config: dict[str, Any], special: dict[str, str]) -> None:
-    """add_bos_token / add_eos_token, where the config gives them, decide instead of tokenizer.json."""
-    if config.get("add_bos_token") is None and config.get("add_eos_token") is None:
-        return
-    bos = special.get("bos_token") if config.get("add_bos_token") else None
-    eos = special.get("eos_token") if config.get("add_eos_token") else None
-    parts = [*([f"{bos}:0"] if bos else []), "$A:0", *([f"{eos}:0"] if eos else [])]
-    used = [(token, backend.token_to_id(token)) for token in (bos, eos) if token]
-    backend.post_processor = processors.TemplateProcessing(single=parts, special_tokens=used)
