@@ -1,6 +1,7 @@
 """Kernels for CPUs. Tensors cross as addresses; float32 unless a dtype is given."""
 
 import enum
+from collections.abc import Sequence
 
 class DType(enum.Enum):
     F32 = 0
@@ -11,3 +12,86 @@ def set_isa(name: str) -> None: ...
 def supported_isas() -> list[str]: ...
 def num_threads() -> int: ...
 def set_num_threads(threads: int) -> None: ...
+
+class PackedLinear:
+    """y = x W^T + b with W [n, k] copied into panels once; the source may be freed.
+
+    x is [m, k] in the compute dtype without gaps, y is float32. A row of y depends on its
+    row of x alone, bit for bit, whatever m or the number of threads.
+    """
+
+    def __init__(
+        self, weight: int, n: int, k: int, weight_dtype: DType, compute: DType, bias: int = 0
+    ) -> None: ...
+    @staticmethod
+    def fused(
+        blocks: Sequence[tuple[int, int]], k: int, weight_dtype: DType, compute: DType, bias: int = 0
+    ) -> PackedLinear:
+        """Several matrices over the same x, given as (address, rows); their outputs follow each other."""
+
+    def forward(self, x: int, m: int, out: int, ldo: int = 0) -> None:
+        """out[m, n] = y; rows of out are ldo floats apart (0: n)."""
+
+    def forward_add(self, x: int, m: int, out: int, ldo: int = 0) -> None:
+        """out[m, n] += y."""
+
+    @property
+    def n(self) -> int: ...
+    @property
+    def k(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+
+class PackedGLU:
+    """activation(x gate^T) * (x up^T), in the compute dtype. Activations: silu, gelu_tanh."""
+
+    def __init__(
+        self,
+        gate: int,
+        up: int,
+        n: int,
+        k: int,
+        weight_dtype: DType,
+        compute: DType,
+        activation: str,
+        gate_bias: int = 0,
+        up_bias: int = 0,
+    ) -> None: ...
+    def forward(self, x: int, m: int, out: int) -> None:
+        """out [m, n] in the compute dtype, without gaps."""
+
+    @property
+    def n(self) -> int: ...
+    @property
+    def k(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+
+def rms_norm(
+    x: int, weight: int, out: int, out_dtype: DType, m: int, h: int, eps: float, ldx: int = 0
+) -> None:
+    """out[i] = x[i] / sqrt(mean(x[i]^2) + eps) * weight; rows of x are ldx floats apart (0: h)."""
+
+def rms_norm_add(x: int, weight: int, residual: int, m: int, h: int, eps: float) -> None:
+    """residual[i] += x[i] / sqrt(mean(x[i]^2) + eps) * weight."""
+
+def embed(
+    table: int,
+    dtype: DType,
+    ids: int,
+    m: int,
+    h: int,
+    out: int,
+    scale: float = 1.0,
+    rows: int | None = None,
+) -> None:
+    """out[i] = table[ids[i]] * scale, float32; ids int32. With rows: ValueError for an id outside of it."""
+
+def gather_rows(x: int, row_bytes: int, rows: int, m: int, out: int) -> None:
+    """out[i] = x[rows[i]]; rows int32."""
+
+def to_bf16(x: int, out: int, count: int) -> None:
+    """Rounds float32 to bfloat16, to nearest even."""
+
+def to_f32(x: int, out: int, count: int) -> None:
+    """Widens bfloat16 to float32."""

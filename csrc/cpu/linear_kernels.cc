@@ -1,0 +1,198 @@
+#include "cpu/linear_kernels.h"
+
+#include "cpu/vec.h"
+
+namespace airi::cpu::AIRI_ISA {
+namespace {
+
+constexpr int kLanes = VecF::kLanes;
+constexpr int kPanelVectors = kPanel / kLanes;
+// Depth between two bursts of prefetches.
+constexpr std::int64_t kBlock = 16;
+
+// Floats times floats: depth counts k.
+struct Plain {
+  using X = float;
+  static constexpr int kXPerStep = 1;
+  using Weight = float;
+
+  template <int R, int V>
+  AIRI_INLINE static void step(const X* const (&x)[R], std::int64_t d, const Weight* w, VecF (&acc)[R][V]) {
+    VecF b[V];
+    for (int v = 0; v < V; ++v) b[v] = VecF::load(w + v * kLanes);
+    for (int r = 0; r < R; ++r) {
+      const VecF a = VecF::set1(x[r][d]);
+      for (int v = 0; v < V; ++v) acc[r][v] = fma(a, b[v], acc[r][v]);
+    }
+  }
+};
+
+// Floats times pairs of bfloat16 that are widened on the fly: depth counts pairs.
+struct Widening {
+  using X = float;
+  static constexpr int kXPerStep = 2;
+  using Weight = std::uint32_t;
+
+  template <int R, int V>
+  AIRI_INLINE static void step(const X* const (&x)[R], std::int64_t d, const Weight* w, VecF (&acc)[R][V]) {
+    VecF b[V];
+    for (int v = 0; v < V; ++v) b[v] = VecF::even_bf16(w + v * kLanes);
+    for (int r = 0; r < R; ++r) {
+      const VecF a = VecF::set1(x[r][2 * d]);
+      for (int v = 0; v < V; ++v) acc[r][v] = fma(a, b[v], acc[r][v]);
+    }
+    for (int v = 0; v < V; ++v) b[v] = VecF::odd_bf16(w + v * kLanes);
+    for (int r = 0; r < R; ++r) {
+      const VecF a = VecF::set1(x[r][2 * d + 1]);
+      for (int v = 0; v < V; ++v) acc[r][v] = fma(a, b[v], acc[r][v]);
+    }
+  }
+};
+
+#ifdef __AVX512BF16__
+// Pairs times pairs: depth counts pairs.
+struct Paired {
+  using X = std::uint32_t;
+  static constexpr int kXPerStep = 1;
+  using Weight = std::uint32_t;
+
+  template <int R, int V>
+  AIRI_INLINE static void step(const X* const (&x)[R], std::int64_t d, const Weight* w, VecF (&acc)[R][V]) {
+    __m512bh b[V];
+    for (int v = 0; v < V; ++v) b[v] = reinterpret_cast<__m512bh>(_mm512_load_si512(w + v * kLanes));
+    for (int r = 0; r < R; ++r) {
+      const auto a = reinterpret_cast<__m512bh>(_mm512_set1_epi32(static_cast<int>(x[r][d])));
+      for (int v = 0; v < V; ++v) acc[r][v].v = _mm512_dpbf16_ps(acc[r][v].v, a, b[v]);
+    }
+  }
+};
+#endif
+
+// R rows x V vectors from vector `first` of the panel on.
+template <class Mode, int R, int V>
+AIRI_INLINE void tile_part(const TileArgs& args, int first, bool prefetch) {
+  using X = typename Mode::X;
+  using Weight = typename Mode::Weight;
+  const X* x[R];
+  for (int r = 0; r < R; ++r) {
+    x[r] = reinterpret_cast<const X*>(static_cast<const std::byte*>(args.x) + r * args.x_stride);
+  }
+  const Weight* w = static_cast<const Weight*>(args.panel) + first * kLanes;
+  VecF acc[R][V];
+  for (int r = 0; r < R; ++r) {
+    for (int v = 0; v < V; ++v) acc[r][v] = VecF::zero();
+  }
+  const std::byte* ahead = args.prefetch;
+  const std::int64_t blocks = (args.depth + kBlock - 1) / kBlock;
+  const std::int64_t lines_per_block = prefetch ? (args.prefetch_lines + blocks - 1) / blocks : 0;
+  std::int64_t d = 0;
+  while (d < args.depth) {
+    for (std::int64_t i = 0; i < lines_per_block; ++i, ahead += 64) __builtin_prefetch(ahead, 0, 2);
+    const std::int64_t end = d + kBlock < args.depth ? d + kBlock : args.depth;
+    for (; d < end; ++d, w += kPanel) Mode::template step<R, V>(x, d, w, acc);
+  }
+  for (int r = 0; r < R; ++r) {
+    for (int v = 0; v < V; ++v) acc[r][v].store(args.out + r * kPanel + (first + v) * kLanes);
+  }
+}
+
+// How many vectors of a panel R rows take at a time, so that accumulators, weights and
+// one broadcast fit the registers.
+template <int R>
+constexpr int vectors_at_a_time() {
+  for (int v = kPanelVectors; v > 1; --v) {
+    if (kPanelVectors % v == 0 && R * v + v + 1 <= VecF::kRegisters) return v;
+  }
+  return 1;
+}
+
+template <class Mode, int R>
+void tile(const TileArgs& args) {
+  constexpr int kVectors = vectors_at_a_time<R>();
+  for (int first = 0; first < kPanelVectors; first += kVectors) {
+    tile_part<Mode, R, kVectors>(args, first, first == 0);
+  }
+}
+
+template <class Mode>
+constexpr TileFn kTiles[kMaxTileRows] = {tile<Mode, 1>, tile<Mode, 2>, tile<Mode, 3>, tile<Mode, 4>,
+                                         tile<Mode, 5>, tile<Mode, 6>, tile<Mode, 7>, tile<Mode, 8>};
+
+// Calls body(column, count) for whole vectors and then for what is left of `columns`.
+template <class Body>
+AIRI_INLINE void for_each_vector(int columns, Body body) {
+  int c = 0;
+  for (; c + kLanes <= columns; c += kLanes) body(c, kLanes);
+  if (c < columns) body(c, columns - c);
+}
+
+AIRI_INLINE VecF load_some(const float* p, int count) {
+  return count == kLanes ? VecF::load(p) : VecF::load_partial(p, count);
+}
+
+AIRI_INLINE void store_some(VecF x, float* p, int count) {
+  count == kLanes ? x.store(p) : x.store_partial(p, count);
+}
+
+AIRI_INLINE void store_some(VecF x, std::uint16_t* p, int count) {
+  count == kLanes ? x.store_bf16(p) : x.store_bf16_partial(p, count);
+}
+
+template <bool kAdd>
+void store_tile(const float* tile, int rows, int columns, const float* bias, float* out,
+                std::ptrdiff_t out_stride) {
+  for (int r = 0; r < rows; ++r, tile += kPanel, out += out_stride) {
+    for_each_vector(columns, [&](int c, int count) {
+      VecF x = VecF::load(tile + c);
+      if (bias != nullptr) x = x + load_some(bias + c, count);
+      if constexpr (kAdd) x = load_some(out + c, count) + x;
+      store_some(x, out + c, count);
+    });
+  }
+}
+
+AIRI_INLINE VecF activate(Activation activation, VecF x) {
+  const VecF one = VecF::set1(1.0F);
+  if (activation == Activation::kSilu) return x / (one + exp(VecF::zero() - x));
+  // x / 2 (1 + tanh(u)) = x / (1 + e^(-2 u)) with u = sqrt(2 / pi) (x + 0.044715 x^3)
+  const VecF cubic = fma(x * x * x, VecF::set1(0.044715F), x);
+  return x / (one + exp(cubic * VecF::set1(-1.59576912160573071F)));
+}
+
+template <class Out>
+void glu(Activation activation, const float* gate, const float* up, int rows, int columns,
+         const float* gate_bias, const float* up_bias, void* out, std::ptrdiff_t out_stride) {
+  Out* row = static_cast<Out*>(out);
+  for (int r = 0; r < rows; ++r, gate += kPanel, up += kPanel, row += out_stride) {
+    for_each_vector(columns, [&](int c, int count) {
+      VecF g = VecF::load(gate + c);
+      VecF u = VecF::load(up + c);
+      if (gate_bias != nullptr) g = g + load_some(gate_bias + c, count);
+      if (up_bias != nullptr) u = u + load_some(up_bias + c, count);
+      store_some(activate(activation, g) * u, row + c, count);
+    });
+  }
+}
+
+// More rows than these would spill accumulators without making use of a loaded weight.
+constexpr int kTileRows = VecF::kRegisters == 32 ? 8 : VecF::kLanes == 8 ? 6 : 4;
+
+}  // namespace
+
+extern const LinearKernels kLinearKernels;
+const LinearKernels kLinearKernels = {
+    .plain = kTiles<Plain>,
+    .widening = kTiles<Widening>,
+#ifdef __AVX512BF16__
+    .paired = kTiles<Paired>,
+#else
+    .paired = nullptr,
+#endif
+    .tile_rows = kTileRows,
+    .store = store_tile<false>,
+    .add = store_tile<true>,
+    .glu_f32 = glu<float>,
+    .glu_bf16 = glu<std::uint16_t>,
+};
+
+}  // namespace airi::cpu::AIRI_ISA

@@ -1,0 +1,55 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "cpu/isa.h"
+
+namespace airi::cpu {
+
+// Weights are packed into panels of kPanel output columns, the same for every instruction
+// set: [panel][k][column] float, or [panel][k / 2][column] pairs of bfloat16 (the even k
+// in the lower half). 48 columns are 3 AVX-512, 6 AVX2 or 12 portable vectors.
+inline constexpr int kPanel = 48;
+// The most rows that one call of a tile kernel computes.
+inline constexpr int kMaxTileRows = 8;
+
+// One tile: `rows` x kPanel sums over all of k, each accumulated in the order of k in one
+// register, so that a sum depends on its row of x and its column alone.
+struct TileArgs {
+  const void* x;              // row 0; float or pairs of bfloat16, as the kernel wants
+  std::ptrdiff_t x_stride;    // from row to row, in bytes
+  const void* panel;          // aligned to 64 bytes
+  std::int64_t depth;         // k, or k / 2 rounded up for pairs
+  float* out;                 // [rows][kPanel], aligned to 64 bytes
+  const std::byte* prefetch;  // what the next tiles read; brought into L2 meanwhile
+  std::int64_t prefetch_lines;
+};
+
+using TileFn = void (*)(const TileArgs&);
+
+enum class Activation { kSilu, kGeluTanh };
+
+struct LinearKernels {
+  // [rows - 1]: x float, weights float / x float, weights bfloat16 pairs / both pairs.
+  // `paired` is null where the instruction set cannot multiply pairs.
+  const TileFn* plain;
+  const TileFn* widening;
+  const TileFn* paired;
+  int tile_rows;  // the widest of them, <= kMaxTileRows
+
+  // tile [rows][kPanel] (+ bias) -> out[rows][0:columns], `out_stride` floats apart.
+  void (*store)(const float* tile, int rows, int columns, const float* bias, float* out,
+                std::ptrdiff_t out_stride);
+  void (*add)(const float* tile, int rows, int columns, const float* bias, float* out,
+              std::ptrdiff_t out_stride);
+  // out = activation(gate + gate_bias) * (up + up_bias), as float or bfloat16.
+  void (*glu_f32)(Activation activation, const float* gate, const float* up, int rows, int columns,
+                  const float* gate_bias, const float* up_bias, void* out, std::ptrdiff_t out_stride);
+  void (*glu_bf16)(Activation activation, const float* gate, const float* up, int rows, int columns,
+                   const float* gate_bias, const float* up_bias, void* out, std::ptrdiff_t out_stride);
+};
+
+AIRI_DECLARE_KERNELS(LinearKernels, kLinearKernels);
+
+}  // namespace airi::cpu

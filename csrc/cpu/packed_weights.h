@@ -1,0 +1,60 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "cpu/aligned_buffer.h"
+#include "cpu/dtype.h"
+#include "cpu/isa.h"
+#include "cpu/linear_kernels.h"
+
+namespace airi::cpu {
+
+// Consecutive rows [rows, k] of a weight matrix, row-major without gaps.
+struct WeightBlock {
+  const void* data;
+  std::int64_t rows;
+};
+
+// A copy of a weight matrix [n, k] in panels of kPanel outputs (see linear_kernels.h),
+// padded with zeros to whole panels and whole pairs. Never refers to its source.
+//
+// bfloat16 weights stay bfloat16 also when sums are computed in float: the widened values
+// are the same and half as many bytes are read. float weights are rounded for kBF16.
+//
+// Thread safety: const methods from any thread.
+class PackedWeights {
+ public:
+  // The panels of `interleave` equal matrices alternate: panel p of every matrix in turn
+  // (1 = one matrix made of all blocks). Packs on the shared pool.
+  // Throws InvalidArgument for sizes < 1, null data, or unequal interleaved blocks.
+  PackedWeights(std::span<const WeightBlock> blocks, std::int64_t k, DType dtype, DType compute,
+                bool interleave);
+
+  // Of one matrix.
+  [[nodiscard]] std::int64_t n() const noexcept { return n_; }
+  [[nodiscard]] std::int64_t k() const noexcept { return k_; }
+  // Panels of one matrix.
+  [[nodiscard]] std::int64_t panels() const noexcept { return (n_ + kPanel - 1) / kPanel; }
+  // k, or pairs.
+  [[nodiscard]] std::int64_t depth() const noexcept { return depth_; }
+  [[nodiscard]] DType compute() const noexcept { return compute_; }
+  [[nodiscard]] bool is_bf16() const noexcept { return is_bf16_; }
+  [[nodiscard]] std::int64_t panel_bytes() const noexcept { return depth_ * kPanel * 4; }
+  // The panel at `index` of all panels of all interleaved matrices.
+  [[nodiscard]] const std::byte* panel(std::int64_t index) const noexcept {
+    return data_.data() + index * panel_bytes();
+  }
+  [[nodiscard]] std::size_t bytes() const noexcept { return data_.size(); }
+
+ private:
+  std::int64_t n_;
+  std::int64_t k_;
+  std::int64_t depth_;
+  DType compute_;
+  bool is_bf16_;
+  AlignedBuffer data_;
+};
+
+}  // namespace airi::cpu
