@@ -54,9 +54,9 @@ void rms_norm_add(const float* x, const float* weight, float* residual, std::int
 
 void embed(const void* table, DType dtype, std::optional<std::int64_t> rows, const std::int32_t* ids,
            std::int64_t m, std::int64_t h, float* out, float scale) {
-  for (std::int64_t i = 0; i < m; ++i) {
-    if (ids[i] < 0 || ids[i] >= rows) {
-      throw InvalidArgument("ids must be in [0, " + std::to_string(rows) + "), got " +
+  for (std::int64_t i = 0; rows.has_value() && i < m; ++i) {
+    if (ids[i] < 0 || ids[i] >= *rows) {
+      throw InvalidArgument("ids must be in [0, " + std::to_string(*rows) + "), got " +
                             std::to_string(ids[i]));
     }
   }

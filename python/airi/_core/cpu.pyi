@@ -3,6 +3,8 @@
 import enum
 from collections.abc import Sequence
 
+from airi._core import _PybindType
+
 class DType(enum.Enum):
     F32 = 0
     BF16 = 1
@@ -13,7 +15,7 @@ def supported_isas() -> list[str]: ...
 def num_threads() -> int: ...
 def set_num_threads(threads: int) -> None: ...
 
-class PackedLinear:
+class PackedLinear(metaclass=_PybindType):
     """y = x W^T + b with W [n, k] copied into panels once; the source may be freed.
 
     x is [m, k] in the compute dtype without gaps, y is float32. A row of y depends on its
@@ -42,7 +44,7 @@ class PackedLinear:
     @property
     def nbytes(self) -> int: ...
 
-class PackedGLU:
+class PackedGLU(metaclass=_PybindType):
     """activation(x gate^T) * (x up^T), in the compute dtype. Activations: silu, gelu_tanh."""
 
     def __init__(
