@@ -6,7 +6,9 @@ from typing import Literal
 
 import msgspec
 
-__all__ = ["ErrorInfo", "FinishReason", "Output", "TokenLogprobs"]
+from airi.errors import AiriError
+
+__all__ = ["ErrorInfo", "FinishReason", "Output", "TokenLogprobs", "error_info"]
 
 FinishReason = Literal["stop", "length", "cancelled", "deadline", "error"]
 """stop: end of sequence or a stop id. length: max_tokens or the window. The others name themselves."""
@@ -32,6 +34,11 @@ class ErrorInfo(msgspec.Struct, frozen=True, array_like=True):
     field: str | None = None
 
 
+def error_info(error: AiriError) -> ErrorInfo:
+    """An error as it travels."""
+    return ErrorInfo(code=error.code, message=str(error), field=getattr(error, "field", None))
+
+
 class Output(msgspec.Struct, array_like=True):
     """What one step (or several, when the reader was slower) added to one request."""
 
@@ -47,9 +54,9 @@ class Output(msgspec.Struct, array_like=True):
     prompt_logprobs: list[TokenLogprobs | None] | None = None
     """Once, with the first token; entry 0 is None, as nothing predicts the first token."""
     num_prompt_tokens: int = 0
-    """Set with the first token and in the last output, as is `num_cached_tokens`."""
+    """Set with the first token and in the last output."""
     num_cached_tokens: int = 0
-    """Tokens of the prompt that came from the prefix cache."""
+    """Tokens of the prompt that came from the prefix cache; set in the last output."""
     num_generated_tokens: int = 0
     """Tokens generated over the whole request; set in the last output."""
     error: ErrorInfo | None = None

@@ -18,10 +18,12 @@ from airi.transport.messages import (
     next_request_id,
 )
 from airi.transport.stream import OutputStream
+from airi.transport.supervisor import EngineSupervisor
 
 __all__ = [
     "EngineClient",
     "EngineStats",
+    "EngineSupervisor",
     "ErrorInfo",
     "GenerateRequest",
     "ModelInfo",

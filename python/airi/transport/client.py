@@ -236,7 +236,7 @@ class EngineClient:
         with suppress(zmq.Again):
             self._socket.send(encode(message), zmq.NOBLOCK)
         # The descriptor is edge-triggered: sending may have consumed the edge of something readable.
-        if self._socket.EVENTS & zmq.POLLIN:
+        if int(self._socket.EVENTS) & zmq.POLLIN:
             self._loop.call_soon(self._on_readable)
 
     def _on_readable(self) -> None:

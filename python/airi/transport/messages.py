@@ -22,7 +22,7 @@ from collections.abc import Sequence
 import msgspec
 
 from airi.errors import AiriError, error_from_code
-from airi.outputs import ErrorInfo, Output
+from airi.outputs import ErrorInfo, Output, error_info
 from airi.sampling_params import SamplingParams
 
 __all__ = [
@@ -220,11 +220,6 @@ def decode_client_message(frame: bytes | memoryview) -> ClientMessage:
 def decode_engine_message(frame: bytes | memoryview) -> EngineMessage:
     """What an engine sent. Raises msgspec.ValidationError or DecodeError for anything else."""
     return _engine_decoder.decode(frame)
-
-
-def error_info(error: AiriError) -> ErrorInfo:
-    """An error as it travels."""
-    return ErrorInfo(code=error.code, message=str(error), field=getattr(error, "field", None))
 
 
 def error_of(info: ErrorInfo) -> AiriError:

@@ -132,7 +132,7 @@ class EngineServer:
         Request ids in them are engine-wide. What cannot be decoded is answered with an error where its
         sender can be told which request it was, and dropped.
         """
-        if not self._socket.poll(timeout_ms):
+        if timeout_ms and not self._socket.poll(timeout_ms):
             return []
         received: list[GenerateRequest | Cancel] = []
         while True:

@@ -1,0 +1,174 @@
+"""The KV arena: how large, cut into which slabs, and the memory itself."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from airi.engine.backends import KV_GRANULE
+from airi.errors import MemoryBudgetError
+
+__all__ = ["ArenaPlan", "KvDemand", "allocate_arena", "available_memory", "format_bytes", "plan_arena"]
+
+# Slabs of several models: large enough that what a slab's last block leaves over is at most 1/8.
+_MIN_SLAB_BYTES = 4 * 2**20
+_BLOCKS_PER_SLAB = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KvDemand:
+    """What one model could use of the arena."""
+
+    name: str
+    bytes_per_block: int
+    """A multiple of the granule."""
+    max_blocks: int
+    """Blocks of all its slots at its full window: more would never be used."""
+    share: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArenaPlan:
+    """Sizes of an arena. `arena_bytes` is a multiple of `slab_bytes`, that of the granule."""
+
+    arena_bytes: int
+    slab_bytes: int
+    num_slabs: tuple[int, ...]
+    """Per model, in order."""
+    num_blocks: tuple[int, ...]
+    """Per model, in order."""
+
+
+def plan_arena(
+    demands: Sequence[KvDemand], *, kv_memory: int | None, available: int, fraction: float
+) -> ArenaPlan:
+    """Divides `kv_memory` bytes, or `fraction` of `available`, among the models by their shares.
+
+    What is found rather than given is cut to what the models could use. Raises MemoryBudgetError,
+    naming the amounts, when a model would get no block or more is asked for than is there.
+    """
+    if kv_memory is not None and kv_memory > available:
+        raise MemoryBudgetError(
+            f"kv_memory is {format_bytes(kv_memory)}, but only {format_bytes(available)} is free after "
+            "loading the weights",
+            field="kv_memory",
+        )
+    budget = kv_memory if kv_memory is not None else int(available * fraction)
+    slab_bytes = _slab_bytes(demands)
+    if kv_memory is None:
+        # Shares are fixed, so each model must be able to reach its demand within its own.
+        total_share = sum(demand.share for demand in demands)
+        per_slab = [slab_bytes // demand.bytes_per_block for demand in demands]
+        wanted = max(
+            -(-demand.max_blocks // blocks) * total_share / demand.share
+            for demand, blocks in zip(demands, per_slab, strict=True)
+        )
+        budget = min(budget, int(wanted + len(demands)) * slab_bytes)
+    total = budget // slab_bytes
+    if total < len(demands):
+        needed = len(demands) * slab_bytes
+        source = "kv_memory is" if kv_memory is not None else f"{fraction:.0%} of the free memory is"
+        raise MemoryBudgetError(
+            f"{source} {format_bytes(budget)}; {len(demands)} model(s) need at least {format_bytes(needed)} "
+            f"({format_bytes(slab_bytes)} each)",
+            field="kv_memory",
+        )
+    num_slabs = _apportion(total, [demand.share for demand in demands])
+    blocks = (
+        n * (slab_bytes // demand.bytes_per_block) for n, demand in zip(num_slabs, demands, strict=True)
+    )
+    return ArenaPlan(
+        arena_bytes=total * slab_bytes,
+        slab_bytes=slab_bytes,
+        num_slabs=tuple(num_slabs),
+        num_blocks=tuple(blocks),
+    )
+
+
+def _slab_bytes(demands: Sequence[KvDemand]) -> int:
+    """One model: a slab is a block, nothing is left over. Several: eight of the largest, at least 4 MiB."""
+    largest = max(demand.bytes_per_block for demand in demands)
+    if len(demands) == 1:
+        return largest
+    size = max(_MIN_SLAB_BYTES, _BLOCKS_PER_SLAB * largest)
+    return -(-size // KV_GRANULE) * KV_GRANULE
+
+
+def _apportion(total: int, shares: Sequence[float]) -> list[int]:
+    """`total` slabs in proportion to `shares`, at least one each, by largest remainder."""
+    spare = total - len(shares)
+    exact = [spare * share / sum(shares) for share in shares]
+    counts = [int(value) for value in exact]
+    by_remainder = sorted(range(len(shares)), key=lambda i: counts[i] - exact[i])
+    for i in by_remainder[: spare - sum(counts)]:
+        counts[i] += 1
+    return [count + 1 for count in counts]
+
+
+def allocate_arena(num_bytes: int) -> NDArray[np.uint8]:
+    """`num_bytes` of zeroed memory, page-aligned; the system commits a page when it is first written."""
+    try:
+        memory = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise MemoryBudgetError(
+            f"the KV arena of {format_bytes(num_bytes)} cannot be allocated: {error.strerror}",
+            field="kv_memory",
+        ) from None
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a hint: kernels without transparent huge pages refuse it
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(memory, np.uint8)
+
+
+def available_memory() -> int:
+    """Bytes this process may still take: free memory, or what its control group leaves, if less."""
+    limits = [_meminfo_available()]
+    for folder, limit, usage in (
+        ("/sys/fs/cgroup", "memory.max", "memory.current"),
+        ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ):
+        ceiling, used = _read_int(f"{folder}/{limit}"), _read_int(f"{folder}/{usage}")
+        if ceiling is not None and used is not None:
+            limits.append(max(0, ceiling - used + _page_cache(f"{folder}/memory.stat")))
+    return min(limits)
+
+
+def _page_cache(path: str) -> int:
+    """Bytes of cached files that a control group counts as used but gives up when asked for memory."""
+    try:
+        lines = Path(path).read_text().splitlines()
+    except OSError:
+        return 0
+    fields = dict(line.split(maxsplit=1) for line in lines)
+    return sum(int(fields.get(name, 0)) for name in ("inactive_file", "active_file"))
+
+
+def _meminfo_available() -> int:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    raise MemoryBudgetError("/proc/meminfo names no MemAvailable; give kv_memory", field="kv_memory")
+
+
+def _read_int(path: str) -> int | None:
+    """A number in a file, or None: no such file, or "max"."""
+    try:
+        return int(Path(path).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def format_bytes(count: int) -> str:
+    """A byte count for people: "1.5 GiB"."""
+    value, unit = float(count), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if value < 1024:
+            break
+        value, unit = value / 1024, larger
+    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"

@@ -1,0 +1,141 @@
+"""What a user may choose about an engine. Every mistake is a ConfigError naming field, value and what is accepted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from airi.engine.backends import BACKENDS, DTYPES
+from airi.errors import ConfigError
+
+__all__ = ["ADMISSIONS", "DEVICES", "EngineOptions", "ModelOptions"]
+
+DEVICES = ("auto", "cpu")
+ADMISSIONS = ("max_util", "no_evict")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelOptions:
+    """One model to serve."""
+
+    path: str
+    """A local checkpoint folder or `hf://org/name[@revision]`."""
+    name: str = ""
+    """What requests call it; empty means the last part of `path`."""
+    aliases: tuple[str, ...] = ()
+    weight: float = 1.0
+    """Share of device time against the other models of the engine, while several have work."""
+    kv_share: float = 1.0
+    """Share of the KV arena against the other models of the engine."""
+    max_model_len: int | None = None
+    """Overrides the engine's."""
+    dtype: str | None = None
+    """Overrides the engine's."""
+
+    def __post_init__(self) -> None:
+        if not self.path:
+            raise ConfigError("path of a model is empty; give a folder or hf://org/name", field="path")
+        for field in ("weight", "kv_share"):
+            value = getattr(self, field)
+            if not (isinstance(value, int | float) and 0 < value < math.inf):
+                raise ConfigError(f"{field} is {value}; it must be a positive number", field=field)
+        _check_optional("max_model_len", self.max_model_len)
+        if self.dtype is not None:
+            _check_choice("dtype", self.dtype, DTYPES)
+        if not self.name:
+            object.__setattr__(self, "name", _base_name(self.path))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """An engine: its models, its device and its limits."""
+
+    models: tuple[ModelOptions, ...]
+    device: str = "auto"
+    backend: str = "auto"
+    """How models run: "cpu", or "reference" (plain torch, slow, for comparison)."""
+    dtype: str = "auto"
+    """"auto" is the checkpoint's own."""
+    threads: int | None = None
+    """None means the cores this process may use."""
+    kv_memory: int | None = None
+    """Bytes of the KV arena, shared by all models. None takes `kv_fraction` of what is free after loading."""
+    kv_fraction: float = 0.5
+    block_size: int = 16
+    """Tokens per KV block."""
+    max_num_seqs: int = 256
+    """Requests of one model that run at the same time."""
+    max_batch_tokens: int = 2048
+    """Tokens in one step."""
+    max_model_len: int | None = None
+    """Prompt and completion together; None means the model's own window."""
+    max_queued: int = 4096
+    """Requests that may wait, over all models, before further ones are refused."""
+    admission: str = "max_util"
+    """"max_util" admits on what the next step needs and may preempt; "no_evict" reserves to completion."""
+    prefix_caching: bool = True
+    aging_s: float | None = 30.0
+    """Waiting time after which a request counts as one priority level higher; None means never."""
+    seed: int | None = None
+    """Fixes the seeds drawn for requests that bring none."""
+
+    def __post_init__(self) -> None:
+        if not self.models:
+            raise ConfigError("models is empty; give at least one", field="models")
+        _check_choice("device", self.device, DEVICES)
+        _check_choice("backend", self.backend, ("auto", *BACKENDS))
+        _check_choice("dtype", self.dtype, DTYPES)
+        _check_choice("admission", self.admission, ADMISSIONS)
+        for field in ("threads", "kv_memory", "max_model_len"):
+            _check_optional(field, getattr(self, field))
+        for field in ("block_size", "max_num_seqs", "max_batch_tokens", "max_queued"):
+            _check_positive(field, getattr(self, field))
+        if self.block_size % 8 or self.block_size > 256:
+            raise ConfigError(
+                f"block_size is {self.block_size}; it must be a multiple of 8 up to 256", field="block_size"
+            )
+        if not 0.0 < self.kv_fraction <= 0.95:
+            raise ConfigError(
+                f"kv_fraction is {self.kv_fraction:g}; it must be in (0, 0.95]", field="kv_fraction"
+            )
+        if self.aging_s is not None and not 0.0 < self.aging_s < math.inf:
+            raise ConfigError(f"aging_s is {self.aging_s:g}; it must be positive or None", field="aging_s")
+        _check_names(self.models)
+
+    @property
+    def backend_name(self) -> str:
+        """The backend that `device` and `backend` mean together."""
+        return "cpu" if self.backend == "auto" else self.backend
+
+
+def _base_name(path: str) -> str:
+    """The last part of a folder or hub name, without a revision."""
+    base = PurePosixPath(path.removeprefix("hf://")).name or path
+    return base.split("@")[0] if path.startswith("hf://") else base
+
+
+def _check_names(models: Sequence[ModelOptions]) -> None:
+    seen: set[str] = set()
+    for name in (name for model in models for name in (model.name, *model.aliases)):
+        if name in seen:
+            raise ConfigError(
+                f"model name {name!r} is given twice; names and aliases must differ", field="name"
+            )
+        seen.add(name)
+
+
+def _check_choice(field: str, value: str, accepted: Sequence[str]) -> None:
+    if value not in accepted:
+        raise ConfigError(f"{field} is {value!r}; accepted: {', '.join(accepted)}", field=field)
+
+
+def _check_positive(field: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(f"{field} is {value!r}; it must be a whole number of at least 1", field=field)
+
+
+def _check_optional(field: str, value: object) -> None:
+    if value is not None:
+        _check_positive(field, value)

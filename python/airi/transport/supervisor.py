@@ -1,0 +1,204 @@
+"""Starts the engine process, watches it, and starts it again when it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from airi.errors import AiriError, EngineDeadError, EngineStartError
+from airi.transport.client import EngineClient, ProgressSink
+
+if TYPE_CHECKING:
+    from airi.engine.options import EngineOptions
+
+__all__ = ["EngineSupervisor"]
+
+logger = logging.getLogger(__name__)
+
+CommandFactory = Callable[[str], Sequence[str]]
+
+
+class EngineSupervisor:
+    """Owns one engine process and the client connected to it.
+
+    When the process dies it is started again after a growing delay; after `max_failures` deaths in a row, each
+    within `healthy_s` of its start, it is given up and every request ends with EngineDeadError.
+    *Thread safety*: none; event loop only. *Invariant*: at most one engine process runs, and none after `stop`.
+    """
+
+    def __init__(
+        self,
+        options: EngineOptions | None = None,
+        *,
+        endpoint: str | None = None,
+        command: CommandFactory | None = None,
+        on_progress: ProgressSink | None = None,
+        drain_s: float = 30.0,
+        kill_after_s: float = 5.0,
+        log_level: str = "warning",
+        max_failures: int = 5,
+        first_delay_s: float = 0.2,
+        healthy_s: float = 30.0,
+    ) -> None:
+        """`command` makes another engine's command line from an endpoint; without it `options` says what runs.
+
+        `endpoint` None is a socket in a fresh directory that only this user may enter. `drain_s` is how long
+        a stopped engine finishes requests; it is killed `kill_after_s` later.
+        """
+        self._directory: str | None = None
+        if endpoint is None:
+            self._directory = tempfile.mkdtemp(prefix="airi-")
+            endpoint = f"ipc://{self._directory}/engine"
+        self.endpoint = endpoint
+        self.num_restarts = 0
+        """Times that a dead engine has been started again."""
+        self._command = command or _engine_command(options, drain_s, log_level)
+        self._on_progress = on_progress
+        self._stop_s = drain_s + kill_after_s
+        self._max_failures = max_failures
+        self._first_delay_s = first_delay_s
+        self._healthy_s = healthy_s
+        self._process: asyncio.subprocess.Process | None = None
+        self._started_at = 0.0
+        self._client: EngineClient | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        self._stopping = False
+
+    @property
+    def client(self) -> EngineClient:
+        """The client that `start` connected."""
+        if self._client is None:
+            raise RuntimeError("the engine was not started")
+        return self._client
+
+    @property
+    def pid(self) -> int | None:
+        """The engine process, while one runs."""
+        return None if self._process is None else self._process.pid
+
+    async def start(self) -> EngineClient:
+        """Starts the engine and returns once it serves.
+
+        Raises what loading raised in the engine (CheckpointError, ConfigError), or EngineStartError when the
+        process ended without saying why. Nothing is left running then.
+        """
+        try:
+            await self._spawn()
+            self._client = EngineClient(self.endpoint, on_progress=self._on_progress)
+            await self._wait_ready(self._client)
+        except BaseException:
+            await self.stop()
+            raise
+        self._watcher = asyncio.create_task(self._watch())
+        return self._client
+
+    async def stop(self) -> None:
+        """Drains and ends the engine (SIGTERM, then SIGKILL when it takes too long), closes the client."""
+        self._stopping = True
+        if self._watcher is not None:
+            self._watcher.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._watcher
+        if self._process is not None:
+            await self._end_process(self._process)
+        if self._client is not None:
+            self._client.close()
+        if self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
+
+    async def __aenter__(self) -> EngineClient:
+        return await self.start()
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    # -- the process ---------------------------------------------------------------------------
+
+    async def _spawn(self) -> None:
+        self._started_at = time.monotonic()
+        self._process = await asyncio.create_subprocess_exec(
+            *self._command(self.endpoint), stdin=asyncio.subprocess.DEVNULL
+        )
+
+    async def _wait_ready(self, client: EngineClient) -> None:
+        """Waits for the engine to serve, or to end."""
+        process = self._process
+        if process is None:
+            raise RuntimeError("no process to wait for")
+        ended = asyncio.create_task(process.wait())
+        ready = asyncio.create_task(client.wait_ready())
+        try:
+            await asyncio.wait((ended, ready), return_when=asyncio.FIRST_COMPLETED)
+            if not ready.done():
+                # What it said last may still be on its way through the socket.
+                await asyncio.wait((ready,), timeout=0.5)
+            if ready.done():
+                ready.result()
+                return
+            raise EngineStartError(f"the engine process ended with {_status(process)} before it was ready")
+        finally:
+            for task in (ended, ready):
+                task.cancel()
+            await asyncio.gather(ended, ready, return_exceptions=True)
+
+    async def _watch(self) -> None:
+        """Starts the engine again whenever it ends, until it is given up."""
+        failures = 0
+        while self._process is not None:
+            await self._process.wait()
+            ran_s = time.monotonic() - self._started_at
+            failures = 1 if ran_s >= self._healthy_s else failures + 1
+            logger.error("the engine process ended with %s after %.1f s", _status(self._process), ran_s)
+            if failures > self._max_failures:
+                break
+            await asyncio.sleep(self._first_delay_s * 2 ** (failures - 1))
+            self.num_restarts += 1
+            await self._spawn()
+        message = f"the engine process died {failures} times in a row and was given up"
+        logger.error("%s", message)
+        self.client.give_up(EngineDeadError(message))
+
+    async def _end_process(self, process: asyncio.subprocess.Process) -> None:
+        if process.returncode is not None:
+            return
+        with suppress(ProcessLookupError):
+            process.send_signal(signal.SIGTERM)
+        try:
+            await asyncio.wait_for(process.wait(), self._stop_s)
+        except TimeoutError:
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+
+def _engine_command(options: EngineOptions | None, drain_s: float, log_level: str) -> CommandFactory:
+    if options is None:
+        raise AiriError("an EngineSupervisor needs options or a command")
+    encoded = msgspec.json.encode(options).decode()
+
+    def command(endpoint: str) -> Sequence[str]:
+        return (
+            *(sys.executable, "-m", "airi.engine.process"),
+            *("--endpoint", endpoint, "--options", encoded),
+            *("--parent-pid", str(os.getpid()), "--drain-s", str(drain_s), "--log-level", log_level),
+        )
+
+    return command
+
+
+def _status(process: asyncio.subprocess.Process) -> str:
+    code = process.returncode
+    if code is not None and code < 0:
+        return f"signal {signal.Signals(-code).name}"
+    return f"status {code}"
