@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
+
+# What every enum of pybind11 carries, and nobody calls.
+ALLOWED = r"airi\._core(\.\w+)*\.__pybind11_native_enum__"
 
 
-def test_stubs_match_the_compiled_core() -> None:
-    command = [sys.executable, "-m", "mypy.stubtest", "airi._core"]
+def test_stubs_match_the_compiled_core(tmp_path: Path) -> None:
+    allowlist = tmp_path / "allowed.txt"
+    allowlist.write_text(ALLOWED + "\n")
+    command = [sys.executable, "-m", "mypy.stubtest", "airi._core", "--allowlist", str(allowlist)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,186 @@
+"""Packed linear layers against float64 products, on every instruction set."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from airi._core import cpu
+from tests.cpu.arrays import Array, F32Array, address, decode, encode, poison
+
+F32, BF16 = cpu.DType.F32, cpu.DType.BF16
+MODES = [(F32, F32), (BF16, F32), (BF16, BF16), (F32, BF16)]
+ROWS = [1, 2, 3, 15, 16, 17, 64, 100]
+# (n, k): one column, below and around a panel of 48, odd k, several panels with a rest.
+SHAPES = [(1, 1), (7, 3), (47, 16), (48, 33), (49, 64), (101, 97), (240, 130)]
+
+
+def random(rng: np.random.Generator, *shape: int) -> F32Array:
+    return rng.standard_normal(shape, dtype=np.float32)
+
+
+def tolerance(reference: Array) -> float:
+    """float32 sums of up to a few hundred products, in any order of magnitude."""
+    return 2e-6 * max(1.0, float(np.abs(reference).max()))
+
+
+def check_forward(
+    m: int, n: int, k: int, weight_dtype: cpu.DType, compute: cpu.DType, bias: F32Array | None
+) -> None:
+    rng = np.random.default_rng([m, n, k])
+    x = encode(random(rng, m, k), compute)
+    weight = encode(random(rng, n, k) / np.sqrt(k), weight_dtype)
+    used = decode(encode(decode(weight), BF16)) if compute is BF16 else decode(weight)
+    expected = decode(x) @ used.T + (0 if bias is None else bias.astype(np.float64))
+    layer = cpu.PackedLinear(address(weight), n, k, weight_dtype, compute, address(bias))
+    weight[...] = 0  # packed: the source no longer matters
+    out = poison(m, n)
+    layer.forward(address(x), m, address(out))
+    np.testing.assert_allclose(out, expected, rtol=0, atol=tolerance(expected))
+
+
+@pytest.mark.parametrize(("weight_dtype", "compute"), MODES)
+@pytest.mark.parametrize(("n", "k"), SHAPES)
+def test_forward_is_the_product(
+    isa: str, n: int, k: int, weight_dtype: cpu.DType, compute: cpu.DType
+) -> None:
+    for m in ROWS:
+        check_forward(m, n, k, weight_dtype, compute, None)
+
+
+@pytest.mark.parametrize("compute", [F32, BF16])
+def test_a_bias_is_added_to_every_row(isa: str, compute: cpu.DType) -> None:
+    bias = random(np.random.default_rng(0), 101)
+    check_forward(17, 101, 33, compute, compute, bias)
+
+
+@pytest.mark.parametrize("compute", [F32, BF16])
+def test_rows_may_be_strided_and_what_lies_between_stays(isa: str, compute: cpu.DType) -> None:
+    rng = np.random.default_rng(1)
+    m, n, k, stride = 19, 50, 24, 61
+    x, weight = encode(random(rng, m, k), compute), encode(random(rng, n, k), compute)
+    layer = cpu.PackedLinear(address(weight), n, k, compute, compute)
+    dense, strided = poison(m, n), poison(m, stride)
+    layer.forward(address(x), m, address(dense))
+    layer.forward(address(x), m, address(strided), stride)
+    np.testing.assert_array_equal(strided[:, :n], dense)
+    assert np.isnan(strided[:, n:]).all()
+
+
+@pytest.mark.parametrize("compute", [F32, BF16])
+def test_forward_add_adds_to_what_is_there(isa: str, compute: cpu.DType) -> None:
+    rng = np.random.default_rng(2)
+    m, n, k = 21, 77, 40
+    x, weight, bias = encode(random(rng, m, k), compute), encode(random(rng, n, k), compute), random(rng, n)
+    layer = cpu.PackedLinear(address(weight), n, k, compute, compute, address(bias))
+    product, residual = poison(m, n), random(rng, m, n)
+    layer.forward(address(x), m, address(product))
+    expected = residual + product
+    layer.forward_add(address(x), m, address(residual))
+    np.testing.assert_array_equal(residual, expected)
+
+
+@pytest.mark.parametrize("compute", [F32, BF16])
+def test_fused_matrices_equal_separate_ones(isa: str, compute: cpu.DType) -> None:
+    rng = np.random.default_rng(3)
+    m, k, sizes = 9, 65, (70, 5, 33)
+    x = encode(random(rng, m, k), compute)
+    weights = [encode(random(rng, n, k), compute) for n in sizes]
+    bias = random(rng, sum(sizes))
+    fused = cpu.PackedLinear.fused(
+        [(address(w), len(w)) for w in weights], k, compute, compute, address(bias)
+    )
+    together = poison(m, sum(sizes))
+    fused.forward(address(x), m, address(together))
+    begin = 0
+    for w in weights:
+        part = np.ascontiguousarray(bias[begin : begin + len(w)])
+        alone = poison(m, len(w))
+        layer = cpu.PackedLinear(address(w), len(w), k, compute, compute, address(part))
+        layer.forward(address(x), m, address(alone))
+        np.testing.assert_array_equal(together[:, begin : begin + len(w)], alone)
+        begin += len(w)
+
+
+@pytest.mark.parametrize(("weight_dtype", "compute"), MODES)
+def test_a_row_is_the_same_bits_in_every_batch(isa: str, weight_dtype: cpu.DType, compute: cpu.DType) -> None:
+    rng = np.random.default_rng(4)
+    m, n, k = 700, 145, 301  # several row blocks, column rest, odd k
+    x, weight = encode(random(rng, m, k), compute), encode(random(rng, n, k), weight_dtype)
+    layer = cpu.PackedLinear(address(weight), n, k, weight_dtype, compute)
+    whole = poison(m, n)
+    layer.forward(address(x), m, address(whole))
+    for count in (*range(1, 20), 64, 333):
+        begin = count * 7 % (m - count)
+        rows = np.ascontiguousarray(x[begin : begin + count])
+        out = poison(count, n)
+        layer.forward(address(rows), count, address(out))
+        np.testing.assert_array_equal(out, whole[begin : begin + count])
+
+
+@pytest.mark.parametrize("compute", [F32, BF16])
+def test_threads_change_no_bit(isa: str, compute: cpu.DType) -> None:
+    rng = np.random.default_rng(5)
+    m, n, k = 37, 530, 64
+    x, weight = encode(random(rng, m, k), compute), encode(random(rng, n, k), compute)
+    results = []
+    for threads in (1, 2, 3, 7):
+        cpu.set_num_threads(threads)
+        layer = cpu.PackedLinear(address(weight), n, k, compute, compute)
+        for rows in (m, 1):
+            out = poison(rows, n)
+            layer.forward(address(x), rows, address(out))
+            results.append(out[0])
+    for row in results[1:]:
+        np.testing.assert_array_equal(row, results[0])
+
+
+def test_weights_keep_the_instruction_set_they_were_packed_under() -> None:
+    rng = np.random.default_rng(6)
+    x, weight = random(rng, 5, 90), random(rng, 60, 90)
+    before, after = poison(5, 60), poison(5, 60)
+    layer = cpu.PackedLinear(address(weight), 60, 90, F32, F32)
+    layer.forward(address(x), 5, address(before))
+    cpu.set_isa("portable")
+    layer.forward(address(x), 5, address(after))
+    np.testing.assert_array_equal(before, after)
+
+
+def test_bf16_weights_under_float_compute_take_half_the_bytes_and_lose_nothing() -> None:
+    rng = np.random.default_rng(7)
+    n, k = 96, 64
+    x = random(rng, 3, k)
+    narrow = encode(random(rng, n, k), BF16)
+    wide = decode(narrow).astype(np.float32)
+    halves = cpu.PackedLinear(address(narrow), n, k, BF16, F32)
+    wholes = cpu.PackedLinear(address(wide), n, k, F32, F32)
+    first, second = poison(3, n), poison(3, n)
+    halves.forward(address(x), 3, address(first))
+    wholes.forward(address(x), 3, address(second))
+    np.testing.assert_array_equal(first, second)
+    assert 2 * halves.nbytes == wholes.nbytes
+
+
+def test_no_rows_write_nothing() -> None:
+    weight = np.ones((4, 4), dtype=np.float32)
+    out = poison(1, 4)
+    cpu.PackedLinear(address(weight), 4, 4, F32, F32).forward(0, 0, address(out))
+    assert np.isnan(out).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0, 4, 4), "weight address must not be 0"),
+        ((64, 0, 4), "weight rows must be >= 1, got 0"),
+        ((64, 4, 0), "k must be >= 1, got 0"),
+    ],
+)
+def test_impossible_weights_are_refused(arguments: tuple[int, int, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        cpu.PackedLinear(*arguments, F32, F32)
+
+
+def test_fusing_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="weight blocks must not be empty"):
+        cpu.PackedLinear.fused([], 4, F32, F32)
