@@ -68,8 +68,8 @@ void bind_batch(py::module_& m) {
 void bind_attention(py::module_& m) {
   m.def(
       "paged_attention",
-      [](cpu::PagedBatch& batch, const cpu::KvLayout& layout, std::int64_t layer_offset, Address q, Address out,
-         int num_q_heads, float scale, int window, float softcap) {
+      [](cpu::PagedBatch& batch, const cpu::KvLayout& layout, std::int64_t layer_offset, Address q,
+         Address out, int num_q_heads, float scale, int window, float softcap) {
         const py::gil_scoped_release nogil;
         cpu::paged_attention(batch, layout, layer_offset,
                              {.q = at<const void>(q),
@@ -79,8 +79,8 @@ void bind_attention(py::module_& m) {
                               .window = window,
                               .softcap = softcap});
       },
-      arg("batch"), arg("layout"), arg("layer_offset"), arg("q"), arg("out"), arg("num_q_heads"), arg("scale"),
-      arg("window") = 0, arg("softcap") = 0.0F);
+      arg("batch"), arg("layout"), arg("layer_offset"), arg("q"), arg("out"), arg("num_q_heads"),
+      arg("scale"), arg("window") = 0, arg("softcap") = 0.0F);
   m.def(
       "rope_kv_write",
       [](const cpu::PagedBatch& batch, const cpu::KvLayout& layout, std::int64_t layer_offset, Address qkv,

@@ -15,8 +15,8 @@ void check_args(const KvLayout& layout, const AttentionArgs& args) {
   const auto refuse = [](const std::string& what) { throw InvalidArgument("paged_attention: " + what); };
   if (args.q == nullptr || args.out == nullptr) refuse("q and out must be addresses, got 0");
   if (args.num_q_heads < 1 || args.num_q_heads % layout.num_kv_heads != 0) {
-    refuse("num_q_heads is " + std::to_string(args.num_q_heads) + ", accepted is a multiple of num_kv_heads (" +
-           std::to_string(layout.num_kv_heads) + ")");
+    refuse("num_q_heads is " + std::to_string(args.num_q_heads) +
+           ", accepted is a multiple of num_kv_heads (" + std::to_string(layout.num_kv_heads) + ")");
   }
   if (!std::isfinite(args.scale)) refuse("scale must be finite, got " + std::to_string(args.scale));
   if (args.window < 0) refuse("window is " + std::to_string(args.window) + ", accepted is 0 (none) or more");

@@ -32,8 +32,11 @@ template <Packing kPacking>
 class TileRun {
  public:
   TileRun(const AttentionTile& tile, AttentionScratch& scratch)
-      : t_(tile), s_(scratch), rows_(tile.num_queries * tile.num_heads),
-        words_(packed_words<kPacking>(tile.head_dim)), padded_(round_up(tile.head_dim, 16)) {
+      : t_(tile),
+        s_(scratch),
+        rows_(tile.num_queries * tile.num_heads),
+        words_(packed_words<kPacking>(tile.head_dim)),
+        padded_(round_up(tile.head_dim, 16)) {
     groups_ = (rows_ + kTileM - 1) / kTileM;
     group_rows_ = (rows_ + groups_ - 1) / groups_;
   }

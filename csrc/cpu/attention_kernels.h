@@ -30,8 +30,8 @@ struct AttentionTile {
   int split_end;
   int window;  // 0: none
   float scale;
-  float softcap;     // 0: none
-  float* partials;   // where to leave each split's partial result; null: write out
+  float softcap;    // 0: none
+  float* partials;  // where to leave each split's partial result; null: write out
 };
 
 // Working memory of one thread, in floats.

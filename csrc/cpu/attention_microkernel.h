@@ -82,12 +82,18 @@ AIRI_INLINE void multiply_columns(Product p, int vectors) {
 template <class Step>
 AIRI_INLINE void multiply(const Product& p, int rows, int vectors) {
   switch (rows) {
-    case 1: return multiply_columns<Step, 1>(p, vectors);
-    case 2: return multiply_columns<Step, 2>(p, vectors);
-    case 3: return multiply_columns<Step, 3>(p, vectors);
-    case 4: return multiply_columns<Step, 4>(p, vectors);
-    case 5: return multiply_columns<Step, 5>(p, vectors);
-    default: return multiply_columns<Step, 6>(p, vectors);
+    case 1:
+      return multiply_columns<Step, 1>(p, vectors);
+    case 2:
+      return multiply_columns<Step, 2>(p, vectors);
+    case 3:
+      return multiply_columns<Step, 3>(p, vectors);
+    case 4:
+      return multiply_columns<Step, 4>(p, vectors);
+    case 5:
+      return multiply_columns<Step, 5>(p, vectors);
+    default:
+      return multiply_columns<Step, 6>(p, vectors);
   }
 }
 

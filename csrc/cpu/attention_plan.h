@@ -40,7 +40,7 @@ struct AttentionItem {
   std::int32_t num_heads = 0;
   std::int32_t split_begin = 0;
   std::int32_t split_end = 0;
-  std::optional<std::int32_t> merge;  // which of the plan's merges, when it holds a part only
+  std::optional<std::int32_t> merge = std::nullopt;  // which of the plan's merges, when it holds a part only
 };
 
 // A tile whose splits are computed by several items; the last to end merges them.
@@ -58,9 +58,9 @@ struct AttentionMerge {
 // between calls remaining[i] == merges[i].pieces.
 struct AttentionPlan {
   AttentionShape shape;
-  std::vector<AttentionItem> items;
-  std::vector<AttentionMerge> merges;
-  std::unique_ptr<std::atomic<std::int32_t>[]> remaining;
+  std::vector<AttentionItem> items{};
+  std::vector<AttentionMerge> merges{};
+  std::unique_ptr<std::atomic<std::int32_t>[]> remaining{};
   std::int64_t workspace_floats = 0;
 };
 

@@ -16,8 +16,8 @@ void check_sizes(const PagedBatchArrays& a) {
   if (a.table_stride < 1) {
     refuse("table_stride is " + std::to_string(a.table_stride) + ", accepted is 1 or more");
   }
-  const bool null = a.query_start == nullptr || a.seq_lens == nullptr || a.slots == nullptr ||
-                    a.block_table == nullptr;
+  const bool null =
+      a.query_start == nullptr || a.seq_lens == nullptr || a.slots == nullptr || a.block_table == nullptr;
   if (null) refuse("query_start, seq_lens, slots and block_table must be addresses, got 0");
   if (a.query_start[0] != 0 || a.query_start[a.rows] != a.tokens) {
     refuse("query_start must go from 0 to tokens (" + std::to_string(a.tokens) + "), got " +
@@ -26,14 +26,16 @@ void check_sizes(const PagedBatchArrays& a) {
 }
 
 void check_row(const PagedBatchArrays& a, int row) {
-  const std::string name = "[" + std::to_string(row) + "]";
+  const auto name = [row](const char* array) {
+    return std::string(array) + "[" + std::to_string(row) + "] is ";
+  };
   const std::int32_t queries = a.query_start[row + 1] - a.query_start[row];
   if (queries < 0) refuse("query_start falls after entry " + std::to_string(row));
   if (a.seq_lens[row] < queries) {
-    refuse("seq_lens" + name + " is " + std::to_string(a.seq_lens[row]) + ", less than the row's " +
+    refuse(name("seq_lens") + std::to_string(a.seq_lens[row]) + ", less than the row's " +
            std::to_string(queries) + " queries");
   }
-  if (a.slots[row] < 0) refuse("slots" + name + " is " + std::to_string(a.slots[row]));
+  if (a.slots[row] < 0) refuse(name("slots") + std::to_string(a.slots[row]) + ", accepted is 0 or more");
 }
 
 }  // namespace
