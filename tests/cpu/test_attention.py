@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
-from tests.cpu.paged_case import PagedCase
 
 from airi._core import cpu
+from tests.cpu.paged_case import PagedCase
 
 # Relative error of the whole output. float32 accumulates up to 4,097 terms in float32; bfloat16
 # rounds the output (2^-9) and, with the bfloat16 dot product, the probabilities.
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 4e-3}
-
-
-@pytest.fixture(autouse=True)
-def _restore_cpu() -> Iterator[None]:
-    isa, threads = cpu.isa(), cpu.num_threads()
-    yield
-    cpu.set_isa(isa)
-    cpu.set_num_threads(threads)
 
 
 def ragged(block_size: int) -> tuple[list[int], list[int]]:
