@@ -1,5 +1,243 @@
+"""AIRI's C++ core: the scheduling runtime and the CPU kernels. Times are integer microseconds."""
+
+import enum
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
 from airi._core import cpu as cpu
 
 # The metaclass of every class that pybind11 makes; stubtest wants one to be named.
 class _PybindType(type): ...
 class InternalError(RuntimeError): ...
+
+ROW_SAMPLE: Final[int]
+ROW_FIRST: Final[int]
+GRANULE_BYTES: Final[int]
+
+class Admit(enum.IntEnum):
+    ACCEPTED = 0
+    QUEUE_FULL = 1
+    TOO_LONG = 2
+    NEVER_FITS = 3
+    DUPLICATE_ID = 4
+
+class FinishReason(enum.IntEnum):
+    STOP = 0
+    LENGTH = 1
+    CANCELLED = 2
+    DEADLINE = 3
+    FAILED = 4
+    NAN = 5
+
+class RowStatus(enum.IntEnum):
+    OK = 0
+    NAN = 1
+    FAILED = 2
+
+class Admission(enum.IntEnum):
+    NO_EVICT = 0
+    MAX_UTIL = 1
+
+class ModelConfig(metaclass=_PybindType):
+    """One model of a device. Slabs: num_slabs, or share of the arena, or an equal part of the rest.
+
+    bytes_per_block is a multiple of GRANULE_BYTES; watermark is the share of blocks that MAX_UTIL
+    leaves free at admissions; max_prefill_chunk bounds one request's tokens per step.
+    """
+
+    def __init__(
+        self,
+        *,
+        block_size: int,
+        bytes_per_block: int,
+        max_model_len: int,
+        max_num_seqs: int,
+        max_batch_tokens: int,
+        num_slabs: int | None = None,
+        share: float | None = None,
+        device_weight: float = 1.0,
+        hash_seed: bytes = b"",
+        admission: Admission = ...,
+        watermark: float = 0.01,
+        enable_prefix_caching: bool = True,
+        max_prefill_chunk: int | None = None,
+    ) -> None: ...
+    @property
+    def max_deltas(self) -> int:
+        """How many rows StepBuffers.deltas must have at least."""
+
+class RuntimeConfig(metaclass=_PybindType):
+    """What all models of a device share. aging_us None: bands are strict."""
+
+    def __init__(
+        self,
+        *,
+        arena_bytes: int,
+        slab_bytes: int,
+        hash_key: bytes,
+        max_queued: int = 4096,
+        num_bands: int = 1,
+        aging_us: int | None = None,
+        w_prompt: int = 1,
+        w_decode: int = 2,
+        w_hit: int = 0,
+        bypass_tokens: int = 0,
+        max_preemptions: int = 3,
+        quantum_us: int = 10000,
+        min_residency_us: int = 0,
+    ) -> None: ...
+
+class StepBuffers(metaclass=_PybindType):
+    """One set of arrays that steps are written into: R rows, T tokens, D deltas (slot, column, entry)."""
+
+    def __init__(
+        self,
+        *,
+        request_ids: npt.NDArray[np.int64],
+        slots: npt.NDArray[np.int32],
+        query_start: npt.NDArray[np.int32],
+        seq_lens: npt.NDArray[np.int32],
+        row_flags: npt.NDArray[np.uint8],
+        draw_index: npt.NDArray[np.int32],
+        tokens: npt.NDArray[np.int32],
+        positions: npt.NDArray[np.int32],
+        deltas: npt.NDArray[np.int32],
+    ) -> None: ...
+    @property
+    def request_ids(self) -> npt.NDArray[np.int64]: ...
+    @property
+    def slots(self) -> npt.NDArray[np.int32]: ...
+    @property
+    def query_start(self) -> npt.NDArray[np.int32]: ...
+    @property
+    def seq_lens(self) -> npt.NDArray[np.int32]: ...
+    @property
+    def row_flags(self) -> npt.NDArray[np.uint8]: ...
+    @property
+    def draw_index(self) -> npt.NDArray[np.int32]: ...
+    @property
+    def tokens(self) -> npt.NDArray[np.int32]: ...
+    @property
+    def positions(self) -> npt.NDArray[np.int32]: ...
+    @property
+    def deltas(self) -> npt.NDArray[np.int32]: ...
+
+class StepInfo(metaclass=_PybindType):
+    """What step() planned. The arrays of buffer set `buffer` hold it until commit.
+
+    Rows [0, num_decodes) bring one token each; the others are prefill chunks.
+    """
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        """Raises TypeError: only the core makes these."""
+
+    @property
+    def step_id(self) -> int: ...
+    @property
+    def model(self) -> int: ...
+    @property
+    def buffer(self) -> int: ...
+    @property
+    def num_rows(self) -> int: ...
+    @property
+    def num_tokens(self) -> int: ...
+    @property
+    def num_deltas(self) -> int: ...
+    @property
+    def num_samples(self) -> int: ...
+    @property
+    def num_decodes(self) -> int: ...
+    @property
+    def num_prefill_tokens(self) -> int: ...
+
+class ModelStats(metaclass=_PybindType):
+    """Counters of one model. query_tokens and hit_tokens count prompts at their first dispatch."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        """Raises TypeError: only the core makes these."""
+
+    @property
+    def waiting(self) -> int: ...
+    @property
+    def running(self) -> int: ...
+    @property
+    def capacity(self) -> int: ...
+    @property
+    def free_blocks(self) -> int: ...
+    @property
+    def cached_blocks(self) -> int: ...
+    @property
+    def active_blocks(self) -> int: ...
+    @property
+    def query_tokens(self) -> int: ...
+    @property
+    def hit_tokens(self) -> int: ...
+    @property
+    def preemptions(self) -> int: ...
+    @property
+    def evictions(self) -> int: ...
+
+class Runtime(metaclass=_PybindType):
+    """The scheduling core of one device: several models over one arena.
+
+    submit, cancel, set_tenant and has_work may be called from any thread; everything else from one
+    owner thread. Bad arguments raise ValueError or TypeError and change nothing.
+    """
+
+    def __init__(
+        self, config: RuntimeConfig, models: Sequence[ModelConfig], buffers: Sequence[StepBuffers]
+    ) -> None: ...
+    def set_tenant(self, tenant: int, weight: float) -> None: ...
+    def submit(
+        self,
+        *,
+        request_id: int,
+        model: int,
+        tenant: int = 0,
+        band: int = 0,
+        tokens: npt.NDArray[np.int32],
+        max_new_tokens: int | None,
+        min_new_tokens: int = 0,
+        stop_ids: npt.NDArray[np.int32] | None = None,
+        arrival_us: int,
+        deadline_us: int | None = None,
+        salts: Sequence[tuple[int, bytes]] = ...,
+        compute_all: bool = False,
+    ) -> Admit:
+        """Queues a request. max_new_tokens None: what still fits. Smaller bands are more urgent.
+
+        A salt (offset, bytes) keeps the KV from token `offset` on to requests with the same salt
+        there. stop_ids count from min_new_tokens on. compute_all takes no prefix hit.
+        """
+
+    def cancel(self, request_id: int) -> bool:
+        """Ends a request at the next step(). False where no live request has this id."""
+
+    def step(self, now_us: int) -> StepInfo | None:
+        """Plans the next step into a buffer set, or None where no model has work."""
+
+    def commit(
+        self,
+        step_id: int,
+        tokens: npt.NDArray[np.int32],
+        counts: npt.NDArray[np.int32],
+        status: npt.NDArray[np.uint8],
+        device_us: int,
+    ) -> None:
+        """Applies a step: tokens [sum of counts], counts [rows] (1 for rows that sample), status [rows]."""
+
+    def drain_events(self) -> npt.NDArray[np.void]:
+        """What ended since the last call, oldest first: a structured array with the fields
+
+        request_id, kind (0: finished), reason (FinishReason), model, num_prompt_tokens,
+        num_cached_tokens, num_generated_tokens.
+        """
+
+    def has_work(self) -> bool:
+        """True while any accepted request has not ended."""
+
+    def stats(self) -> list[ModelStats]: ...
+    def check_invariants(self) -> None: ...

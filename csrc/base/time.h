@@ -1,0 +1,22 @@
+#pragma once
+
+#include <cstdint>
+
+namespace airi {
+
+// A length of time in microseconds.
+using Micros = std::int64_t;
+
+// A moment in microseconds since an epoch of the caller's choice. The core reads
+// no clock: every moment it knows was handed to it.
+enum class TimePoint : std::int64_t {};
+
+[[nodiscard]] constexpr TimePoint operator+(TimePoint t, Micros d) noexcept {
+  return static_cast<TimePoint>(static_cast<std::int64_t>(t) + d);
+}
+
+[[nodiscard]] constexpr Micros operator-(TimePoint a, TimePoint b) noexcept {
+  return static_cast<std::int64_t>(a) - static_cast<std::int64_t>(b);
+}
+
+}  // namespace airi

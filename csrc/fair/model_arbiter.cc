@@ -1,0 +1,92 @@
+#include "fair/model_arbiter.h"
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+
+#include "base/check.h"
+
+namespace airi {
+
+ModelArbiter::ModelArbiter(const Options& options, const std::vector<double>& weights) : options_(options) {
+  if (options.quantum <= 0) {
+    throw InvalidArgument("quantum_us must be positive, got " + std::to_string(options.quantum));
+  }
+  if (options.min_residency < 0) {
+    throw InvalidArgument("min_residency_us must not be negative, got " +
+                          std::to_string(options.min_residency));
+  }
+  for (const double weight : weights) {
+    if (!(weight > 0.0) || !std::isfinite(weight)) {
+      throw InvalidArgument("device_weight must be positive, got " + std::to_string(weight));
+    }
+    shares_.push_back({.weight = weight});
+  }
+  last_ = shares_.empty() ? 0 : shares_.size() - 1;
+}
+
+void ModelArbiter::set_backlogged(ModelId model, bool backlogged) {
+  Share& share = shares_.at(index(model));
+  if (share.backlogged == backlogged) return;
+  share.backlogged = backlogged;
+  if (backlogged) {
+    ++num_backlogged_;
+    return;
+  }
+  --num_backlogged_;
+  share.deficit = std::min(share.deficit, 0.0);
+  if (turn_ == index(model)) turn_.reset();
+}
+
+void ModelArbiter::start_turn(std::size_t model) {
+  Share& share = shares_[model];
+  last_ = model;
+  residency_ = 0;
+  share.deficit += static_cast<double>(options_.quantum) * share.weight;
+  if (share.deficit > 0.0) turn_ = model;
+}
+
+// A long batch may leave debts of many quanta. Rounds in which nobody's deficit would turn
+// positive are credited at once, so next() stays O(models).
+void ModelArbiter::skip_fruitless_rounds() {
+  double rounds = INFINITY;
+  for (const Share& share : shares_) {
+    if (!share.backlogged) continue;
+    const double gain = static_cast<double>(options_.quantum) * share.weight;
+    rounds = std::min(rounds, std::floor(-share.deficit / gain));
+  }
+  if (!(rounds > 0.0) || !std::isfinite(rounds)) return;
+  for (Share& share : shares_) {
+    if (!share.backlogged) continue;
+    share.deficit += rounds * static_cast<double>(options_.quantum) * share.weight;
+  }
+}
+
+std::optional<ModelId> ModelArbiter::next() {
+  if (num_backlogged_ == 0) return std::nullopt;
+  if (turn_) {
+    const bool resident = residency_ > 0 && residency_ < options_.min_residency;
+    if (shares_[*turn_].deficit > 0.0 || resident) return ModelId{static_cast<std::int32_t>(*turn_)};
+    turn_.reset();
+  }
+  for (std::size_t tried = 0; !turn_; ++tried) {
+    if (tried == num_backlogged_) skip_fruitless_rounds();
+    AIRI_CHECK(tried <= 4 * shares_.size()) << "no model's deficit turns positive";
+    std::size_t candidate = last_;
+    do {
+      candidate = (candidate + 1) % shares_.size();
+    } while (!shares_[candidate].backlogged);
+    start_turn(candidate);
+  }
+  return ModelId{static_cast<std::int32_t>(*turn_)};
+}
+
+void ModelArbiter::charge(ModelId model, Micros device_time) {
+  AIRI_CHECK(device_time >= 0) << "device_time " << device_time;
+  Share& share = shares_.at(index(model));
+  share.deficit -= static_cast<double>(device_time);
+  if (!share.backlogged) share.deficit = std::min(share.deficit, 0.0);
+  if (turn_ == index(model)) residency_ += device_time;
+}
+
+}  // namespace airi

@@ -1,0 +1,63 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "base/ids.h"
+#include "base/time.h"
+
+namespace airi {
+
+// Whose step is next on one device: deficit round robin between models in measured device
+// microseconds. Never knows requests, tenants or blocks.
+//
+// Each turn adds quantum * weight to a model's deficit; it keeps the device while the deficit is
+// positive and is charged after the fact what its batches took, so a deficit may go negative. While
+// two models are backlogged, their times per weight differ by at most
+// 2 * (quantum + longest batch / smaller weight).
+//
+// Thread safety: none.
+// Invariant: an idle model's deficit is not positive; the model on turn is backlogged or none is.
+class ModelArbiter {
+ public:
+  struct Options {
+    Micros quantum = 10'000;
+    // Once chosen, a backlogged model keeps the device for at least this much device time.
+    Micros min_residency = 0;
+  };
+
+  // Throws InvalidArgument unless quantum > 0, min_residency >= 0 and every weight is positive.
+  ModelArbiter(const Options& options, const std::vector<double>& weights);
+
+  // An idle model yields at once and keeps no credit; a debt stays.
+  void set_backlogged(ModelId model, bool backlogged);
+
+  // The model to run next, or nothing where none is backlogged. Repeated calls without
+  // charge() return the same model. O(number of models).
+  [[nodiscard]] std::optional<ModelId> next();
+
+  // Charges a batch of `model` that took `device_time`. REQUIRES: device_time >= 0.
+  void charge(ModelId model, Micros device_time);
+
+  [[nodiscard]] double deficit(ModelId model) const { return shares_.at(index(model)).deficit; }
+
+ private:
+  struct Share {
+    double weight = 1.0;
+    double deficit = 0.0;  // device microseconds still due
+    bool backlogged = false;
+  };
+
+  void start_turn(std::size_t model);
+  void skip_fruitless_rounds();
+
+  Options options_;
+  std::vector<Share> shares_;
+  std::optional<std::size_t> turn_;  // the model that holds the device
+  std::size_t last_ = 0;             // where the round goes on from
+  Micros residency_ = 0;             // device time of the present turn
+  std::size_t num_backlogged_ = 0;
+};
+
+}  // namespace airi

@@ -1,0 +1,152 @@
+#include "fair/tenant_ledger.h"
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+
+#include "base/check.h"
+
+namespace airi {
+namespace {
+
+constexpr std::int64_t kRebaseAbove = std::int64_t{1} << 60;
+
+}  // namespace
+
+TenantWeight::TenantWeight(double weight) {
+  if (!(weight >= kMin && weight <= kMax)) {
+    throw InvalidArgument("weight must lie in [1/1024, 1024], got " + std::to_string(weight));
+  }
+  cost_of_unit_ = std::llround(static_cast<double>(kOne) / weight);
+}
+
+TenantLedger::TenantLedger(std::size_t max_idle)
+    : max_idle_(max_idle),
+      backlog_(ByService{&tenants_}, BacklogPlace{&tenants_}),
+      idle_(ByDebt{&tenants_}, IdlePlace{&tenants_}) {}
+
+// V follows the smallest backlogged counter and never falls. Idle tenants it has passed would be
+// lifted to it anyway: forgetting them loses nothing.
+void TenantLedger::raise_virtual_time() {
+  if (!backlog_.empty()) {
+    const Tenant& first = tenants_[static_cast<std::size_t>(backlog_.top())];
+    virtual_time_ = std::max(virtual_time_, first.counter);
+  }
+  while (!idle_.empty()) {
+    const std::int32_t t = idle_.top();
+    if (tenants_[static_cast<std::size_t>(t)].counter > virtual_time_) break;
+    forget(t);
+  }
+}
+
+void TenantLedger::forget(std::int32_t t) {
+  idle_.remove(t);
+  by_id_.erase(tenants_[static_cast<std::size_t>(t)].id);
+  unused_.push_back(t);
+}
+
+TenantIndex TenantLedger::enter(TenantId id, TenantWeight weight, const HeadKey& head) {
+  auto [known, is_new] = by_id_.try_emplace(id, 0);
+  if (is_new) {
+    if (unused_.empty()) {
+      unused_.push_back(static_cast<std::int32_t>(tenants_.size()));
+      tenants_.emplace_back();
+    }
+    known->second = unused_.back();
+    unused_.pop_back();
+    tenants_[static_cast<std::size_t>(known->second)] = Tenant{};
+  }
+  const std::int32_t t = known->second;
+  Tenant& tenant = tenants_[static_cast<std::size_t>(t)];
+  AIRI_CHECK(tenant.place == kOutsideHeap) << "tenant " << raw(id) << " is backlogged already";
+  if (tenant.idle_place != kOutsideHeap) idle_.remove(t);
+  tenant.id = id;
+  tenant.cost_of_unit = weight.cost_of_unit();
+  tenant.head = head;
+  tenant.counter = std::max(tenant.counter, virtual_time_);
+  backlog_.push(t);
+  raise_virtual_time();
+  return TenantIndex{t};
+}
+
+void TenantLedger::set_head(TenantIndex tenant, const HeadKey& head) {
+  tenants_[index(tenant)].head = head;
+  backlog_.update(raw(tenant));
+}
+
+void TenantLedger::leave(TenantIndex tenant) {
+  backlog_.remove(raw(tenant));
+  raise_virtual_time();
+  retire_if_idle(raw(tenant));
+}
+
+void TenantLedger::begin_work(TenantIndex tenant) { ++tenants_[index(tenant)].running; }
+
+void TenantLedger::end_work(TenantIndex t) {
+  Tenant& tenant = tenants_[index(t)];
+  AIRI_CHECK(tenant.running > 0) << "tenant " << raw(tenant.id) << " has no running work";
+  --tenant.running;
+  retire_if_idle(raw(t));
+}
+
+void TenantLedger::retire_if_idle(std::int32_t t) {
+  const Tenant& tenant = tenants_[static_cast<std::size_t>(t)];
+  if (tenant.running > 0 || tenant.place != kOutsideHeap) return;
+  if (backlog_.empty()) virtual_time_ = std::max(virtual_time_, tenant.counter);
+  idle_.push(t);
+  raise_virtual_time();
+  if (idle_.size() <= max_idle_) return;
+  const std::int32_t cheapest = idle_.top();
+  lost_debt_ += tenants_[static_cast<std::size_t>(cheapest)].counter - virtual_time_;
+  forget(cheapest);
+}
+
+void TenantLedger::charge(TenantIndex t, std::int64_t service) {
+  AIRI_DCHECK(service >= 0) << "service " << service;
+  Tenant& tenant = tenants_[index(t)];
+  tenant.counter += service * tenant.cost_of_unit;
+  if (tenant.place != kOutsideHeap) {
+    backlog_.update(raw(t));
+    raise_virtual_time();
+  }
+  if (tenant.counter > kRebaseAbove) rebase();
+}
+
+void TenantLedger::set_weight(TenantId id, TenantWeight weight) {
+  const auto known = by_id_.find(id);
+  if (known == by_id_.end()) return;
+  tenants_[static_cast<std::size_t>(known->second)].cost_of_unit = weight.cost_of_unit();
+}
+
+std::optional<TenantIndex> TenantLedger::next() const {
+  if (backlog_.empty()) return std::nullopt;
+  return TenantIndex{backlog_.top()};
+}
+
+std::optional<TenantIndex> TenantLedger::find(TenantId tenant) const {
+  const auto known = by_id_.find(tenant);
+  if (known == by_id_.end()) return std::nullopt;
+  return TenantIndex{known->second};
+}
+
+void TenantLedger::rebase() {
+  for (const auto& [id, t] : by_id_) tenants_[static_cast<std::size_t>(t)].counter -= virtual_time_;
+  virtual_time_ = 0;
+}
+
+void TenantLedger::check_invariants() const {
+  backlog_.check_invariants();
+  idle_.check_invariants();
+  for (const std::int32_t t : backlog_.items()) {
+    AIRI_CHECK(tenants_[static_cast<std::size_t>(t)].counter >= virtual_time_) << "tenant below V";
+  }
+  for (const std::int32_t t : idle_.items()) {
+    const Tenant& tenant = tenants_[static_cast<std::size_t>(t)];
+    AIRI_CHECK(tenant.counter > virtual_time_) << "idle tenant without a debt";
+    AIRI_CHECK(tenant.running == 0 && tenant.place == kOutsideHeap) << "idle tenant with work";
+  }
+  AIRI_CHECK(idle_.size() <= max_idle_) << idle_.size() << " idle tenants";
+  AIRI_CHECK(by_id_.size() + unused_.size() == tenants_.size()) << "tenant slots leak";
+}
+
+}  // namespace airi

@@ -1,0 +1,279 @@
+#include "runtime.h"
+
+#include <algorithm>
+#include <limits>
+#include <string>
+#include <utility>
+
+#include "base/check.h"
+
+namespace airi {
+namespace {
+
+std::vector<double> device_weights(const std::vector<ModelConfig>& models) {
+  std::vector<double> weights;
+  for (const ModelConfig& model : models) weights.push_back(model.device_weight);
+  return weights;
+}
+
+void check_spec(const RequestSpec& spec, std::size_t num_models, std::int32_t num_bands) {
+  const auto refuse = [](const char* name, std::int64_t value, const char* accepted) {
+    throw InvalidArgument(std::string(name) + " must be " + accepted + ", got " + std::to_string(value));
+  };
+  if (index(spec.model) >= num_models) refuse("model", raw(spec.model), "a model of this runtime");
+  if (spec.band < 0 || spec.band >= num_bands) refuse("band", spec.band, "in [0, num_bands)");
+  if (spec.tokens.empty()) refuse("len(tokens)", 0, "at least 1");
+  if (spec.max_new_tokens && *spec.max_new_tokens < 1) {
+    refuse("max_new_tokens", *spec.max_new_tokens, "at least 1");
+  }
+  if (spec.min_new_tokens < 0) refuse("min_new_tokens", spec.min_new_tokens, "at least 0");
+  if (std::ranges::any_of(spec.tokens, [](std::int32_t t) { return t < 0; })) {
+    throw InvalidArgument("tokens must not be negative");
+  }
+  for (const ExtraKey& extra : spec.extras) {
+    if (extra.offset < 0) refuse("salt offset", extra.offset, "at least 0");
+  }
+}
+
+}  // namespace
+
+Runtime::Runtime(const RuntimeConfig& config, const std::vector<ModelConfig>& models,
+                 const std::vector<StepBuffers>& buffers)
+    : config_(config),
+      inbox_(config.max_queued),
+      slabs_(config.arena_bytes, config.slab_bytes),
+      arbiter_({.quantum = config.quantum_us, .min_residency = config.min_residency_us},
+               device_weights(models)) {
+  check_config(config);
+  for (const ModelConfig& model : models) check_config(model);
+  if (models.empty()) throw InvalidArgument("models must hold at least 1, got 0");
+  if (buffers.empty()) throw InvalidArgument("buffers must hold at least 1 set, got 0");
+  for (const StepBuffers& set : buffers) {
+    check_buffers(set, models);
+    writers_.emplace_back(set);
+  }
+  assign_slabs(models, slabs_);
+  for (std::size_t i = 0; i < models.size(); ++i) {
+    const ModelConfig& model = models[i];
+    const auto slabs = slabs_.owned_by(ModelId{static_cast<std::int32_t>(i)});
+    auto entries = slabs_.block_entries(slabs, model.bytes_per_block);
+    const auto capacity = static_cast<std::int32_t>(entries.size());
+    auto chain = std::make_shared<const HashChain>(config.hash_key, model.hash_seed, model.block_size);
+    limits_.push_back({model.max_model_len, capacity, chain});
+    const AdmissionControl admission(model.admission, capacity, model.block_size, model.watermark,
+                                     config.max_preemptions);
+    const SchedulerOptions options{
+        .max_num_seqs = model.max_num_seqs,
+        .max_batch_tokens = model.max_batch_tokens,
+        .max_prefill_chunk = model.max_prefill_chunk.value_or(std::numeric_limits<std::int32_t>::max() / 2),
+        .bypass_tokens = config.bypass_tokens,
+        .num_bands = config.num_bands,
+        .service = config.service};
+    models_.emplace_back(
+        options, BlockTables(std::move(entries), admission, std::move(chain), model.enable_prefix_caching),
+        AgingRule(config.aging_us), weights_);
+  }
+}
+
+std::unique_ptr<Request> Runtime::make_request(RequestSpec&& spec) const {
+  const ModelLimits& limits = limits_[index(spec.model)];
+  auto request = std::make_unique<Request>();
+  const auto prompt = static_cast<std::int32_t>(spec.tokens.size());
+  request->id = spec.id;
+  request->model = spec.model;
+  request->tenant = spec.tenant;
+  request->first_band = request->band = spec.band;
+  request->arrival = spec.arrival;
+  request->deadline = spec.deadline;
+  request->compute_all = spec.compute_all;
+  request->prompt_length = prompt;
+  const std::int64_t window = std::min<std::int64_t>(
+      limits.max_model_len, std::int64_t{limits.capacity} * limits.chain->block_size());
+  const std::int64_t max_new = spec.max_new_tokens.value_or(static_cast<std::int32_t>(window) - prompt);
+  request->max_length = static_cast<std::int32_t>(prompt + max_new);
+  request->min_length =
+      prompt + std::min<std::int32_t>(spec.min_new_tokens, static_cast<std::int32_t>(max_new));
+  request->stop_ids = std::move(spec.stop_ids);
+  request->extras = encode_extras(spec.extras, limits.chain->block_size());
+  request->tokens = std::move(spec.tokens);
+  limits.chain->extend(request->tokens, request->extras, request->hashes);
+  return request;
+}
+
+Admit Runtime::submit(RequestSpec spec) {
+  check_spec(spec, limits_.size(), config_.num_bands);
+  const ModelLimits& limits = limits_[index(spec.model)];
+  const auto prompt = static_cast<std::int64_t>(spec.tokens.size());
+  const std::int64_t least = prompt + spec.max_new_tokens.value_or(1);
+  if (least > limits.max_model_len) return Admit::kTooLong;
+  if (ceil_div<std::int64_t>(least, limits.chain->block_size()) > limits.capacity) {
+    return Admit::kNeverFits;
+  }
+  std::unique_ptr<Request> request = make_request(std::move(spec));
+  switch (inbox_.put(request)) {
+    case Inbox::Put::kAccepted:
+      return Admit::kAccepted;
+    case Inbox::Put::kFull:
+      return Admit::kQueueFull;
+    case Inbox::Put::kDuplicate:
+      break;
+  }
+  return Admit::kDuplicateId;
+}
+
+bool Runtime::cancel(RequestId id) { return inbox_.cancel(id); }
+
+void Runtime::set_tenant(TenantId tenant, double weight) { inbox_.set_weight(tenant, TenantWeight(weight)); }
+
+void Runtime::read_inbox() {
+  inbox_.take(mail_);
+  for (const auto& [tenant, weight] : mail_.weights) {
+    weights_.set(tenant, weight);
+    for (ModelScheduler& model : models_) model.queue().reweigh(tenant);
+  }
+  for (std::unique_ptr<Request>& request : mail_.requests) {
+    Request* accepted = request.get();
+    requests_.emplace(accepted->id, std::move(request));
+    if (accepted->deadline) deadlines_.push(accepted);
+    models_[index(accepted->model)].accept(accepted);
+  }
+  for (const RequestId id : mail_.cancels) {
+    const auto known = requests_.find(id);
+    if (known != requests_.end()) drop(known->second.get(), FinishReason::kCancelled);
+  }
+  mail_.weights.clear();
+  mail_.requests.clear();
+  mail_.cancels.clear();
+}
+
+void Runtime::expire(TimePoint now) {
+  while (!deadlines_.empty() && *deadlines_.top()->deadline <= now) {
+    drop(deadlines_.top(), FinishReason::kDeadline);
+  }
+}
+
+void Runtime::drop(Request* request, FinishReason reason) {
+  models_[index(request->model)].drop(request);
+  end(request, reason);
+}
+
+void Runtime::end(Request* request, FinishReason reason) {
+  events_.push_back({.request_id = request->id,
+                     .reason = reason,
+                     .model = request->model,
+                     .num_prompt_tokens = request->prompt_length,
+                     .num_cached_tokens = request->num_cached.value_or(0),
+                     .num_generated_tokens = request->generated()});
+  if (request->deadline) deadlines_.remove(request);
+  ended_.push_back(request->id);
+  requests_.erase(request->id);
+}
+
+void Runtime::settle() {
+  std::size_t waiting = 0;
+  for (const ModelScheduler& model : models_) waiting += model.num_waiting();
+  inbox_.settle(static_cast<std::int64_t>(waiting), ended_);
+  ended_.clear();
+}
+
+std::optional<StepInfo> Runtime::step(TimePoint now) {
+  if (in_flight_) {
+    throw InvalidArgument("step " + std::to_string(raw(in_flight_->step_id)) +
+                          " must be committed before the next one");
+  }
+  now_ = std::max(now_, now);
+  read_inbox();
+  expire(now_);
+  for (std::size_t i = 0; i < models_.size(); ++i) {
+    arbiter_.set_backlogged(ModelId{static_cast<std::int32_t>(i)}, models_[i].has_work());
+  }
+  const std::optional<ModelId> model = arbiter_.next();
+  if (model) {
+    const auto buffer = static_cast<std::size_t>(next_step_) % writers_.size();
+    StepWriter& writer = writers_[buffer];
+    writer.clear();
+    models_[index(*model)].plan(now_, writer);
+    AIRI_CHECK(writer.num_rows() > 0) << "model " << raw(*model) << " has work and plans nothing";
+    in_flight_ = StepInfo{.step_id = StepId{next_step_++},
+                          .model = *model,
+                          .buffer = static_cast<std::int32_t>(buffer),
+                          .num_rows = writer.num_rows(),
+                          .num_tokens = writer.num_tokens(),
+                          .num_deltas = writer.num_deltas(),
+                          .num_samples = writer.num_samples(),
+                          .num_decodes = writer.num_decodes(),
+                          .num_prefill_tokens = writer.num_tokens() - writer.num_decodes()};
+  }
+  settle();
+  return in_flight_;
+}
+
+void Runtime::check_commit(StepId step_id, std::span<const std::int32_t> tokens,
+                           std::span<const std::int32_t> counts, std::span<const std::uint8_t> status) const {
+  if (!in_flight_ || in_flight_->step_id != step_id) {
+    throw InvalidArgument("step_id must be that of the uncommitted step, got " +
+                          std::to_string(raw(step_id)));
+  }
+  const auto& rows = writers_[static_cast<std::size_t>(in_flight_->buffer)].rows();
+  if (counts.size() != rows.size() || status.size() != rows.size()) {
+    throw InvalidArgument("counts and status must have " + std::to_string(rows.size()) + " rows, got " +
+                          std::to_string(counts.size()) + " and " + std::to_string(status.size()));
+  }
+  std::size_t total = 0;
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    const std::int32_t most = rows[i].samples ? 1 : 0;
+    const std::int32_t least = status[i] == raw(RowStatus::kOk) ? most : 0;
+    if (status[i] > raw(RowStatus::kFailed) || counts[i] < least || counts[i] > most) {
+      throw InvalidArgument("row " + std::to_string(i) + " must bring " + std::to_string(most) +
+                            " tokens, got " + std::to_string(counts[i]) + " with status " +
+                            std::to_string(status[i]));
+    }
+    total += static_cast<std::size_t>(counts[i]);
+  }
+  if (tokens.size() != total) {
+    throw InvalidArgument("tokens must hold sum(counts) = " + std::to_string(total) + ", got " +
+                          std::to_string(tokens.size()));
+  }
+  if (std::ranges::any_of(tokens, [](std::int32_t t) { return t < 0; })) {
+    throw InvalidArgument("tokens must not be negative");
+  }
+}
+
+void Runtime::commit(StepId step_id, std::span<const std::int32_t> tokens,
+                     std::span<const std::int32_t> counts, std::span<const std::uint8_t> status,
+                     Micros device_time) {
+  check_commit(step_id, tokens, counts, status);
+  if (device_time < 0) {
+    throw InvalidArgument("device_us must not be negative, got " + std::to_string(device_time));
+  }
+  const StepInfo step = *std::exchange(in_flight_, std::nullopt);
+  const auto& rows = writers_[static_cast<std::size_t>(step.buffer)].rows();
+  finished_.clear();
+  models_[index(step.model)].commit(rows, tokens, counts, status, finished_);
+  arbiter_.charge(step.model, device_time);
+  for (const auto& [request, reason] : finished_) end(request, reason);
+  settle();
+}
+
+std::vector<FinishedEvent> Runtime::drain_events() { return std::exchange(events_, {}); }
+
+std::vector<ModelStats> Runtime::stats() const {
+  std::vector<ModelStats> stats;
+  for (const ModelScheduler& model : models_) stats.push_back(model.stats());
+  return stats;
+}
+
+void Runtime::check_invariants() const {
+  slabs_.check_invariants();
+  deadlines_.check_invariants();
+  std::int64_t standing = 0;
+  for (const ModelScheduler& model : models_) {
+    model.check_invariants();
+    const ModelStats stats = model.stats();
+    standing += stats.waiting + stats.running;
+  }
+  AIRI_CHECK(standing == static_cast<std::int64_t>(requests_.size()))
+      << "schedulers hold " << standing << " requests of " << requests_.size();
+}
+
+}  // namespace airi

@@ -1,0 +1,147 @@
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <optional>
+#include <span>
+#include <unordered_map>
+#include <vector>
+
+#include "base/ids.h"
+#include "base/indexed_heap.h"
+#include "base/time.h"
+#include "fair/model_arbiter.h"
+#include "fair/tenant_weights.h"
+#include "kv/slab_map.h"
+#include "runtime_config.h"
+#include "sched/inbox.h"
+#include "sched/model_scheduler.h"
+#include "sched/step_writer.h"
+
+namespace airi {
+
+enum class Admit : std::uint8_t {
+  kAccepted,
+  kQueueFull,    // max_queued requests wait already
+  kTooLong,      // the prompt, or prompt and max_new_tokens, exceed max_model_len
+  kNeverFits,    // prompt and max_new_tokens need more blocks than the model has
+  kDuplicateId,  // a live request has this id
+};
+
+// What step() planned. Arrays of buffer set `buffer` hold it until commit.
+struct StepInfo {
+  StepId step_id{};
+  ModelId model{};
+  std::int32_t buffer = 0;
+  std::int32_t num_rows = 0;
+  std::int32_t num_tokens = 0;
+  std::int32_t num_deltas = 0;
+  std::int32_t num_samples = 0;         // rows that need a token
+  std::int32_t num_decodes = 0;         // rows that stand first and bring one token each
+  std::int32_t num_prefill_tokens = 0;  // of the other rows
+};
+
+// A request ended.
+struct FinishedEvent {
+  RequestId request_id{};
+  FinishReason reason{};
+  ModelId model{};
+  std::int32_t num_prompt_tokens = 0;
+  std::int32_t num_cached_tokens = 0;
+  std::int32_t num_generated_tokens = 0;
+};
+
+// The scheduling core of one device: several models over one arena. Decides whose step is next and
+// what is in it. A pure function of its inputs: never reads a clock, draws a number or does I/O.
+//
+// Thread safety: submit, cancel, set_tenant and has_work from any thread; everything else from one
+// owner thread.
+// Invariant: each live request stands in the inbox or in exactly one model's scheduler; at most
+// one step is uncommitted, and its rows are neither preempted nor dropped before its commit.
+class Runtime {
+ public:
+  // Throws InvalidArgument naming the first setting that cannot work, with its value.
+  Runtime(const RuntimeConfig& config, const std::vector<ModelConfig>& models,
+          const std::vector<StepBuffers>& buffers);
+  Runtime(const Runtime&) = delete;
+  Runtime& operator=(const Runtime&) = delete;
+
+  // Queues a request. Throws InvalidArgument for values that no limit explains: an unknown model,
+  // an empty prompt, a negative token.
+  [[nodiscard]] Admit submit(RequestSpec spec);
+
+  // Ends a request at the next step(). False where no live request has this id.
+  bool cancel(RequestId id);
+
+  // Sets the tenant's weight from the next step() on.
+  void set_tenant(TenantId tenant, double weight);
+
+  // Plans the next step, or nothing where no model has work. `now` should not go back; where it
+  // does, the latest time seen counts. Throws InvalidArgument while a step is uncommitted.
+  [[nodiscard]] std::optional<StepInfo> step(TimePoint now);
+
+  // Applies what the step brought. `tokens` is ragged by `counts`: one for a row that samples, none
+  // for another, either for a row whose status is not kOk. Throws InvalidArgument, and changes
+  // nothing, where an argument does not match the step.
+  void commit(StepId step_id, std::span<const std::int32_t> tokens, std::span<const std::int32_t> counts,
+              std::span<const std::uint8_t> status, Micros device_time);
+
+  // What ended since the last call, oldest first.
+  [[nodiscard]] std::vector<FinishedEvent> drain_events();
+
+  // True while any accepted request has not ended.
+  [[nodiscard]] bool has_work() const { return inbox_.has_live(); }
+  [[nodiscard]] std::vector<ModelStats> stats() const;
+
+  // Throws InvariantError naming the first broken invariant. O(everything).
+  void check_invariants() const;
+
+ private:
+  struct DeadlinePlace {
+    HeapPlace& operator()(Request* r) const noexcept { return r->deadline_place; }
+  };
+  struct ByDeadline {
+    bool operator()(const Request* a, const Request* b) const noexcept {
+      return a->deadline != b->deadline ? *a->deadline < *b->deadline : a->id < b->id;
+    }
+  };
+
+  [[nodiscard]] std::unique_ptr<Request> make_request(RequestSpec&& spec) const;
+  void read_inbox();
+  void expire(TimePoint now);
+  void drop(Request* request, FinishReason reason);
+  void end(Request* request, FinishReason reason);
+  void settle();
+  void check_commit(StepId step_id, std::span<const std::int32_t> tokens,
+                    std::span<const std::int32_t> counts, std::span<const std::uint8_t> status) const;
+
+  // Immutable after construction.
+  struct ModelLimits {
+    std::int32_t max_model_len = 0;
+    std::int32_t capacity = 0;  // blocks
+    std::shared_ptr<const HashChain> chain;
+  };
+  RuntimeConfig config_;
+  std::vector<ModelLimits> limits_;
+
+  Inbox inbox_;
+
+  // Only the owner thread.
+  SlabMap slabs_;
+  TenantWeights weights_;
+  ModelArbiter arbiter_;
+  std::deque<ModelScheduler> models_;
+  std::vector<StepWriter> writers_;
+  std::unordered_map<RequestId, std::unique_ptr<Request>> requests_;
+  IndexedHeap<Request*, ByDeadline, DeadlinePlace> deadlines_;
+  std::vector<FinishedEvent> events_;
+  std::vector<RequestId> ended_;  // since the last settle()
+  std::vector<ModelScheduler::Finished> finished_;
+  Inbox::Mail mail_;
+  TimePoint now_{};
+  std::int64_t next_step_ = 0;
+  std::optional<StepInfo> in_flight_;
+};
+
+}  // namespace airi

@@ -1,0 +1,113 @@
+#include "runtime_config.h"
+
+#include <cmath>
+#include <string>
+
+#include "base/check.h"
+#include "base/ids.h"
+
+namespace airi {
+namespace {
+
+template <class Number>
+void require(bool holds, const char* name, Number value, const char* accepted) {
+  if (holds) return;
+  throw InvalidArgument(std::string(name) + " must be " + accepted + ", got " + std::to_string(value));
+}
+
+void require_size(std::size_t size, std::int64_t at_least, const char* name) {
+  if (static_cast<std::int64_t>(size) >= at_least) return;
+  throw InvalidArgument(std::string("buffer ") + name + " must hold at least " + std::to_string(at_least) +
+                        ", got " + std::to_string(size));
+}
+
+std::int32_t slabs_wanted(const ModelConfig& model, const SlabMap& slabs) {
+  if (model.num_slabs) return *model.num_slabs;
+  return static_cast<std::int32_t>(std::floor(*model.share * slabs.num_slabs()));
+}
+
+void give(std::size_t model, std::int32_t count, SlabMap& slabs) {
+  const std::string who = "model " + std::to_string(model);
+  if (count < 1) throw InvalidArgument(who + " gets no slab of the arena");
+  if (!slabs.try_take(ModelId{static_cast<std::int32_t>(model)}, count)) {
+    throw InvalidArgument(who + " wants " + std::to_string(count) + " slabs, " +
+                          std::to_string(slabs.num_free()) + " of " + std::to_string(slabs.num_slabs()) +
+                          " are free");
+  }
+}
+
+}  // namespace
+
+std::int64_t ModelConfig::max_deltas() const noexcept {
+  // Growth of decodes and prefills, and the whole table of one request that is admitted.
+  return 2 * std::int64_t{max_num_seqs} + ceil_div(max_batch_tokens, block_size) +
+         ceil_div(max_model_len, block_size) + 1;
+}
+
+void check_config(const RuntimeConfig& config) {
+  require(config.max_queued >= 1, "max_queued", config.max_queued, "at least 1");
+  require(config.num_bands >= 1 && config.num_bands <= 64, "num_bands", config.num_bands, "between 1 and 64");
+  if (config.aging_us) require(*config.aging_us > 0, "aging_us", *config.aging_us, "positive");
+  const ServiceWeights& service = config.service;
+  require(service.prompt >= 0 && service.prompt <= 1024, "w_prompt", service.prompt, "in [0, 1024]");
+  require(service.decode >= 0 && service.decode <= 1024, "w_decode", service.decode, "in [0, 1024]");
+  require(service.hit >= 0 && service.hit <= 1024, "w_hit", service.hit, "in [0, 1024]");
+  require(config.bypass_tokens >= 0, "bypass_tokens", config.bypass_tokens, "at least 0");
+  require(config.max_preemptions >= 0, "max_preemptions", config.max_preemptions, "at least 0");
+}
+
+void check_config(const ModelConfig& model) {
+  require(model.block_size >= 1, "block_size", model.block_size, "at least 1");
+  require(model.max_model_len >= 2, "max_model_len", model.max_model_len, "at least 2");
+  require(model.max_num_seqs >= 1, "max_num_seqs", model.max_num_seqs, "at least 1");
+  require(model.max_batch_tokens >= 1, "max_batch_tokens", model.max_batch_tokens, "at least 1");
+  if (model.num_slabs && model.share) {
+    throw InvalidArgument("num_slabs and share exclude each other");
+  }
+  if (model.num_slabs) require(*model.num_slabs >= 1, "num_slabs", *model.num_slabs, "at least 1");
+  if (model.share) {
+    require(*model.share > 0.0 && *model.share <= 1.0, "share", *model.share, "in (0, 1]");
+  }
+  if (model.max_prefill_chunk) {
+    require(*model.max_prefill_chunk >= model.block_size, "max_prefill_chunk", *model.max_prefill_chunk,
+            "at least block_size");
+  }
+}
+
+void check_buffers(const StepBuffers& buffers, const std::vector<ModelConfig>& models) {
+  std::int64_t rows = 0;
+  std::int64_t tokens = 0;
+  std::int64_t deltas = 0;
+  for (const ModelConfig& model : models) {
+    rows = std::max<std::int64_t>(rows, model.max_num_seqs);
+    tokens = std::max<std::int64_t>({tokens, model.max_batch_tokens, model.max_num_seqs});
+    deltas = std::max(deltas, model.max_deltas());
+  }
+  require_size(buffers.request_ids.size(), rows, "request_ids");
+  require_size(buffers.slots.size(), rows, "slots");
+  require_size(buffers.query_start.size(), rows + 1, "query_start");
+  require_size(buffers.seq_lens.size(), rows, "seq_lens");
+  require_size(buffers.row_flags.size(), rows, "row_flags");
+  require_size(buffers.draw_index.size(), rows, "draw_index");
+  require_size(buffers.tokens.size(), tokens, "tokens");
+  require_size(buffers.positions.size(), tokens, "positions");
+  require_size(buffers.deltas.size() / 3, deltas, "deltas");
+}
+
+void assign_slabs(const std::vector<ModelConfig>& models, SlabMap& slabs) {
+  std::int32_t unspecified = 0;
+  for (std::size_t i = 0; i < models.size(); ++i) {
+    if (models[i].num_slabs || models[i].share) {
+      give(i, slabs_wanted(models[i], slabs), slabs);
+    } else {
+      ++unspecified;
+    }
+  }
+  for (std::size_t i = 0; i < models.size(); ++i) {
+    if (models[i].num_slabs || models[i].share) continue;
+    give(i, slabs.num_free() / unspecified, slabs);
+    --unspecified;
+  }
+}
+
+}  // namespace airi

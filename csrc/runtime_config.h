@@ -1,0 +1,61 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "base/time.h"
+#include "kv/hash_chain.h"
+#include "kv/slab_map.h"
+#include "sched/admission.h"
+#include "sched/model_scheduler.h"
+#include "sched/step_writer.h"
+
+namespace airi {
+
+// One model of a device.
+struct ModelConfig {
+  std::int32_t block_size = 16;
+  std::int64_t bytes_per_block = 0;  // a multiple of the granule
+  std::int32_t max_model_len = 0;    // prompt and generated tokens
+  std::int32_t max_num_seqs = 0;     // slots
+  std::int32_t max_batch_tokens = 0;
+  std::optional<std::int32_t> num_slabs;  // or
+  std::optional<double> share;            // of the arena; with neither: an equal part of the rest
+  double device_weight = 1.0;
+  std::vector<std::uint8_t> hash_seed;  // names model, KV dtype and layout
+  AdmissionPolicy admission = AdmissionPolicy::kNoEvict;
+  double watermark = 0.01;
+  bool enable_prefix_caching = true;
+  std::optional<std::int32_t> max_prefill_chunk;  // of one request per step
+
+  // How many deltas a step of this model may bring: what StepBuffers must hold at least.
+  [[nodiscard]] std::int64_t max_deltas() const noexcept;
+};
+
+// What all models of a device share.
+struct RuntimeConfig {
+  std::int64_t arena_bytes = 0;
+  std::int64_t slab_bytes = 0;
+  HashKey hash_key{};
+  std::int64_t max_queued = 4096;
+  std::int32_t num_bands = 1;
+  std::optional<Micros> aging_us;  // nothing: bands are strict
+  ServiceWeights service;
+  std::int64_t bypass_tokens = 0;
+  std::int32_t max_preemptions = 3;
+  Micros quantum_us = 10'000;
+  Micros min_residency_us = 0;
+};
+
+// Each throws InvalidArgument naming the first setting that cannot work, with its value.
+void check_config(const RuntimeConfig& config);
+void check_config(const ModelConfig& model);
+void check_buffers(const StepBuffers& buffers, const std::vector<ModelConfig>& models);
+
+// Gives every model its slabs: numbers first, then shares, then equal parts of what is left.
+// Throws InvalidArgument where they do not suffice or a model would get none.
+void assign_slabs(const std::vector<ModelConfig>& models, SlabMap& slabs);
+
+}  // namespace airi

@@ -1,0 +1,119 @@
+#include "sched/block_tables.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/check.h"
+
+namespace airi {
+namespace {
+
+// The block's key, given that its past is `parent`.
+BlockKey key_of(const Request& request, std::int32_t block, std::int32_t block_size, EntrySerial parent) {
+  const auto size = static_cast<std::size_t>(block_size);
+  const auto i = static_cast<std::size_t>(block);
+  return {.parent = parent,
+          .hash = request.hashes[i],
+          .tokens = std::span(request.tokens).subspan(i * size, size),
+          .extras = request.extras_of(block)};
+}
+
+}  // namespace
+
+BlockTables::BlockTables(std::vector<std::int32_t> entries, const AdmissionControl& admission,
+                         std::shared_ptr<const HashChain> chain, bool caches_prefixes)
+    : entries_(std::move(entries)),
+      pool_(static_cast<std::int32_t>(entries_.size()), chain->block_size()),
+      admission_(admission),
+      chain_(std::move(chain)),
+      caches_prefixes_(caches_prefixes) {
+  hits_.reserve(entries_.size());
+}
+
+PrefixMatch BlockTables::match(Request& request) {
+  hits_.clear();
+  PrefixMatch match;
+  if (!caches_prefixes_ || request.compute_all) return match;
+  chain_->extend(request.tokens, request.extras, request.hashes);
+  const std::int32_t most = (request.length() - 1) / block_size();
+  for (; match.num_blocks < most; ++match.num_blocks) {
+    const auto hit = pool_.find(key_of(request, match.num_blocks, block_size(), match.tail));
+    if (!hit) break;
+    match.tail = hit->serial;
+    match.num_cached += pool_.ref_count(hit->block) == 0 ? 1 : 0;
+    hits_.push_back(hit->block);
+  }
+  return match;
+}
+
+void BlockTables::admit(Request& request, const PrefixMatch& match, const AdmissionControl::Demand& demand,
+                        StepWriter& out) {
+  AIRI_DCHECK(request.block_table.empty()) << "request " << raw(request.id) << " holds blocks";
+  request.block_table.assign(hits_.begin(), hits_.end());
+  for (std::size_t i = 0; i < hits_.size(); ++i) {
+    pool_.hold(hits_[i]);
+    out.add_delta(request.slot, static_cast<std::int32_t>(i), entries_[index(hits_[i])]);
+  }
+  request.covered = match.num_blocks * block_size();
+  request.num_computed = request.covered;
+  request.num_published = request.num_hit_blocks = match.num_blocks;
+  request.chain_tail = match.tail;
+  admission_.admit(request, demand);
+}
+
+void BlockTables::grow(Request& request, std::int32_t count, StepWriter& out) {
+  const std::int32_t missing = request.num_computed + count - request.covered;
+  if (missing <= 0) return;
+  const std::size_t held = request.block_table.size();
+  const std::int32_t blocks = ceil_div(missing, block_size());
+  admission_.grow(request, blocks);
+  request.block_table.resize(held + static_cast<std::size_t>(blocks));
+  const auto taken = std::span(request.block_table).subspan(held);
+  const bool took = pool_.try_take(taken);
+  AIRI_CHECK(took) << "promised blocks are missing: wanted " << blocks << ", available "
+                   << pool_.num_available();
+  for (std::size_t i = 0; i < taken.size(); ++i) {
+    out.add_delta(request.slot, static_cast<std::int32_t>(held + i), entries_[index(taken[i])]);
+  }
+  request.covered += blocks * block_size();
+}
+
+void BlockTables::publish(Request& request) {
+  if (!caches_prefixes_) return;
+  const std::int32_t full = request.num_computed / block_size();
+  if (full == request.num_published) return;
+  chain_->extend(request.tokens, request.extras, request.hashes);
+  for (; request.num_published < full; ++request.num_published) {
+    const std::int32_t block = request.num_published;
+    request.chain_tail = pool_.publish(request.block_table[static_cast<std::size_t>(block)],
+                                       key_of(request, block, block_size(), request.chain_tail));
+  }
+}
+
+void BlockTables::distrust(Request& request) {
+  // After a preemption its hits may be blocks it had computed itself.
+  const std::int32_t trusted = request.num_preemptions == 0 ? request.num_hit_blocks : 0;
+  const auto hits = static_cast<std::size_t>(trusted);
+  for (std::size_t i = hits; i < request.block_table.size(); ++i) {
+    pool_.unpublish(request.block_table[i]);
+  }
+}
+
+void BlockTables::release(Request& request) {
+  admission_.release(request);
+  pool_.release(request.block_table);
+  request.block_table.clear();
+  request.covered = request.num_computed = request.num_published = 0;
+  request.chain_tail = kRootSerial;
+}
+
+std::int32_t BlockTables::num_exclusive(const Request& request) const noexcept {
+  return static_cast<std::int32_t>(std::ranges::count_if(
+      request.block_table, [this](BlockId block) { return pool_.ref_count(block) == 1; }));
+}
+
+std::int32_t BlockTables::gain_of_release(const Request& request) const noexcept {
+  return num_exclusive(request) + AdmissionControl::promised(request);
+}
+
+}  // namespace airi

@@ -1,0 +1,78 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "kv/block_pool.h"
+#include "kv/hash_chain.h"
+#include "sched/admission.h"
+#include "sched/request.h"
+#include "sched/step_writer.h"
+
+namespace airi {
+
+// What a waiting request would hit in the prefix cache right now.
+struct PrefixMatch {
+  std::int32_t num_blocks = 0;
+  std::int32_t num_cached = 0;  // of them, blocks nobody holds
+  EntrySerial tail = kRootSerial;
+};
+
+// Gives the requests of one model their blocks, takes them back, and publishes full ones. Joins
+// pool, hash chain and admission accounting; decides nothing about who runs.
+//
+// Thread safety: none.
+// Invariant: a running request holds one reference per entry of its table; a block that is
+// written to is held once and unpublished.
+class BlockTables {
+ public:
+  // `entries` are the block-table entries of the model's blocks: its capacity is their number.
+  BlockTables(std::vector<std::int32_t> entries, const AdmissionControl& admission,
+              std::shared_ptr<const HashChain> chain, bool caches_prefixes);
+
+  [[nodiscard]] const BlockPool& pool() const noexcept { return pool_; }
+  [[nodiscard]] BlockPool& pool() noexcept { return pool_; }
+  [[nodiscard]] const AdmissionControl& admission() const noexcept { return admission_; }
+  [[nodiscard]] std::int32_t block_size() const noexcept { return chain_->block_size(); }
+
+  // The longest published prefix that leaves at least one token to compute. O(blocks).
+  [[nodiscard]] PrefixMatch match(Request& request);
+
+  // Takes the blocks of the latest match(), which was of this request, and promises the rest.
+  // Writes their deltas. REQUIRES: nothing changed since; the request holds no block.
+  void admit(Request& request, const PrefixMatch& match, const AdmissionControl::Demand& demand,
+             StepWriter& out);
+
+  // True iff one more block can be had for the request.
+  [[nodiscard]] bool can_grow(const Request& request) const noexcept {
+    return admission_.can_grow(request, pool_.num_available());
+  }
+
+  // Extends the table to cover `count` tokens after the computed ones. REQUIRES: they were
+  // promised at admission, or can_grow() for the one block they need.
+  void grow(Request& request, std::int32_t count, StepWriter& out);
+
+  // Publishes what has become full. O(new full blocks).
+  void publish(Request& request);
+
+  // Forgets the contents of every block this request computed itself: they cannot be trusted.
+  void distrust(Request& request);
+
+  // Gives back every block.
+  void release(Request& request);
+
+  // Blocks that a release would make available, promises included.
+  [[nodiscard]] std::int32_t gain_of_release(const Request& request) const noexcept;
+  [[nodiscard]] std::int32_t num_exclusive(const Request& request) const noexcept;
+
+ private:
+  std::vector<std::int32_t> entries_;  // by block
+  BlockPool pool_;
+  AdmissionControl admission_;
+  std::shared_ptr<const HashChain> chain_;
+  bool caches_prefixes_;
+  std::vector<BlockId> hits_;  // of the latest match
+};
+
+}  // namespace airi

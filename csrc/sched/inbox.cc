@@ -1,0 +1,44 @@
+#include "sched/inbox.h"
+
+namespace airi {
+
+Inbox::Put Inbox::put(std::unique_ptr<Request>& request) {
+  const MutexLock lock(mu_);
+  if (waiting_ + static_cast<std::int64_t>(mail_.requests.size()) >= max_queued_) {
+    return Put::kFull;
+  }
+  if (!live_.insert(request->id).second) return Put::kDuplicate;
+  mail_.requests.push_back(std::move(request));
+  return Put::kAccepted;
+}
+
+bool Inbox::cancel(RequestId id) {
+  const MutexLock lock(mu_);
+  if (!live_.contains(id)) return false;
+  mail_.cancels.push_back(id);
+  return true;
+}
+
+void Inbox::set_weight(TenantId tenant, TenantWeight weight) {
+  const MutexLock lock(mu_);
+  mail_.weights.emplace_back(tenant, weight);
+}
+
+void Inbox::take(Mail& mail) {
+  const MutexLock lock(mu_);
+  std::swap(mail_, mail);
+  waiting_ += static_cast<std::int64_t>(mail.requests.size());
+}
+
+void Inbox::settle(std::int64_t waiting, std::span<const RequestId> ended) {
+  const MutexLock lock(mu_);
+  waiting_ = waiting;
+  for (const RequestId id : ended) live_.erase(id);
+}
+
+bool Inbox::has_live() const {
+  const MutexLock lock(mu_);
+  return !live_.empty();
+}
+
+}  // namespace airi

@@ -1,0 +1,56 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <unordered_set>
+#include <utility>
+#include <vector>
+
+#include "base/mutex.h"
+#include "fair/tenant_ledger.h"
+#include "sched/request.h"
+
+namespace airi {
+
+// What any thread hands to the owner thread: new requests, cancellations, tenant weights. The only
+// object of the core that more than one thread touches.
+//
+// Thread safety: every method may be called from any thread.
+// Invariant: a request id is live from put() until forget(); live ids are unique.
+class Inbox {
+ public:
+  enum class Put : std::uint8_t { kAccepted, kFull, kDuplicate };
+
+  // What arrived since the last take(), in order of arrival per kind.
+  struct Mail {
+    std::vector<std::unique_ptr<Request>> requests;
+    std::vector<RequestId> cancels;
+    std::vector<std::pair<TenantId, TenantWeight>> weights;
+  };
+
+  // At most `max_queued` requests wait, here or in the queues.
+  explicit Inbox(std::int64_t max_queued) : max_queued_(max_queued) {}
+
+  // Takes `request` only where it answers kAccepted.
+  Put put(std::unique_ptr<Request>& request);
+  // Returns false for an id that is not live.
+  bool cancel(RequestId id);
+  void set_weight(TenantId tenant, TenantWeight weight);
+
+  // Swaps what arrived into `mail`, whose vectors must be empty; their capacity is reused.
+  void take(Mail& mail);
+  // The owner reports how many requests wait in its queues, and which ids ended.
+  void settle(std::int64_t waiting, std::span<const RequestId> ended);
+
+  [[nodiscard]] bool has_live() const;
+
+ private:
+  const std::int64_t max_queued_;
+  mutable Mutex mu_;
+  Mail mail_ AIRI_GUARDED_BY(mu_);
+  std::unordered_set<RequestId> live_ AIRI_GUARDED_BY(mu_);
+  std::int64_t waiting_ AIRI_GUARDED_BY(mu_) = 0;
+};
+
+}  // namespace airi

@@ -1,0 +1,117 @@
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "base/ids.h"
+#include "base/indexed_heap.h"
+#include "base/time.h"
+#include "fair/tenant_ledger.h"
+#include "kv/hash_chain.h"
+#include "kv/prefix_index.h"
+
+namespace airi {
+
+enum class FinishReason : std::uint8_t { kStop, kLength, kCancelled, kDeadline, kFailed, kNan };
+
+// How the runner fared with one row.
+enum class RowStatus : std::uint8_t { kOk, kNan, kFailed };
+
+enum class Phase : std::uint8_t {
+  kWaiting,  // in the waiting queue: holds no block and no slot
+  kPrefill,  // runs; some of its known tokens have no KV yet, the last one aside
+  kDecode,   // runs; all its known tokens but the last have KV
+};
+
+// What a caller asks for. Plain data; Runtime::submit validates it.
+struct RequestSpec {
+  RequestId id{};
+  ModelId model{};
+  TenantId tenant{};
+  std::int32_t band = 0;  // smaller is more urgent
+  std::vector<std::int32_t> tokens;
+  std::optional<std::int32_t> max_new_tokens;  // nothing: what still fits
+  std::int32_t min_new_tokens = 0;
+  std::vector<std::int32_t> stop_ids;
+  TimePoint arrival{};
+  std::optional<TimePoint> deadline;
+  std::vector<ExtraKey> extras;
+  bool compute_all = false;  // take no prefix hit: every prompt position is computed
+};
+
+// A request as the core sees it. The fields of the decode path come first.
+//
+// Lifecycle of num_computed (n), known tokens (len) and blocks:
+//   [0, n)            KV written; full blocks are published
+//   [n, len)          to compute; len - 1 == n while decoding
+//   [len, max_length) to sample
+// block_table covers [0, n) between steps and [0, n + chunk) during one.
+struct Request {
+  RequestId id{};
+  Phase phase = Phase::kWaiting;
+  bool first_step = false;  // no step has run in this slot yet
+  bool compute_all = false;
+  SlotId slot{};
+  std::int32_t num_computed = 0;
+  std::int32_t covered = 0;  // block_table.size() * block size
+  std::int32_t prompt_length = 0;
+  std::int32_t max_length = 0;  // prompt + max new tokens
+  std::int32_t min_length = 0;  // prompt + min new tokens: stop ids count from here on
+  std::int32_t last_token = 0;
+  std::vector<std::int32_t> tokens;  // prompt, then what was sampled
+  std::vector<std::int32_t> stop_ids;
+  TenantIndex ledger_tenant{};  // in the ledger of (model, band); valid while waiting or running
+  std::int32_t band = 0;        // the present one
+  std::vector<BlockId> block_table;
+
+  // Written when blocks fill up.
+  std::vector<Hash128> hashes;  // of full blocks, as far as computed
+  std::vector<BlockExtras> extras;
+  EntrySerial chain_tail = kRootSerial;  // of the last published block of the table
+  std::int32_t num_published = 0;        // leading blocks of the table that are published
+  std::int32_t num_hit_blocks = 0;       // leading blocks taken from the cache at admission
+
+  // Immutable after submit.
+  ModelId model{};
+  TenantId tenant{};
+  std::int32_t first_band = 0;
+  TimePoint arrival{};
+  std::optional<TimePoint> deadline;
+
+  // Written by admission and preemption.
+  TimePoint waiting_since{};
+  Micros waited = 0;                 // over earlier stays in the queue
+  std::int32_t reserved_blocks = 0;  // promised in all, held ones included; 0: none
+  std::int32_t num_preemptions = 0;
+  std::optional<std::int32_t> num_cached;  // prompt tokens hit, once dispatched
+  std::int64_t bypassed = 0;               // service that passed it while it did not fit
+  HeapPlace queue_place = kOutsideHeap;
+  HeapPlace aging_place = kOutsideHeap;
+  HeapPlace deadline_place = kOutsideHeap;
+
+  [[nodiscard]] std::int32_t length() const noexcept { return static_cast<std::int32_t>(tokens.size()); }
+  [[nodiscard]] std::int32_t generated() const noexcept { return length() - prompt_length; }
+  [[nodiscard]] bool dispatched_before() const noexcept { return num_cached.has_value(); }
+  [[nodiscard]] bool is_stop(std::int32_t token) const noexcept {
+    return std::find(stop_ids.begin(), stop_ids.end(), token) != stop_ids.end();
+  }
+  // The extras of one block; usually none.
+  [[nodiscard]] std::span<const std::uint8_t> extras_of(std::int32_t block) const noexcept {
+    for (const BlockExtras& extra : extras) {
+      if (extra.block == block) return extra.bytes;
+    }
+    return {};
+  }
+};
+
+// Order inside a tenant: arrival, then id.
+struct ByArrival {
+  bool operator()(const Request* a, const Request* b) const noexcept {
+    return a->arrival != b->arrival ? a->arrival < b->arrival : a->id < b->id;
+  }
+};
+
+}  // namespace airi

@@ -1,0 +1,63 @@
+#include "sched/step_writer.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "base/check.h"
+
+namespace airi {
+
+StepWriter::StepWriter(const StepBuffers& buffers) : buffers_(buffers) {
+  rows_.reserve(buffers.slots.size());
+  buffers_.query_start[0] = 0;
+}
+
+void StepWriter::clear() noexcept {
+  rows_.clear();
+  num_tokens_ = num_deltas_ = num_samples_ = num_decodes_ = 0;
+}
+
+void StepWriter::add_row(Request& request, std::int32_t count, bool samples) noexcept {
+  const std::size_t row = rows_.size();
+  const std::int32_t end = request.num_computed + count;
+  buffers_.request_ids[row] = raw(request.id);
+  buffers_.slots[row] = raw(request.slot);
+  buffers_.seq_lens[row] = end;
+  buffers_.row_flags[row] =
+      static_cast<std::uint8_t>((samples ? kRowSample : 0) | (request.first_step ? kRowFirst : 0));
+  buffers_.draw_index[row] = std::max(end - request.prompt_length, 0);
+  num_tokens_ += count;
+  buffers_.query_start[row + 1] = num_tokens_;
+  num_samples_ += samples ? 1 : 0;
+  request.first_step = false;
+  rows_.push_back({&request, count, samples});
+}
+
+void StepWriter::add_decode(Request& request) noexcept {
+  const auto at = static_cast<std::size_t>(num_tokens_);
+  buffers_.tokens[at] = request.last_token;
+  buffers_.positions[at] = request.num_computed;
+  add_row(request, 1, true);
+  ++num_decodes_;
+}
+
+void StepWriter::add_chunk(Request& request, std::int32_t count) {
+  const std::int32_t start = request.num_computed;
+  AIRI_DCHECK(count > 0 && start + count <= request.length()) << "chunk of " << count;
+  const auto size = static_cast<std::size_t>(count);
+  const auto at = static_cast<std::size_t>(num_tokens_);
+  std::copy_n(request.tokens.begin() + start, count, buffers_.tokens.subspan(at, size).begin());
+  const auto positions = buffers_.positions.subspan(at, size);
+  std::iota(positions.begin(), positions.end(), start);
+  add_row(request, count, start + count == request.length());
+}
+
+void StepWriter::add_delta(SlotId slot, std::int32_t column, std::int32_t entry) {
+  AIRI_DCHECK(delta_room() > 0) << "no room for deltas";
+  std::int32_t* out = &buffers_.deltas[3 * static_cast<std::size_t>(num_deltas_++)];
+  out[0] = raw(slot);
+  out[1] = column;
+  out[2] = entry;
+}
+
+}  // namespace airi

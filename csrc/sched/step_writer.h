@@ -1,0 +1,73 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "base/ids.h"
+#include "sched/request.h"
+
+namespace airi {
+
+// Bits of StepBuffers::row_flags.
+inline constexpr std::uint8_t kRowSample = 1;  // the row needs one token
+inline constexpr std::uint8_t kRowFirst = 2;   // first step of the request in this slot
+
+// One set of arrays that a step is written into. The caller owns the memory; R rows, T tokens,
+// D deltas. Nothing is written beyond the counts that StepInfo reports.
+struct StepBuffers {
+  std::span<std::int64_t> request_ids;  // [R]
+  std::span<std::int32_t> slots;        // [R] stable while a request runs, unique per model
+  std::span<std::int32_t> query_start;  // [R + 1]
+  std::span<std::int32_t> seq_lens;     // [R] KV length after this step
+  std::span<std::uint8_t> row_flags;    // [R]
+  std::span<std::int32_t> draw_index;   // [R] of the token to sample, from 0
+  std::span<std::int32_t> tokens;       // [T]
+  std::span<std::int32_t> positions;    // [T]
+  std::span<std::int32_t> deltas;       // [D * 3] slot, column, entry
+};
+
+// One row of a planned step, kept until its commit.
+struct PlannedRow {
+  Request* request = nullptr;
+  std::int32_t num_tokens = 0;
+  bool samples = false;
+};
+
+// Writes a step into one set of buffers and remembers its rows. Decides nothing.
+//
+// Thread safety: none.
+class StepWriter {
+ public:
+  explicit StepWriter(const StepBuffers& buffers);
+
+  void clear() noexcept;
+
+  [[nodiscard]] std::int32_t num_rows() const noexcept { return static_cast<std::int32_t>(rows_.size()); }
+  [[nodiscard]] std::int32_t num_tokens() const noexcept { return num_tokens_; }
+  [[nodiscard]] std::int32_t num_deltas() const noexcept { return num_deltas_; }
+  [[nodiscard]] std::int32_t num_samples() const noexcept { return num_samples_; }
+  [[nodiscard]] std::int32_t num_decodes() const noexcept { return num_decodes_; }
+  [[nodiscard]] std::int32_t delta_room() const noexcept {
+    return static_cast<std::int32_t>(buffers_.deltas.size() / 3) - num_deltas_;
+  }
+  [[nodiscard]] const std::vector<PlannedRow>& rows() const noexcept { return rows_; }
+
+  // A decode: the last known token of `request`.
+  void add_decode(Request& request) noexcept;
+  // A prefill chunk: the next `count` known tokens. REQUIRES: 1 <= count <= what is left.
+  void add_chunk(Request& request, std::int32_t count);
+  void add_delta(SlotId slot, std::int32_t column, std::int32_t entry);
+
+ private:
+  void add_row(Request& request, std::int32_t count, bool samples) noexcept;
+
+  StepBuffers buffers_;
+  std::vector<PlannedRow> rows_;  // capacity taken once
+  std::int32_t num_tokens_ = 0;
+  std::int32_t num_deltas_ = 0;
+  std::int32_t num_samples_ = 0;
+  std::int32_t num_decodes_ = 0;
+};
+
+}  // namespace airi
