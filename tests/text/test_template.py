@@ -134,6 +134,13 @@ def test_missing_content_is_empty_unless_the_template_asks_for_none() -> None:
     assert ChatTemplate(asks).render([call]) == "no content"
 
 
+def test_the_developer_is_the_system_unless_the_template_knows_the_role() -> None:
+    message = {"role": "developer", "content": "Be brief."}
+    assert ChatTemplate(LOOP).render([message]) == "system: Be brief.\n"
+    knows = "{% for m in messages %}{% if m.role == 'developer' %}dev{% endif %}{% endfor %}"
+    assert ChatTemplate(knows).render([message]) == "dev"
+
+
 def test_reasoning_is_known_under_both_names() -> None:
     source = "{% for m in messages %}{{ m.reasoning_content }}/{{ m.thinking }}{% endfor %}"
     for name in ("reasoning", "reasoning_content", "thinking"):

@@ -35,6 +35,8 @@ class Needs:
     """It takes a plain string."""
     none: bool
     """It asks whether the content is none."""
+    developer: bool
+    """It knows the role "developer", OpenAI's newer name for "system"."""
 
 
 def read_needs(tree: nodes.Template) -> Needs:
@@ -49,6 +51,7 @@ def read_needs(tree: nodes.Template) -> Needs:
         parts=parts,
         strings=not parts or any(t.name in _STRING_TESTS for t in tests),
         none=any(t.name == "none" for t in tests),
+        developer=any("developer" in str(c.value) for c in tree.find_all(nodes.Const)),
     )
 
 
@@ -75,6 +78,8 @@ def _normalize(message: Mapping[str, Any], needs: Needs, where: str) -> dict[str
     if not isinstance(message.get("role"), str):
         raise TemplateError(f"{where}.role must be a string, got {type(message.get('role')).__name__}")
     out = {str(k): plain_copy(v, f"{where}.{k}") for k, v in message.items()}
+    if out["role"] == "developer" and not needs.developer:
+        out["role"] = "system"
     out["content"] = _content(out.get("content"), needs, f"{where}.content")
     if out.get("tool_calls") is not None:
         out["tool_calls"] = _tool_calls(out["tool_calls"], f"{where}.tool_calls")
