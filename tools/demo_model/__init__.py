@@ -1,0 +1,1 @@
+"""Builds the demonstration model: generated dialogues, tokenizer, training, evaluation."""

@@ -1,0 +1,333 @@
+"""Writes dialogues between customers of invented banks and the demonstration assistant.
+
+    python -m tools.demo_model.generate --count 20 --split train --seed 1
+
+prints them as JSON lines; the same arguments always print the same lines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import enum
+import json
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from . import intents, policies
+from .smalltalk import FLOWS, NO_TEXT_REPLY, SAYINGS, SLOT_REPLIES, TALK
+from .vocabulary import Split, Vocabulary, expand
+
+
+class Skill(enum.Enum):
+    """What a reply exercises; the evaluation reports each one apart."""
+
+    INTENT = "intent"
+    EXTRACT = "extract"
+    MISSING = "missing"
+    TALK = "talk"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What the assistant should say, and what the evaluation needs to judge it.
+
+    `expected` is the intent, or the figure; `confidence` and `clear` are set for intents.
+    """
+
+    skill: Skill
+    text: str
+    expected: str = ""
+    confidence: float | None = None
+    clear: bool = True
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Dialogue:
+    """A system message (or none) and turns of a user text with the reply to it."""
+
+    system: str | None
+    turns: tuple[tuple[str, Reply], ...]
+
+    def messages(self) -> list[dict[str, str]]:
+        """The dialogue as chat messages, with all replies."""
+        found = [] if self.system is None else [{"role": "system", "content": self.system}]
+        for said, reply in self.turns:
+            found += [{"role": "user", "content": said}, {"role": "assistant", "content": reply.text}]
+        return found
+
+
+_INTENT_SYSTEMS = {
+    Split.TRAIN: (
+        "[Name|Give|State|Tell] the intent of [each|the|every] [customer |]message with a confidence.",
+        "You [classify|label] customer messages. [Answer|Reply] with the intent and a confidence.",
+        "[Classify|Label] the [intent of the|] [customer |]message.",
+        "You are an intent classifier for {bank}.",
+        "Intent classification. Reply with intent and confidence.",
+        "What is the intent of the customer?",
+    ),
+    Split.HELD_OUT: (
+        "Name the customer's intent and your confidence.",
+        "Reply with the intent of each message from customers of {bank}.",
+    ),
+}
+_INTENT_ASKS = {
+    Split.TRAIN: (
+        "[What is|Name|Give me|Tell me] the intent of this message[ and a confidence|]: {message}",
+        "[Intent|intent|Intent?|Classify|classify|Label]: {message}",
+        'What is the [customer\'s |]intent? "{message}"',
+        '[Classify|Label] [this message|this|the following message]: "{message}"',
+        "Message: {message}\n[Intent?|What is the intent?|Intent:]",
+        "{message}\n\n[What is the intent of this message?|Which intent is this?|Name the intent.]",
+        'A customer writes: "{message}" What is the intent?',
+        "Which intent does this message have? {message}",
+    ),
+    Split.HELD_OUT: (
+        'Please name the intent of "{message}"',
+        "Here is a customer message: {message}\nWhich intent does it have?",
+    ),
+}
+_POLICY_SYSTEMS = {
+    Split.TRAIN: (
+        "You are the assistant of {bank}. Answer from [these paragraphs|this text|this policy].\n\n{text}",
+        "[Answer|Reply to] [the customer|the question] from [this policy|these paragraphs|the text below]:\n{text}",
+        "Policy of {bank}:\n{text}",
+        "{text}",
+        "Use only this text.\n\n{text}",
+    ),
+    Split.HELD_OUT: (
+        "You help customers of {bank}. Use only these paragraphs:\n\n{text}",
+        "Reply from the policy below.\n{text}",
+    ),
+}
+_POLICY_ASKS = {
+    Split.TRAIN: (
+        "{text}\n\n{question}",
+        "{text}\n{question}",
+        "[Policy|Text|Paragraphs|Context|Here is the policy|Our terms]:\n{text}\n\n[Question: |]{question}",
+        "[Here is our policy.|This is the text.|Use this text.|Read this:] {text} {question}",
+        "{question}\n\n{text}",
+        "{question} [Here is the text:|This is the policy:|Look here:] {text}",
+        '"{text}" {question}',
+        "Question: {question}\nText: {text}",
+        "{text} {question}",
+    ),
+    Split.HELD_OUT: (
+        "Please answer from this policy.\n{text}\n\nMy question: {question}",
+        "The terms say: {text} {question}",
+        "{question} These are the terms: {text}",
+    ),
+}
+_CHAT_SYSTEMS = {
+    Split.TRAIN: (
+        "You are the [assistant|chat assistant|friendly assistant|helper] of {bank}.",
+        "You [work for|help customers of|talk to customers of] {bank}.",
+        "{bank} customer service.",
+    ),
+    Split.HELD_OUT: ("You are a helpful assistant at {bank}.",),
+}
+_FACT_COUNTS = (1, 2, 2, 2, 3, 3, 3, 4, 4, 4, 5, 5, 6, 7, 9, 14)
+_PLAIN_SYSTEMS = (
+    "You are a helpful assistant.",
+    "You are a friendly assistant.",
+    "Be brief.",
+    "Answer briefly and politely.",
+)
+
+
+class Generator:
+    """An endless, reproducible source of dialogues of one split.
+
+    Thread safety: none. Invariant: the n-th dialogue depends on seed, split and n alone.
+    """
+
+    def __init__(self, seed: int, split: Split) -> None:
+        self._rng = random.Random(f"{seed}/{split.value}")
+        self._vocabulary = Vocabulary(self._rng, split)
+        self._split = split
+
+    def dialogues(self) -> Iterator[Dialogue]:
+        """Dialogues of all skills in their training proportions."""
+        makers: tuple[Callable[[], Dialogue], ...] = (self.policy, self.intent, self.chat, self.mixed)
+        while True:
+            yield self._rng.choices(makers, (50, 22, 20, 8))[0]()
+
+    def intent(self) -> Dialogue:
+        """Messages to classify, asked for by the system message or by the user."""
+        rng = self._rng
+        if rng.random() < 0.4:
+            system = expand(rng.choice(_INTENT_SYSTEMS[self._split]), rng).replace(
+                "{bank}", self._vocabulary.bank()
+            )
+            turns = [(m.text, _intent_reply(m)) for m in (self._message() for _ in range(rng.randint(2, 6)))]
+            return Dialogue(system=system, turns=tuple(turns))
+        return Dialogue(
+            system=self._any_system(0.2), turns=tuple(self._intent_turn() for _ in range(rng.randint(1, 4)))
+        )
+
+    def policy(self) -> Dialogue:
+        """Paragraphs, in the system message or in the first question, and questions about them."""
+        rng, v = self._rng, self._vocabulary
+        bank = v.bank()
+        facts = policies.make_facts(v, rng, self._split, rng.choice(_FACT_COUNTS))
+        text = policies.make_text(facts, v, rng, bank)
+        questions = [self._question(facts) for _ in range(rng.randint(2, 6))]
+        turns = [(q.text, _policy_reply(q)) for q in questions]
+        if rng.random() < 0.4:
+            system = expand(rng.choice(_POLICY_SYSTEMS[self._split]), rng).replace("{bank}", bank)
+            return Dialogue(system=system.replace("{text}", text), turns=tuple(turns))
+        turns[0] = (self._with_text(turns[0][0], text), turns[0][1])
+        return Dialogue(system=self._any_system(0.2), turns=tuple(turns))
+
+    def chat(self) -> Dialogue:
+        """Greetings, questions about the assistant, customer wishes with a question back, refusals."""
+        rng = self._rng
+        bank = self._vocabulary.bank() if rng.random() < 0.35 else None
+        system = None
+        if bank is not None:
+            system = expand(rng.choice(_CHAT_SYSTEMS[self._split]), rng).replace("{bank}", bank)
+        elif rng.random() < 0.2:
+            system = rng.choice(_PLAIN_SYSTEMS)
+        turns: list[tuple[str, Reply]] = []
+        for _ in range(rng.randint(1, 5)):
+            turns += self._chat_turns(bank)
+        return Dialogue(system=system, turns=tuple(turns))
+
+    def mixed(self) -> Dialogue:
+        """All skills one after the other in one conversation."""
+        rng, v = self._rng, self._vocabulary
+        turns: list[tuple[str, Reply]] = []
+        for _ in range(rng.choice((2, 2, 3, 3, 5, 7))):
+            form = rng.random()
+            if form < 0.35:
+                turns += self._chat_turns(None)
+            elif form < 0.6:
+                turns.append(self._intent_turn())
+            else:
+                facts = policies.make_facts(v, rng, self._split, rng.randint(1, 4))
+                text = policies.make_text(facts, v, rng, v.bank())
+                first, *rest = (self._question(facts) for _ in range(rng.randint(1, 3)))
+                turns.append((self._with_text(first.text, text), _policy_reply(first)))
+                turns += [(q.text, _policy_reply(q)) for q in rest]
+        return Dialogue(system=None, turns=tuple(turns))
+
+    def _any_system(self, share: float) -> str | None:
+        return self._rng.choice(_PLAIN_SYSTEMS) if self._rng.random() < share else None
+
+    def _message(self) -> intents.Message:
+        form = self._rng.random()
+        if form < 0.2:
+            return intents.ambiguous_message(self._vocabulary, self._rng, self._split)
+        if form < 0.26:
+            said = self._says("out_of_scope")
+            return intents.Message(
+                text=said, intent="out_of_scope", confidence=intents.CLEAR_CONFIDENCE, clear=True, slots={}
+            )
+        intent = self._rng.choice(intents.INTENTS)
+        return intents.clear_message(intent, self._vocabulary, self._rng, self._split)
+
+    def _intent_turn(self) -> tuple[str, Reply]:
+        message = self._message()
+        said = expand(self._rng.choice(_INTENT_ASKS[self._split]), self._rng).replace(
+            "{message}", message.text
+        )
+        return said, _intent_reply(message)
+
+    def _question(self, facts: list[policies.Fact]) -> policies.Question:
+        if self._rng.random() < 0.2:
+            return policies.ask_missing(facts, self._vocabulary, self._rng, self._split)
+        return policies.ask(self._rng.choice(facts), self._rng, self._split)
+
+    def _with_text(self, question: str, text: str) -> str:
+        frame = expand(self._rng.choice(_POLICY_ASKS[self._split]), self._rng)
+        return frame.replace("{text}", text).replace("{question}", question)
+
+    def _says(self, topic: str) -> str:
+        template = self._rng.choice(SAYINGS[topic][self._split])
+        return intents.roughen(
+            intents.fill(template, intents.slot_values(self._vocabulary), self._rng)[0], self._rng
+        )
+
+    def _chat_turns(self, bank: str | None) -> list[tuple[str, Reply]]:
+        form = self._rng.random()
+        if form < 0.45:
+            return self._flow_turns()
+        if form < 0.53:
+            fact = policies.make_fact(self._vocabulary, self._rng, self._split)
+            return [(policies.ask(fact, self._rng, self._split).text, _talk(NO_TEXT_REPLY))]
+        name = self._rng.choices(sorted(TALK), [4 if n == "out_of_scope" else 2 for n in sorted(TALK)])[0]
+        topic = TALK[name]
+        reply = (
+            topic.reply_with_bank.replace("{bank}", bank) if bank and topic.reply_with_bank else topic.reply
+        )
+        return [(self._says(name), _talk(reply))]
+
+    def _flow_turns(self) -> list[tuple[str, Reply]]:
+        rng = self._rng
+        intent = rng.choice(sorted(FLOWS))
+        flow = FLOWS[intent]
+        message = intents.clear_message(intent, self._vocabulary, rng, self._split)
+        if not flow.slot:
+            return [(message.text, _talk(flow.known))]
+        if flow.slot in message.slots:
+            return [(message.text, _talk(flow.known.replace("{slot}", _as_written(message, flow.slot))))]
+        turns = [(message.text, _talk(flow.ask))]
+        if rng.random() < 0.8:
+            values = intents.slot_values(self._vocabulary)
+            template = rng.choice(SLOT_REPLIES[flow.slot][self._split])
+            turns.append(
+                (
+                    intents.fill(template, values, rng)[0],
+                    _talk(flow.known.replace("{slot}", values[flow.slot])),
+                )
+            )
+        return turns
+
+
+def _as_written(message: intents.Message, slot: str) -> str:
+    """The slot's value in the spelling of the message, which may be all in lower case."""
+    value = message.slots[slot]
+    return value if value in message.text else value.lower()
+
+
+def _intent_reply(message: intents.Message) -> Reply:
+    return Reply(
+        skill=Skill.INTENT,
+        text=intents.answer(message),
+        expected=message.intent,
+        confidence=message.confidence,
+        clear=message.clear,
+    )
+
+
+def _policy_reply(question: policies.Question) -> Reply:
+    if question.figure is None:
+        return Reply(skill=Skill.MISSING, text=question.reply)
+    return Reply(skill=Skill.EXTRACT, text=question.reply, expected=question.figure)
+
+
+def _talk(text: str) -> Reply:
+    return Reply(skill=Skill.TALK, text=text, expected=text)
+
+
+def _as_json(dialogue: Dialogue) -> dict[str, Any]:
+    return {"messages": dialogue.messages(), "skills": [reply.skill.value for _, reply in dialogue.turns]}
+
+
+def main() -> None:
+    """Prints dialogues as JSON lines."""
+    parser = argparse.ArgumentParser(description="Print generated dialogues as JSON lines.")
+    parser.add_argument("--count", type=int, default=10, help="number of dialogues (default 10)")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the generator (default 1)")
+    parser.add_argument(
+        "--split", choices=[s.value for s in Split], default="train", help="train or held_out"
+    )
+    options = parser.parse_args()
+    source = Generator(options.seed, Split(options.split)).dialogues()
+    for _ in range(options.count):
+        print(json.dumps(_as_json(next(source)), ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()
