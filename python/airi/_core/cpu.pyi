@@ -97,3 +97,72 @@ def to_bf16(x: int, out: int, count: int) -> None:
 
 def to_f32(x: int, out: int, count: int) -> None:
     """Widens bfloat16 to float32."""
+
+class KvLayout(metaclass=_PybindType):
+    """Where one model's keys and values lie in the arena; strides in bytes."""
+
+    def __init__(
+        self,
+        *,
+        base: int,
+        block_size: int,
+        num_kv_heads: int,
+        head_dim: int,
+        dtype: DType,
+        head_stride: int,
+        kv_stride: int,
+        token_stride: int,
+    ) -> None: ...
+    @property
+    def block_size(self) -> int: ...
+    @property
+    def num_kv_heads(self) -> int: ...
+    @property
+    def head_dim(self) -> int: ...
+    @property
+    def dtype(self) -> DType: ...
+
+class PagedBatch(metaclass=_PybindType):
+    """The rows of one step; the arrays must outlive the step's calls."""
+
+    def __init__(
+        self,
+        *,
+        rows: int,
+        tokens: int,
+        query_start: int,
+        seq_lens: int,
+        slots: int,
+        block_table: int,
+        table_stride: int,
+    ) -> None: ...
+    @property
+    def rows(self) -> int: ...
+    @property
+    def tokens(self) -> int: ...
+
+def paged_attention(
+    batch: PagedBatch,
+    layout: KvLayout,
+    layer_offset: int,
+    q: int,
+    out: int,
+    num_q_heads: int,
+    scale: float,
+    window: int = 0,
+    softcap: float = 0.0,
+) -> None: ...
+def rope_kv_write(
+    batch: PagedBatch,
+    layout: KvLayout,
+    layer_offset: int,
+    qkv: int,
+    positions: int,
+    cos_sin: int,
+    rot_dim: int,
+    q_out: int,
+    num_q_heads: int,
+    q_norm: int = 0,
+    k_norm: int = 0,
+    eps: float = ...,
+) -> None: ...

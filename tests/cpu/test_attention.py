@@ -1,0 +1,114 @@
+"""Paged attention on CPUs against dense float64 attention, and what must not change its bits."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from airi._core import cpu
+from tests.cpu.paged_case import PagedCase
+
+# Relative error of the whole output. float32 accumulates up to 4,097 terms in float32; bfloat16
+# rounds the output (2^-9) and, with the bfloat16 dot product, the probabilities.
+TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 4e-3}
+
+
+def ragged(block_size: int) -> tuple[list[int], list[int]]:
+    """Lengths around a block and a split, decode rows and chunks of prompts together."""
+    seq_lens = [1, block_size - 1, block_size, block_size + 1, 255, 257, 300, 700, 4097]
+    query_lens = [1, block_size - 1, 1, 3, 255, 1, 64, 33, 1]
+    return seq_lens, query_lens
+
+
+def check(case: PagedCase, expected: torch.Tensor, *, window: int = 0, softcap: float = 0.0) -> None:
+    out = case.attend(window=window, softcap=softcap).double()
+    assert torch.isfinite(out).all()
+    error = ((out - expected).norm() / expected.norm()).item()
+    assert error <= TOLERANCES[case.dtype]
+    if case.dtype == torch.bfloat16:
+        torch.testing.assert_close(out, expected, atol=1.5e-2, rtol=1e-2)
+
+
+# (head_dim, q heads, kv heads, block size, window, softcap): each value of each at least once.
+SHAPES = [
+    (64, 9, 3, 16, 0, 0.0),
+    (32, 2, 2, 8, 0, 0.0),
+    (80, 4, 2, 16, 100, 0.0),
+    (96, 5, 1, 32, 17, 30.0),
+    (128, 14, 2, 128, 300, 0.0),
+    (128, 16, 1, 64, 0, 50.0),
+    (256, 8, 4, 16, 0, 50.0),
+    (72, 7, 7, 16, 1, 0.0),
+    (8, 12, 1, 24, 64, 0.0),
+    (64, 64, 1, 16, 0, 0.0),
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
+@pytest.mark.parametrize(("head_dim", "q_heads", "kv_heads", "block_size", "window", "softcap"), SHAPES)
+def test_every_instruction_set_matches_dense_attention(
+    *,
+    dtype: torch.dtype,
+    head_dim: int,
+    q_heads: int,
+    kv_heads: int,
+    block_size: int,
+    window: int,
+    softcap: float,
+) -> None:
+    seq_lens, query_lens = ragged(block_size)
+    case = PagedCase(
+        seq_lens=seq_lens,
+        query_lens=query_lens,
+        num_q_heads=q_heads,
+        num_kv_heads=kv_heads,
+        head_dim=head_dim,
+        block_size=block_size,
+        dtype=dtype,
+    )
+    expected = case.expected(window=window, softcap=softcap)
+    for isa in cpu.supported_isas():
+        cpu.set_isa(isa)
+        check(case, expected, window=window, softcap=softcap)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
+def test_rows_may_share_blocks(dtype: torch.dtype) -> None:
+    case = PagedCase(seq_lens=[100, 90, 64, 300], query_lens=[1, 40, 1, 7], shared_prefix=3, dtype=dtype)
+    check(case, case.expected())
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("isa", cpu.supported_isas())
+def test_float32_bits_do_not_depend_on_batch_chunks_or_threads(isa: str, threads: int) -> None:
+    cpu.set_isa(isa)
+    case = PagedCase(
+        seq_lens=[1300, 40, 257, 600], query_lens=[300, 40, 1, 5], num_q_heads=9, num_kv_heads=3, head_dim=80
+    )
+    cpu.set_num_threads(1)
+    for window in (0, 70):
+        together = case.attend(window=window)
+        cpu.set_num_threads(threads)
+        assert torch.equal(case.attend(window=window), together)
+        starts = [0, 300, 340, 341]
+        for row in range(4):
+            alone = case.attend(rows=[row], window=window)
+            assert torch.equal(alone, together[starts[row] : starts[row] + alone.shape[0]])
+        for step in (1, 7, 256):
+            chunks = [(0, i, min(i + step, 300)) for i in range(0, 300, step)]
+            assert torch.equal(case.attend_spans(chunks, window=window), together[:300])
+
+
+def test_permuted_tables_give_the_same_bits() -> None:
+    first, second = (
+        PagedCase(seq_lens=[500, 90], query_lens=[3, 1], block_seed=seed).attend() for seed in (1, 2)
+    )
+    assert torch.equal(first, second)
+
+
+def test_a_nan_in_a_visible_key_reaches_the_output() -> None:
+    case = PagedCase(seq_lens=[50, 50], query_lens=[1, 1])
+    case._block(case.arena, int(case.table[case.slots[0], 1]))[0, 0, 3, 5] = torch.nan
+    out = case.attend()
+    assert out[0, 0].isnan().all()
+    assert out[1].isfinite().all()
