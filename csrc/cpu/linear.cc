@@ -47,9 +47,11 @@ Range part(std::int64_t total, std::int64_t parts, std::int64_t index) {
   return {total * index / parts, total * (index + 1) / parts};
 }
 
-// Room for one tile of each of two interleaved matrices.
+// Rows whose tiles are computed before they are finished: their sums stay in L1.
+constexpr std::int64_t kScratchRows = 64;
+// [matrix][row][column of the panel], for two interleaved matrices at most.
 struct Scratch {
-  alignas(64) float tiles[2][kMaxTileRows * kPanel];
+  alignas(64) float sums[2][kScratchRows * kPanel];
 };
 
 // Float rows for the kernels that cannot read x as it is, kept by each calling thread.
@@ -94,8 +96,33 @@ Rows rows_for(const LinearKernels& kernels, const PackedWeights& weights, const 
   return {static_cast<const std::byte*>(x), k * static_cast<std::ptrdiff_t>(element)};
 }
 
-// Computes all tiles and hands each to finish(tiles, first row, rows, panel), where
-// tiles[i] is that of matrix i of `matrices` interleaved ones.
+// How far ahead of the weights in use the prefetch runs when each is used only once.
+constexpr std::int64_t kPrefetchBytes = 8192;
+// Where the panels that this thread has brought into L2 end.
+thread_local const std::byte* warm_until = nullptr;
+
+// With one tile to a panel, weights stream through once: stay ahead of it. With more, a
+// panel is read again from L2, so that there is time to bring the next one in: each tile
+// takes its share. The first tile of a panel that nobody announced does the former.
+void plan_prefetch(TileArgs& args, std::int64_t panel_bytes, std::int64_t tile_count, std::int64_t tile) {
+  const std::byte* panel = static_cast<const std::byte*>(args.panel);
+  const std::int64_t lines = panel_bytes / 64;
+  if (tile_count == 1 || (tile == 0 && warm_until != panel)) {
+    args.prefetch = panel + kPrefetchBytes;
+    args.prefetch_lines = 3;
+    args.prefetch_steps = args.depth;
+    return;
+  }
+  warm_until = panel + panel_bytes;
+  const Range slice = part(lines, tile_count, tile);
+  args.prefetch = panel + panel_bytes + slice.begin * 64;
+  args.prefetch_lines = tile_count == 2 ? 2 : 1;
+  args.prefetch_steps = (slice.end - slice.begin) / args.prefetch_lines;
+}
+
+// Computes sums [rows][kPanel] for each panel and hands them to
+// finish(sums, first row, rows, panel), where sums[i] are those of matrix i of
+// `matrices` interleaved ones.
 template <class Finish>
 void multiply(const LinearKernels& kernels, const PackedWeights& weights, int matrices, const void* x,
               std::int64_t m, Finish&& finish) {
@@ -103,31 +130,36 @@ void multiply(const LinearKernels& kernels, const PackedWeights& weights, int ma
   const Rows rows = rows_for(kernels, weights, x, m);
   const TileFn* tiles = tiles_for(kernels, weights);
   const Plan plan = make_plan(m, weights.panels(), rows.stride);
-  const std::int64_t lines = weights.panel_bytes() / 64;
   shared_pool().parallel_for(plan.chunks(), [&](std::int64_t chunk) {
     const Range block = part(m, plan.row_blocks, chunk / plan.panel_groups);
     const Range group = part(plan.panels, plan.panel_groups, chunk % plan.panel_groups);
     const std::int64_t count = block.end - block.begin;
     const std::int64_t tile_count = (count + kernels.tile_rows - 1) / kernels.tile_rows;
-    const std::int64_t lines_per_tile = (lines + tile_count - 1) / tile_count;
+    // Interleaved matrices take turns by runs of tiles: hardware prefetchers follow a panel, not two.
+    const std::int64_t batch = matrices == 1 ? 1 : kScratchRows / kernels.tile_rows;
     Scratch scratch;
     for (std::int64_t panel = group.begin; panel < group.end; ++panel) {
-      for (std::int64_t t = 0; t < tile_count; ++t) {
-        const Range tile = part(count, tile_count, t);
-        const auto tile_rows = static_cast<int>(tile.end - tile.begin);
-        const std::int64_t row = block.begin + tile.begin;
+      for (std::int64_t first = 0; first < tile_count; first += batch) {
+        const std::int64_t last = std::min(first + batch, tile_count);
+        const std::int64_t begin = part(count, tile_count, first).begin;
         for (int i = 0; i < matrices; ++i) {
           const std::byte* w = weights.panel(panel * matrices + i);
-          const bool last = panel + 1 == group.end;
-          tiles[tile_rows - 1]({.x = rows.data + row * rows.stride,
-                                .x_stride = rows.stride,
-                                .panel = w,
-                                .depth = weights.depth(),
-                                .out = scratch.tiles[i],
-                                .prefetch = w + matrices * weights.panel_bytes() + t * lines_per_tile * 64,
-                                .prefetch_lines = last ? 0 : lines_per_tile});
+          for (std::int64_t t = first; t < last; ++t) {
+            const Range tile = part(count, tile_count, t);
+            TileArgs args{.x = rows.data + (block.begin + tile.begin) * rows.stride,
+                          .x_stride = rows.stride,
+                          .panel = w,
+                          .depth = weights.depth(),
+                          .out = scratch.sums[i] + (tile.begin - begin) * kPanel,
+                          .prefetch = nullptr,
+                          .prefetch_steps = 0,
+                          .prefetch_lines = 0};
+            plan_prefetch(args, weights.panel_bytes(), tile_count, t);
+            tiles[tile.end - tile.begin - 1](args);
+          }
         }
-        finish(scratch.tiles, row, tile_rows, panel);
+        const std::int64_t end = part(count, tile_count, last - 1).end;
+        finish(scratch.sums, block.begin + begin, static_cast<int>(end - begin), panel);
       }
     }
   });
@@ -168,9 +200,9 @@ void PackedLinear::forward_add(const void* x, std::int64_t m, float* out, std::i
 void PackedLinear::run(const void* x, std::int64_t m, float* out, std::int64_t out_stride, bool add) const {
   const auto finish = add ? kernels_.add : kernels_.store;
   multiply(kernels_, weights_, 1, x, m,
-           [&](const auto& tiles, std::int64_t row, int rows, std::int64_t panel) {
+           [&](const auto& sums, std::int64_t row, int rows, std::int64_t panel) {
              const std::int64_t column = panel * kPanel;
-             finish(tiles[0], rows, columns_of(weights_, panel), at(bias_, column),
+             finish(sums[0], rows, columns_of(weights_, panel), at(bias_, column),
                     out + row * out_stride + column, out_stride);
            });
 }
@@ -187,12 +219,12 @@ void PackedGlu::forward(const void* x, std::int64_t m, void* out) const {
   const auto finish = weights_.compute() == DType::kF32 ? kernels_.glu_f32 : kernels_.glu_bf16;
   const std::int64_t n = weights_.n();
   const auto element = static_cast<std::int64_t>(size_of(weights_.compute()));
-  multiply(
-      kernels_, weights_, 2, x, m, [&](const auto& tiles, std::int64_t row, int rows, std::int64_t panel) {
-        const std::int64_t column = panel * kPanel;
-        finish(activation_, tiles[0], tiles[1], rows, columns_of(weights_, panel), at(gate_bias_, column),
-               at(up_bias_, column), static_cast<std::byte*>(out) + (row * n + column) * element, n);
-      });
+  multiply(kernels_, weights_, 2, x, m,
+           [&](const auto& sums, std::int64_t row, int rows, std::int64_t panel) {
+             const std::int64_t column = panel * kPanel;
+             finish(activation_, sums[0], sums[1], rows, columns_of(weights_, panel), at(gate_bias_, column),
+                    at(up_bias_, column), static_cast<std::byte*>(out) + (row * n + column) * element, n);
+           });
 }
 
 }  // namespace airi::cpu

@@ -7,8 +7,6 @@ namespace {
 
 constexpr int kLanes = VecF::kLanes;
 constexpr int kPanelVectors = kPanel / kLanes;
-// Depth between two bursts of prefetches.
-constexpr std::int64_t kBlock = 16;
 
 // Floats times floats: depth counts k.
 struct Plain {
@@ -83,14 +81,14 @@ AIRI_INLINE void tile_part(const TileArgs& args, int first, bool prefetch) {
     for (int v = 0; v < V; ++v) acc[r][v] = VecF::zero();
   }
   const std::byte* ahead = args.prefetch;
-  const std::int64_t blocks = (args.depth + kBlock - 1) / kBlock;
-  const std::int64_t lines_per_block = prefetch ? (args.prefetch_lines + blocks - 1) / blocks : 0;
   std::int64_t d = 0;
-  while (d < args.depth) {
-    for (std::int64_t i = 0; i < lines_per_block; ++i, ahead += 64) __builtin_prefetch(ahead, 0, 2);
-    const std::int64_t end = d + kBlock < args.depth ? d + kBlock : args.depth;
-    for (; d < end; ++d, w += kPanel) Mode::template step<R, V>(x, d, w, acc);
+  if (prefetch) {
+    for (; d < args.prefetch_steps; ++d, w += kPanel) {
+      for (std::int64_t i = 0; i < args.prefetch_lines; ++i, ahead += 64) __builtin_prefetch(ahead, 0, 2);
+      Mode::template step<R, V>(x, d, w, acc);
+    }
   }
+  for (; d < args.depth; ++d, w += kPanel) Mode::template step<R, V>(x, d, w, acc);
   for (int r = 0; r < R; ++r) {
     for (int v = 0; v < V; ++v) acc[r][v].store(args.out + r * kPanel + (first + v) * kLanes);
   }

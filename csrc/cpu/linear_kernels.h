@@ -17,12 +17,15 @@ inline constexpr int kMaxTileRows = 8;
 // One tile: `rows` x kPanel sums over all of k, each accumulated in the order of k in one
 // register, so that a sum depends on its row of x and its column alone.
 struct TileArgs {
-  const void* x;              // row 0; float or pairs of bfloat16, as the kernel wants
-  std::ptrdiff_t x_stride;    // from row to row, in bytes
-  const void* panel;          // aligned to 64 bytes
-  std::int64_t depth;         // k, or k / 2 rounded up for pairs
-  float* out;                 // [rows][kPanel], aligned to 64 bytes
-  const std::byte* prefetch;  // what the next tiles read; brought into L2 meanwhile
+  const void* x;            // row 0; float or pairs of bfloat16, as the kernel wants
+  std::ptrdiff_t x_stride;  // from row to row, in bytes
+  const void* panel;        // aligned to 64 bytes
+  std::int64_t depth;       // k, or k / 2 rounded up for pairs
+  float* out;               // [rows][kPanel], aligned to 64 bytes
+  // What is read next: in each of the first `prefetch_steps` steps of depth, this many
+  // cache lines from here on are brought into L2.
+  const std::byte* prefetch;
+  std::int64_t prefetch_steps;
   std::int64_t prefetch_lines;
 };
 

@@ -19,6 +19,16 @@ constexpr int kPollsBeforeYield = 4096;
 
 thread_local bool inside_chunk = false;
 
+constexpr std::uint64_t kOneAtTheEnd = std::uint64_t{1} << 32;
+
+constexpr std::int64_t begin_of(std::uint64_t span) {
+  return static_cast<std::int64_t>(span & (kOneAtTheEnd - 1));
+}
+constexpr std::int64_t end_of(std::uint64_t span) { return static_cast<std::int64_t>(span >> 32); }
+constexpr std::uint64_t span_of(std::int64_t begin, std::int64_t end) {
+  return (static_cast<std::uint64_t>(end) << 32) | static_cast<std::uint64_t>(begin);
+}
+
 constexpr std::uint64_t gate_of(std::uint32_t job, bool open) {
   return (static_cast<std::uint64_t>(job) << 32) | (open ? kOpen : 0);
 }
@@ -49,11 +59,29 @@ void ThreadPool::resize(int threads) {
   start(threads);
 }
 
+std::optional<std::int64_t> ThreadPool::Run::take_front() noexcept {
+  std::uint64_t old = span.load(std::memory_order_relaxed);
+  while (begin_of(old) < end_of(old)) {
+    if (span.compare_exchange_weak(old, old + 1, std::memory_order_relaxed)) return begin_of(old);
+  }
+  return std::nullopt;
+}
+
+std::optional<std::int64_t> ThreadPool::Run::take_back() noexcept {
+  std::uint64_t old = span.load(std::memory_order_relaxed);
+  while (begin_of(old) < end_of(old)) {
+    if (span.compare_exchange_weak(old, old - kOneAtTheEnd, std::memory_order_relaxed))
+      return end_of(old) - 1;
+  }
+  return std::nullopt;
+}
+
 void ThreadPool::start(int threads) {
+  runs_ = std::vector<Run>(static_cast<std::size_t>(threads));
   stopping_.store(false, std::memory_order_relaxed);
   const std::uint32_t seen = epoch_.load(std::memory_order_relaxed);
   for (int i = 1; i < threads; ++i) {
-    workers_.emplace_back([this, seen] { worker_loop(seen); });
+    workers_.emplace_back([this, i, seen] { worker_loop(i, seen); });
   }
   size_.store(threads, std::memory_order_relaxed);
 }
@@ -71,20 +99,24 @@ void ThreadPool::run(std::int64_t chunks, void* context, Call call) {
     for (std::int64_t i = 0; i < chunks; ++i) call(context, i);
     return;
   }
+  AIRI_CHECK(chunks < static_cast<std::int64_t>(kOneAtTheEnd)) << "chunks = " << chunks;
   const std::lock_guard lock(mutex_);
   call_ = call;
   context_ = context;
-  chunks_ = chunks;
   error_ = nullptr;
   failed_.store(false, std::memory_order_relaxed);
-  next_.store(0, std::memory_order_relaxed);
+  const auto threads = static_cast<std::int64_t>(runs_.size());
+  for (std::int64_t i = 0; i < threads; ++i) {
+    runs_[static_cast<std::size_t>(i)].span.store(span_of(chunks * i / threads, chunks * (i + 1) / threads),
+                                                  std::memory_order_relaxed);
+  }
   const std::uint32_t job = epoch_.load(std::memory_order_relaxed) + 1;
   gate_.store(gate_of(job, true), std::memory_order_release);
   // Both sequentially consistent: either we see the sleeper or it sees the new epoch.
   epoch_.store(job);
   if (sleepers_.load() > 0) epoch_.notify_all();
 
-  work_on_chunks();
+  work_on_chunks(0);
 
   gate_.fetch_and(~kOpen, std::memory_order_relaxed);
   for (int polls = 0; (gate_.load(std::memory_order_acquire) & kInsideMask) != 0; ++polls) {
@@ -97,16 +129,17 @@ void ThreadPool::run(std::int64_t chunks, void* context, Call call) {
   if (failed_.load(std::memory_order_relaxed)) std::rethrow_exception(std::exchange(error_, nullptr));
 }
 
-void ThreadPool::work_on_chunks() noexcept {
+void ThreadPool::work_on_chunks(int self) noexcept {
+  const std::size_t threads = runs_.size();
+  const auto own = static_cast<std::size_t>(self);
   inside_chunk = true;
   try {
-    while (true) {
-      const std::int64_t chunk = next_.fetch_add(1, std::memory_order_relaxed);
-      if (chunk >= chunks_) break;
-      call_(context_, chunk);
+    while (const auto chunk = runs_[own].take_front()) call_(context_, *chunk);
+    for (std::size_t i = 1; i < threads; ++i) {
+      while (const auto chunk = runs_[(own + i) % threads].take_back()) call_(context_, *chunk);
     }
   } catch (...) {
-    next_.store(chunks_, std::memory_order_relaxed);
+    for (Run& run : runs_) run.span.store(0, std::memory_order_relaxed);
     if (!failed_.exchange(true, std::memory_order_relaxed)) error_ = std::current_exception();
   }
   inside_chunk = false;
@@ -138,12 +171,12 @@ std::uint32_t ThreadPool::wait_for_job(std::uint32_t seen) noexcept {
   return epoch_.load(std::memory_order_acquire);
 }
 
-void ThreadPool::worker_loop(std::uint32_t seen) {
+void ThreadPool::worker_loop(int self, std::uint32_t seen) {
   while (true) {
     seen = wait_for_job(seen);
     if (stopping_.load(std::memory_order_relaxed)) return;
     if (!try_join(seen)) continue;
-    work_on_chunks();
+    work_on_chunks(self);
     gate_.fetch_sub(1, std::memory_order_release);
   }
 }

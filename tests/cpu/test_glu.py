@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pytest
+from tests.cpu.arrays import Array, F32Array, address, decode, encode, poison
 
 from airi._core import cpu
-from tests.cpu.arrays import Array, F32Array, address, decode, encode, poison
 
 F32, BF16 = cpu.DType.F32, cpu.DType.BF16
 F64Array = npt.NDArray[np.float64]
@@ -16,7 +16,7 @@ F64Array = npt.NDArray[np.float64]
 def activate(name: str, x: F64Array) -> F64Array:
     if name == "silu":
         return x / (1.0 + np.exp(-x))
-    return 0.5 * x * (1.0 + np.tanh(np.sqrt(2.0 / np.pi) * (x + 0.044715 * x**3)))
+    return np.asarray(0.5 * x * (1.0 + np.tanh(np.sqrt(2.0 / np.pi) * (x + 0.044715 * x**3))))
 
 
 def make(rng: np.random.Generator, compute: cpu.DType, *shape: int) -> Array:
@@ -53,7 +53,7 @@ def test_glu_is_activation_times_up(isa: str, activation: str, compute: cpu.DTyp
         np.testing.assert_allclose(decode(out), expected, rtol=rtol, atol=4e-6 * scale)
 
 
-def through(activation: str, gates: F32Array) -> F32Array:
+def through(activation: str, gates: F32Array) -> Array:
     """activation(gates) as the layer computes it: one input, gate weights `gates`, up weights 1."""
     ones, x = np.ones_like(gates), np.ones((1, 1), dtype=np.float32)
     n = len(gates)
@@ -61,7 +61,7 @@ def through(activation: str, gates: F32Array) -> F32Array:
     cpu.PackedGLU(address(gates), address(ones), n, 1, F32, F32, activation).forward(
         address(x), 1, address(out)
     )
-    return out[0]
+    return np.asarray(out[0])
 
 
 @pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])

@@ -9,9 +9,9 @@ import threading
 
 import numpy as np
 import pytest
+from tests.cpu.arrays import Array, address, poison
 
 from airi._core import cpu
-from tests.cpu.arrays import address, poison
 
 
 def isa_in_a_new_process(value: str) -> subprocess.CompletedProcess[str]:
@@ -55,7 +55,7 @@ def test_two_python_threads_may_compute_at_once() -> None:
     layer.forward(address(x), 33, address(expected))
     outs = [[poison(33, 500) for _ in range(50)] for _ in range(4)]
 
-    def work(mine: list[np.ndarray]) -> None:  # type: ignore[type-arg]
+    def work(mine: list[Array]) -> None:
         for out in mine:
             layer.forward(address(x), 33, address(out))
 
