@@ -144,14 +144,23 @@ def _weight_files(folder: Path) -> list[Path]:
     index = folder / INDEX_FILE
     if not index.exists():
         raise CheckpointError(f"{folder} has neither {SINGLE_FILE} nor {INDEX_FILE}")
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(f"{index}: field weight_map is missing or empty")
-    paths = [folder / str(name) for name in sorted(set(map(str, weight_map.values())))]
+    paths = [folder / name for name in shard_names(index)]
     for path in paths:
         if not path.exists():
             raise CheckpointError(f"{path} is missing; {INDEX_FILE} lists it")
     return paths
+
+
+def shard_names(index: Path) -> list[str]:
+    """The file names that a `model.safetensors.index.json` lists, sorted."""
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{index}: field weight_map is missing or empty")
+    names = sorted(set(map(str, weight_map.values())))
+    for name in names:
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise CheckpointError(f"{index}: weight_map names {name!r}; accepted: safetensors files beside the index")
+    return names
 
 
 def _read_header(path: Path, size: int) -> tuple[dict[str, Any], int]:
