@@ -14,7 +14,13 @@ class Harness:
     """Rows of one model over an arena full of NaN, their blocks shuffled; each row is one sequence in its own slot."""
 
     def __init__(
-        self, model: LoadedModel, *, rows: int = 4, max_len: int = 160, block_size: int = 16, max_batch_tokens: int = 512
+        self,
+        model: LoadedModel,
+        *,
+        rows: int = 4,
+        max_len: int = 160,
+        block_size: int = 16,
+        max_batch: int = 512,
     ) -> None:
         self.model = model
         per_row = -(-max_len // block_size)
@@ -31,7 +37,7 @@ class Harness:
                 arena=self.arena,
                 block_size=block_size,
                 block_table=self._table,
-                max_batch_tokens=max_batch_tokens,
+                max_batch_tokens=max_batch,
             )
         )
 

@@ -2,7 +2,7 @@
 
 Weights are not the library's initial ones: norms, biases and q/k norms are perturbed and matrices scaled so that logits
 are spread, or a missed 1 + w, a lost bias, a wrong rope base or an ignored window would not show. Seeds are chosen so
-that the smallest gap between the two best logits of any greedy step is far above rounding noise.
+that the two best logits of every greedy step are further apart than rounding could move them.
 """
 
 from __future__ import annotations
@@ -46,7 +46,12 @@ _GEMMA = {"head_dim": 32, "sliding_window": WINDOW, "query_pre_attn_scalar": 24}
 _MOE = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 _HALF = 8  # rotary pairs of a 16-wide head
 _SPIRAL = [1.0 + 0.15 * index for index in range(_HALF)]
-_LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+_LLAMA3 = {
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +59,8 @@ class TinyModel:
     """How to make one checkpoint: a transformers config class, what differs from the base, a seed."""
 
     config_class: str
+    seed: int
     fields: dict[str, Any]
-    seed: int = 0
     max_model_len: int | None = None
 
 
@@ -63,14 +68,15 @@ class TinyModel:
 _WIDE = max(PROMPT_LENGTHS) + STEPS + 1
 
 TINY_MODELS: dict[str, TinyModel] = {
-    "llama": TinyModel("LlamaConfig", {"rope_parameters": _rope(theta=500000.0)}),
-    "llama-llama3": TinyModel("LlamaConfig", {"rope_parameters": _rope("llama3", 500000.0, **_LLAMA3)}),
+    "llama": TinyModel("LlamaConfig", 5, {"rope_parameters": _rope(theta=500000.0)}),
+    "llama-llama3": TinyModel("LlamaConfig", 6, {"rope_parameters": _rope("llama3", 500000.0, **_LLAMA3)}),
     "llama-linear-tied": TinyModel(
-        "LlamaConfig", {"tie_word_embeddings": True, "rope_parameters": _rope("linear", factor=4.0)}
+        "LlamaConfig", 2, {"tie_word_embeddings": True, "rope_parameters": _rope("linear", factor=4.0)}
     ),
-    "llama-dynamic": TinyModel("LlamaConfig", {"rope_parameters": _rope("dynamic", factor=4.0)}),
+    "llama-dynamic": TinyModel("LlamaConfig", 1, {"rope_parameters": _rope("dynamic", factor=4.0)}),
     "llama-yarn-biases": TinyModel(
         "LlamaConfig",
+        5,
         {
             "attention_bias": True,
             "mlp_bias": True,
@@ -79,16 +85,25 @@ TINY_MODELS: dict[str, TinyModel] = {
     ),
     "llama-yarn-mscale": TinyModel(
         "LlamaConfig",
+        6,
         {
             "rope_parameters": _rope(
-                "yarn", factor=8.0, original_max_position_embeddings=64, mscale=0.8, mscale_all_dim=0.5, beta_fast=16.0
+                "yarn",
+                factor=8.0,
+                original_max_position_embeddings=64,
+                mscale=0.8,
+                mscale_all_dim=0.5,
+                beta_fast=16.0,
             )
         },
     ),
-    "mistral": TinyModel("MistralConfig", {"head_dim": 32, "sliding_window": WINDOW, "rope_parameters": _rope()}),
-    "qwen2": TinyModel("Qwen2Config", {"tie_word_embeddings": True, "rope_parameters": _rope(theta=1e6)}),
+    "mistral": TinyModel(
+        "MistralConfig", 7, {"head_dim": 32, "sliding_window": WINDOW, "rope_parameters": _rope()}
+    ),
+    "qwen2": TinyModel("Qwen2Config", 1, {"tie_word_embeddings": True, "rope_parameters": _rope(theta=1e6)}),
     "qwen2-window": TinyModel(
         "Qwen2Config",
+        1,
         {
             "use_sliding_window": True,
             "sliding_window": WINDOW,
@@ -96,13 +111,15 @@ TINY_MODELS: dict[str, TinyModel] = {
             "rope_parameters": _rope(theta=1e6),
         },
     ),
-    "qwen3": TinyModel("Qwen3Config", {"head_dim": 32, "rope_parameters": _rope(theta=1e6)}),
+    "qwen3": TinyModel("Qwen3Config", 5, {"head_dim": 32, "rope_parameters": _rope(theta=1e6)}),
     "phi3": TinyModel(
         "Phi3Config",
+        4,
         {"sliding_window": 3 * WINDOW, "rope_parameters": _rope(partial_rotary_factor=0.5)},
     ),
     "phi3-longrope": TinyModel(
         "Phi3Config",
+        7,
         {
             "original_max_position_embeddings": _WIDE,
             "rope_parameters": _rope(
@@ -115,13 +132,15 @@ TINY_MODELS: dict[str, TinyModel] = {
         },
         max_model_len=_WIDE,
     ),
-    "olmo2": TinyModel("Olmo2Config", {"rope_parameters": _rope(theta=500000.0)}),
+    "olmo2": TinyModel("Olmo2Config", 0, {"rope_parameters": _rope(theta=500000.0)}),
     "gemma2": TinyModel(
         "Gemma2Config",
+        7,
         {**_GEMMA, "attn_logit_softcapping": 5.0, "final_logit_softcapping": 8.0, "rope_parameters": _rope()},
     ),
     "gemma3": TinyModel(
         "Gemma3TextConfig",
+        0,
         {
             **_GEMMA,
             "layer_types": ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"],
@@ -132,10 +151,13 @@ TINY_MODELS: dict[str, TinyModel] = {
         },
     ),
     "mixtral": TinyModel(
-        "MixtralConfig", {"num_local_experts": 4, "num_experts_per_tok": 2, "rope_parameters": _rope(theta=1e6)}
+        "MixtralConfig",
+        8,
+        {"num_local_experts": 4, "num_experts_per_tok": 2, "rope_parameters": _rope(theta=1e6)},
     ),
     "qwen3-moe": TinyModel(
         "Qwen3MoeConfig",
+        8,
         {
             **_MOE,
             "head_dim": 16,
@@ -146,6 +168,7 @@ TINY_MODELS: dict[str, TinyModel] = {
     ),
     "qwen3-moe-sparse-step": TinyModel(
         "Qwen3MoeConfig",
+        9,
         {
             **_MOE,
             "head_dim": 16,
@@ -183,11 +206,15 @@ def prompts() -> list[list[int]]:
 
 
 def make_checkpoint(
-    name: str, folder: Path, *, dtype: str = "float32", max_shard_size: str | None = None, seed: int | None = None
+    name: str,
+    folder: Path,
+    *,
+    dtype: str = "float32",
+    max_shard_size: str | None = None,
+    seed: int | None = None,
 ) -> Path:
     """Writes the checkpoint called `name` and returns its folder."""
-    import transformers
-
+    transformers = _transformers()
     tiny = TINY_MODELS[name]
     config = getattr(transformers, tiny.config_class)(**{**_BASE, **tiny.fields})
     model = transformers.AutoModelForCausalLM.from_config(config)
@@ -197,15 +224,14 @@ def make_checkpoint(
     return folder
 
 
-@torch.no_grad()
 def compute_references(folder: Path, *, dtype: str = "float32", steps: int = STEPS) -> list[Reference]:
     """Greedy decoding of all `prompts()` with transformers, end-of-sequence ignored."""
-    import transformers
-
+    transformers = _transformers()
     model = transformers.AutoModelForCausalLM.from_pretrained(
         folder, attn_implementation="eager", dtype=getattr(torch, dtype)
     ).eval()
-    return [_reference(model, prompt, steps) for prompt in prompts()]
+    with torch.no_grad():
+        return [_reference(model, prompt, steps) for prompt in prompts()]
 
 
 def _reference(model: Any, prompt: list[int], steps: int) -> Reference:
@@ -219,6 +245,14 @@ def _reference(model: Any, prompt: list[int], steps: int) -> Reference:
         rows.append(result.logits[0, -1].float())
         tokens.append(int(rows[-1].argmax()))
     return Reference(prompt, tokens, prompt_logits.numpy(), torch.stack(rows).numpy())
+
+
+def _transformers() -> Any:
+    """The library, without its progress bars; imported late because it takes seconds."""
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    return transformers
 
 
 def _randomise(model: Any, seed: int) -> None:
