@@ -1,0 +1,101 @@
+"""The gateway as one ASGI application: routes, middleware, error bodies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from airi.gateway import system
+from airi.gateway.access import Access
+from airi.gateway.errors import ApiError
+from airi.gateway.metrics import Metrics
+from airi.gateway.middleware import AccessMiddleware, RequestMiddleware
+from airi.gateway.models import ModelRegistry
+from airi.gateway.openai.chat import ChatCompletions
+from airi.gateway.openai.completions import Completions
+from airi.gateway.openai.tokens import Detokenize, Tokenize
+from airi.gateway.openapi import openapi_document
+
+DEFAULT_BODY_LIMIT = 32 * 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppOptions:
+    """How the application behaves towards its clients."""
+
+    api_keys: tuple[str, ...] = ()
+    """Empty: everybody may call."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins whose scripts may call; `*` for all; empty turns CORS off."""
+    body_limit: int = DEFAULT_BODY_LIMIT
+    """Bytes of a request body accepted at most."""
+
+
+def create_app(models: ModelRegistry, metrics: Metrics, options: AppOptions) -> Starlette:
+    """The ASGI application over these models. Unknown paths and methods get OpenAI error bodies, too."""
+    access = Access(options.api_keys)
+    middleware = [Middleware(RequestMiddleware, metrics=metrics), Middleware(AccessMiddleware, access=access)]
+    if options.cors_origins:
+        cors: Middleware[Any] = Middleware(
+            CORSMiddleware,
+            allow_origins=list(options.cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["x-request-id", "retry-after"],
+        )
+        middleware.insert(0, cors)
+    app = Starlette(
+        routes=_routes(models, metrics, access, options),
+        middleware=middleware,
+        exception_handlers={HTTPException: _http_error},
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+def _routes(
+    models: ModelRegistry, metrics: Metrics, access: Access, options: AppOptions
+) -> list[BaseRoute]:
+    limit = options.body_limit
+    document = openapi_document(models=models.names, needs_key=access.needs_key)
+    tokenize = Tokenize(models, access, body_limit=limit)
+    detokenize = Detokenize(models, access, body_limit=limit)
+    post, get = ["POST"], ["GET"]
+    # The hot ones first: routes are tried in order.
+    return [
+        Route("/v1/chat/completions", ChatCompletions(models, access, body_limit=limit), methods=post),
+        Route("/v1/completions", Completions(models, access, body_limit=limit), methods=post),
+        Route("/health", system.Health(), methods=get),
+        Route("/ready", system.Ready(models), methods=get),
+        Route("/metrics", system.MetricsPage(metrics), methods=get),
+        Route("/version", system.Version(), methods=get),
+        Route("/openapi.json", system.OpenApiPage(document), methods=get),
+        Route("/v1/models", system.ListModels(models), methods=get),
+        Route("/v1/models/{model:path}", system.GetModel(models), methods=get),
+        Route("/tokenize", tokenize, methods=post),
+        Route("/v1/tokenize", tokenize, methods=post),
+        Route("/detokenize", detokenize, methods=post),
+        Route("/v1/detokenize", detokenize, methods=post),
+    ]
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """Starlette's own refusals (unknown route, wrong method) as OpenAI error bodies."""
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    if status == 404:
+        message, code = "no such route; GET /openapi.json lists all", "unknown_route"
+    elif status == 405:
+        message, code = f"{request.method} is not allowed here", "method_not_allowed"
+    else:
+        message, code = "the request cannot be served", "http_error"
+    headers = dict(getattr(error, "headers", None) or {})
+    body = ApiError(status, message, code=code).body()
+    return Response(body, status_code=status, headers=headers, media_type="application/json")

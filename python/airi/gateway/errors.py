@@ -1,0 +1,176 @@
+"""Every way a request can fail, as the OpenAI error body `{"error": {message, type, param, code}}`.
+
+`ApiError` is what the gateway raises on purpose. `api_error_from` turns the exceptions of the layers below into
+one; whatever it does not know is a bug and becomes a 500 that says nothing but the request id.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import msgspec
+
+from airi.errors import (
+    AiriError,
+    ContextLengthError,
+    EngineError,
+    ExecutionError,
+    ModelNotFoundError,
+    QueueFullError,
+    RequestError,
+)
+from airi.text import TemplateError
+
+RETRY_AFTER_S = 1  # a queue of short requests turns over within about a second
+
+_VALIDATION = re.compile(r"^(?P<what>.*?) - at `(?:(?P<key>key) in )?(?P<path>\$.*)`$", re.DOTALL)
+_MAX_MESSAGE = 500
+
+# Fields that mean something elsewhere in the field; ignoring them would give an answer nobody asked for.
+_REFUSED = {
+    "suffix": "filling in the middle is not supported",
+    "functions": "use `tools` instead",
+    "function_call": "use `tool_choice` instead",
+    "audio": "this server answers in text only",
+    "best_of": "ask for `n` choices and rank them",
+    "structured_outputs": "constrained decoding is not supported yet",
+    "guided_json": "constrained decoding is not supported yet",
+    "guided_regex": "constrained decoding is not supported yet",
+    "guided_choice": "constrained decoding is not supported yet",
+    "guided_grammar": "constrained decoding is not supported yet",
+    "chat_template": "templates come with the model; a request cannot bring its own",
+}
+
+
+class ApiError(AiriError):
+    """Raised anywhere in a handler to end the request with one OpenAI error body."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        type: str = "invalid_request_error",
+        param: str | None = None,
+        code: str | None = None,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.type = type
+        self.param = param
+        self.code = code
+        self.headers = headers
+
+    def body(self) -> bytes:
+        """The JSON body; all four keys are always there, as OpenAI sends them."""
+        return msgspec.json.encode(
+            {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+        )
+
+
+def bad_field(param: str, message: str, *, code: str | None = None) -> ApiError:
+    """A 400 that names the field."""
+    return ApiError(400, f"{param}: {message}", param=param, code=code)
+
+
+def unauthorized() -> ApiError:
+    """A 401 that tells nothing about which part of the key was wrong."""
+    return ApiError(
+        401,
+        "missing or unknown API key; send it as `Authorization: Bearer KEY`",
+        type="authentication_error",
+        code="invalid_api_key",
+        headers=((b"www-authenticate", b"Bearer"),),
+    )
+
+
+def model_not_found(name: str, known: list[str]) -> ApiError:
+    """A 404 that lists what is served."""
+    served = ", ".join(known) or "nothing"
+    return ApiError(404, f"model: {name[:200]!r} is not served here; served: {served}", param="model", code="model_not_found")
+
+
+def unavailable(message: str) -> ApiError:
+    """A 503 the client may retry."""
+    return ApiError(
+        503, message, type="service_unavailable", code="engine_unavailable", headers=_retry_after(RETRY_AFTER_S)
+    )
+
+
+def internal_error(request_id: str) -> ApiError:
+    """A 500 that points to the log by the request's id."""
+    return ApiError(500, f"internal error; the server's log has it under request id {request_id}", type="server_error")
+
+
+def api_error_from(error: Exception) -> ApiError | None:
+    """The answer to an expected failure of a layer below, or None for a bug."""
+    match error:
+        case ApiError():
+            return error
+        case QueueFullError():
+            return ApiError(
+                429,
+                str(error),
+                type="rate_limit_error",
+                code="queue_full",
+                headers=_retry_after(error.retry_after_s),
+            )
+        case ContextLengthError():
+            return ApiError(400, str(error), param=error.field, code="context_length_exceeded")
+        case ModelNotFoundError():
+            return ApiError(404, str(error), param="model", code="model_not_found")
+        case RequestError() | TemplateError():
+            return ApiError(400, str(error)[:_MAX_MESSAGE], param=error.field)
+        case ExecutionError():
+            return ApiError(500, str(error), type="server_error", code=error.code)
+        case EngineError():
+            return unavailable(str(error))
+        case _:
+            return None
+
+
+def invalid_body(error: msgspec.DecodeError, body: bytes) -> ApiError:
+    """The 400 for a body that is not JSON or does not fit the schema: path, what was found, what is accepted."""
+    if not isinstance(error, msgspec.ValidationError):
+        return ApiError(400, f"the body is not valid JSON: {str(error)[:_MAX_MESSAGE]}", code="invalid_json")
+    return invalid_value(error, body)
+
+
+def invalid_value(error: msgspec.ValidationError, body: bytes | Any, *, prefix: str = "") -> ApiError:
+    """As `invalid_body` for a value already decoded; `prefix` is where it stands in the request."""
+    match = _VALIDATION.match(str(error))
+    if match is None:
+        what, path = str(error), ""
+    else:
+        what, path = match["what"], match["path"][1:].removeprefix(".")
+    param = f"{prefix}{path}" if path.startswith("[") else ".".join(part for part in (prefix, path) if part)
+    root = param.split("[")[0].split(".")[0]
+    if root in _REFUSED:
+        return bad_field(root, f"not supported: {_REFUSED[root]}", code="unsupported_parameter")
+    what = what[:1].lower() + what[1:_MAX_MESSAGE]
+    if not param:
+        return ApiError(400, f"the body must be a JSON object: {what}", code="invalid_type")
+    found = _number_at(body, path)
+    got = f", got {found}" if found is not None and "got" not in what else ""
+    return bad_field(param, f"{what}{got}", code="invalid_value")
+
+
+def _number_at(body: bytes | Any, path: str) -> int | float | None:
+    """The number at `path`: numbers are worth repeating in a message, text might be the user's own."""
+    try:
+        value = msgspec.json.decode(body) if isinstance(body, bytes) else body
+        for key, index in re.findall(r"([^.\[\]]+)|\[(\d+)\]", path):
+            value = value[key] if key else value[int(index)]
+    except (msgspec.DecodeError, KeyError, IndexError, TypeError):
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value
+
+
+def _retry_after(seconds: float) -> tuple[tuple[bytes, bytes], ...]:
+    return ((b"retry-after", str(max(1, math.ceil(seconds))).encode()),)

@@ -1,0 +1,135 @@
+"""The few ASGI moves that every handler needs: read a body, answer at once, notice a client that hangs up.
+
+Hot routes are raw ASGI callables: a wrapped request and response object would cost more than the rest of the
+gateway's own work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from airi.gateway.access import Principal
+from airi.gateway.errors import ApiError
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Headers = tuple[tuple[bytes, bytes], ...]
+
+CLIENT_GONE_STATUS = 499  # nobody reads it; what the access log shows for a client that hung up
+
+_JSON = (b"content-type", b"application/json")
+
+
+@dataclass(slots=True, kw_only=True)
+class CallRecord:
+    """What is known of one HTTP request, for the access log and whoever decides about it. Never holds content."""
+
+    request_id: str
+    started: float
+    principal: Principal | None = None
+    status: int = 0
+    response_started: bool = False
+    model: str | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    extra_headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+
+
+class ClientGone(Exception):
+    """Raised in a handler whose client closed the connection."""
+
+
+def record_of(scope: Scope) -> CallRecord:
+    """The record that the outermost middleware made for this request."""
+    record = scope["airi.record"]
+    if not isinstance(record, CallRecord):
+        raise TypeError("the request passed no RequestMiddleware")
+    return record
+
+
+def header(scope: Scope, name: bytes) -> str | None:
+    """The first header of this (lower-case) name, or None."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return bytes(value).decode("latin-1")
+    return None
+
+
+async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
+    """The whole request body; more than `limit` bytes is a 413, raised before they are all read."""
+    declared = header(scope, b"content-length")
+    if declared is not None and declared.isdigit() and int(declared) > limit:
+        raise _too_large(limit)
+    chunks: list[bytes] = []
+    size = 0
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        chunk = message.get("body", b"")
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > limit:
+            raise _too_large(limit)
+        more = message.get("more_body", False)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _too_large(limit: int) -> ApiError:
+    return ApiError(
+        413,
+        f"the body is larger than the {limit} bytes this server accepts",
+        code="request_too_large",
+        headers=((b"connection", b"close"),),
+    )
+
+
+async def respond(send: Send, status: int, body: bytes, *, content_type: bytes | None = None, headers: Headers = ()) -> None:
+    """One whole response, JSON unless another content type is given."""
+    kind = _JSON if content_type is None else (b"content-type", content_type)
+    fixed = (kind, (b"content-length", str(len(body)).encode()), *headers)
+    await send({"type": "http.response.start", "status": status, "headers": list(fixed)})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def respond_error(send: Send, error: ApiError) -> None:
+    """The error's body, status and headers."""
+    await respond(send, error.status, error.body(), headers=error.headers)
+
+
+@asynccontextmanager
+async def watching(receive: Receive) -> AsyncIterator[None]:
+    """Cancels what runs inside and raises ClientGone as soon as the client hangs up.
+
+    The body must have been read before: from then on all that can be received is the disconnect.
+    """
+    task = asyncio.current_task()
+    if task is None:
+        raise RuntimeError("watching() runs inside a task")
+    handler = task
+    gone = False
+
+    async def wait_for_disconnect() -> None:
+        nonlocal gone
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        gone = True
+        handler.cancel()
+
+    watcher = asyncio.ensure_future(wait_for_disconnect())
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not gone:
+            raise
+        handler.uncancel()
+        raise ClientGone from None
+    finally:
+        watcher.cancel()

@@ -1,0 +1,162 @@
+"""What Prometheus scrapes. Names follow the field's servers with the prefix `airi_`; lint-clean for `promtool`.
+
+Latencies are measured where the client feels them, in the gateway; queue, cache and prefix numbers come from the
+engine's latest snapshot and are read at scrape time only.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import generate_latest
+from prometheus_client.registry import Collector
+
+from airi.transport.messages import EngineStats
+
+CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
+
+_TTFT_S = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0)
+_ITL_S = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.5, 5.0)
+_E2E_S = (0.005, 0.05, 0.1, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0)
+
+StatsSource = Callable[[], EngineStats | None]
+
+
+class ModelMetrics:
+    """The metrics of one model, looked up once so that a token costs no label look-up.
+
+    *Thread safety*: as prometheus-client's own, any thread may update.
+    """
+
+    def __init__(self, metrics: Metrics, model: str) -> None:
+        self._metrics = metrics
+        self._model = model
+        self.time_to_first_token = metrics.ttft.labels(model)
+        self.inter_token_latency = metrics.itl.labels(model)
+        self.e2e_latency = metrics.e2e.labels(model)
+        self.prompt_tokens = metrics.prompt_tokens.labels(model)
+        self.generation_tokens = metrics.generation_tokens.labels(model)
+
+    def finished(self, reason: str) -> None:
+        """Count a choice that ended with `reason`."""
+        self._metrics.success.labels(self._model, reason).inc()
+
+
+class ChoiceTimer:
+    """Times the tokens of one choice: the first one from the request's arrival, the others from each other."""
+
+    __slots__ = ("_last", "_metrics")
+
+    def __init__(self, metrics: ModelMetrics) -> None:
+        self._metrics = metrics
+        self._last: float | None = None
+
+    def tokens(self, count: int, now: float, arrived: float) -> None:
+        """`count` tokens were ready at `now` (seconds, monotonic). Those that came together are 0 s apart."""
+        if self._last is None:
+            self._metrics.time_to_first_token.observe(now - arrived)
+        else:
+            self._metrics.inter_token_latency.observe(now - self._last)
+        self._last = now
+        for _ in range(count - 1):
+            self._metrics.inter_token_latency.observe(0.0)
+
+
+class Metrics:
+    """All metrics of one gateway, in a registry of their own.
+
+    *Thread safety*: any thread may update or scrape.
+    """
+
+    def __init__(self, version: str) -> None:
+        self.registry = CollectorRegistry()
+        model = ("model_name",)
+        self.ttft = self._histogram("time_to_first_token_seconds", "Time to first token.", model, _TTFT_S)
+        self.itl = self._histogram("inter_token_latency_seconds", "Time between tokens of a choice.", model, _ITL_S)
+        self.e2e = self._histogram("e2e_request_latency_seconds", "Time of a whole request.", model, _E2E_S)
+        self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens processed.", model)
+        self.generation_tokens = self._counter("generation_tokens", "Tokens generated.", model)
+        self.success = self._counter(
+            "request_success", "Choices finished, by reason.", ("model_name", "finished_reason")
+        )
+        self._http = self._counter("http_requests", "HTTP requests answered.", ("route", "method", "status"))
+        self._disconnects = self._counter("client_disconnects", "Requests whose client hung up.", ())
+        info = Gauge("airi_build_info", "1, labelled with the version.", ("version",), registry=self.registry)
+        info.labels(version).set(1)
+        ProcessCollector(registry=self.registry)
+        self._models: dict[str, ModelMetrics] = {}
+
+    def model(self, name: str) -> ModelMetrics:
+        """The metrics of the model of this (primary) name."""
+        found = self._models.get(name)
+        if found is None:
+            found = self._models[name] = ModelMetrics(self, name)
+        return found
+
+    def watch_engine(self, stats: StatsSource, alive: Callable[[], bool]) -> None:
+        """Expose an engine's own counters, read from its latest snapshot when scraped."""
+        self.registry.register(_EngineCollector(stats, alive))
+
+    def http_done(self, route: str, method: str, status: int) -> None:
+        """Count one answered HTTP request; `route` is a route's pattern, never a path a client made up."""
+        self._http.labels(route, method, str(status)).inc()
+
+    def client_gone(self) -> None:
+        """Count a client that hung up before its answer was complete."""
+        self._disconnects.inc()
+
+    def render(self) -> bytes:
+        """The text exposition, without the `_created` series (they double the volume and say little)."""
+        text = generate_latest(self.registry)
+        kept = [line for line in text.split(b"\n") if not _is_created(line)]
+        return b"\n".join(kept)
+
+    def _histogram(self, name: str, help: str, labels: Iterable[str], buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(f"airi_{name}", help, labels, buckets=buckets, registry=self.registry)
+
+    def _counter(self, name: str, help: str, labels: Iterable[str]) -> Counter:
+        return Counter(f"airi_{name}", help, labels, registry=self.registry)
+
+
+class _EngineCollector(Collector):
+    """Turns the engine's latest snapshot into metric families when Prometheus asks."""
+
+    def __init__(self, stats: StatsSource, alive: Callable[[], bool]) -> None:
+        self._stats = stats
+        self._alive = alive
+
+    def collect(self) -> Iterator[Metric]:
+        """One family per number; only `airi_engine_up` while no snapshot has come."""
+        yield GaugeMetricFamily("airi_engine_up", "1 while the engine process serves.", float(self._alive()))
+        stats = self._stats()
+        if stats is None:
+            return
+        label = ("model_name",)
+        running = GaugeMetricFamily("airi_requests_running", "Requests being computed.", labels=label)
+        waiting = GaugeMetricFamily("airi_requests_waiting", "Requests queued in the engine.", labels=label)
+        usage = GaugeMetricFamily("airi_kv_cache_usage_ratio", "Share of KV blocks in use, 0 to 1.", labels=label)
+        queries = CounterMetricFamily("airi_prefix_cache_queries", "Prompt tokens looked up.", labels=label)
+        hits = CounterMetricFamily("airi_prefix_cache_hits", "Prompt tokens found in the cache.", labels=label)
+        preemptions = CounterMetricFamily("airi_preemptions", "Requests preempted.", labels=label)
+        for model in stats.models:
+            name = (model.name,)
+            running.add_metric(name, model.running)
+            waiting.add_metric(name, model.waiting)
+            usage.add_metric(name, model.kv_blocks_active / max(1, model.kv_blocks_total))
+            queries.add_metric(name, model.prefix_query_tokens)
+            hits.add_metric(name, model.prefix_hit_tokens)
+            preemptions.add_metric(name, model.preemptions)
+        yield from (running, waiting, usage, queries, hits, preemptions)
+
+
+def _is_created(line: bytes) -> bool:
+    name = line.removeprefix(b"# HELP ").removeprefix(b"# TYPE ")
+    return name.split(b" ", 1)[0].split(b"{", 1)[0].endswith(b"_created")
+
+
+def now() -> float:
+    """Monotonic seconds: the clock of all durations here."""
+    return time.monotonic()

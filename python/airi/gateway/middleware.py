@@ -1,0 +1,135 @@
+"""What happens to every HTTP request, whatever its route: id, principal, last-resort errors, access log.
+
+Pure ASGI: no task, no queue and no response object is created per request here.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+from collections.abc import Awaitable, Callable
+
+from airi.gateway.access import Access
+from airi.gateway.errors import ApiError, api_error_from, internal_error
+from airi.gateway.http import (
+    CLIENT_GONE_STATUS,
+    CallRecord,
+    ClientGone,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    header,
+    respond_error,
+)
+from airi.gateway.metrics import Metrics, now
+
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+access_log = logging.getLogger("airi.access")
+log = logging.getLogger("airi.gateway")
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:@/+=-]{1,128}")
+
+
+class RequestMiddleware:
+    """Outermost: names the request, answers what nobody below answered, logs one line without content.
+
+    *Invariant*: every HTTP request is answered exactly once, also when a handler raises.
+    """
+
+    def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI scope; anything but HTTP passes through."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        record = CallRecord(request_id=_request_id(header(scope, b"x-request-id")), started=now())
+        scope["airi.record"] = record
+        id_header = (b"x-request-id", record.request_id.encode())
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                record.status = message["status"]
+                record.response_started = True
+                message["headers"] = [*message["headers"], id_header]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except ClientGone:
+            record.status = CLIENT_GONE_STATUS
+            self._metrics.client_gone()
+        except Exception as error:
+            await self._answer_failure(error, record, send_with_id)
+        finally:
+            self._done(scope, record)
+
+    async def _answer_failure(self, error: Exception, record: CallRecord, send: Send) -> None:
+        known = api_error_from(error)
+        if known is None:
+            log.error("request %s failed: %s", record.request_id, type(error).__name__, exc_info=_safe(error))
+        if record.response_started:
+            raise ConnectionError("the response had begun; the connection is closed") from None
+        await respond_error(send, known or internal_error(record.request_id))
+
+    def _done(self, scope: Scope, record: CallRecord) -> None:
+        method = str(scope["method"])
+        route = getattr(scope.get("route"), "path", "other")
+        self._metrics.http_done(route, method if method in _METHODS else "other", record.status)
+        if access_log.isEnabledFor(logging.INFO):
+            client = scope.get("client")
+            access_log.info(
+                "%s %s %s %d %.1fms id=%s prompt_tokens=%d completion_tokens=%d",
+                client[0] if client else "-",
+                method,
+                _printable(str(scope["path"])),
+                record.status,
+                (now() - record.started) * 1e3,
+                record.request_id,
+                record.prompt_tokens,
+                record.completion_tokens,
+            )
+
+
+_METHODS = frozenset({"GET", "POST", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE"})
+
+
+class AccessMiddleware:
+    """Names the principal of each request, or answers 401."""
+
+    def __init__(self, app: ASGIApp, *, access: Access) -> None:
+        self._app = app
+        self._access = access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI scope; anything but HTTP passes through."""
+        if scope["type"] == "http":
+            try:
+                principal = self._access.principal(scope["path"], header(scope, b"authorization"))
+            except ApiError as error:
+                await respond_error(send, error)
+                return
+            scope["airi.record"].principal = principal
+        await self._app(scope, receive, send)
+
+
+def _request_id(given: str | None) -> str:
+    """The client's own id where it is harmless in headers and logs, else a new one."""
+    if given is not None and _REQUEST_ID.fullmatch(given):
+        return given
+    return f"req-{secrets.token_hex(12)}"
+
+
+def _printable(path: str) -> str:
+    """A path as one log word: bounded, with nothing that could forge a line."""
+    return "".join(c if c.isascii() and c.isprintable() and c != " " else "?" for c in path[:200])
+
+
+def _safe(error: Exception) -> BaseException:
+    """The error with its traceback but without its text, which might quote the request."""
+    return type("Failure", (Exception,), {})(type(error).__name__).with_traceback(error.__traceback__)

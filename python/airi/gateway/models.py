@@ -1,0 +1,100 @@
+"""The models a gateway serves: names and aliases, each with its text side and the engine that runs it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from airi.errors import CheckpointError, ConfigError
+from airi.gateway.errors import model_not_found
+from airi.gateway.metrics import Metrics, ModelMetrics
+from airi.text import Tokenizer
+from airi.transport import EngineClient, ModelInfo
+
+# What a checkpoint's generation_config.json may set for requests that leave it out.
+_DEFAULTS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedModel:
+    """One model: what it is, how its text is made, which engine runs it."""
+
+    info: ModelInfo
+    tokenizer: Tokenizer
+    client: EngineClient
+    metrics: ModelMetrics
+    defaults: dict[str, float] = field(default_factory=dict)
+    created: int = 0
+
+    @property
+    def name(self) -> str:
+        """The primary name; metrics and responses use it."""
+        return self.info.name
+
+
+class ModelRegistry:
+    """Finds a served model by name or alias. The first model serves requests that may leave the name out.
+
+    *Invariant*: no two models share a name or alias.
+    """
+
+    def __init__(self, models: Iterable[ServedModel]) -> None:
+        self._by_name: dict[str, ServedModel] = {}
+        self.models = tuple(models)
+        for model in self.models:
+            for name in (model.info.name, *model.info.aliases):
+                if self._by_name.setdefault(name, model) is not model:
+                    raise ConfigError(f"two models are served as {name!r}; give one another name")
+
+    @property
+    def names(self) -> list[str]:
+        """All names and aliases, in the order the models were given."""
+        return list(self._by_name)
+
+    def find(self, name: str | None) -> ServedModel:
+        """The model of this name; raises a 404 listing what is served. None means the first one."""
+        if name is None and self.models:
+            return self.models[0]
+        model = self._by_name.get(name or "")
+        if model is None:
+            raise model_not_found(name or "", self.names)
+        return model
+
+
+def serve_models(
+    client: EngineClient, metrics: Metrics, *, chat_template: str | Path | None = None
+) -> list[ServedModel]:
+    """The text side of every model the engine has loaded; raises CheckpointError or ConfigError."""
+    return [
+        ServedModel(
+            info=info,
+            tokenizer=Tokenizer.load(info.path, chat_template=chat_template),
+            client=client,
+            metrics=metrics.model(info.name),
+            defaults=sampling_defaults(Path(info.path)),
+            created=int(time.time()),
+        )
+        for info in client.models
+    ]
+
+
+def sampling_defaults(folder: Path) -> dict[str, float]:
+    """The sampling settings that generation_config.json recommends, if there is one."""
+    file = folder / "generation_config.json"
+    if not file.is_file():
+        return {}
+    try:
+        config: Any = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file}: cannot be read: {type(error).__name__}") from None
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{file}: must hold a JSON object, found {type(config).__name__}")
+    return {
+        name: config[name]
+        for name in _DEFAULTS
+        if isinstance(config.get(name), int | float) and not isinstance(config[name], bool)
+    }

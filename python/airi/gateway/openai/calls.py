@@ -1,0 +1,180 @@
+"""What chat and completions have in common: one model call over HTTP, streamed or whole.
+
+Each endpoint supplies how its request becomes choices and how pieces become JSON; this module drives them, notices
+clients that hang up and turns failures into answers or, once a stream has begun, into an error event.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Generic, TypeVar
+
+import msgspec
+
+from airi import __version__
+from airi.gateway import sse
+from airi.gateway.access import ANYONE, Access, Action
+from airi.gateway.errors import api_error_from, internal_error, invalid_body
+from airi.gateway.generation import Choice, Generation, Piece
+from airi.gateway.http import CallRecord, Receive, Scope, Send, read_body, record_of, respond, watching
+from airi.gateway.models import ModelRegistry, ServedModel
+from airi.gateway.openai.schemas_common import PromptTokensDetails, SamplingFields, Usage
+from airi.gateway.sampling import check_stream_options
+
+log = logging.getLogger("airi.gateway")
+
+FINGERPRINT = f"airi-{__version__}"
+
+R = TypeVar("R", bound=SamplingFields)
+
+
+class Answer(ABC):
+    """How one request's choices become JSON. Made per request, after the prompt is tokenised."""
+
+    def __init__(self, prefix: str, request: SamplingFields, model: ServedModel) -> None:
+        self.id = f"{prefix}-{secrets.token_hex(12)}"
+        self.created = int(time.time())
+        self.model = model
+        self.served_as = request.model
+
+    @abstractmethod
+    def opening(self, choice: Choice) -> bytes:
+        """The events that begin a streamed choice, sent with its first piece."""
+
+    @abstractmethod
+    def pieces(self, choice: Choice, pieces: Iterable[Piece]) -> bytes:
+        """The events of these pieces."""
+
+    @abstractmethod
+    def closing(self, choice: Choice) -> bytes:
+        """The event that ends a streamed choice."""
+
+    @abstractmethod
+    def usage_event(self, usage: Usage) -> bytes:
+        """The event with the token counts, after all choices."""
+
+    @abstractmethod
+    def keep(self, choice: Choice, pieces: Iterable[Piece]) -> None:
+        """Collects the pieces of an answer that does not stream."""
+
+    @abstractmethod
+    def whole(self, choices: list[Choice], usage: Usage) -> bytes:
+        """The body of an answer that does not stream."""
+
+
+class ModelCall(ABC, Generic[R]):
+    """An ASGI endpoint that generates. Stateless between requests."""
+
+    action: Action
+    request_type: type[R]
+
+    def __init__(self, models: ModelRegistry, access: Access, *, body_limit: int) -> None:
+        self._models = models
+        self._access = access
+        self._body_limit = body_limit
+        self._decoder: msgspec.json.Decoder[R] = msgspec.json.Decoder(self.request_type)
+
+    @abstractmethod
+    async def start(self, request: R, model: ServedModel, generation: Generation) -> Answer:
+        """Checks the request, tokenises its prompt and starts its choices; raises for what cannot be served."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one POST."""
+        record = record_of(scope)
+        body = await read_body(scope, receive, self._body_limit)
+        try:
+            request = self._decoder.decode(body)
+        except msgspec.DecodeError as error:
+            raise invalid_body(error, body) from None
+        except UnicodeDecodeError:
+            raise invalid_body(msgspec.DecodeError("it is not UTF-8 text"), body) from None
+        del body
+        principal = record.principal or ANYONE
+        model = self._models.find(request.model)
+        record.model = model.name
+        self._access.decide(principal, self.action, model.name)
+        include_usage = check_stream_options(request)
+        generation = Generation(model, principal, arrived=record.started)
+        try:
+            async with watching(receive):
+                answer = await self.start(request, model, generation)
+                if request.stream:
+                    await self._stream(answer, generation, send, record, include_usage=include_usage)
+                else:
+                    await self._whole(answer, generation, send, record)
+        finally:
+            generation.close()
+            _account(model, generation, record)
+
+    async def _whole(self, answer: Answer, generation: Generation, send: Send, record: CallRecord) -> None:
+        while not generation.done:
+            for choice, pieces in await generation.take(per_token=False):
+                answer.keep(choice, pieces)
+        body = answer.whole(generation.choices, _usage(generation))
+        await respond(send, 200, body)
+
+    async def _stream(
+        self, answer: Answer, generation: Generation, send: Send, record: CallRecord, *, include_usage: bool
+    ) -> None:
+        # Headers wait for the first output: until then a failure still has a status of its own.
+        opened: set[int] = set()
+        try:
+            while not generation.done:
+                events: list[bytes] = []
+                for choice, pieces in await generation.take(per_token=True):
+                    if choice.index not in opened:
+                        opened.add(choice.index)
+                        events.append(answer.opening(choice))
+                    if pieces:
+                        events.append(answer.pieces(choice, pieces))
+                    if choice.finish_reason is not None:
+                        events.append(answer.closing(choice))
+                if generation.done:
+                    if include_usage:
+                        events.append(answer.usage_event(_usage(generation)))
+                    events.append(sse.DONE)
+                data = b"".join(events)
+                if data:
+                    await _write(send, record, data, more=not generation.done)
+        except Exception as error:
+            if not record.response_started:
+                raise
+            await self._end_with_error(error, send, record)
+
+    async def _end_with_error(self, error: Exception, send: Send, record: CallRecord) -> None:
+        known = api_error_from(error)
+        if known is None:
+            log.error("request %s failed while streaming: %s", record.request_id, type(error).__name__)
+            known = internal_error(record.request_id)
+        await send({"type": "http.response.body", "body": b"data: " + known.body() + sse.END + sse.DONE})
+
+
+async def _write(send: Send, record: CallRecord, data: bytes, *, more: bool) -> None:
+    if not record.response_started:
+        await send({"type": "http.response.start", "status": 200, "headers": list(sse.HEADERS)})
+    await send({"type": "http.response.body", "body": data, "more_body": more})
+
+
+def _usage(generation: Generation) -> Usage:
+    """Counts over all choices; the `n` choices of one prompt count its tokens once."""
+    firsts = generation.first_choices()
+    prompt = sum(choice.prompt_tokens for choice in firsts)
+    completion = sum(choice.completion_tokens for choice in generation.choices)
+    return Usage(
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        total_tokens=prompt + completion,
+        prompt_tokens_details=PromptTokensDetails(cached_tokens=sum(choice.cached_tokens for choice in firsts)),
+    )
+
+
+def _account(model: ServedModel, generation: Generation, record: CallRecord) -> None:
+    # A prompt counts once something of its answer has come: not when the queue was full.
+    record.prompt_tokens = sum(c.prompt_tokens for c in generation.first_choices() if c.completion_tokens)
+    record.completion_tokens = sum(choice.completion_tokens for choice in generation.choices)
+    model.metrics.prompt_tokens.inc(record.prompt_tokens)
+    model.metrics.generation_tokens.inc(record.completion_tokens)

@@ -1,0 +1,191 @@
+"""`/v1/completions`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from airi.gateway import sse
+from airi.gateway.access import Action
+from airi.gateway.errors import bad_field
+from airi.gateway.generation import Choice, Generation, Piece
+from airi.gateway.models import ServedModel
+from airi.gateway.openai.calls import FINGERPRINT, Answer, ModelCall
+from airi.gateway.openai.logprobs import completion_logprobs
+from airi.gateway.openai.schemas_common import Usage
+from airi.gateway.openai.schemas_completions import (
+    Completion,
+    CompletionChoice,
+    CompletionLogprobs,
+    CompletionRequest,
+)
+from airi.gateway.prompts import check_prompt, encode_text
+from airi.gateway.sampling import sampling_params
+
+_MAX_CHOICES = 2048
+
+
+class Prompt(NamedTuple):
+    """One prompt as ids, and as the text that `echo` shows."""
+
+    tokens: list[int]
+    text: str | None
+
+
+class CompletionAnswer(Answer):
+    """The choices of one completion request as texts or chunks."""
+
+    def __init__(self, request: CompletionRequest, model: ServedModel, prompts: list[Prompt]) -> None:
+        super().__init__("cmpl", request, model)
+        self._wants_logprobs = request.logprobs is not None
+        self._echo = bool(request.echo)
+        self._skip_special_tokens = request.skip_special_tokens is not False
+        self._prompts = prompts
+        self._n = request.n or 1
+        self._frame = sse.ChunkFrame(
+            id=self.id, object="text_completion", created=self.created, model=self.served_as, fingerprint=FINGERPRINT
+        )
+        self._chunks: dict[int, sse.TextChunks] = {}
+        self._kept: dict[int, list[Piece]] = {}
+        self._echoed: dict[int, str] = {}
+
+    def opening(self, choice: Choice) -> bytes:
+        """The prompt, where it is echoed."""
+        chunks = self._chunks[choice.index] = sse.TextChunks(self._frame, choice.index)
+        if not self._echo:
+            return b""
+        logprobs = self._prompt_logprobs(choice) if self._wants_logprobs else None
+        return chunks.delta(self._echo_text(choice), logprobs)
+
+    def pieces(self, choice: Choice, pieces: Iterable[Piece]) -> bytes:
+        """One text per piece."""
+        chunks = self._chunks[choice.index]
+        if not self._wants_logprobs:
+            return b"".join([chunks.delta(piece.text) for piece in pieces])
+        return b"".join([chunks.delta(piece.text, self._logprobs(choice, [piece])) for piece in pieces])
+
+    def closing(self, choice: Choice) -> bytes:
+        """An empty text with the finish reason."""
+        return self._chunks[choice.index].last(choice.finish_reason or "stop")
+
+    def usage_event(self, usage: Usage) -> bytes:
+        """A chunk without choices."""
+        return self._frame.usage(usage)
+
+    def keep(self, choice: Choice, pieces: Iterable[Piece]) -> None:
+        """Collects the pieces of one choice."""
+        self._kept.setdefault(choice.index, []).extend(pieces)
+
+    def whole(self, choices: list[Choice], usage: Usage) -> bytes:
+        """The text_completion object."""
+        return sse.encode(
+            Completion(
+                id=self.id,
+                created=self.created,
+                model=self.served_as,
+                choices=[self._choice(choice) for choice in choices],
+                usage=usage,
+                system_fingerprint=FINGERPRINT,
+            )
+        )
+
+    def _choice(self, choice: Choice) -> CompletionChoice:
+        pieces = self._kept.get(choice.index, [])
+        logprobs = self._logprobs(choice, pieces) if self._wants_logprobs else None
+        if logprobs is not None and self._echo:
+            logprobs = _joined(self._prompt_logprobs(choice), logprobs)
+        return CompletionChoice(
+            index=choice.index,
+            text=self._echo_text(choice) + "".join([piece.text for piece in pieces]),
+            logprobs=logprobs,
+            finish_reason="length" if choice.finish_reason == "length" else "stop",
+        )
+
+    def _prompt(self, choice: Choice) -> Prompt:
+        return self._prompts[choice.index // self._n]
+
+    def _echo_text(self, choice: Choice) -> str:
+        if not self._echo:
+            return ""
+        text = self._echoed.get(choice.index // self._n)
+        if text is None:
+            prompt = self._prompt(choice)
+            text = prompt.text
+            if text is None:
+                text = self.model.tokenizer.decode(prompt.tokens, skip_special_tokens=self._skip_special_tokens)
+            self._echoed[choice.index // self._n] = text
+        return text
+
+    def _prompt_logprobs(self, choice: Choice) -> CompletionLogprobs:
+        tokens = self._prompt(choice).tokens
+        entries = choice.prompt_logprobs or [None] * len(tokens)
+        stream = self.model.tokenizer.stream(skip_special_tokens=self._skip_special_tokens, keep_offsets=True)
+        stream.push(tokens)
+        return completion_logprobs(self.model.tokenizer, entries, tokens, stream.offsets)
+
+    def _logprobs(self, choice: Choice, pieces: Iterable[Piece]) -> CompletionLogprobs:
+        start = len(self._echo_text(choice))
+        entries = [entry for piece in pieces for entry in piece.logprobs]
+        offsets = [start + offset for piece in pieces for offset in piece.offsets]
+        return completion_logprobs(self.model.tokenizer, entries, [entry.token for entry in entries], offsets)
+
+
+class Completions(ModelCall[CompletionRequest]):
+    """The endpoint."""
+
+    action = Action.COMPLETE
+    request_type = CompletionRequest
+
+    async def start(self, request: CompletionRequest, model: ServedModel, generation: Generation) -> Answer:
+        """Every prompt of the batch `n` times."""
+        given = _split(request.prompt)
+        n = request.n or 1
+        if len(given) * n > _MAX_CHOICES:
+            raise bad_field("prompt", f"{len(given)} prompts with n={n}; at most {_MAX_CHOICES} choices in one request")
+        prompts: list[Prompt] = []
+        for item in given:
+            prompt = await _tokens_of(item, request, model)
+            check_prompt(model, prompt.tokens, request.max_tokens, field="prompt")
+            prompts.append(prompt)
+        params = sampling_params(
+            request,
+            model,
+            max_tokens=request.max_tokens,
+            logprobs=request.logprobs,
+            prompt_logprobs=request.logprobs if request.echo else None,
+        )
+        for prompt in prompts:
+            for index in range(n):
+                generation.add(prompt.tokens, params.for_choice(index), priority=request.priority or 0)
+        generation.choices_per_prompt = n
+        return CompletionAnswer(request, model, prompts)
+
+
+def _split(prompt: str | list[str | int | list[int]]) -> list[str | list[int]]:
+    """The prompts of a request: a text, token ids, or a list of either."""
+    if isinstance(prompt, str):
+        return [prompt]
+    if not prompt:
+        raise bad_field("prompt", "is an empty list", code="empty_prompt")
+    kind = type(prompt[0])
+    if any(type(item) is not kind for item in prompt):
+        raise bad_field("prompt", "must be a text, token ids, a list of texts or a list of token ids; not mixed")
+    if kind is int:
+        return [[item for item in prompt if isinstance(item, int)]]
+    return [item for item in prompt if not isinstance(item, int)]
+
+
+async def _tokens_of(item: str | list[int], request: CompletionRequest, model: ServedModel) -> Prompt:
+    if not isinstance(item, str):
+        return Prompt(item, None)
+    special = request.add_special_tokens is not False
+    return Prompt(await encode_text(model, item, add_special_tokens=special, field="prompt"), item)
+
+
+def _joined(first: CompletionLogprobs, second: CompletionLogprobs) -> CompletionLogprobs:
+    return CompletionLogprobs(
+        tokens=first.tokens + second.tokens,
+        token_logprobs=first.token_logprobs + second.token_logprobs,
+        top_logprobs=first.top_logprobs + second.top_logprobs,
+        text_offset=first.text_offset + second.text_offset,
+    )

@@ -1,0 +1,175 @@
+"""Request and response of `/v1/chat/completions`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from airi.gateway.openai.schemas_common import SamplingFields, Tokens, Usage
+
+
+class ContentPart(msgspec.Struct, kw_only=True):
+    """A piece of a message's content; models here read text."""
+
+    type: Annotated[str, Meta(extra_json_schema={"enum": ["text", "refusal"]})]
+    text: str | None = None
+    refusal: str | None = None
+
+
+class FunctionCall(msgspec.Struct, kw_only=True):
+    """The name and the arguments, as JSON text, of a call the model made."""
+
+    name: str
+    arguments: str | dict[str, Any] = "{}"
+
+
+class ToolCall(msgspec.Struct, kw_only=True):
+    """A call the model made in an earlier turn."""
+
+    id: str | None = None
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+
+class ChatMessage(msgspec.Struct, kw_only=True):
+    """One turn of the chat. Fields not named here are handed to the model's template as they are."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | list[ContentPart] | None = None
+    name: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+
+
+class FunctionDefinition(msgspec.Struct, kw_only=True):
+    """A function the model may ask to call."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=256)]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class ToolDefinition(msgspec.Struct, kw_only=True):
+    """A tool the model's template may show to the model."""
+
+    type: Literal["function"]
+    function: FunctionDefinition
+
+
+class TextFormat(msgspec.Struct, kw_only=True):
+    """Plain text, the only format so far."""
+
+    type: Literal["text"]
+
+
+class ChatCompletionRequest(SamplingFields, kw_only=True):
+    """A chat to continue."""
+
+    messages: Annotated[
+        list[dict[str, Any]],
+        Meta(min_length=1, extra_json_schema={"items": {"$ref": "#/components/schemas/ChatMessage"}}),
+    ]
+    max_completion_tokens: Tokens | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    tools: (
+        Annotated[
+            list[dict[str, Any]],
+            Meta(extra_json_schema={"items": {"$ref": "#/components/schemas/ToolDefinition"}}),
+        ]
+        | None
+    ) = None
+    tool_choice: Annotated[Any, Meta(extra_json_schema={"enum": ["none", "auto", None]})] = None
+    parallel_tool_calls: bool | None = None
+    response_format: Annotated[
+        Any,
+        Meta(extra_json_schema={"anyOf": [{"$ref": "#/components/schemas/TextFormat"}, {"type": "null"}]}),
+    ] = None
+    add_generation_prompt: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    modalities: Annotated[list[Literal["text"]], Meta(max_length=1)] | None = None
+    functions: None = None
+    function_call: None = None
+    audio: None = None
+    chat_template: None = None
+
+
+class TopLogprob(msgspec.Struct, kw_only=True):
+    """One of the likeliest tokens of a position."""
+
+    token: str
+    logprob: float
+    bytes: list[int] | None
+
+
+class ChatLogprob(TopLogprob, kw_only=True):
+    """A sampled token and the likeliest ones of its position."""
+
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(msgspec.Struct, kw_only=True):
+    """One entry per sampled token."""
+
+    content: list[ChatLogprob] | None
+    refusal: list[ChatLogprob] | None = None
+
+
+class AssistantMessage(msgspec.Struct, kw_only=True):
+    """What the model said."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str | None
+    refusal: str | None = None
+
+
+class ChatChoice(msgspec.Struct, kw_only=True):
+    """One of the `n` answers."""
+
+    index: int
+    message: AssistantMessage
+    logprobs: ChatLogprobs | None
+    finish_reason: Literal["stop", "length"]
+
+
+class ChatCompletion(msgspec.Struct, kw_only=True):
+    """The answer to a chat request that does not stream."""
+
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage
+    system_fingerprint: str
+
+
+class ChatDelta(msgspec.Struct, kw_only=True):
+    """What a chunk adds to the message."""
+
+    role: Literal["assistant"] | UnsetType = UNSET
+    content: str | UnsetType = UNSET
+
+
+class ChatChunkChoice(msgspec.Struct, kw_only=True):
+    """The choice a chunk belongs to."""
+
+    index: int
+    delta: ChatDelta
+    logprobs: ChatLogprobs | UnsetType = UNSET
+    finish_reason: Literal["stop", "length"] | None
+
+
+class ChatCompletionChunk(msgspec.Struct, kw_only=True):
+    """One server-sent event of a streamed chat; the last one may carry `usage` and no choice."""
+
+    id: str
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    created: int
+    model: str
+    choices: list[ChatChunkChoice]
+    usage: Usage | UnsetType = UNSET
+    system_fingerprint: str

@@ -1,0 +1,98 @@
+"""`/tokenize` and `/detokenize`."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, TypeVar
+
+import msgspec
+
+from airi.gateway.access import ANYONE, Access, Action
+from airi.gateway.errors import bad_field, invalid_body
+from airi.gateway.http import Receive, Scope, Send, read_body, record_of, respond
+from airi.gateway.models import ModelRegistry, ServedModel
+from airi.gateway.openai.chat import check_chat
+from airi.gateway.openai.schemas_common import (
+    DetokenizeRequest,
+    DetokenizeResponse,
+    TokenizeRequest,
+    TokenizeResponse,
+)
+from airi.gateway.prompts import encode_text, render_chat
+
+T = TypeVar("T")
+
+
+class TokenEndpoint:
+    """What both endpoints share. Stateless between requests."""
+
+    def __init__(self, models: ModelRegistry, access: Access, *, body_limit: int) -> None:
+        self._models = models
+        self._access = access
+        self._body_limit = body_limit
+
+    async def read(self, scope: Scope, receive: Receive, kind: type[T]) -> T:
+        """The request of this type; raises a 400 for anything else."""
+        body = await read_body(scope, receive, self._body_limit)
+        try:
+            return msgspec.json.decode(body, type=kind)
+        except msgspec.DecodeError as error:
+            raise invalid_body(error, body) from None
+        except UnicodeDecodeError:
+            raise invalid_body(msgspec.DecodeError("it is not UTF-8 text"), body) from None
+
+    def model(self, scope: Scope, name: str | None) -> ServedModel:
+        """The model asked for, if the caller may use it."""
+        record = record_of(scope)
+        model = self._models.find(name)
+        record.model = model.name
+        self._access.decide(record.principal or ANYONE, Action.TOKENIZE, model.name)
+        return model
+
+
+class Tokenize(TokenEndpoint):
+    """The endpoint."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one POST."""
+        request = await self.read(scope, receive, TokenizeRequest)
+        model = self.model(scope, request.model)
+        tokens = await self._tokens(request, model)
+        response = TokenizeResponse(count=len(tokens), max_model_len=model.info.max_model_len, tokens=tokens)
+        if request.return_token_strs:
+            response.token_strs = [model.tokenizer.token_text(token) for token in tokens]
+        await respond(send, 200, msgspec.json.encode(response))
+
+    async def _tokens(self, request: TokenizeRequest, model: ServedModel) -> list[int]:
+        if (request.prompt is None) == (request.messages is None):
+            raise bad_field("prompt", "give either `prompt` or `messages`")
+        if request.prompt is not None:
+            special = request.add_special_tokens is not False
+            return await encode_text(model, request.prompt, add_special_tokens=special, field="prompt")
+        messages: list[dict[str, Any]] = request.messages or []
+        check_chat(messages, request.tools)
+        return await render_chat(
+            model,
+            messages,
+            request.tools,
+            request.chat_template_kwargs,
+            add_generation_prompt=request.add_generation_prompt is not False,
+        )
+
+
+class Detokenize(TokenEndpoint):
+    """The endpoint."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one POST."""
+        request = await self.read(scope, receive, DetokenizeRequest)
+        model = self.model(scope, request.model)
+        highest = max(request.tokens, default=0)
+        if highest >= model.info.vocab_size:
+            raise bad_field("tokens", f"token id {highest} is outside the vocabulary of {model.info.vocab_size}")
+        text = await asyncio.to_thread(
+            model.tokenizer.decode, request.tokens, skip_special_tokens=bool(request.skip_special_tokens)
+        )
+        await respond(send, 200, msgspec.json.encode(DetokenizeResponse(prompt=text)))
+
+

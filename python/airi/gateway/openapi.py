@@ -1,0 +1,213 @@
+"""The OpenAPI 3.1 document, made from the same msgspec types that decode requests and encode responses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from airi import __version__
+from airi.gateway.openai import schemas_chat as chat
+from airi.gateway.openai import schemas_common as common
+from airi.gateway.openai import schemas_completions as completions
+
+Json = dict[str, Any]
+_REF = "#/components/schemas/{name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """One method of one path, as the document shows it."""
+
+    path: str
+    method: str
+    name: str
+    summary: str
+    response: type[Any] | None = None
+    request: type[Any] | None = None
+    events: type[Any] | None = None
+    """Schema of the events of a streamed answer."""
+    errors: tuple[int, ...] = ()
+    open: bool = False
+    """Served without a key, also where keys are configured."""
+
+
+_GENERATE_ERRORS = (400, 404, 413, 429, 500, 503, 504)
+_TOKEN_ERRORS = (400, 404, 413)
+
+OPERATIONS: tuple[Operation, ...] = (
+    Operation(
+        path="/v1/chat/completions",
+        method="post",
+        name="createChatCompletion",
+        summary="Continue a chat; `stream: true` answers with server-sent events.",
+        request=chat.ChatCompletionRequest,
+        response=chat.ChatCompletion,
+        events=chat.ChatCompletionChunk,
+        errors=_GENERATE_ERRORS,
+    ),
+    Operation(
+        path="/v1/completions",
+        method="post",
+        name="createCompletion",
+        summary="Continue texts or token ids; `stream: true` answers with server-sent events.",
+        request=completions.CompletionRequest,
+        response=completions.Completion,
+        events=completions.CompletionChunk,
+        errors=_GENERATE_ERRORS,
+    ),
+    Operation(
+        path="/v1/models", method="get", name="listModels", summary="All served names.", response=common.ModelList
+    ),
+    Operation(
+        path="/v1/models/{model}",
+        method="get",
+        name="retrieveModel",
+        summary="One served name.",
+        response=common.Model,
+        errors=(404,),
+    ),
+    *(
+        operation
+        for prefix, suffix in (("", ""), ("/v1", "V1"))
+        for operation in (
+            Operation(
+                path=f"{prefix}/tokenize",
+                method="post",
+                name=f"tokenize{suffix}",
+                summary="Token ids of a text or of a chat in the model's template.",
+                request=common.TokenizeRequest,
+                response=common.TokenizeResponse,
+                errors=_TOKEN_ERRORS,
+            ),
+            Operation(
+                path=f"{prefix}/detokenize",
+                method="post",
+                name=f"detokenize{suffix}",
+                summary="Text of token ids.",
+                request=common.DetokenizeRequest,
+                response=common.DetokenizeResponse,
+                errors=_TOKEN_ERRORS,
+            ),
+        )
+    ),
+    Operation(
+        path="/health",
+        method="get",
+        name="health",
+        summary="Whether this process answers.",
+        response=common.HealthResponse,
+        open=True,
+    ),
+    Operation(
+        path="/ready",
+        method="get",
+        name="ready",
+        summary="Whether every engine serves.",
+        response=common.HealthResponse,
+        errors=(503,),
+        open=True,
+    ),
+    Operation(
+        path="/version",
+        method="get",
+        name="version",
+        summary="The server's version.",
+        response=common.VersionResponse,
+        open=True,
+    ),
+    Operation(path="/metrics", method="get", name="metrics", summary="Prometheus metrics."),
+    Operation(path="/openapi.json", method="get", name="openapi", summary="This document.", response=dict[str, Any]),
+)
+
+_REASONS = {
+    400: "The body is not JSON, a field is wrong, or the prompt does not fit",
+    401: "No key, or an unknown one",
+    404: "No such model",
+    405: "The path has no such method",
+    413: "The body is too large",
+    429: "The queue is full; `retry-after` says when to try again",
+    500: "A step failed for this request",
+    503: "The engine does not serve at the moment",
+    504: "The request's deadline passed",
+}
+
+
+def openapi_document(*, models: list[str], needs_key: bool) -> bytes:
+    """The document as JSON; `models` become examples, `needs_key` adds the bearer scheme."""
+    types: list[Any] = [common.ErrorResponse, chat.ChatMessage, chat.ToolDefinition, chat.TextFormat]
+    for operation in OPERATIONS:
+        types += [kind for kind in (operation.request, operation.response, operation.events) if kind is not None]
+    _, components = msgspec.json.schema_components(types, ref_template=_REF)
+    for name in ("ChatCompletionRequest", "CompletionRequest"):
+        components[name]["properties"]["model"]["examples"] = models
+    paths: Json = {}
+    for operation in OPERATIONS:
+        paths.setdefault(operation.path, {})[operation.method] = _operation(operation, models, needs_key=needs_key)
+    document: Json = {
+        "openapi": "3.1.0",
+        "info": {"title": "AIRI", "version": __version__, "license": {"name": "Apache-2.0"}},
+        "paths": paths,
+        "components": {"schemas": components},
+    }
+    if needs_key:
+        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    return msgspec.json.encode(document)
+
+
+def _operation(operation: Operation, models: list[str], *, needs_key: bool) -> Json:
+    guarded = needs_key and not operation.open
+    errors = sorted({*operation.errors, 405, *((401,) if guarded else ())})
+    described: Json = {
+        "operationId": operation.name,
+        "summary": operation.summary,
+        "responses": {"200": _success(operation), **{str(status): _failure(status) for status in errors}},
+    }
+    if guarded:
+        described["security"] = [{"key": []}]
+    if operation.request is not None:
+        body = {"application/json": {"schema": _schema(operation.request)}}
+        described["requestBody"] = {"required": True, "content": body}
+    if "{model}" in operation.path:
+        described["parameters"] = [
+            {
+                "name": "model",
+                "in": "path",
+                "required": True,
+                "schema": {"type": "string", "minLength": 1},
+                "examples": {name: {"value": name} for name in models},
+            }
+        ]
+    return described
+
+
+def _success(operation: Operation) -> Json:
+    content: Json = {}
+    if operation.response is not None:
+        content["application/json"] = {"schema": _schema(operation.response)}
+    else:
+        content["text/plain"] = {"schema": {"type": "string"}}
+    if operation.events is not None:
+        # OpenAPI 3.1 has no way to say what an event holds; the text names the schema.
+        name = operation.events.__name__
+        content["text/event-stream"] = {
+            "schema": {"type": "string", "description": f"Events whose data is a {name}; the last is [DONE]."}
+        }
+    return {"description": "Success", "content": content, "headers": {"x-request-id": {"schema": {"type": "string"}}}}
+
+
+def _failure(status: int) -> Json:
+    headers: Json = {"x-request-id": {"schema": {"type": "string"}}}
+    if status in (429, 503):
+        headers["retry-after"] = {"schema": {"type": "integer"}}
+    return {
+        "description": _REASONS[status],
+        "headers": headers,
+        "content": {"application/json": {"schema": _schema(common.ErrorResponse)}},
+    }
+
+
+def _schema(kind: Any) -> Json:
+    (schema,), _ = msgspec.json.schema_components([kind], ref_template=_REF)
+    return dict(schema)

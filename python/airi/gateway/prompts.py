@@ -1,0 +1,89 @@
+"""From a request's text to token ids, without holding up the event loop and without reading what cannot fit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from airi.errors import ContextLengthError
+from airi.gateway.errors import bad_field
+from airi.gateway.models import ServedModel
+
+# Longer texts are tokenised in a thread (the tokenizer releases the GIL); 4k characters take about 1 ms.
+_INLINE_CHARACTERS = 4096
+# A longer text than this many characters per token of the window is first tokenised in part: ordinary text has
+# 3 to 5, so nearly all such prompts are refused after a small part of the work.
+_PROBE_CHARACTERS_PER_TOKEN = 16
+# Cutting a text may change the tokens at the cut, never this many.
+_PROBE_SLACK = 64
+
+
+async def encode_text(model: ServedModel, text: str, *, add_special_tokens: bool, field: str) -> list[int]:
+    """Token ids of `text`; raises ContextLengthError for one that cannot fit into the window."""
+    encode = model.tokenizer.encode
+    if len(text) <= _INLINE_CHARACTERS:
+        return encode(text, add_special_tokens=add_special_tokens)
+    return await asyncio.to_thread(_encode_long, model, text, add_special_tokens, field)
+
+
+def _encode_long(model: ServedModel, text: str, add_special_tokens: bool, field: str) -> list[int]:  # noqa: FBT001
+    window = model.info.max_model_len
+    probe = window * _PROBE_CHARACTERS_PER_TOKEN
+    if len(text) > probe + _INLINE_CHARACTERS:
+        count = len(model.tokenizer.encode(text[:probe], add_special_tokens=False))
+        if count > window + _PROBE_SLACK:
+            raise ContextLengthError(
+                f"{field}: the first {probe} of {len(text)} characters are {count} tokens; "
+                f"the window of {model.name} is {window}",
+                field=field,
+            )
+    return model.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+
+
+async def render_chat(
+    model: ServedModel,
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]] | None,
+    options: Mapping[str, Any] | None,
+    *,
+    add_generation_prompt: bool,
+) -> list[int]:
+    """Token ids of a chat put into the model's template; raises TemplateError for what it refuses."""
+    kwargs = dict(options or {})
+    if not all(isinstance(name, str) and name.isidentifier() for name in kwargs):
+        raise bad_field("chat_template_kwargs", "names must be identifiers")
+
+    def render() -> str:
+        return model.tokenizer.render_chat(
+            messages, tools, add_generation_prompt=add_generation_prompt, **_without(kwargs, "template")
+        )
+
+    text = await _in_thread_if_long(render, messages)
+    return await encode_text(model, text, add_special_tokens=False, field="messages")
+
+
+def _without(kwargs: dict[str, Any], name: str) -> dict[str, Any]:
+    if name in kwargs or "add_generation_prompt" in kwargs:
+        raise bad_field("chat_template_kwargs", f"may not set {name!r} or 'add_generation_prompt'")
+    return kwargs
+
+
+async def _in_thread_if_long(render: Callable[[], str], messages: Sequence[Mapping[str, Any]]) -> str:
+    size = sum(len(content) for m in messages if isinstance(content := m.get("content"), str | list))
+    return render() if size <= _INLINE_CHARACTERS and len(messages) <= 64 else await asyncio.to_thread(render)
+
+
+def check_prompt(model: ServedModel, tokens: Sequence[int], max_tokens: int | None, *, field: str) -> None:
+    """Raises for a prompt that is empty, holds unknown ids, or leaves no room for what is asked for."""
+    window = model.info.max_model_len
+    if not tokens:
+        raise bad_field(field, "is empty; at least one token is needed", code="empty_prompt")
+    if len(tokens) + (max_tokens or 1) > window:
+        asked = f" and max_tokens asks for {max_tokens} more" if max_tokens else ""
+        raise ContextLengthError(
+            f"{field}: has {len(tokens)} tokens{asked}; the window of {model.name} is {window}", field=field
+        )
+    highest = max(tokens)
+    if highest >= model.info.vocab_size:
+        raise bad_field(field, f"token id {highest} is outside the vocabulary of {model.info.vocab_size}")

@@ -1,0 +1,94 @@
+"""Server-sent events as bytes: what does not change within a stream is encoded once.
+
+A chunk is `head + index + middle + delta + tail`; only the delta goes through the JSON encoder. Tokens that are
+ready together leave in one write, each still as an event of its own, so that clients that count events count tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+DONE = b"data: [DONE]\n\n"
+END = b"\n\n"
+
+HEADERS = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),  # else nginx holds events back until a buffer is full
+)
+
+_encoder = msgspec.json.Encoder()
+encode = _encoder.encode
+
+
+def event(payload: Any) -> bytes:
+    """One event with a JSON payload."""
+    return b"data: " + encode(payload) + END
+
+
+class ChunkFrame:
+    """The unchanging bytes around the choices of one streamed response."""
+
+    def __init__(self, *, id: str, object: str, created: int, model: str, fingerprint: str) -> None:
+        fixed = {
+            "id": id,
+            "object": object,
+            "created": created,
+            "model": model,
+            "system_fingerprint": fingerprint,
+        }
+        self._head = b"data: " + encode(fixed)[:-1] + b',"choices":['
+
+    def choice_head(self, index: int) -> bytes:
+        """All bytes up to the choice's own fields."""
+        return b'%s{"index":%d,' % (self._head, index)
+
+    def usage(self, usage: msgspec.Struct) -> bytes:
+        """The last event of a stream that asked for usage: no choice, only the counts."""
+        return self._head + b'],"usage":' + encode(usage) + b"}" + END
+
+
+CHOICE_END = b"}]}" + END
+
+
+class ChatChunks:
+    """Events of one choice of a streamed chat."""
+
+    def __init__(self, frame: ChunkFrame, index: int) -> None:
+        head = frame.choice_head(index)
+        self._head = head
+        self._content = head + b'"delta":{"content":'
+
+    def first(self) -> bytes:
+        """The event that opens the message."""
+        return self._head + b'"delta":{"role":"assistant","content":""},"finish_reason":null' + CHOICE_END
+
+    def delta(self, text: str, logprobs: Any = None) -> bytes:
+        """One piece of text, with the logprobs of its tokens where asked for."""
+        if logprobs is None:
+            return self._content + encode(text) + b'},"finish_reason":null}]}\n\n'
+        return b"%s%s},\"logprobs\":%s,\"finish_reason\":null}]}\n\n" % (self._content, encode(text), encode(logprobs))
+
+    def last(self, finish_reason: str) -> bytes:
+        """The event that closes the choice."""
+        return self._head + b'"delta":{},"finish_reason":' + encode(finish_reason) + CHOICE_END
+
+
+class TextChunks:
+    """Events of one choice of a streamed completion."""
+
+    def __init__(self, frame: ChunkFrame, index: int) -> None:
+        head = frame.choice_head(index)
+        self._text = head + b'"text":'
+
+    def delta(self, text: str, logprobs: Any = None) -> bytes:
+        """One piece of text, with the logprobs of its tokens where asked for."""
+        if logprobs is None:
+            return self._text + encode(text) + b',"logprobs":null,"finish_reason":null}]}\n\n'
+        return b"%s%s,\"logprobs\":%s,\"finish_reason\":null}]}\n\n" % (self._text, encode(text), encode(logprobs))
+
+    def last(self, finish_reason: str) -> bytes:
+        """The event that closes the choice; it adds no text."""
+        return self._text + b'"","logprobs":null,"finish_reason":' + encode(finish_reason) + CHOICE_END

@@ -1,0 +1,93 @@
+"""The routes about the server itself: models, health, version, metrics, OpenAPI. All are raw ASGI callables."""
+
+from __future__ import annotations
+
+import msgspec
+
+from airi import __version__
+from airi.gateway.errors import unavailable
+from airi.gateway.http import Receive, Scope, Send, respond
+from airi.gateway.metrics import CONTENT_TYPE, Metrics
+from airi.gateway.models import ModelRegistry, ServedModel
+from airi.gateway.openai.schemas_common import HealthResponse, Model, ModelList, VersionResponse
+
+
+class ListModels:
+    """`/v1/models`: every name and alias."""
+
+    def __init__(self, models: ModelRegistry) -> None:
+        self._models = models
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one GET."""
+        names = self._models.names
+        body = ModelList(data=[_model(name, self._models.find(name)) for name in names])
+        await respond(send, 200, msgspec.json.encode(body))
+
+
+class GetModel:
+    """`/v1/models/{id}`."""
+
+    def __init__(self, models: ModelRegistry) -> None:
+        self._models = models
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one GET; 404 for a name that is not served."""
+        name = str(scope["path_params"]["model"])
+        await respond(send, 200, msgspec.json.encode(_model(name, self._models.find(name))))
+
+
+class Health:
+    """`/health`: this process answers."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one GET."""
+        await respond(send, 200, msgspec.json.encode(HealthResponse(status="ok")))
+
+
+class Ready:
+    """`/ready`: every engine serves."""
+
+    def __init__(self, models: ModelRegistry) -> None:
+        self._models = models
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one GET; 503 while an engine starts again or drains."""
+        for model in self._models.models:
+            if not model.client.alive or model.client.draining:
+                raise unavailable(f"the engine of {model.name} does not serve at the moment")
+        await respond(send, 200, msgspec.json.encode(HealthResponse(status="ok")))
+
+
+class Version:
+    """`/version`."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one GET."""
+        await respond(send, 200, msgspec.json.encode(VersionResponse(version=__version__)))
+
+
+class MetricsPage:
+    """`/metrics` in Prometheus' text format."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one GET."""
+        await respond(send, 200, self._metrics.render(), content_type=CONTENT_TYPE)
+
+
+class OpenApiPage:
+    """`/openapi.json`, made once at the start."""
+
+    def __init__(self, document: bytes) -> None:
+        self._document = document
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one GET."""
+        await respond(send, 200, self._document)
+
+
+def _model(name: str, model: ServedModel) -> Model:
+    return Model(id=name, created=model.created, root=model.name, max_model_len=model.info.max_model_len)
