@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -44,7 +43,7 @@ def create_app(models: ModelRegistry, metrics: Metrics, options: AppOptions) -> 
     access = Access(options.api_keys)
     middleware = [Middleware(RequestMiddleware, metrics=metrics), Middleware(AccessMiddleware, access=access)]
     if options.cors_origins:
-        cors: Middleware[Any] = Middleware(
+        cors = Middleware(
             CORSMiddleware,
             allow_origins=list(options.cors_origins),
             allow_methods=["GET", "POST"],
@@ -61,9 +60,7 @@ def create_app(models: ModelRegistry, metrics: Metrics, options: AppOptions) -> 
     return app
 
 
-def _routes(
-    models: ModelRegistry, metrics: Metrics, access: Access, options: AppOptions
-) -> list[BaseRoute]:
+def _routes(models: ModelRegistry, metrics: Metrics, access: Access, options: AppOptions) -> list[BaseRoute]:
     limit = options.body_limit
     document = openapi_document(models=models.names, needs_key=access.needs_key)
     tokenize = Tokenize(models, access, body_limit=limit)

@@ -62,13 +62,20 @@ class ApiError(AiriError):
         self.message = message
         self.type = type
         self.param = param
-        self.code = code
+        self.error_code = code
         self.headers = headers
 
     def body(self) -> bytes:
         """The JSON body; all four keys are always there, as OpenAI sends them."""
         return msgspec.json.encode(
-            {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+            {
+                "error": {
+                    "message": self.message,
+                    "type": self.type,
+                    "param": self.param,
+                    "code": self.error_code,
+                }
+            }
         )
 
 
@@ -91,19 +98,30 @@ def unauthorized() -> ApiError:
 def model_not_found(name: str, known: list[str]) -> ApiError:
     """A 404 that lists what is served."""
     served = ", ".join(known) or "nothing"
-    return ApiError(404, f"model: {name[:200]!r} is not served here; served: {served}", param="model", code="model_not_found")
+    return ApiError(
+        404,
+        f"model: {name[:200]!r} is not served here; served: {served}",
+        param="model",
+        code="model_not_found",
+    )
 
 
 def unavailable(message: str) -> ApiError:
     """A 503 the client may retry."""
     return ApiError(
-        503, message, type="service_unavailable", code="engine_unavailable", headers=_retry_after(RETRY_AFTER_S)
+        503,
+        message,
+        type="service_unavailable",
+        code="engine_unavailable",
+        headers=_retry_after(RETRY_AFTER_S),
     )
 
 
 def internal_error(request_id: str) -> ApiError:
     """A 500 that points to the log by the request's id."""
-    return ApiError(500, f"internal error; the server's log has it under request id {request_id}", type="server_error")
+    return ApiError(
+        500, f"internal error; the server's log has it under request id {request_id}", type="server_error"
+    )
 
 
 def api_error_from(error: Exception) -> ApiError | None:

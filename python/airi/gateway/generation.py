@@ -167,8 +167,11 @@ class Generation:
         self._open.add(request.request_id)
         self._model.client.submit(request, partial(self._push, choice))
 
-    async def take(self, *, per_token: bool) -> list[tuple[Choice, list[Piece]]]:
-        """Waits until the engine has given something and returns all of it; raises what ended a choice early."""
+    async def take(self, *, per_token: bool) -> dict[Choice, list[Piece]]:
+        """Waits until the engine has given something and returns all of it, by choice.
+
+        Raises what ended a choice early, once everything before it has been returned.
+        """
         while not self._ready:
             self._waiter = asyncio.get_running_loop().create_future()
             try:
@@ -177,7 +180,7 @@ class Generation:
                 self._waiter = None
         ready, self._ready = self._ready, []
         at = now()
-        taken: list[tuple[Choice, list[Piece]]] = []
+        taken: dict[Choice, list[Piece]] = {}
         for i, (choice, output) in enumerate(ready):
             if choice.finish_reason is not None:
                 continue  # it found a stop string; the engine had not heard of it yet
@@ -185,7 +188,10 @@ class Generation:
                 self._ready[:0] = ready[i:]  # what came before the error still goes out
                 break
             _raise_early_end(output)
-            taken.append((choice, choice.advance(output, self._arrived, at, per_token=per_token)))
+            pieces = choice.advance(output, self._arrived, at, per_token=per_token)
+            earlier = taken.setdefault(choice, pieces)
+            if earlier is not pieces:
+                earlier.extend(pieces)
             if choice.finish_reason is not None:
                 self._finished(choice)
         return taken

@@ -91,7 +91,9 @@ def _too_large(limit: int) -> ApiError:
     )
 
 
-async def respond(send: Send, status: int, body: bytes, *, content_type: bytes | None = None, headers: Headers = ()) -> None:
+async def respond(
+    send: Send, status: int, body: bytes, *, content_type: bytes | None = None, headers: Headers = ()
+) -> None:
     """One whole response, JSON unless another content type is given."""
     kind = _JSON if content_type is None else (b"content-type", content_type)
     fixed = (kind, (b"content-length", str(len(body)).encode()), *headers)

@@ -18,9 +18,9 @@ from airi.transport.messages import EngineStats
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
-_TTFT_S = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0)
-_ITL_S = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.5, 5.0)
-_E2E_S = (0.005, 0.05, 0.1, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0)
+_TTFT_S = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0)
+_ITL_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5, 5.0)
+_E2E_S = (0.005, 0.05, 0.1, 0.3, 0.5, 1.0, 1.5, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0, 120.0)
 
 StatsSource = Callable[[], EngineStats | None]
 
@@ -75,7 +75,9 @@ class Metrics:
         self.registry = CollectorRegistry()
         model = ("model_name",)
         self.ttft = self._histogram("time_to_first_token_seconds", "Time to first token.", model, _TTFT_S)
-        self.itl = self._histogram("inter_token_latency_seconds", "Time between tokens of a choice.", model, _ITL_S)
+        self.itl = self._histogram(
+            "inter_token_latency_seconds", "Time between tokens of a choice.", model, _ITL_S
+        )
         self.e2e = self._histogram("e2e_request_latency_seconds", "Time of a whole request.", model, _E2E_S)
         self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens processed.", model)
         self.generation_tokens = self._counter("generation_tokens", "Tokens generated.", model)
@@ -114,7 +116,9 @@ class Metrics:
         kept = [line for line in text.split(b"\n") if not _is_created(line)]
         return b"\n".join(kept)
 
-    def _histogram(self, name: str, help: str, labels: Iterable[str], buckets: tuple[float, ...]) -> Histogram:
+    def _histogram(
+        self, name: str, help: str, labels: Iterable[str], buckets: tuple[float, ...]
+    ) -> Histogram:
         return Histogram(f"airi_{name}", help, labels, buckets=buckets, registry=self.registry)
 
     def _counter(self, name: str, help: str, labels: Iterable[str]) -> Counter:
@@ -137,9 +141,13 @@ class _EngineCollector(Collector):
         label = ("model_name",)
         running = GaugeMetricFamily("airi_requests_running", "Requests being computed.", labels=label)
         waiting = GaugeMetricFamily("airi_requests_waiting", "Requests queued in the engine.", labels=label)
-        usage = GaugeMetricFamily("airi_kv_cache_usage_ratio", "Share of KV blocks in use, 0 to 1.", labels=label)
+        usage = GaugeMetricFamily(
+            "airi_kv_cache_usage_ratio", "Share of KV blocks in use, 0 to 1.", labels=label
+        )
         queries = CounterMetricFamily("airi_prefix_cache_queries", "Prompt tokens looked up.", labels=label)
-        hits = CounterMetricFamily("airi_prefix_cache_hits", "Prompt tokens found in the cache.", labels=label)
+        hits = CounterMetricFamily(
+            "airi_prefix_cache_hits", "Prompt tokens found in the cache.", labels=label
+        )
         preemptions = CounterMetricFamily("airi_preemptions", "Requests preempted.", labels=label)
         for model in stats.models:
             name = (model.name,)

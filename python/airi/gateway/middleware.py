@@ -130,6 +130,10 @@ def _printable(path: str) -> str:
     return "".join(c if c.isascii() and c.isprintable() and c != " " else "?" for c in path[:200])
 
 
-def _safe(error: Exception) -> BaseException:
+class Failure(Exception):
+    """Stands in the log for an unexpected error: its type and traceback, not its text."""
+
+
+def _safe(error: Exception) -> Failure:
     """The error with its traceback but without its text, which might quote the request."""
-    return type("Failure", (Exception,), {})(type(error).__name__).with_traceback(error.__traceback__)
+    return Failure(type(error).__name__).with_traceback(error.__traceback__)

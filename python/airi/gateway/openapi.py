@@ -58,7 +58,11 @@ OPERATIONS: tuple[Operation, ...] = (
         errors=_GENERATE_ERRORS,
     ),
     Operation(
-        path="/v1/models", method="get", name="listModels", summary="All served names.", response=common.ModelList
+        path="/v1/models",
+        method="get",
+        name="listModels",
+        summary="All served names.",
+        response=common.ModelList,
     ),
     Operation(
         path="/v1/models/{model}",
@@ -118,7 +122,9 @@ OPERATIONS: tuple[Operation, ...] = (
         open=True,
     ),
     Operation(path="/metrics", method="get", name="metrics", summary="Prometheus metrics."),
-    Operation(path="/openapi.json", method="get", name="openapi", summary="This document.", response=dict[str, Any]),
+    Operation(
+        path="/openapi.json", method="get", name="openapi", summary="This document.", response=dict[str, Any]
+    ),
 )
 
 _REASONS = {
@@ -138,13 +144,17 @@ def openapi_document(*, models: list[str], needs_key: bool) -> bytes:
     """The document as JSON; `models` become examples, `needs_key` adds the bearer scheme."""
     types: list[Any] = [common.ErrorResponse, chat.ChatMessage, chat.ToolDefinition, chat.TextFormat]
     for operation in OPERATIONS:
-        types += [kind for kind in (operation.request, operation.response, operation.events) if kind is not None]
+        types += [
+            kind for kind in (operation.request, operation.response, operation.events) if kind is not None
+        ]
     _, components = msgspec.json.schema_components(types, ref_template=_REF)
     for name in ("ChatCompletionRequest", "CompletionRequest"):
         components[name]["properties"]["model"]["examples"] = models
     paths: Json = {}
     for operation in OPERATIONS:
-        paths.setdefault(operation.path, {})[operation.method] = _operation(operation, models, needs_key=needs_key)
+        paths.setdefault(operation.path, {})[operation.method] = _operation(
+            operation, models, needs_key=needs_key
+        )
     document: Json = {
         "openapi": "3.1.0",
         "info": {"title": "AIRI", "version": __version__, "license": {"name": "Apache-2.0"}},
@@ -194,7 +204,11 @@ def _success(operation: Operation) -> Json:
         content["text/event-stream"] = {
             "schema": {"type": "string", "description": f"Events whose data is a {name}; the last is [DONE]."}
         }
-    return {"description": "Success", "content": content, "headers": {"x-request-id": {"schema": {"type": "string"}}}}
+    return {
+        "description": "Success",
+        "content": content,
+        "headers": {"x-request-id": {"schema": {"type": "string"}}},
+    }
 
 
 def _failure(status: int) -> Json:

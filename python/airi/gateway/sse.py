@@ -69,7 +69,11 @@ class ChatChunks:
         """One piece of text, with the logprobs of its tokens where asked for."""
         if logprobs is None:
             return self._content + encode(text) + b'},"finish_reason":null}]}\n\n'
-        return b"%s%s},\"logprobs\":%s,\"finish_reason\":null}]}\n\n" % (self._content, encode(text), encode(logprobs))
+        return b'%s%s},"logprobs":%s,"finish_reason":null}]}\n\n' % (
+            self._content,
+            encode(text),
+            encode(logprobs),
+        )
 
     def last(self, finish_reason: str) -> bytes:
         """The event that closes the choice."""
@@ -87,7 +91,11 @@ class TextChunks:
         """One piece of text, with the logprobs of its tokens where asked for."""
         if logprobs is None:
             return self._text + encode(text) + b',"logprobs":null,"finish_reason":null}]}\n\n'
-        return b"%s%s,\"logprobs\":%s,\"finish_reason\":null}]}\n\n" % (self._text, encode(text), encode(logprobs))
+        return b'%s%s,"logprobs":%s,"finish_reason":null}]}\n\n' % (
+            self._text,
+            encode(text),
+            encode(logprobs),
+        )
 
     def last(self, finish_reason: str) -> bytes:
         """The event that closes the choice; it adds no text."""

@@ -112,7 +112,7 @@ class ModelCall(ABC, Generic[R]):
 
     async def _whole(self, answer: Answer, generation: Generation, send: Send, record: CallRecord) -> None:
         while not generation.done:
-            for choice, pieces in await generation.take(per_token=False):
+            for choice, pieces in (await generation.take(per_token=False)).items():
                 answer.keep(choice, pieces)
         body = answer.whole(generation.choices, _usage(generation))
         await respond(send, 200, body)
@@ -125,7 +125,7 @@ class ModelCall(ABC, Generic[R]):
         try:
             while not generation.done:
                 events: list[bytes] = []
-                for choice, pieces in await generation.take(per_token=True):
+                for choice, pieces in (await generation.take(per_token=True)).items():
                     if choice.index not in opened:
                         opened.add(choice.index)
                         events.append(answer.opening(choice))
@@ -168,7 +168,9 @@ def _usage(generation: Generation) -> Usage:
         prompt_tokens=prompt,
         completion_tokens=completion,
         total_tokens=prompt + completion,
-        prompt_tokens_details=PromptTokensDetails(cached_tokens=sum(choice.cached_tokens for choice in firsts)),
+        prompt_tokens_details=PromptTokensDetails(
+            cached_tokens=sum(choice.cached_tokens for choice in firsts)
+        ),
     )
 
 

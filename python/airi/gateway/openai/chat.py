@@ -92,7 +92,9 @@ class ChatAnswer(Answer):
         )
 
     def _choice(self, choice: Choice) -> ChatChoice:
-        logprobs = ChatLogprobs(content=self._logprobs.get(choice.index, [])) if self._wants_logprobs else None
+        logprobs = (
+            ChatLogprobs(content=self._logprobs.get(choice.index, [])) if self._wants_logprobs else None
+        )
         return ChatChoice(
             index=choice.index,
             message=AssistantMessage(content="".join(self._texts.get(choice.index, ()))),
@@ -120,7 +122,9 @@ class ChatCompletions(ModelCall[ChatCompletionRequest]):
             request.chat_template_kwargs,
             add_generation_prompt=request.add_generation_prompt is not False,
         )
-        max_tokens = request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
+        max_tokens = (
+            request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
+        )
         check_prompt(model, tokens, max_tokens, field="messages")
         if request.top_logprobs is not None and not request.logprobs:
             raise bad_field("top_logprobs", "needs `logprobs: true`")
@@ -133,7 +137,10 @@ class ChatCompletions(ModelCall[ChatCompletionRequest]):
 
 def check_chat(messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> None:
     """Raises a 400 for messages or tools of a wrong form; they stay as they came, for the model's template."""
-    for prefix, value, kind in (("messages", messages, list[ChatMessage]), ("tools", tools, list[ToolDefinition])):
+    for prefix, value, kind in (
+        ("messages", messages, list[ChatMessage]),
+        ("tools", tools, list[ToolDefinition]),
+    ):
         if value is None:
             continue
         try:

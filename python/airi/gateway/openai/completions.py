@@ -43,7 +43,11 @@ class CompletionAnswer(Answer):
         self._prompts = prompts
         self._n = request.n or 1
         self._frame = sse.ChunkFrame(
-            id=self.id, object="text_completion", created=self.created, model=self.served_as, fingerprint=FINGERPRINT
+            id=self.id,
+            object="text_completion",
+            created=self.created,
+            model=self.served_as,
+            fingerprint=FINGERPRINT,
         )
         self._chunks: dict[int, sse.TextChunks] = {}
         self._kept: dict[int, list[Piece]] = {}
@@ -112,7 +116,9 @@ class CompletionAnswer(Answer):
             prompt = self._prompt(choice)
             text = prompt.text
             if text is None:
-                text = self.model.tokenizer.decode(prompt.tokens, skip_special_tokens=self._skip_special_tokens)
+                text = self.model.tokenizer.decode(
+                    prompt.tokens, skip_special_tokens=self._skip_special_tokens
+                )
             self._echoed[choice.index // self._n] = text
         return text
 
@@ -141,7 +147,9 @@ class Completions(ModelCall[CompletionRequest]):
         given = _split(request.prompt)
         n = request.n or 1
         if len(given) * n > _MAX_CHOICES:
-            raise bad_field("prompt", f"{len(given)} prompts with n={n}; at most {_MAX_CHOICES} choices in one request")
+            raise bad_field(
+                "prompt", f"{len(given)} prompts with n={n}; at most {_MAX_CHOICES} choices in one request"
+            )
         prompts: list[Prompt] = []
         for item in given:
             prompt = await _tokens_of(item, request, model)
@@ -169,7 +177,9 @@ def _split(prompt: str | list[str | int | list[int]]) -> list[str | list[int]]:
         raise bad_field("prompt", "is an empty list", code="empty_prompt")
     kind = type(prompt[0])
     if any(type(item) is not kind for item in prompt):
-        raise bad_field("prompt", "must be a text, token ids, a list of texts or a list of token ids; not mixed")
+        raise bad_field(
+            "prompt", "must be a text, token ids, a list of texts or a list of token ids; not mixed"
+        )
     if kind is int:
         return [[item for item in prompt if isinstance(item, int)]]
     return [item for item in prompt if not isinstance(item, int)]

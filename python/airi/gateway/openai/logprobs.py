@@ -36,7 +36,10 @@ def _top(tokenizer: Tokenizer, token_id: int, logprob: float) -> TopLogprob:
 
 
 def completion_logprobs(
-    tokenizer: Tokenizer, entries: Sequence[TokenLogprobs | None], tokens: Sequence[int], offsets: Sequence[int]
+    tokenizer: Tokenizer,
+    entries: Sequence[TokenLogprobs | None],
+    tokens: Sequence[int],
+    offsets: Sequence[int],
 ) -> CompletionLogprobs:
     """The completions form: parallel lists. An entry is None for a token that nothing predicts."""
     return CompletionLogprobs(

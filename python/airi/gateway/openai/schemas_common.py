@@ -25,7 +25,9 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     model: Annotated[str, Meta(description="Name or alias of a served model.", max_length=512)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_tokens: Annotated[Tokens, Meta(description="Left out: as many as still fit into the window.")] | None = None
+    max_tokens: (
+        Annotated[Tokens, Meta(description="Left out: as many as still fit into the window.")] | None
+    ) = None
     min_tokens: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
     n: Annotated[int, Meta(ge=1, le=128)] | None = None
     temperature: Annotated[float, Meta(ge=0, le=100)] | None = None

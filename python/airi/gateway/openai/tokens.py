@@ -89,10 +89,10 @@ class Detokenize(TokenEndpoint):
         model = self.model(scope, request.model)
         highest = max(request.tokens, default=0)
         if highest >= model.info.vocab_size:
-            raise bad_field("tokens", f"token id {highest} is outside the vocabulary of {model.info.vocab_size}")
+            raise bad_field(
+                "tokens", f"token id {highest} is outside the vocabulary of {model.info.vocab_size}"
+            )
         text = await asyncio.to_thread(
             model.tokenizer.decode, request.tokens, skip_special_tokens=bool(request.skip_special_tokens)
         )
         await respond(send, 200, msgspec.json.encode(DetokenizeResponse(prompt=text)))
-
-

@@ -1,0 +1,202 @@
+"""The HTTP server: binds, serves until a signal, drains what runs, ends with exit status 0."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import signal
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import uvicorn
+
+from airi import __version__
+from airi.errors import ConfigError
+from airi.gateway.app import AppOptions, create_app
+from airi.gateway.metrics import Metrics
+from airi.gateway.models import ModelRegistry, serve_models
+from airi.transport import EngineClient
+
+# Longer than the idle time after which common HTTP clients drop a pooled connection themselves.
+_KEEP_ALIVE_S = 75
+_BACKLOG = 2048
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerOptions:
+    """Where and how the gateway listens."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    """0 takes a free one."""
+    app: AppOptions = field(default_factory=AppOptions)
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    chat_template: Path | str | None = None
+    """Replaces the template of every model."""
+    drain_timeout_s: float = 120.0
+    """How long running requests may take to finish after SIGTERM."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise ConfigError(f"port is {self.port}; it must be in [0, 65535]", field="port")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ConfigError("tls_cert and tls_key go together; one of them is missing", field="tls_cert")
+        if not self.drain_timeout_s > 0:
+            raise ConfigError(
+                f"drain_timeout_s is {self.drain_timeout_s:g}; it must be positive", field="drain_timeout_s"
+            )
+
+    @property
+    def scheme(self) -> str:
+        """http or https."""
+        return "http" if self.tls_cert is None else "https"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listening:
+    """Told to the caller once requests are answered."""
+
+    url: str
+    """Base URL without a trailing slash."""
+    models: tuple[str, ...]
+    """All names and aliases; the first model's name comes first."""
+
+
+class Stop:
+    """Turns SIGTERM and SIGINT into a drain; a second signal ends without waiting.
+
+    *Thread safety*: none; lives on the main thread's event loop.
+    """
+
+    def __init__(self) -> None:
+        self._server: uvicorn.Server | None = None
+        self._loading: asyncio.Task[object] | None = asyncio.current_task()
+        self.requested = False
+
+    def serves(self, server: uvicorn.Server) -> None:
+        """From now on a signal drains `server` instead of ending the start-up."""
+        self._server, self._loading = server, None
+        server.should_exit = self.requested
+
+    def __call__(self) -> None:
+        """Handle one signal."""
+        if self._server is not None:
+            self._server.force_exit = self.requested
+            self._server.should_exit = True
+        elif self._loading is not None:
+            self._loading.cancel()
+        self.requested = True
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[Stop]:
+        """Handles the signals inside the block, where this thread can."""
+        loop = asyncio.get_running_loop()
+        handled: list[signal.Signals] = []
+        try:
+            for number in _SIGNALS:
+                with contextlib.suppress(ValueError, RuntimeError):  # not the main thread: a test's server
+                    loop.add_signal_handler(number, self)
+                    handled.append(number)
+            yield self
+        finally:
+            for number in handled:
+                loop.remove_signal_handler(number)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handling, which ends the process by the signal instead of status 0."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A bound socket that does not listen yet: a taken port is known before any model loads."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        sock = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise ConfigError(f"host {host!r} cannot be resolved: {error.strerror}", field="host") from None
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+    except OSError as error:
+        sock.close()
+        raise ConfigError(f"cannot listen on {host} port {port}: {error.strerror}", field="port") from None
+    sock.set_inheritable(False)
+    return sock
+
+
+async def serve(
+    client: EngineClient,
+    options: ServerOptions,
+    sock: socket.socket,
+    *,
+    stop: Stop,
+    on_listening: Callable[[Listening], None] | None = None,
+) -> None:
+    """Answers requests with the models of `client` until a signal, then drains.
+
+    Raises ConfigError or CheckpointError for TLS files or a text side that cannot be used.
+    """
+    metrics = Metrics(__version__)
+    metrics.watch_engine(lambda: client.stats, lambda: client.alive)
+    models = ModelRegistry(serve_models(client, metrics, chat_template=options.chat_template))
+    app = create_app(models, metrics, options.app)
+    server = _Server(_config(app, options))
+    stop.serves(server)
+    host, port = sock.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    listening = Listening(url=f"{options.scheme}://{shown}:{port}", models=tuple(models.names))
+    announcing = asyncio.ensure_future(_announce(server, listening, on_listening))
+    # What is alive now stays: full collections in the middle of streams would only walk over it again.
+    gc.collect()
+    gc.freeze()
+    try:
+        await server.serve(sockets=[sock])
+    finally:
+        announcing.cancel()
+        gc.unfreeze()
+
+
+def _config(app: object, options: ServerOptions) -> uvicorn.Config:
+    config = uvicorn.Config(
+        app,  # type: ignore[arg-type]  # uvicorn's own name for ASGI applications is narrower
+        http="httptools",
+        loop="uvloop",
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        backlog=_BACKLOG,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=max(1, round(options.drain_timeout_s)),
+        ssl_certfile=options.tls_cert,
+        ssl_keyfile=options.tls_key,
+    )
+    try:
+        config.load()
+    except (OSError, ssl.SSLError) as error:
+        reason = error.strerror or type(error).__name__
+        raise ConfigError(
+            f"tls_cert {options.tls_cert} and tls_key {options.tls_key} cannot be used: {reason}",
+            field="tls_cert",
+        ) from None
+    return config
+
+
+async def _announce(
+    server: uvicorn.Server, listening: Listening, on_listening: Callable[[Listening], None] | None
+) -> None:
+    while not server.started:
+        await asyncio.sleep(0.005)
+    if on_listening is not None:
+        on_listening(listening)
