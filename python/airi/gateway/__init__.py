@@ -1,8 +1,10 @@
-"""The HTTP front of AIRI: OpenAI's API over the engines, with streams, metrics and clear errors."""
+"""The HTTP front of AIRI: OpenAI's API over the engines, with streams, metrics and clear errors.
+
+`airi.gateway.server.serve` runs it; `airi.gateway.app.create_app` is the ASGI application alone.
+"""
 
 from __future__ import annotations
 
-from airi.gateway.app import AppOptions, create_app
-from airi.gateway.server import ServerOptions, serve
+from airi.gateway.options import AppOptions, ServerOptions
 
-__all__ = ["AppOptions", "ServerOptions", "create_app", "serve"]
+__all__ = ["AppOptions", "ServerOptions"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -22,20 +20,7 @@ from airi.gateway.openai.chat import ChatCompletions
 from airi.gateway.openai.completions import Completions
 from airi.gateway.openai.tokens import Detokenize, Tokenize
 from airi.gateway.openapi import openapi_document
-
-DEFAULT_BODY_LIMIT = 32 * 2**20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AppOptions:
-    """How the application behaves towards its clients."""
-
-    api_keys: tuple[str, ...] = ()
-    """Empty: everybody may call."""
-    cors_origins: tuple[str, ...] = ()
-    """Origins whose scripts may call; `*` for all; empty turns CORS off."""
-    body_limit: int = DEFAULT_BODY_LIMIT
-    """Bytes of a request body accepted at most."""
+from airi.gateway.options import AppOptions
 
 
 def create_app(models: ModelRegistry, metrics: Metrics, options: AppOptions) -> Starlette:

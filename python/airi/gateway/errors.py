@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -22,6 +22,8 @@ from airi.errors import (
     RequestError,
 )
 from airi.text import TemplateError
+
+T = TypeVar("T")
 
 RETRY_AFTER_S = 1  # a queue of short requests turns over within about a second
 
@@ -141,7 +143,10 @@ def api_error_from(error: Exception) -> ApiError | None:
             return ApiError(400, str(error), param=error.field, code="context_length_exceeded")
         case ModelNotFoundError():
             return ApiError(404, str(error), param="model", code="model_not_found")
-        case RequestError() | TemplateError():
+        case TemplateError():
+            field, message = error.field or "messages", str(error)[:_MAX_MESSAGE]
+            return bad_field(field, message.removeprefix(field).lstrip(": "))
+        case RequestError():
             return ApiError(400, str(error)[:_MAX_MESSAGE], param=error.field)
         case ExecutionError():
             return ApiError(500, str(error), type="server_error", code=error.code)
@@ -151,15 +156,23 @@ def api_error_from(error: Exception) -> ApiError | None:
             return None
 
 
-def invalid_body(error: msgspec.DecodeError, body: bytes) -> ApiError:
-    """The 400 for a body that is not JSON or does not fit the schema: path, what was found, what is accepted."""
-    if not isinstance(error, msgspec.ValidationError):
-        return ApiError(400, f"the body is not valid JSON: {str(error)[:_MAX_MESSAGE]}", code="invalid_json")
-    return invalid_value(error, body)
+def decode_body(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+    """The request in a body; raises a 400 that says where it is not JSON or does not fit, and what is accepted."""
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise invalid_value(error, body) from None
+    except msgspec.DecodeError as error:
+        reason = str(error)[:_MAX_MESSAGE]
+    except UnicodeDecodeError:
+        reason = "it is not UTF-8 text"
+    except RecursionError:
+        reason = "it is nested too deeply"
+    raise ApiError(400, f"the body is not valid JSON: {reason}", code="invalid_json")
 
 
 def invalid_value(error: msgspec.ValidationError, body: bytes | Any, *, prefix: str = "") -> ApiError:
-    """As `invalid_body` for a value already decoded; `prefix` is where it stands in the request."""
+    """The 400 for a value that does not fit; `prefix` is where it stands in the request."""
     match = _VALIDATION.match(str(error))
     if match is None:
         what, path = str(error), ""
@@ -183,7 +196,7 @@ def _number_at(body: bytes | Any, path: str) -> int | float | None:
         value = msgspec.json.decode(body) if isinstance(body, bytes) else body
         for key, index in re.findall(r"([^.\[\]]+)|\[(\d+)\]", path):
             value = value[key] if key else value[int(index)]
-    except (msgspec.DecodeError, KeyError, IndexError, TypeError):
+    except (msgspec.DecodeError, KeyError, IndexError, TypeError, RecursionError):
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None

@@ -59,7 +59,10 @@ async def render_chat(
             messages, tools, add_generation_prompt=add_generation_prompt, **_without(kwargs, "template")
         )
 
-    text = await _in_thread_if_long(render, messages)
+    try:
+        text = await _in_thread_if_long(render, messages)
+    except RecursionError:
+        raise bad_field("messages", "or what comes with them is nested too deeply") from None
     return await encode_text(model, text, add_special_tokens=False, field="messages")
 
 

@@ -9,53 +9,22 @@ import signal
 import socket
 import ssl
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
 import uvicorn
 
 from airi import __version__
 from airi.errors import ConfigError
-from airi.gateway.app import AppOptions, create_app
+from airi.gateway.app import create_app
 from airi.gateway.metrics import Metrics
 from airi.gateway.models import ModelRegistry, serve_models
+from airi.gateway.options import ServerOptions
 from airi.transport import EngineClient
 
 # Longer than the idle time after which common HTTP clients drop a pooled connection themselves.
 _KEEP_ALIVE_S = 75
 _BACKLOG = 2048
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerOptions:
-    """Where and how the gateway listens."""
-
-    host: str = "127.0.0.1"
-    port: int = 8000
-    """0 takes a free one."""
-    app: AppOptions = field(default_factory=AppOptions)
-    tls_cert: Path | None = None
-    tls_key: Path | None = None
-    chat_template: Path | str | None = None
-    """Replaces the template of every model."""
-    drain_timeout_s: float = 120.0
-    """How long running requests may take to finish after SIGTERM."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.port <= 65535:
-            raise ConfigError(f"port is {self.port}; it must be in [0, 65535]", field="port")
-        if (self.tls_cert is None) != (self.tls_key is None):
-            raise ConfigError("tls_cert and tls_key go together; one of them is missing", field="tls_cert")
-        if not self.drain_timeout_s > 0:
-            raise ConfigError(
-                f"drain_timeout_s is {self.drain_timeout_s:g}; it must be positive", field="drain_timeout_s"
-            )
-
-    @property
-    def scheme(self) -> str:
-        """http or https."""
-        return "http" if self.tls_cert is None else "https"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

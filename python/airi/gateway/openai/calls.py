@@ -18,7 +18,7 @@ import msgspec
 from airi import __version__
 from airi.gateway import sse
 from airi.gateway.access import ANYONE, Access, Action
-from airi.gateway.errors import api_error_from, internal_error, invalid_body
+from airi.gateway.errors import api_error_from, decode_body, internal_error
 from airi.gateway.generation import Choice, Generation, Piece
 from airi.gateway.http import CallRecord, Receive, Scope, Send, read_body, record_of, respond, watching
 from airi.gateway.models import ModelRegistry, ServedModel
@@ -86,12 +86,7 @@ class ModelCall(ABC, Generic[R]):
         """Answer one POST."""
         record = record_of(scope)
         body = await read_body(scope, receive, self._body_limit)
-        try:
-            request = self._decoder.decode(body)
-        except msgspec.DecodeError as error:
-            raise invalid_body(error, body) from None
-        except UnicodeDecodeError:
-            raise invalid_body(msgspec.DecodeError("it is not UTF-8 text"), body) from None
+        request = decode_body(self._decoder, body)
         del body
         principal = record.principal or ANYONE
         model = self._models.find(request.model)

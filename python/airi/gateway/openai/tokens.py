@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from airi.gateway.access import ANYONE, Access, Action
-from airi.gateway.errors import bad_field, invalid_body
+from airi.gateway.errors import bad_field, decode_body
 from airi.gateway.http import Receive, Scope, Send, read_body, record_of, respond
 from airi.gateway.models import ModelRegistry, ServedModel
 from airi.gateway.openai.chat import check_chat
@@ -22,6 +22,9 @@ from airi.gateway.prompts import encode_text, render_chat
 
 T = TypeVar("T")
 
+_TOKENIZE = msgspec.json.Decoder(TokenizeRequest)
+_DETOKENIZE = msgspec.json.Decoder(DetokenizeRequest)
+
 
 class TokenEndpoint:
     """What both endpoints share. Stateless between requests."""
@@ -31,15 +34,9 @@ class TokenEndpoint:
         self._access = access
         self._body_limit = body_limit
 
-    async def read(self, scope: Scope, receive: Receive, kind: type[T]) -> T:
-        """The request of this type; raises a 400 for anything else."""
-        body = await read_body(scope, receive, self._body_limit)
-        try:
-            return msgspec.json.decode(body, type=kind)
-        except msgspec.DecodeError as error:
-            raise invalid_body(error, body) from None
-        except UnicodeDecodeError:
-            raise invalid_body(msgspec.DecodeError("it is not UTF-8 text"), body) from None
+    async def read(self, scope: Scope, receive: Receive, decoder: msgspec.json.Decoder[T]) -> T:
+        """The request that `decoder` reads; raises a 400 for anything else."""
+        return decode_body(decoder, await read_body(scope, receive, self._body_limit))
 
     def model(self, scope: Scope, name: str | None) -> ServedModel:
         """The model asked for, if the caller may use it."""
@@ -55,7 +52,7 @@ class Tokenize(TokenEndpoint):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one POST."""
-        request = await self.read(scope, receive, TokenizeRequest)
+        request = await self.read(scope, receive, _TOKENIZE)
         model = self.model(scope, request.model)
         tokens = await self._tokens(request, model)
         response = TokenizeResponse(count=len(tokens), max_model_len=model.info.max_model_len, tokens=tokens)
@@ -85,7 +82,7 @@ class Detokenize(TokenEndpoint):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one POST."""
-        request = await self.read(scope, receive, DetokenizeRequest)
+        request = await self.read(scope, receive, _DETOKENIZE)
         model = self.model(scope, request.model)
         highest = max(request.tokens, default=0)
         if highest >= model.info.vocab_size:

@@ -1,0 +1,246 @@
+"""`airi serve`: models behind an OpenAI-compatible server."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from airi.errors import AiriError, ConfigError
+
+if TYPE_CHECKING:
+    from airi.engine.options import EngineOptions, ModelOptions
+    from airi.gateway.options import ServerOptions
+
+BUILTIN_MODEL = "airi-demo"
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kmg]i?)?b?", re.IGNORECASE)
+_LOG_LEVELS = ("debug", "info", "warning", "error")
+
+_ENGINE = "Engine"
+_HTTP = "HTTP"
+
+
+def serve(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Checkpoint folders or hf://org/name[@revision]; a folder is served under its base name. "
+            "Left out: the small demonstration model that comes with AIRI.",
+            show_default=False,
+        ),
+    ] = None,
+    *,
+    host: Annotated[str, typer.Option(help="Address to listen on.", rich_help_panel=_HTTP)] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", rich_help_panel=_HTTP)] = 8000,
+    served_model_name: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A further name for the model; may be repeated. With several models: MODEL=NAME.",
+            rich_help_panel=_HTTP,
+        ),
+    ] = None,
+    api_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="AIRI_API_KEY",
+            help="Key that clients must send; may be repeated.",
+            show_envvar=True,
+            rich_help_panel=_HTTP,
+        ),
+    ] = None,
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(help="Web origin whose scripts may call, or *; may be repeated.", rich_help_panel=_HTTP),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(help="Certificate chain (PEM); turns on HTTPS.", rich_help_panel=_HTTP)
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(help="Private key of the certificate (PEM).", rich_help_panel=_HTTP)
+    ] = None,
+    chat_template: Annotated[
+        str | None, typer.Option(help="File that replaces the models' chat template.", rich_help_panel=_HTTP)
+    ] = None,
+    max_body: Annotated[
+        str, typer.Option(help="Largest request body accepted.", rich_help_panel=_HTTP)
+    ] = "32MiB",
+    drain_timeout: Annotated[
+        float,
+        typer.Option(help="Seconds that running requests get after SIGTERM.", rich_help_panel=_HTTP),
+    ] = 120.0,
+    device: Annotated[str, typer.Option(help="Where to run: auto, cpu.", rich_help_panel=_ENGINE)] = "auto",
+    dtype: Annotated[
+        str,
+        typer.Option(
+            help="auto (as the checkpoint says), float32 or bfloat16.",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = "auto",
+    threads: Annotated[
+        int | None, typer.Option(help="Threads that compute; left out: all cores.", rich_help_panel=_ENGINE)
+    ] = None,
+    max_model_len: Annotated[
+        int | None,
+        typer.Option(
+            help="Prompt and answer together, in tokens; left out: the model's window.",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = None,
+    max_num_seqs: Annotated[
+        int, typer.Option(help="Requests that run at the same time.", rich_help_panel=_ENGINE)
+    ] = 256,
+    max_queued: Annotated[
+        int, typer.Option(help="Requests that may wait; more get status 429.", rich_help_panel=_ENGINE)
+    ] = 4096,
+    kv_memory: Annotated[
+        str | None,
+        typer.Option(
+            help="Memory for keys and values, such as 8GiB or 500MB; left out: half of what is free.",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = None,
+    block_size: Annotated[int, typer.Option(help="Tokens per KV block.", rich_help_panel=_ENGINE)] = 16,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            help="Use the engine that runs at this endpoint (ipc://... or tcp://...) instead of starting one.",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = None,
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+) -> None:
+    """Serve models over OpenAI's API: chat, completions, streams, metrics.
+
+    Try `airi serve` and ask the demonstration model, or `airi serve ./my-checkpoint --port 9000`.
+    """
+    try:
+        setup_logging(log_level)
+        server_options = _server_options(
+            host=host,
+            port=port,
+            api_keys=tuple(api_key or ()),
+            cors_origins=tuple(cors_origin or ()),
+            body_limit=parse_size("max_body", max_body),
+            tls=(tls_cert, tls_key),
+            chat_template=chat_template,
+            drain_timeout_s=drain_timeout,
+        )
+        if engine is not None and models:
+            raise ConfigError("--engine: the engine at an endpoint has its models already; name none here")
+        engine_options = None
+        if engine is None:
+            engine_options = _engine_options(
+                models=named_models(models or [str(builtin_model())], served_model_name or []),
+                device=device,
+                dtype=dtype,
+                threads=threads,
+                max_model_len=max_model_len,
+                max_num_seqs=max_num_seqs,
+                max_queued=max_queued,
+                kv_memory=None if kv_memory is None else parse_size("kv_memory", kv_memory),
+                block_size=block_size,
+            )
+        _run(engine_options or engine or "", server_options)
+    except AiriError as error:
+        typer.secho(f"error: {error}", fg="red", err=True)
+        raise typer.Exit(1) from None
+
+
+def parse_size(name: str, text: str) -> int:
+    """Bytes of a size such as 8GiB, 500MB or 4096; ConfigError names what is accepted."""
+    match = _SIZE.fullmatch(text.strip())
+    size = 0 if match is None else int(float(match[1]) * _UNITS[(match[2] or "").lower()])
+    if size < 1:
+        raise ConfigError(f"{name} is {text!r}; give bytes or a size such as 8GiB or 500MB", field=name)
+    return size
+
+
+def builtin_model() -> Path:
+    """The folder of the demonstration model; ConfigError where this installation has none."""
+    folder = Path(str(files("airi"))) / "builtin" / BUILTIN_MODEL
+    if not (folder / "config.json").is_file():
+        raise ConfigError(
+            "this installation has no built-in model; name a checkpoint folder or hf://org/name"
+        )
+    return folder
+
+
+def named_models(paths: Sequence[str], names: Sequence[str]) -> tuple[ModelOptions, ...]:
+    """Models with their further names: NAME where there is one model, MODEL=NAME where there are several."""
+    from airi.engine.options import ModelOptions
+
+    models = [ModelOptions(path=path) for path in paths]
+    aliases: dict[str, list[str]] = {model.name: [] for model in models}
+    for given in names:
+        target, separator, alias = given.rpartition("=")
+        if not separator and len(models) == 1:
+            target = models[0].name
+        if target not in aliases or not alias:
+            known = ", ".join(aliases)
+            raise ConfigError(
+                f"served_model_name is {given!r}; with several models give MODEL=NAME, MODEL one of: {known}",
+                field="served_model_name",
+            )
+        if alias != target and alias not in aliases[target]:
+            aliases[target].append(alias)
+    return tuple(ModelOptions(path=m.path, name=m.name, aliases=tuple(aliases[m.name])) for m in models)
+
+
+def setup_logging(level: str) -> None:
+    """Plain lines on stderr for `airi.*` and the server below it; ConfigError for an unknown level."""
+    if level.lower() not in _LOG_LEVELS:
+        raise ConfigError(f"log_level is {level!r}; accepted: {', '.join(_LOG_LEVELS)}", field="log_level")
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    logger = logging.getLogger("airi")
+    logger.handlers[:] = [handler]
+    logger.setLevel(level.upper())
+    logger.propagate = False
+    below = logging.getLogger("uvicorn")
+    below.handlers[:] = [handler]
+    below.setLevel(max(logging.WARNING, logger.level))
+
+
+def _engine_options(**options: object) -> EngineOptions:
+    from airi.engine.options import EngineOptions
+
+    return EngineOptions(**options)  # type: ignore[arg-type]  # names are those of `serve`
+
+
+def _server_options(
+    *,
+    api_keys: tuple[str, ...],
+    cors_origins: tuple[str, ...],
+    body_limit: int,
+    tls: tuple[Path | None, Path | None],
+    **options: object,
+) -> ServerOptions:
+    from airi.gateway import AppOptions, ServerOptions
+
+    app = AppOptions(api_keys=api_keys, cors_origins=cors_origins, body_limit=body_limit)
+    return ServerOptions(app=app, tls_cert=tls[0], tls_key=tls[1], **options)  # type: ignore[arg-type]
+
+
+def _run(source: EngineOptions | str, options: ServerOptions) -> None:
+    import uvloop
+
+    from airi.cli._serve_output import ServeOutput
+    from airi.gateway.launch import launch
+
+    if options.app.api_keys == () and not _is_loopback(options.host):
+        logging.getLogger("airi.gateway").warning(
+            "%s is reachable by others and no --api-key is set", options.host
+        )
+    with ServeOutput() as output:
+        uvloop.run(launch(source, options, on_progress=output.progress, on_listening=output.listening))
+
+
+def _is_loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.")

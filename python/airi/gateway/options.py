@@ -1,0 +1,55 @@
+"""What a user may choose about the HTTP side. Imports nothing heavy, so that engines start before the server loads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from airi.errors import ConfigError
+
+__all__ = ["AppOptions", "ServerOptions"]
+
+DEFAULT_BODY_LIMIT = 32 * 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppOptions:
+    """How the application behaves towards its clients."""
+
+    api_keys: tuple[str, ...] = ()
+    """Empty: everybody may call."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins whose scripts may call; `*` for all; empty turns CORS off."""
+    body_limit: int = DEFAULT_BODY_LIMIT
+    """Bytes of a request body accepted at most."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerOptions:
+    """Where and how the gateway listens."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    """0 takes a free one."""
+    app: AppOptions = field(default_factory=AppOptions)
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    chat_template: Path | str | None = None
+    """Replaces the template of every model."""
+    drain_timeout_s: float = 120.0
+    """How long running requests may take to finish after SIGTERM."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise ConfigError(f"port is {self.port}; it must be in [0, 65535]", field="port")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ConfigError("tls_cert and tls_key go together; one of them is missing", field="tls_cert")
+        if not self.drain_timeout_s > 0:
+            raise ConfigError(
+                f"drain_timeout_s is {self.drain_timeout_s:g}; it must be positive", field="drain_timeout_s"
+            )
+
+    @property
+    def scheme(self) -> str:
+        """http or https."""
+        return "http" if self.tls_cert is None else "https"

@@ -1,0 +1,188 @@
+"""A real server in a thread of its own, in front of a stub engine whose every answer is known."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai as openai_client
+import pytest
+import uvloop
+from tokenizers import Tokenizer as RustTokenizer
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from airi.gateway.options import AppOptions, ServerOptions
+from airi.gateway.server import Listening, Stop, bind, serve
+from airi.text import Tokenizer
+from airi.transport import EngineClient
+from airi.transport.stub import StubEngine, StubOptions
+
+ANSWER = "Hello there! Ünïcode 🙂 and more. "
+TEMPLATE = (
+    "{%- if tools %}<|im_start|>tools\n{{ tools | tojson }}<|im_end|>\n{% endif %}"
+    "{%- for m in messages %}{% if m.role == 'function' %}{{ raise_exception('no functions here') }}{% endif %}"
+    "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{%- if add_generation_prompt %}<|im_start|>assistant\n{% if style %}{{ style }}{% endif %}{% endif %}"
+)
+WINDOW = 512
+VOCAB = 600
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the gateway reads of a checkpoint: tokenizer, chat template, sizes."""
+    folder = tmp_path_factory.mktemp("model")
+    backend = RustTokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB,
+        special_tokens=["<|im_start|>", "<|im_end|>"],
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    backend.train_from_iterator([ANSWER, "user assistant system the of and to in is it for what"] * 3, trainer)
+    backend.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"eos_token": "<|im_end|>", "chat_template": TEMPLATE})
+    )
+    (folder / "config.json").write_text(json.dumps({"vocab_size": VOCAB, "eos_token_id": 1}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer(model_folder: Path) -> Tokenizer:
+    """The tokenizer the gateway uses."""
+    return Tokenizer.load(model_folder)
+
+
+@dataclass(kw_only=True)
+class Gateway:
+    """A running gateway and the stub behind it."""
+
+    url: str
+    stub: StubEngine
+    api_key: str = "none"
+    listening: Listening
+    loop: asyncio.AbstractEventLoop
+    http: httpx.Client = field(init=False)
+    openai: openai_client.OpenAI = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.http = httpx.Client(base_url=self.url, timeout=20)
+        self.openai = openai_client.OpenAI(
+            base_url=f"{self.url}/v1", api_key=self.api_key, max_retries=0, timeout=20
+        )
+
+    def close(self) -> None:
+        """Closes the clients."""
+        self.http.close()
+        self.openai.close()
+
+    @property
+    def async_openai(self) -> openai_client.AsyncOpenAI:
+        """The official client's asyncio form; the test closes it."""
+        return openai_client.AsyncOpenAI(base_url=f"{self.url}/v1", api_key=self.api_key, max_retries=0, timeout=20)
+
+
+def events(text: str) -> list[dict[str, Any]]:
+    """The JSON payloads of a whole event stream, which must end with [DONE]."""
+    blocks = text.split("\n\n")
+    assert blocks[-2:] == ["data: [DONE]", ""]
+    assert all(block.startswith("data: ") for block in blocks[:-1])
+    return [json.loads(block.removeprefix("data: ")) for block in blocks[:-2]]
+
+
+@contextmanager
+def stub_engine(options: StubOptions) -> Iterator[StubEngine]:
+    """A stub serving from a thread."""
+    engine = StubEngine(options)
+    thread = threading.Thread(target=engine.run)
+    thread.start()
+    try:
+        yield engine
+    finally:
+        engine.stop()
+        thread.join()
+
+
+@contextmanager
+def gateway_thread(endpoint: str, options: ServerOptions) -> Iterator[tuple[Listening, asyncio.AbstractEventLoop]]:
+    """A gateway serving from a thread until the block ends."""
+    ready = threading.Event()
+    told: list[Listening] = []
+    stops: list[tuple[asyncio.AbstractEventLoop, Stop]] = []
+
+    def on_listening(listening: Listening) -> None:
+        told.append(listening)
+        ready.set()
+
+    async def main() -> None:
+        with Stop().installed() as stop:
+            stops.append((asyncio.get_running_loop(), stop))
+            async with await EngineClient.connect(endpoint, timeout_s=10) as client:
+                sock = bind(options.host, options.port)
+                await serve(client, options, sock, stop=stop, on_listening=on_listening)
+
+    thread = threading.Thread(target=lambda: uvloop.run(main()))
+    thread.start()
+    try:
+        assert ready.wait(20), "the gateway does not listen"
+        yield told[0], stops[0][0]
+    finally:
+        loop, stop = stops[0]
+        loop.call_soon_threadsafe(stop)
+        thread.join()
+
+
+StartGateway = Callable[..., Gateway]
+
+
+@pytest.fixture
+def start_gateway(model_folder: Path, tokenizer: Tokenizer, tmp_path: Path) -> Iterator[StartGateway]:
+    """Starts gateways with stubs of their own: keywords of StubOptions, `app` for AppOptions."""
+    with _starter(model_folder, tokenizer, tmp_path) as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def gateway(
+    model_folder: Path, tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Gateway]:
+    """One gateway for all tests of a module that only ask."""
+    with _starter(model_folder, tokenizer, tmp_path_factory.mktemp("gateway")) as start:
+        yield start()
+
+
+@contextmanager
+def _starter(model_folder: Path, tokenizer: Tokenizer, folder: Path) -> Iterator[StartGateway]:
+    with ExitStack() as stack:
+        count = 0
+
+        def start(*, answer: str = ANSWER, app: AppOptions | None = None, **stub: object) -> Gateway:
+            nonlocal count
+            count += 1
+            settings = {
+                "endpoint": f"ipc://{folder}/engine{count}",
+                "model_path": str(model_folder),
+                "name": "tiny",
+                "aliases": ("tiny-alias",),
+                "reply": tuple(tokenizer.encode(answer, add_special_tokens=False)),
+                "max_model_len": WINDOW,
+                **stub,
+            }
+            engine = stack.enter_context(stub_engine(StubOptions(**settings)))  # type: ignore[arg-type]
+            options = ServerOptions(port=0, app=app or AppOptions())
+            listening, loop = stack.enter_context(gateway_thread(str(settings["endpoint"]), options))
+            gateway = Gateway(url=listening.url, stub=engine, listening=listening, loop=loop)
+            stack.callback(gateway.close)
+            return gateway
+
+        yield start
