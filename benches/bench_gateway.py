@@ -5,9 +5,11 @@
 
 An engine without a model answers, so all that is measured is HTTP, JSON, templates, tokenising, detokenising and
 events. Streams are measured twice: the engine at full speed, where tokens that wait leave in one write, and with a
-step every few milliseconds, where each token is a write of its own (the harder case, as real engines pace). CPU is what the gateway's process (and, for a peer, its children) used, user and system,
-while this process, the client, ran the load. A peer is measured the same way at its own URL: a LiteLLM proxy in
-front of any server, or a server with an engine of its own, whose work in the same process is then included.
+step every few milliseconds, where each token is a write of its own (the harder case, as real engines pace).
+CPU is what the gateway's process (and, for a peer, its children) used, user and system, while this process, the
+client, ran the load. A peer is measured the same way at its own URL: a LiteLLM proxy in front of any server, or a
+server with an engine of its own, whose work in the same process is then included.
+
 Checked first: every answer has the tokens asked for, else no figure is printed. Does not mean: latency under load,
 or what an engine on the same cores leaves over.
 """
@@ -28,8 +30,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
-
-import psutil
 
 from benches.common import percentile, print_rows
 from benches.servers import free_port
@@ -53,10 +53,13 @@ class Target:
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time of a process and all its children so far."""
-    process = psutil.Process(pid)
-    members = [process, *process.children(recursive=True)]
-    return sum(sum(p.cpu_times()[:2]) for p in members)
+    """User and system time of a process and all its children so far (Linux; steps of 10 ms)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    own = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    children = [
+        Path(f"/proc/{pid}/task/{task}/children").read_text() for task in os.listdir(f"/proc/{pid}/task")
+    ]
+    return own + sum(cpu_seconds(int(child)) for child in " ".join(children).split())
 
 
 class Connection:

@@ -18,8 +18,9 @@ import uvloop
 from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from airi.gateway.lifecycle import Listening, Stop, bind
 from airi.gateway.options import AppOptions, ServerOptions
-from airi.gateway.server import Listening, Stop, bind, serve
+from airi.gateway.server import serve
 from airi.text import Tokenizer
 from airi.transport import EngineClient
 from airi.transport.stub import StubEngine, StubOptions
@@ -48,7 +49,9 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
-    backend.train_from_iterator([ANSWER, "user assistant system the of and to in is it for what"] * 3, trainer)
+    backend.train_from_iterator(
+        [ANSWER, "user assistant system the of and to in is it for what"] * 3, trainer
+    )
     backend.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(
         json.dumps({"eos_token": "<|im_end|>", "chat_template": TEMPLATE})
@@ -89,7 +92,9 @@ class Gateway:
     @property
     def async_openai(self) -> openai_client.AsyncOpenAI:
         """The official client's asyncio form; the test closes it."""
-        return openai_client.AsyncOpenAI(base_url=f"{self.url}/v1", api_key=self.api_key, max_retries=0, timeout=20)
+        return openai_client.AsyncOpenAI(
+            base_url=f"{self.url}/v1", api_key=self.api_key, max_retries=0, timeout=20
+        )
 
 
 def events(text: str) -> list[dict[str, Any]]:
@@ -114,7 +119,9 @@ def stub_engine(options: StubOptions) -> Iterator[StubEngine]:
 
 
 @contextmanager
-def gateway_thread(endpoint: str, options: ServerOptions) -> Iterator[tuple[Listening, asyncio.AbstractEventLoop]]:
+def gateway_thread(
+    endpoint: str, options: ServerOptions
+) -> Iterator[tuple[Listening, asyncio.AbstractEventLoop]]:
     """A gateway serving from a thread until the block ends."""
     ready = threading.Event()
     told: list[Listening] = []

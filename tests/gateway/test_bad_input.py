@@ -63,13 +63,21 @@ def refused(response: httpx.Response, status: int = 400) -> dict[str, Any]:
         ("chat/completions", {"messages": "hi"}, "messages"),
         ("chat/completions", {"messages": [{"content": "hi"}]}, "messages[0]"),
         ("chat/completions", {"messages": [{"role": "alien", "content": "hi"}]}, "messages[0].role"),
-        ("chat/completions", {"messages": [*MESSAGES, {"role": "user", "content": 5}]}, "messages[1].content"),
+        (
+            "chat/completions",
+            {"messages": [*MESSAGES, {"role": "user", "content": 5}]},
+            "messages[1].content",
+        ),
         ("chat/completions", {"messages": [{"role": "function", "content": "hi"}]}, "messages"),
         ("chat/completions", {"tools": [{"type": "function"}]}, "tools[0]"),
         ("chat/completions", {"tool_choice": "required"}, "tool_choice"),
         ("chat/completions", {"tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice"),
         ("chat/completions", {"response_format": {"type": "json_object"}}, "response_format"),
-        ("chat/completions", {"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format"),
+        (
+            "chat/completions",
+            {"response_format": {"type": "json_schema", "json_schema": {}}},
+            "response_format",
+        ),
         ("chat/completions", {"functions": [{"name": "f"}]}, "functions"),
         ("chat/completions", {"guided_json": {"type": "object"}}, "guided_json"),
         ("chat/completions", {"chat_template": "{{ messages }}"}, "chat_template"),
@@ -106,7 +114,9 @@ def test_a_wrong_number_is_repeated_and_a_wrong_text_is_not(gateway: Gateway) ->
     assert "swordfish" not in refused(gateway.http.post("/v1/chat/completions", json=secret))["message"]
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b"not json", b'"text"', b"\xff\xfe", b'{"model": "\xff"}'])
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b"null", b"not json", b'"text"', b"\xff\xfe", b'{"model": "\xff"}']
+)
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize"])
 def test_a_body_that_is_no_request_gets_a_400(gateway: Gateway, path: str, body: bytes) -> None:
     refused(gateway.http.post(path, content=body, headers={"content-type": "application/json"}))
@@ -202,5 +212,12 @@ def test_tokenize_wants_one_of_prompt_and_messages(gateway: Gateway) -> None:
 
 
 def test_fields_nobody_knows_are_ignored(gateway: Gateway) -> None:
-    body = {**CHAT, "store": True, "service_tier": "auto", "parallel_tool_calls": True, "user": "u", "metadata": {}}
+    body = {
+        **CHAT,
+        "store": True,
+        "service_tier": "auto",
+        "parallel_tool_calls": True,
+        "user": "u",
+        "metadata": {},
+    }
     assert gateway.http.post("/v1/chat/completions", json=body).status_code == 200

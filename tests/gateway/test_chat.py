@@ -159,7 +159,13 @@ def test_streamed_logprobs_never_run_ahead_of_a_stop_string(gateway: Gateway) ->
 
 def test_tools_are_shown_to_the_model_and_calls_stay_text(gateway: Gateway, tokenizer: Tokenizer) -> None:
     for choice in ("none", "auto", None):
-        body = {"model": "tiny", "messages": MESSAGES, "tools": [TOOL], "max_tokens": 2, "tool_choice": choice}
+        body = {
+            "model": "tiny",
+            "messages": MESSAGES,
+            "tools": [TOOL],
+            "max_tokens": 2,
+            "tool_choice": choice,
+        }
         response = gateway.http.post("/v1/chat/completions", json=body)
         assert response.status_code == 200
         expected = len(tokenizer.encode_chat(MESSAGES, [TOOL]))

@@ -41,9 +41,13 @@ def running(stub: StubEngine) -> int:
     return len(stub._running)
 
 
-@pytest.mark.parametrize("text", ["plain", 'quote " back \\ slash', "new\nline\t\x00\x1f", "🙂 ünï \u2028", ""])
+@pytest.mark.parametrize(
+    "text", ["plain", 'quote " back \\ slash', "new\nline\t\x00\x1f", "🙂 ünï \u2028", ""]
+)
 def test_events_built_from_bytes_are_the_json_they_stand_for(text: str) -> None:
-    frame = sse.ChunkFrame(id='i"d', object="chat.completion.chunk", created=7, model='mo"del\n', fingerprint="f")
+    frame = sse.ChunkFrame(
+        id='i"d', object="chat.completion.chunk", created=7, model='mo"del\n', fingerprint="f"
+    )
     chat, plain = sse.ChatChunks(frame, 3), sse.TextChunks(frame, 3)
     for data in (chat.first(), chat.delta(text), chat.delta(text, {"content": []}), chat.last("stop")):
         assert data.startswith(b"data: ")

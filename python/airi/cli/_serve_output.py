@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 if TYPE_CHECKING:
-    from airi.gateway.server import Listening
+    from airi.gateway.lifecycle import Listening
     from airi.transport import Progress as LoadProgress
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
+from airi.gateway.lifecycle import Stop, bind
 from airi.gateway.options import ServerOptions
 from airi.transport import EngineClient, Progress
+from airi.transport.supervisor import EngineSupervisor
 
 if TYPE_CHECKING:
     from airi.engine.options import EngineOptions
-    from airi.gateway.server import Listening
+    from airi.gateway.lifecycle import Listening
 
 
 async def launch(
@@ -27,13 +30,12 @@ async def launch(
     `source` describes the engine to start, or is the endpoint of one that runs. Raises AiriError for what the user
     can mend: a taken port, a broken checkpoint, options that do not fit.
     """
-    from airi.gateway.server import Stop, bind, serve
-
     with Stop().installed() as stop:
         sock = bind(options.host, options.port)
         try:
-            async with _engine(source, on_progress) as client:
-                await serve(client, options, sock, stop=stop, on_listening=on_listening)
+            async with _engine(source, on_progress) as starting:
+                serve = await asyncio.to_thread(_load_server)
+                await serve(await starting, options, sock, stop=stop, on_listening=on_listening)
         except asyncio.CancelledError:
             if not stop.requested:
                 raise
@@ -41,11 +43,34 @@ async def launch(
             sock.close()
 
 
+def _load_server() -> Callable[..., Awaitable[None]]:
+    """Imports the HTTP side, which takes about as long as a small model's weights, while the engine starts."""
+    from airi.gateway.server import serve
+
+    return serve
+
+
 @asynccontextmanager
 async def _engine(
     source: EngineOptions | str, on_progress: Callable[[Progress], None] | None
-) -> AsyncIterator[EngineClient]:
-    if not isinstance(source, str):
-        raise NotImplementedError
-    async with await EngineClient.connect(source, on_progress=on_progress) as client:
-        yield client
+) -> AsyncIterator[asyncio.Task[EngineClient]]:
+    """Begins to start, or to reach, the engine; its client is there once the task is done."""
+    if isinstance(source, str):
+        starting = asyncio.create_task(EngineClient.connect(source, on_progress=on_progress))
+        end: Callable[[], Awaitable[None]] = partial(_close, starting)
+    else:
+        supervisor = EngineSupervisor(source, on_progress=on_progress)
+        starting = asyncio.create_task(supervisor.start())
+        end = supervisor.stop
+    try:
+        yield starting
+    finally:
+        if not starting.done():
+            starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        await end()
+
+
+async def _close(connecting: asyncio.Task[EngineClient]) -> None:
+    if not connecting.cancelled() and connecting.exception() is None:
+        connecting.result().close()

@@ -127,8 +127,9 @@ class EngineSupervisor:
 
     async def _spawn(self) -> None:
         self._started_at = time.monotonic()
+        # In a session of its own, or Ctrl-C in the terminal would end the engine under requests that still drain.
         self._process = await asyncio.create_subprocess_exec(
-            *self._command(self.endpoint), stdin=asyncio.subprocess.DEVNULL
+            *self._command(self.endpoint), stdin=asyncio.subprocess.DEVNULL, start_new_session=True
         )
 
     async def _wait_ready(self, client: EngineClient) -> None:

@@ -1,0 +1,76 @@
+"""The OpenAPI document: it is what is served, and what is served is in it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.util import find_spec
+from typing import Any
+
+import msgspec
+import pytest
+from starlette.routing import Route
+
+from airi.gateway.access import OPEN_PATHS
+from airi.gateway.app import create_app
+from airi.gateway.metrics import Metrics
+from airi.gateway.models import ModelRegistry
+from airi.gateway.openapi import OPERATIONS, openapi_document
+from airi.gateway.options import AppOptions
+
+from .conftest import Gateway
+
+
+def references(value: Any) -> set[str]:
+    """All `$ref`s in a document."""
+    if isinstance(value, dict):
+        own = {value["$ref"]} if isinstance(value.get("$ref"), str) else set()
+        return own.union(*(references(v) for v in value.values()))
+    if isinstance(value, list):
+        return set().union(*(references(v) for v in value))
+    return set()
+
+
+def test_every_route_is_documented_and_every_operation_is_routed() -> None:
+    app = create_app(ModelRegistry([]), Metrics("1"), AppOptions())
+    routed = {
+        (route.path.replace(":path", ""), method.lower())
+        for route in app.routes
+        if isinstance(route, Route)
+        for method in route.methods or ()
+        if method != "HEAD"
+    }
+    assert routed == {(operation.path, operation.method) for operation in OPERATIONS}
+    assert {operation.path for operation in OPERATIONS if operation.open} == OPEN_PATHS
+
+
+def test_the_document_holds_together(gateway: Gateway) -> None:
+    document = gateway.http.get("/openapi.json").json()
+    assert document["openapi"].startswith("3.1")
+    known = {f"#/components/schemas/{name}" for name in document["components"]["schemas"]}
+    assert references(document) <= known
+    assert "securitySchemes" not in document["components"]
+    chat = document["paths"]["/v1/chat/completions"]["post"]
+    assert {"200", "400", "404", "405", "413", "429", "500", "503", "504"} == set(chat["responses"])
+    request = document["components"]["schemas"]["ChatCompletionRequest"]
+    assert set(request["required"]) == {"model", "messages"}
+    assert request["properties"]["model"]["examples"] == ["tiny", "tiny-alias"]
+
+
+def test_with_keys_every_guarded_operation_says_so() -> None:
+    document = msgspec.json.decode(openapi_document(models=["m"], needs_key=True))
+    assert document["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
+    for path, methods in document["paths"].items():
+        for operation in methods.values():
+            assert ("security" in operation) == (path not in OPEN_PATHS)
+            assert ("401" in operation["responses"]) == (path not in OPEN_PATHS)
+
+
+@pytest.mark.slow  # about 60 s
+def test_schemathesis_finds_nothing(gateway: Gateway) -> None:
+    if find_spec("schemathesis") is None:
+        pytest.skip("needs schemathesis")
+    command = [sys.executable, "-m", "schemathesis.cli", "run", f"{gateway.url}/openapi.json"]
+    command += ["--checks", "all", "--max-examples", "30", "--seed", "1", "--continue-on-failure"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-6000:]

@@ -1,0 +1,322 @@
+"""The server as a whole: keys, ids, logs, CORS, TLS, draining."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+
+from airi.errors import ConfigError
+from airi.gateway.access import Access
+from airi.gateway.lifecycle import bind
+from airi.gateway.options import AppOptions, ServerOptions
+from airi.gateway.server import _config
+from airi.transport.stub import StubOptions
+
+from .conftest import Gateway, StartGateway, events, gateway_thread, stub_engine
+
+CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "What?"}], "max_tokens": 3}
+SERVE = "import typer; from airi.cli.serve import serve; typer.run(serve)"
+
+
+def test_without_the_key_only_probes_are_answered(start_gateway: StartGateway) -> None:
+    gateway = start_gateway(app=AppOptions(api_keys=("sk-one", "sk-two")))
+    for path in ("/health", "/ready", "/version"):
+        assert gateway.http.get(path).status_code == 200
+    for path in ("/v1/models", "/metrics", "/openapi.json", "/nothing"):
+        response = gateway.http.get(path)
+        assert response.status_code == 401
+        assert response.json()["error"]["code"] == "invalid_api_key"
+        assert response.headers["www-authenticate"] == "Bearer"
+    for header in ("Bearer wrong", "Bearer", "Basic sk-one", "sk-one", "Bearer sk-one2", "Bearer \u00e9"):
+        sent = {"authorization": header.encode("latin-1")}
+        assert gateway.http.post("/v1/chat/completions", json=CHAT, headers=sent).status_code == 401
+    for key in ("sk-one", "sk-two"):
+        with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=key, max_retries=0) as client:
+            assert client.chat.completions.create(**CHAT).choices
+    with (
+        openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="sk-three", max_retries=0) as client,
+        pytest.raises(openai.AuthenticationError),
+    ):
+        client.models.list()
+
+
+def test_keys_are_kept_only_as_digests() -> None:
+    access = Access(["sk-secret"])
+    assert "sk-secret" not in repr(vars(access))
+    assert access.principal("/v1/models", "Bearer sk-secret").name.startswith("key:")
+    assert "secret" not in access.principal("/v1/models", "Bearer sk-secret").name
+
+
+def test_a_request_id_is_kept_or_made(gateway: Gateway) -> None:
+    given = gateway.http.get("/health", headers={"x-request-id": "trace-42:a/b"})
+    assert given.headers["x-request-id"] == "trace-42:a/b"
+    for bad in ("with space", "x" * 200, 'quote"', "\u00e9"):
+        response = gateway.http.get("/health", headers={"x-request-id": bad.encode("latin-1")})
+        assert re.fullmatch(r"req-[0-9a-f]{24}", response.headers["x-request-id"])
+    refused = gateway.http.post("/v1/chat/completions", content=b"{", headers={"x-request-id": "mine"})
+    assert refused.headers["x-request-id"] == "mine"
+    stream = gateway.http.post("/v1/chat/completions", json={**CHAT, "stream": True})
+    assert stream.headers["x-request-id"].startswith("req-")
+
+
+def test_the_access_log_has_sizes_and_ids_and_no_content(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.DEBUG):
+        body = {**CHAT, "messages": [{"role": "user", "content": "swordfish"}]}
+        gateway.http.post("/v1/chat/completions?key=swordfish", json=body, headers={"x-request-id": "r1"})
+        gateway.http.post("/v1/chat/completions", json={**body, "temperature": "swordfish"})
+        gateway.http.get("/with%0Abreaks%20and%00more")
+        wait = [r for r in caplog.records if r.name == "airi.access"]
+        while len(wait) < 3:
+            time.sleep(0.01)
+            wait = [r for r in caplog.records if r.name == "airi.access"]
+    lines = [r.getMessage() for r in wait]
+    assert re.fullmatch(
+        r"127\.0\.0\.1 POST /v1/chat/completions 200 \d+\.\dms id=r1 prompt_tokens=\d+ completion_tokens=3",
+        lines[0],
+    )
+    assert " 400 " in lines[1]
+    assert "\n" not in lines[2]
+    # Loggers of this process's clients show the URL they asked for; what counts is the server's.
+    assert not any("swordfish" in r.getMessage() for r in caplog.records if r.name.startswith("airi"))
+
+
+def test_an_unexpected_error_is_a_500_with_the_id_and_without_the_content(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = "".join(reversed("hsifdrows"))  # the traceback may show this line
+
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError(secret)
+
+    monkeypatch.setattr("airi.gateway.openai.chat.check_prompt", broken)
+    response = gateway.http.post("/v1/chat/completions", json=CHAT, headers={"x-request-id": "r500"})
+    assert response.status_code == 500
+    assert response.json()["error"]["type"] == "server_error"
+    assert "r500" in response.json()["error"]["message"]
+    assert secret not in response.text + caplog.text
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_scripts_of_allowed_origins_may_call(start_gateway: StartGateway) -> None:
+    gateway = start_gateway(app=AppOptions(cors_origins=("https://app.example",), api_keys=("k",)))
+    asked = {"origin": "https://app.example", "access-control-request-method": "POST"}
+    preflight = gateway.http.options("/v1/chat/completions", headers=asked)
+    assert preflight.status_code == 200
+    assert preflight.headers["access-control-allow-origin"] == "https://app.example"
+    refused = gateway.http.post("/v1/chat/completions", json=CHAT, headers={"origin": "https://app.example"})
+    assert refused.status_code == 401
+    assert refused.headers["access-control-allow-origin"] == "https://app.example", (
+        "scripts can read the error"
+    )
+    other = gateway.http.get("/health", headers={"origin": "https://evil.example"})
+    assert "access-control-allow-origin" not in other.headers
+
+
+def test_without_the_option_there_is_no_cors(gateway: Gateway) -> None:
+    response = gateway.http.get("/health", headers={"origin": "https://app.example"})
+    assert "access-control-allow-origin" not in response.headers
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A self-signed certificate for 127.0.0.1 and its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+    ]
+    command += ["-keyout", str(key), "-out", str(cert), "-days", "2", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1"]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except FileNotFoundError:
+        pytest.skip("needs the openssl command")
+    return cert, key
+
+
+def test_tls_files_make_it_https(certificate: tuple[Path, Path], model_folder: Path, tmp_path: Path) -> None:
+    options = ServerOptions(port=0, tls_cert=certificate[0], tls_key=certificate[1])
+    stub = StubOptions(endpoint=f"ipc://{tmp_path}/e", model_path=str(model_folder), name="tiny")
+    with stub_engine(stub), gateway_thread(stub.endpoint, options) as (listening, _):
+        assert listening.url.startswith("https://127.0.0.1:")
+        context = ssl.create_default_context(cafile=certificate[0])
+        body = {**CHAT, "stream": True}
+        response = httpx.post(f"{listening.url}/v1/chat/completions", json=body, verify=context)
+        assert len(events(response.text)) >= 3
+
+
+def test_tls_files_that_do_not_fit_are_named(certificate: tuple[Path, Path], tmp_path: Path) -> None:
+    cert, key = certificate
+    with pytest.raises(ConfigError, match="tls_key"):
+        ServerOptions(tls_cert=cert)
+    for broken in ((cert, cert), (key, key), (tmp_path / "none", key)):
+        with pytest.raises(ConfigError, match="tls_cert"):
+            _config(object(), ServerOptions(tls_cert=broken[0], tls_key=broken[1]))
+
+
+def test_a_taken_port_and_an_unknown_host_are_named() -> None:
+    with bind("127.0.0.1", 0) as taken:
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=rf"cannot listen on 127\.0\.0\.1 port {port}"):
+            bind("127.0.0.1", port)
+    with pytest.raises(ConfigError, match="host"):
+        bind("no such host", 0)
+    with pytest.raises(ConfigError, match="port"):
+        ServerOptions(port=70_000)
+
+
+@contextmanager
+def serve_process(endpoint: str, *options: str) -> Iterator[tuple[subprocess.Popen[str], str, list[str]]]:
+    """`airi serve` as a process: itself, its URL and what it has said so far."""
+    command = [sys.executable, "-c", SERVE, "--engine", endpoint, "--port", "0", *options]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stderr is not None
+    said: list[str] = []
+    url = None
+    for line in process.stderr:
+        said.append(line)
+        match = re.search(r"Serving .* at (http://[^ ]+)/v1", line)
+        if match:
+            url = match[1]
+            break
+    assert url is not None, "".join(said)
+    stderr = process.stderr
+    reader = threading.Thread(target=lambda: said.extend(stderr))
+    reader.start()
+    try:
+        yield process, url, said
+    finally:
+        process.kill()
+        process.wait()
+        reader.join()
+        stderr.close()
+
+
+@pytest.fixture
+def slow_engine(model_folder: Path, tmp_path: Path) -> Iterator[str]:
+    """The endpoint of an engine that takes half a second for 50 tokens and two for the longest answer."""
+    folder = str(model_folder)
+    endpoint = f"ipc://{tmp_path}/engine"
+    stub = StubOptions(endpoint=endpoint, model_path=folder, name="tiny", step_us=10_000, max_model_len=256)
+    with stub_engine(stub):
+        yield stub.endpoint
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_under_load_drains_the_streams_and_exits_with_0(slow_engine: str, number: int) -> None:
+    with serve_process(slow_engine) as (process, url, said):
+        texts: list[str] = []
+        begun = threading.Barrier(11)
+
+        def stream() -> None:
+            body = {**CHAT, "max_tokens": 50, "stream": True}
+            with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=30) as response:
+                pieces = response.iter_text()
+                text = next(pieces)
+                begun.wait(30)
+                texts.append(text + "".join(pieces))
+
+        clients = [threading.Thread(target=stream) for _ in range(10)]
+        for client in clients:
+            client.start()
+        begun.wait(30)
+        os.kill(process.pid, number)
+        for client in clients:
+            client.join(30)
+        assert len(texts) == 10
+        for text in texts:
+            assert events(text)[-1]["choices"][0]["finish_reason"] == "length"
+        assert process.wait(30) == 0
+    assert not any("Traceback" in line for line in said), "".join(said)
+
+
+def test_a_draining_server_takes_no_new_connections(slow_engine: str) -> None:
+    with serve_process(slow_engine) as (process, url, _):
+        body = {**CHAT, "max_tokens": 200, "stream": True}
+        with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=30) as response:
+            pieces = response.iter_text()
+            next(pieces)
+            process.send_signal(signal.SIGTERM)
+            _until_refused(url)
+            assert "[DONE]" in "".join(pieces)
+        assert process.wait(30) == 0
+
+
+def _until_refused(url: str) -> None:
+    host, port = url.removeprefix("http://").split(":")
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection((host, int(port)), timeout=1).close()
+        except OSError:
+            return
+        time.sleep(0.02)
+    pytest.fail("a draining server still accepts connections")
+
+
+def test_it_says_where_it_listens_and_a_line_that_works(slow_engine: str) -> None:
+    with serve_process(slow_engine, "--log-level", "warning") as (process, _, said):
+        deadline = time.monotonic() + 20
+        while not any(line.startswith("Try: ") for line in said):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        line = next(line for line in said if line.startswith("Try: ")).removeprefix("Try: ")
+        try:
+            done = subprocess.run(line, shell=True, capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            pytest.skip("needs the curl command")
+        assert '"chat.completion"' in done.stdout, done.stderr
+        process.terminate()
+        assert process.wait(30) == 0
+
+
+def test_a_stop_while_nothing_serves_yet_ends_at_once(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", SERVE, "--engine", f"ipc://{tmp_path}/nobody", "--port", "0"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    try:
+        _wait_for_handler(process.pid, signal.SIGTERM)
+        process.terminate()
+        assert process.wait(30) == 0
+        assert "Traceback" not in process.stderr.read()
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
+def _wait_for_handler(pid: int, number: signal.Signals) -> None:
+    """Until the process catches the signal (Linux tells)."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        status = Path(f"/proc/{pid}/status").read_text()
+        caught = int(next(line for line in status.splitlines() if line.startswith("SigCgt")).split()[1], 16)
+        if caught & (1 << (number - 1)):
+            return
+        time.sleep(0.01)
+    pytest.fail("the signal is never handled")
