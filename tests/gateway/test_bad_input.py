@@ -69,6 +69,11 @@ def refused(response: httpx.Response, status: int = 400) -> dict[str, Any]:
             "messages[1].content",
         ),
         ("chat/completions", {"messages": [{"role": "function", "content": "hi"}]}, "messages"),
+        (
+            "chat/completions",
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+            "messages",
+        ),
         ("chat/completions", {"tools": [{"type": "function"}]}, "tools[0]"),
         ("chat/completions", {"tool_choice": "required"}, "tool_choice"),
         ("chat/completions", {"tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice"),

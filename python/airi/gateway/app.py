@@ -47,7 +47,8 @@ def create_app(models: ModelRegistry, metrics: Metrics, options: AppOptions) -> 
 
 def _routes(models: ModelRegistry, metrics: Metrics, access: Access, options: AppOptions) -> list[BaseRoute]:
     limit = options.body_limit
-    document = openapi_document(models=models.names, needs_key=access.needs_key)
+    vocab_size = max((model.info.vocab_size for model in models.models), default=1)
+    document = openapi_document(models=models.names, vocab_size=vocab_size, needs_key=access.needs_key)
     tokenize = Tokenize(models, access, body_limit=limit)
     detokenize = Detokenize(models, access, body_limit=limit)
     post, get = ["POST"], ["GET"]

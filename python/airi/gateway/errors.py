@@ -145,7 +145,7 @@ def api_error_from(error: Exception) -> ApiError | None:
             return ApiError(404, str(error), param="model", code="model_not_found")
         case TemplateError():
             field, message = error.field or "messages", str(error)[:_MAX_MESSAGE]
-            return bad_field(field, message.removeprefix(field).lstrip(": "))
+            return ApiError(400, message if field in message else f"{field}: {message}", param=field)
         case RequestError():
             return ApiError(400, str(error)[:_MAX_MESSAGE], param=error.field)
         case ExecutionError():

@@ -140,16 +140,18 @@ _REASONS = {
 }
 
 
-def openapi_document(*, models: list[str], needs_key: bool) -> bytes:
-    """The document as JSON; `models` become examples, `needs_key` adds the bearer scheme."""
+def openapi_document(*, models: list[str], vocab_size: int, needs_key: bool) -> bytes:
+    """The document as JSON; `models` become examples, `needs_key` adds the bearer scheme.
+
+    `vocab_size` is that of the largest vocabulary served: ids beyond it are wrong for every model.
+    """
     types: list[Any] = [common.ErrorResponse, chat.ChatMessage, chat.ToolDefinition, chat.TextFormat]
     for operation in OPERATIONS:
         types += [
             kind for kind in (operation.request, operation.response, operation.events) if kind is not None
         ]
     _, components = msgspec.json.schema_components(types, ref_template=_REF)
-    for name in ("ChatCompletionRequest", "CompletionRequest"):
-        components[name]["properties"]["model"]["examples"] = models
+    _refine(components, models, vocab_size)
     paths: Json = {}
     for operation in OPERATIONS:
         paths.setdefault(operation.path, {})[operation.method] = _operation(
@@ -164,6 +166,42 @@ def openapi_document(*, models: list[str], needs_key: bool) -> bytes:
     if needs_key:
         document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     return msgspec.json.encode(document)
+
+
+def _refine(components: dict[str, Json], models: list[str], vocab_size: int) -> None:
+    """What the types cannot say: messages and tools stay plain objects, as their order of keys is the template's."""
+    for name in ("ChatCompletionRequest", "CompletionRequest"):
+        components[name]["properties"]["model"]["examples"] = models
+    message, tool = (_REF.format(name=name) for name in ("ChatMessage", "ToolDefinition"))
+    messages = {"type": "array", "minItems": 1, "items": {"$ref": message}}
+    tools = {"anyOf": [{"type": "array", "items": {"$ref": tool}}, {"type": "null"}]}
+    components["ChatCompletionRequest"]["properties"].update(messages=messages, tools=tools)
+    tokenize = components["TokenizeRequest"]
+    tokenize["properties"].update(messages={"anyOf": [messages, {"type": "null"}]}, tools=tools)
+    text, chat = {"prompt": {"type": "string"}}, {"messages": {"type": "array"}}
+    tokenize["oneOf"] = [
+        {"required": ["prompt"], "properties": text},
+        {"required": ["messages"], "properties": chat},
+    ]
+    components["ContentPart"] = {
+        "title": "ContentPart",
+        "description": "A piece of a message's content; models here read text.",
+        "oneOf": [_part("text"), _part("refusal")],
+    }
+    token = {"type": "integer", "minimum": 0, "maximum": max(vocab_size, 1) - 1}
+    ids = {"type": "array", "minItems": 1, "items": token}
+    components["DetokenizeRequest"]["properties"]["tokens"] = {"type": "array", "items": token}
+    components["CompletionRequest"]["properties"]["prompt"]["anyOf"] = [
+        {"type": "string", "minLength": 1},
+        {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}},
+        ids,
+        {"type": "array", "minItems": 1, "items": ids},
+    ]
+
+
+def _part(kind: str) -> Json:
+    properties = {"type": {"const": kind}, kind: {"type": "string"}}
+    return {"type": "object", "required": ["type", kind], "properties": properties}
 
 
 def _operation(operation: Operation, models: list[str], *, needs_key: bool) -> Json:
@@ -199,10 +237,11 @@ def _success(operation: Operation) -> Json:
     else:
         content["text/plain"] = {"schema": {"type": "string"}}
     if operation.events is not None:
-        # OpenAPI 3.1 has no way to say what an event holds; the text names the schema.
+        # OpenAPI 3.1 cannot say what an event's data holds once it is parsed; the text names the schema.
         name = operation.events.__name__
+        data = {"type": "string", "description": f"A {name} as JSON; in the last event [DONE]."}
         content["text/event-stream"] = {
-            "schema": {"type": "string", "description": f"Events whose data is a {name}; the last is [DONE]."}
+            "schema": {"type": "object", "required": ["data"], "properties": {"data": data}}
         }
     return {
         "description": "Success",

@@ -13,7 +13,7 @@ from airi.gateway.openai.schemas_common import SamplingFields, Tokens, Usage
 class ContentPart(msgspec.Struct, kw_only=True):
     """A piece of a message's content; models here read text."""
 
-    type: Annotated[str, Meta(extra_json_schema={"enum": ["text", "refusal"]})]
+    type: str
     text: str | None = None
     refusal: str | None = None
 
@@ -22,7 +22,7 @@ class FunctionCall(msgspec.Struct, kw_only=True):
     """The name and the arguments, as JSON text, of a call the model made."""
 
     name: str
-    arguments: str | dict[str, Any] = "{}"
+    arguments: str | dict[str, Any]
 
 
 class ToolCall(msgspec.Struct, kw_only=True):
@@ -68,20 +68,11 @@ class TextFormat(msgspec.Struct, kw_only=True):
 class ChatCompletionRequest(SamplingFields, kw_only=True):
     """A chat to continue."""
 
-    messages: Annotated[
-        list[dict[str, Any]],
-        Meta(min_length=1, extra_json_schema={"items": {"$ref": "#/components/schemas/ChatMessage"}}),
-    ]
+    messages: Annotated[list[dict[str, Any]], Meta(min_length=1, description="Each a ChatMessage.")]
     max_completion_tokens: Tokens | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
-    tools: (
-        Annotated[
-            list[dict[str, Any]],
-            Meta(extra_json_schema={"items": {"$ref": "#/components/schemas/ToolDefinition"}}),
-        ]
-        | None
-    ) = None
+    tools: Annotated[list[dict[str, Any]], Meta(description="Each a ToolDefinition.")] | None = None
     tool_choice: Annotated[Any, Meta(extra_json_schema={"enum": ["none", "auto", None]})] = None
     parallel_tool_calls: bool | None = None
     response_format: Annotated[

@@ -49,7 +49,7 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     ) = None
     seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
     stop: StopString | Annotated[list[StopString], Meta(max_length=64)] | None = None
-    stop_token_ids: Annotated[list[TokenId], Meta(max_length=256)] | None = None
+    stop_token_ids: Annotated[list[TokenId], Meta(max_length=64)] | None = None
     ignore_eos: bool | None = None
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
@@ -117,11 +117,7 @@ class TokenizeRequest(msgspec.Struct, kw_only=True):
     model: Annotated[str, Meta(max_length=512)] | None = None
     prompt: str | None = None
     messages: (
-        Annotated[
-            list[dict[str, Any]],
-            Meta(min_length=1, extra_json_schema={"items": {"$ref": "#/components/schemas/ChatMessage"}}),
-        ]
-        | None
+        Annotated[list[dict[str, Any]], Meta(min_length=1, description="Each a ChatMessage.")] | None
     ) = None
     tools: list[dict[str, Any]] | None = None
     add_special_tokens: bool | None = None

@@ -9,26 +9,12 @@ from msgspec import UNSET, Meta, UnsetType
 
 from airi.gateway.openai.schemas_common import SamplingFields, TokenId, Usage
 
-_TOKEN_SCHEMA = {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}
-_TOKENS_SCHEMA = {"type": "array", "items": _TOKEN_SCHEMA, "minItems": 1}
-
 
 class CompletionRequest(SamplingFields, kw_only=True):
     """A text, or several, to continue."""
 
     prompt: Annotated[
-        str | list[str | TokenId | list[TokenId]],
-        Meta(
-            description="A text, token ids, or a list of either.",
-            extra_json_schema={
-                "anyOf": [
-                    {"type": "string"},
-                    {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 2048},
-                    _TOKENS_SCHEMA,
-                    {"type": "array", "items": _TOKENS_SCHEMA, "minItems": 1, "maxItems": 2048},
-                ]
-            },
-        ),
+        str | list[str | TokenId | list[TokenId]], Meta(description="A text, token ids, or a list of either.")
     ]
     logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     echo: bool | None = None

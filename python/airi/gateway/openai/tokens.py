@@ -63,11 +63,11 @@ class Tokenize(TokenEndpoint):
     async def _tokens(self, request: TokenizeRequest, model: ServedModel) -> list[int]:
         if (request.prompt is None) == (request.messages is None):
             raise bad_field("prompt", "give either `prompt` or `messages`")
+        messages: list[dict[str, Any]] = request.messages or []
+        check_chat(messages, request.tools)
         if request.prompt is not None:
             special = request.add_special_tokens is not False
             return await encode_text(model, request.prompt, add_special_tokens=special, field="prompt")
-        messages: list[dict[str, Any]] = request.messages or []
-        check_chat(messages, request.tools)
         return await render_chat(
             model,
             messages,
