@@ -5,19 +5,17 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from airi import builtin
 from airi.errors import AiriError, ConfigError
 
 if TYPE_CHECKING:
     from airi.engine.options import EngineOptions, ModelOptions
     from airi.gateway.options import ServerOptions
-
-BUILTIN_MODEL = "airi-demo"
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kmg]i?)?b?", re.IGNORECASE)
@@ -137,7 +135,7 @@ def serve(
         engine_options = None
         if engine is None:
             engine_options = _engine_options(
-                models=named_models(models or [str(builtin_model())], served_model_name or []),
+                models=named_models(models or [builtin.NAME], served_model_name or []),
                 device=device,
                 dtype=dtype,
                 threads=threads,
@@ -162,21 +160,11 @@ def parse_size(name: str, text: str) -> int:
     return size
 
 
-def builtin_model() -> Path:
-    """The folder of the demonstration model; ConfigError where this installation has none."""
-    folder = Path(str(files("airi"))) / "builtin" / BUILTIN_MODEL
-    if not (folder / "config.json").is_file():
-        raise ConfigError(
-            "this installation has no built-in model; name a checkpoint folder or hf://org/name"
-        )
-    return folder
-
-
 def named_models(paths: Sequence[str], names: Sequence[str]) -> tuple[ModelOptions, ...]:
     """Models with their further names: NAME where there is one model, MODEL=NAME where there are several."""
     from airi.engine.options import ModelOptions
 
-    models = [ModelOptions(path=path) for path in paths]
+    models = [ModelOptions(path=builtin.resolve(path)) for path in paths]
     aliases: dict[str, list[str]] = {model.name: [] for model in models}
     for given in names:
         target, separator, alias = given.rpartition("=")
