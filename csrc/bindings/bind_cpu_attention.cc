@@ -2,11 +2,16 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
+#include <string>
 
+#include "base/check.h"
 #include "cpu/attention.h"
 #include "cpu/kv_layout.h"
+#include "cpu/logits.h"
 #include "cpu/paged_batch.h"
 #include "cpu/rope.h"
+#include "cpu/sample.h"
 
 namespace py = pybind11;
 using py::arg;
@@ -103,12 +108,88 @@ void bind_attention(py::module_& m) {
       arg("eps") = 1e-6F);
 }
 
+void bind_sample(py::module_& m) {
+  m.def(
+      "sample",
+      [](Address logits, int rows, int vocab, Address temperature, Address top_k, Address top_p,
+         Address min_p, Address seed, Address draw, Address out_tokens, Address nan_flags,
+         std::int64_t stride) {
+        const py::gil_scoped_release nogil;
+        cpu::sample({.data = at<const float>(logits),
+                     .rows = rows,
+                     .vocab = vocab,
+                     .stride = stride ? stride : vocab},
+                    {.temperature = at<const float>(temperature),
+                     .top_k = at<const std::int32_t>(top_k),
+                     .top_p = at<const float>(top_p),
+                     .min_p = at<const float>(min_p),
+                     .seed = at<const std::uint64_t>(seed),
+                     .draw = at<const std::int32_t>(draw),
+                     .out_tokens = at<std::int32_t>(out_tokens),
+                     .nan_flags = at<std::uint8_t>(nan_flags)});
+      },
+      arg("logits"), arg("rows"), arg("vocab"), arg("temperature"), arg("top_k"), arg("top_p"), arg("min_p"),
+      arg("seed"), arg("draw"), arg("out_tokens"), arg("nan_flags"), arg("stride") = 0);
+  m.def(
+      "log_softmax_gather",
+      [](Address logits, int rows, int vocab, Address tokens, Address logprobs, Address ranks, int top,
+         Address top_ids, Address top_logprobs, std::int64_t stride) {
+        const py::gil_scoped_release nogil;
+        cpu::log_softmax_gather({.data = at<const float>(logits),
+                                 .rows = rows,
+                                 .vocab = vocab,
+                                 .stride = stride ? stride : vocab},
+                                {.tokens = at<const std::int32_t>(tokens),
+                                 .top = top,
+                                 .logprobs = at<float>(logprobs),
+                                 .ranks = at<std::int32_t>(ranks),
+                                 .top_ids = at<std::int32_t>(top_ids),
+                                 .top_logprobs = at<float>(top_logprobs)});
+      },
+      arg("logits"), arg("rows"), arg("vocab"), arg("tokens"), arg("logprobs"), arg("ranks"), arg("top") = 0,
+      arg("top_ids") = 0, arg("top_logprobs") = 0, arg("stride") = 0);
+}
+
+// An array that crosses as address and length.
+template <class T>
+std::span<T> span_at(Address address, std::int64_t count, const char* name) {
+  if (count < 0 || (count > 0 && address == 0)) {
+    throw InvalidArgument(std::string(name) + ": needs an address and a length of 0 or more");
+  }
+  return {at<T>(address), static_cast<std::size_t>(count)};
+}
+
+void bind_logits(py::module_& m) {
+  m.def(
+      "apply_penalties",
+      [](Address row, std::int64_t vocab, Address prompt_ids, std::int64_t num_prompt, Address output_ids,
+         std::int64_t num_output, float repetition, float presence, float frequency) {
+        const py::gil_scoped_release nogil;
+        cpu::apply_penalties(span_at<float>(row, vocab, "row"),
+                             span_at<const std::int32_t>(prompt_ids, num_prompt, "prompt_ids"),
+                             span_at<const std::int32_t>(output_ids, num_output, "output_ids"),
+                             {.repetition = repetition, .presence = presence, .frequency = frequency});
+      },
+      arg("row"), arg("vocab"), arg("prompt_ids"), arg("num_prompt"), arg("output_ids"), arg("num_output"),
+      arg("repetition") = 1.0F, arg("presence") = 0.0F, arg("frequency") = 0.0F);
+  m.def(
+      "apply_bias",
+      [](Address row, std::int64_t vocab, Address ids, Address values, std::int64_t count) {
+        const py::gil_scoped_release nogil;
+        cpu::apply_bias(span_at<float>(row, vocab, "row"), span_at<const std::int32_t>(ids, count, "ids"),
+                        span_at<const float>(values, count, "values"));
+      },
+      arg("row"), arg("vocab"), arg("ids"), arg("values"), arg("count"));
+}
+
 }  // namespace
 
 void bind_cpu_attention(py::module_& m) {
   bind_layout(m);
   bind_batch(m);
   bind_attention(m);
+  bind_sample(m);
+  bind_logits(m);
 }
 
 }  // namespace airi::bindings

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import mmap
+
+import numpy as np
 import pytest
 import torch
 
 from airi._core import cpu
-from tests.cpu.paged_case import PagedCase
+from tests.cpu.paged_case import GRANULE, PagedCase
 
 # Relative error of the whole output. float32 accumulates up to 4,097 terms in float32; bfloat16
 # rounds the output (2^-9) and, with the bfloat16 dot product, the probabilities.
@@ -112,3 +115,91 @@ def test_a_nan_in_a_visible_key_reaches_the_output() -> None:
     out = case.attend()
     assert out[0, 0].isnan().all()
     assert out[1].isfinite().all()
+
+
+def layout_arguments(**changes: object) -> dict[str, object]:
+    return {
+        "base": 4096,
+        "block_size": 16,
+        "num_kv_heads": 2,
+        "head_dim": 64,
+        "dtype": cpu.DType.F32,
+        "head_stride": 8192,
+        "kv_stride": 4096,
+        "token_stride": 256,
+        **changes,
+    }
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("base", 0),
+        ("block_size", 0),
+        ("num_kv_heads", 0),
+        ("head_dim", 60),
+        ("head_dim", 264),
+        ("head_stride", 8190),
+        ("kv_stride", 128),
+        ("token_stride", 0),
+    ],
+)
+def test_a_layout_out_of_range_names_the_field(field: str, value: int) -> None:
+    with pytest.raises(ValueError, match=f"{field} is {value}"):
+        cpu.KvLayout(**layout_arguments(**{field: value}))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("query_start", "seq_lens", "slots", "message"),
+    [
+        ([0, 2, 1, 4], [2, 2, 2], [0, 0, 0], "query_start falls after entry 1"),
+        ([1, 2, 3, 4], [2, 2, 2], [0, 0, 0], "query_start must go from 0 to tokens"),
+        ([0, 1, 2, 3], [2, 2, 2], [0, 0, 0], "query_start must go from 0 to tokens"),
+        ([0, 1, 2, 4], [2, 2, 1], [0, 0, 0], r"seq_lens\[2\] is 1, less than"),
+        ([0, 1, 2, 4], [2, 2, 2], [0, -3, 0], r"slots\[1\] is -3"),
+    ],
+)
+def test_a_batch_that_contradicts_itself_is_refused(
+    query_start: list[int], seq_lens: list[int], slots: list[int], message: str
+) -> None:
+    arrays = [np.array(x, np.int32) for x in (query_start, seq_lens, slots)]
+    starts, lens, lines = (x.ctypes.data for x in arrays)
+    with pytest.raises(ValueError, match=message):
+        cpu.PagedBatch(
+            rows=3, tokens=4, query_start=starts, seq_lens=lens, slots=lines, block_table=lens, table_stride=1
+        )
+
+
+def test_attention_arguments_out_of_range_are_refused() -> None:
+    case = PagedCase(seq_lens=[5], query_lens=[1], num_q_heads=5)
+    with pytest.raises(ValueError, match="num_q_heads is 5"):
+        case.attend()
+    case = PagedCase(seq_lens=[5], query_lens=[1])
+    with pytest.raises(ValueError, match="window is -1"):
+        case.attend(window=-1)
+    with pytest.raises(ValueError, match="softcap"):
+        case.attend(softcap=-1.0)
+    object.__setattr__(case, "table", case.table[:, :0].copy())
+    with pytest.raises(ValueError, match="table_stride is 0"):
+        case.attend()
+
+
+def test_a_sequence_longer_than_its_line_of_the_table_is_refused() -> None:
+    case = PagedCase(seq_lens=[100], query_lens=[1])
+    object.__setattr__(case, "table", case.table[:, :6].copy())
+    with pytest.raises(ValueError, match="needs 7 blocks, table_stride is 6"):
+        case.attend()
+
+
+def test_byte_offsets_beyond_two_gigabytes() -> None:
+    """The same blocks at the far end of a sparse 6 GiB mapping give the same bits."""
+    case = PagedCase(seq_lens=[300, 20], query_lens=[2, 1])
+    expected = case.attend()
+    size = 6 << 30
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    far = torch.frombuffer(memory, dtype=torch.float32)
+    granules = (size - case.arena.numel() * 4) // GRANULE
+    far[granules * GRANULE // 4 :][: case.arena.numel()] = case.arena
+    case.table[case.table < 2**30] += granules
+    object.__setattr__(case, "arena", far)
+    assert torch.equal(case.attend(), expected)

@@ -166,3 +166,41 @@ def rope_kv_write(
     k_norm: int = 0,
     eps: float = ...,
 ) -> None: ...
+def sample(
+    logits: int,
+    rows: int,
+    vocab: int,
+    temperature: int,
+    top_k: int,
+    top_p: int,
+    min_p: int,
+    seed: int,
+    draw: int,
+    out_tokens: int,
+    nan_flags: int,
+    stride: int = 0,
+) -> None: ...
+def log_softmax_gather(
+    logits: int,
+    rows: int,
+    vocab: int,
+    tokens: int,
+    logprobs: int,
+    ranks: int,
+    top: int = 0,
+    top_ids: int = 0,
+    top_logprobs: int = 0,
+    stride: int = 0,
+) -> None: ...
+def apply_penalties(
+    row: int,
+    vocab: int,
+    prompt_ids: int,
+    num_prompt: int,
+    output_ids: int,
+    num_output: int,
+    repetition: float = 1.0,
+    presence: float = 0.0,
+    frequency: float = 0.0,
+) -> None: ...
+def apply_bias(row: int, vocab: int, ids: int, values: int, count: int) -> None: ...
