@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pytest
-from tests.cpu.arrays import Array, F32Array, address, decode, encode, poison
 
 from airi._core import cpu
+from tests.cpu.arrays import Array, F32Array, address, decode, encode, poison
 
 F32, BF16 = cpu.DType.F32, cpu.DType.BF16
 F64Array = npt.NDArray[np.float64]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.cpu.arrays import Array, F32Array, address, decode, encode, poison
 
 from airi._core import cpu
+from tests.cpu.arrays import Array, F32Array, address, decode, encode, poison
 
 F32, BF16 = cpu.DType.F32, cpu.DType.BF16
 MODES = [(F32, F32), (BF16, F32), (BF16, BF16), (F32, BF16)]

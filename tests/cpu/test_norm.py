@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pytest
-from tests.cpu.arrays import F32Array, U16Array, address, decode, encode, from_bf16, poison, to_bf16
 
 from airi._core import cpu
+from tests.cpu.arrays import F32Array, U16Array, address, decode, encode, from_bf16, poison, to_bf16
 
 F32, BF16 = cpu.DType.F32, cpu.DType.BF16
 SHAPES = [(1, 1), (1, 576), (2, 7), (3, 64), (17, 65), (100, 576)]

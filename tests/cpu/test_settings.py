@@ -9,9 +9,9 @@ import threading
 
 import numpy as np
 import pytest
-from tests.cpu.arrays import Array, address, poison
 
 from airi._core import cpu
+from tests.cpu.arrays import Array, address, poison
 
 
 def isa_in_a_new_process(value: str) -> subprocess.CompletedProcess[str]:
