@@ -141,9 +141,6 @@ async def whole_requests(target: Target, *, requests: int, connections: int, tok
 
 async def streams(target: Target, *, connections: int, tokens: int, rounds: int) -> dict[str, float]:
     """Streamed chats on all connections at once: tokens per CPU second of the server, and per second."""
-    pool = [Connection(target.url) for _ in range(connections)]
-    for connection in pool:
-        await connection.open()
     body: dict[str, object] = {
         "model": target.model,
         "messages": _MESSAGES,
@@ -154,10 +151,13 @@ async def streams(target: Target, *, connections: int, tokens: int, rounds: int)
         "stream_options": {"include_usage": True},
     }
 
-    async def worker(connection: Connection, count: int) -> int:
+    async def worker(count: int) -> int:
         events = 0
         for _ in range(count):
+            connection = Connection(target.url)  # a new one: a slow server's may idle away between rounds
+            await connection.open()
             content = await connection.post("/chat/completions", body)
+            connection.close()
             if f'"completion_tokens":{tokens}'.encode() not in content.replace(b": ", b":"):
                 raise RuntimeError("a stream has not the tokens asked for")
             if not content.endswith(b"data: [DONE]\n\n"):
@@ -165,12 +165,10 @@ async def streams(target: Target, *, connections: int, tokens: int, rounds: int)
             events += content.count(b"\ndata: ") + 1
         return events
 
-    await asyncio.gather(*(worker(c, 1) for c in pool))
+    await asyncio.gather(*(worker(1) for _ in range(connections)))
     cpu, begin = cpu_seconds(target.pid), time.perf_counter()
-    events = sum(await asyncio.gather(*(worker(c, rounds) for c in pool)))
+    events = sum(await asyncio.gather(*(worker(rounds) for _ in range(connections))))
     cpu, wall = cpu_seconds(target.pid) - cpu, time.perf_counter() - begin
-    for connection in pool:
-        connection.close()
     total = connections * tokens * rounds
     return {"tokens_per_cpu_s": total / cpu, "tokens_per_s": total / wall, "events_per_token": events / total}
 

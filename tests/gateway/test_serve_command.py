@@ -1,0 +1,108 @@
+"""The command line of `airi serve`: names, sizes, mistakes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from airi.cli import serve as command
+from airi.cli._serve_output import ServeOutput
+from airi.errors import ConfigError
+from airi.gateway.lifecycle import Listening
+from airi.transport import Progress
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("8GiB", 8 * 2**30),
+        ("500MB", 500 * 10**6),
+        ("1.5 gb", 1_500_000_000),
+        ("64k", 64_000),
+        ("4096", 4096),
+        ("10B", 10),
+    ],
+)
+def test_sizes_are_read_as_people_write_them(text: str, size: int) -> None:
+    assert command.parse_size("kv_memory", text) == size
+
+
+@pytest.mark.parametrize("text", ["", "lots", "-1GB", "8 GiBs", "0", "1e9", "GB"])
+def test_a_size_that_is_none_is_named(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"kv_memory is .*8GiB"):
+        command.parse_size("kv_memory", text)
+
+
+def test_a_folder_is_served_under_its_base_name_and_further_ones() -> None:
+    (one,) = command.named_models(["/models/small-1b/"], ["chat", "small-1b", "gpt-4o"])
+    assert (one.path, one.name, one.aliases) == ("/models/small-1b/", "small-1b", ("chat", "gpt-4o"))
+    first, second = command.named_models(["/m/a", "hf://org/b@main"], ["b=embed", "a=chat", "a=talk"])
+    assert (first.name, first.aliases) == ("a", ("chat", "talk"))
+    assert (second.name, second.aliases) == ("b", ("embed",))
+
+
+@pytest.mark.parametrize("name", ["chat", "c=chat", "a=", "="])
+def test_a_name_for_no_model_of_several_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="MODEL=NAME, MODEL one of: a, b"):
+        command.named_models(["/m/a", "/m/b"], [name])
+
+
+def invoke(*arguments: str) -> Any:
+    app = typer.Typer()
+    app.command()(command.serve)
+    return CliRunner().invoke(app, arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--port", "70000"], "port is 70000"),
+        (["--log-level", "loud"], "log_level is 'loud'"),
+        (["--kv-memory", "much", "model"], "kv_memory is 'much'"),
+        (["--max-body", "0"], "max_body is '0'"),
+        (["--device", "abacus", "model"], "device is 'abacus'"),
+        (["--dtype", "int2", "model"], "dtype is 'int2'"),
+        (["--block-size", "7", "model"], "block_size is 7"),
+        (["--max-num-seqs", "0", "model"], "max_num_seqs is 0"),
+        (["--tls-cert", "cert.pem", "model"], "tls_cert and tls_key go together"),
+        (["--engine", "ipc:///x", "model"], "--engine"),
+        (["a/m", "b/m"], "model name 'm' is given twice"),
+        (["m", "--served-model-name", "="], "served_model_name is '='"),
+    ],
+)
+def test_a_wrong_option_is_one_line_and_status_1(arguments: list[str], named: str) -> None:
+    result = invoke(*arguments)
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"error: {named}") or f" {named}" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in result.output
+
+
+def test_the_help_explains_every_option() -> None:
+    text = invoke("--help").output
+    for option in ("--host", "--port", "--kv-memory", "--api-key", "--served-model-name", "--chat-template"):
+        assert option in text
+
+
+def test_plain_output_says_each_stage_once_and_where_it_listens(capsys: pytest.CaptureFixture[str]) -> None:
+    with ServeOutput() as output:
+        for done in range(5):
+            output.progress(Progress(model="m", stage="weights", done=done, total=5))
+        output.listening(Listening(url="http://127.0.0.1:1", models=("m", "alias")))
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("m: weights") == 1
+    assert "Serving m, alias at http://127.0.0.1:1/v1" in captured.err
+    assert """-d '{"model": "m", "messages": [{"role": "user", "content": "Hello!"}]}'""" in captured.err
+
+
+def test_a_missing_model_folder_is_one_line(tmp_path: Path) -> None:
+    # The engine says so from its own process; what matters here is what the user reads.
+    result = invoke(str(tmp_path / "nothing"), "--port", "0")
+    assert result.exit_code == 1
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert "nothing" in result.stderr
