@@ -30,7 +30,6 @@ from airi.transport.stub import StubOptions
 from .conftest import Gateway, StartGateway, events, gateway_thread, stub_engine
 
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "What?"}], "max_tokens": 3}
-SERVE = "import typer; from airi.cli.serve import serve; typer.run(serve)"
 
 
 def test_without_the_key_only_probes_are_answered(start_gateway: StartGateway) -> None:
@@ -193,7 +192,7 @@ def test_a_taken_port_and_an_unknown_host_are_named() -> None:
 @contextmanager
 def serve_process(endpoint: str, *options: str) -> Iterator[tuple[subprocess.Popen[str], str, list[str]]]:
     """`airi serve` as a process: itself, its URL and what it has said so far."""
-    command = [sys.executable, "-c", SERVE, "--engine", endpoint, "--port", "0", *options]
+    command = [sys.executable, "-m", "airi", "serve", "--engine", endpoint, "--port", "0", *options]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     assert process.stderr is not None
     said: list[str] = []
@@ -296,7 +295,7 @@ def test_it_says_where_it_listens_and_a_line_that_works(slow_engine: str) -> Non
 
 
 def test_a_stop_while_nothing_serves_yet_ends_at_once(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", SERVE, "--engine", f"ipc://{tmp_path}/nobody", "--port", "0"]
+    command = [sys.executable, "-m", "airi", "serve", "--engine", f"ipc://{tmp_path}/nobody", "--port", "0"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     try:

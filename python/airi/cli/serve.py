@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from airi import builtin
-from airi.errors import AiriError, ConfigError
+from airi.errors import ConfigError
 
 if TYPE_CHECKING:
     from airi.engine.options import EngineOptions, ModelOptions
@@ -118,37 +118,33 @@ def serve(
 
     Try `airi serve` and ask the demonstration model, or `airi serve ./my-checkpoint --port 9000`.
     """
-    try:
-        setup_logging(log_level)
-        server_options = _server_options(
-            host=host,
-            port=port,
-            api_keys=tuple(api_key or ()),
-            cors_origins=tuple(cors_origin or ()),
-            body_limit=parse_size("max_body", max_body),
-            tls=(tls_cert, tls_key),
-            chat_template=chat_template,
-            drain_timeout_s=drain_timeout,
+    setup_logging(log_level)
+    server_options = _server_options(
+        host=host,
+        port=port,
+        api_keys=tuple(api_key or ()),
+        cors_origins=tuple(cors_origin or ()),
+        body_limit=parse_size("max_body", max_body),
+        tls=(tls_cert, tls_key),
+        chat_template=chat_template,
+        drain_timeout_s=drain_timeout,
+    )
+    if engine is not None and models:
+        raise ConfigError("--engine: the engine at an endpoint has its models already; name none here")
+    engine_options = None
+    if engine is None:
+        engine_options = _engine_options(
+            models=named_models(models or [builtin.NAME], served_model_name or []),
+            device=device,
+            dtype=dtype,
+            threads=threads,
+            max_model_len=max_model_len,
+            max_num_seqs=max_num_seqs,
+            max_queued=max_queued,
+            kv_memory=None if kv_memory is None else parse_size("kv_memory", kv_memory),
+            block_size=block_size,
         )
-        if engine is not None and models:
-            raise ConfigError("--engine: the engine at an endpoint has its models already; name none here")
-        engine_options = None
-        if engine is None:
-            engine_options = _engine_options(
-                models=named_models(models or [builtin.NAME], served_model_name or []),
-                device=device,
-                dtype=dtype,
-                threads=threads,
-                max_model_len=max_model_len,
-                max_num_seqs=max_num_seqs,
-                max_queued=max_queued,
-                kv_memory=None if kv_memory is None else parse_size("kv_memory", kv_memory),
-                block_size=block_size,
-            )
-        _run(engine_options or engine or "", server_options)
-    except AiriError as error:
-        typer.secho(f"error: {error}", fg="red", err=True)
-        raise typer.Exit(1) from None
+    _run(engine_options or engine or "", server_options)
 
 
 def parse_size(name: str, text: str) -> int:
