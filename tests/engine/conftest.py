@@ -39,3 +39,33 @@ def references(checkpoint: Callable[[str], Path]) -> Callable[[str], list[Refere
         return compute_references(checkpoint(name))
 
     return compute
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(checkpoint: Callable[[str], Path]) -> Path:
+    """A folder called llama: engines serve it under that name."""
+    return _named("llama", checkpoint)
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen3(checkpoint: Callable[[str], Path]) -> Path:
+    """A folder called qwen3."""
+    return _named("qwen3", checkpoint)
+
+
+def _named(name: str, checkpoint: Callable[[str], Path]) -> Path:
+    folder = checkpoint(name)
+    link = folder.parent / name
+    if not link.exists():
+        link.symlink_to(folder)
+    return link
+
+
+@pytest.fixture(scope="session")
+def llama_references(references: Callable[[str], list[Reference]]) -> list[Reference]:
+    return references("llama")
+
+
+@pytest.fixture(scope="session")
+def qwen3_references(references: Callable[[str], list[Reference]]) -> list[Reference]:
+    return references("qwen3")

@@ -6,7 +6,6 @@ import asyncio
 from typing import Any
 
 import pytest
-from tests.transport.conftest import StartStub, running_stub
 
 from airi.errors import (
     ContextLengthError,
@@ -19,6 +18,7 @@ from airi.errors import (
 from airi.sampling_params import SamplingParams
 from airi.transport import EngineClient, GenerateRequest, Output, error_of
 from airi.transport.stub import StubOptions
+from tests.transport.conftest import StartStub, running_stub
 
 
 def request(

@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from tests.transport.test_client import collect, request
 
 from airi.errors import EngineDeadError, EngineStartError
 from airi.transport import EngineSupervisor
+from tests.transport.test_client import collect, request
 
 
 def stub_command(*arguments: str) -> Callable[[str], Sequence[str]]:

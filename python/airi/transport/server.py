@@ -78,6 +78,11 @@ class EngineServer:
         self._stats: EngineStats | None = None
         self._gone: list[int] = []
 
+    @property
+    def num_clients(self) -> int:
+        """Clients that have introduced themselves and are not known to have gone."""
+        return len(self._numbers)
+
     # -- what clients are told -----------------------------------------------------------------
 
     def progress(self, progress: Progress) -> None:

@@ -1,0 +1,340 @@
+"""The engine: models, arena and core in one process, driven by `step`."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from airi import _core
+from airi.engine.loading import MAX_PRIORITY, EngineProgress, HostedModel, host_models
+from airi.engine.options import EngineOptions
+from airi.engine.requests import Feature, RequestState
+from airi.engine.runner import StepResult
+from airi.errors import (
+    ConfigError,
+    ContextLengthError,
+    ExecutionError,
+    ModelNotFoundError,
+    QueueFullError,
+    RequestError,
+)
+from airi.outputs import ErrorInfo, FinishReason, Output, error_info
+from airi.sampling_params import SamplingParams
+
+__all__ = ["Engine", "ModelCounters", "StepOutputs", "now_us"]
+
+_REASONS: dict[int, FinishReason] = {
+    int(_core.FinishReason.STOP): "stop",
+    int(_core.FinishReason.LENGTH): "length",
+    int(_core.FinishReason.CANCELLED): "cancelled",
+    int(_core.FinishReason.DEADLINE): "deadline",
+    int(_core.FinishReason.FAILED): "error",
+    int(_core.FinishReason.NAN): "error",
+}
+_NAN = int(_core.FinishReason.NAN)
+_NO_IDS = np.empty(0, np.int64)
+_NO_TOKENS = np.empty(0, np.int32)
+
+
+def now_us() -> int:
+    """The clock of deadlines and arrivals: microseconds, monotonic, the same in every process of a host."""
+    return time.monotonic_ns() // 1000
+
+
+@dataclass(slots=True)
+class StepOutputs:
+    """What a step gave: rows that only got one more token as columns, all others as Outputs."""
+
+    request_ids: NDArray[np.int64] = field(default_factory=lambda: _NO_IDS)
+    tokens: NDArray[np.int32] = field(default_factory=lambda: _NO_TOKENS)
+    others: list[Output] = field(default_factory=list)
+    progressed: bool = False
+    """Whether a batch ran. Without one, nothing changes until something is added, cancelled or times out."""
+
+    def as_list(self) -> list[Output]:
+        """Every row as an Output."""
+        pairs = zip(self.request_ids.tolist(), self.tokens.tolist(), strict=True)
+        return [Output(request_id, [token]) for request_id, token in pairs] + self.others
+
+
+@dataclass(slots=True)
+class ModelCounters:
+    """Totals of one model since the engine started."""
+
+    steps: int = 0
+    device_us: int = 0
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    preemptions: int = 0
+
+
+class Engine:
+    """Runs requests of several models on one device; the core decides, the runners compute.
+
+    *Thread safety*: none, apart from `cancel`; one thread adds and steps.
+    *Invariant*: every request that was added ends with exactly one output that has a finish reason.
+    """
+
+    def __init__(self, options: EngineOptions, progress: EngineProgress | None = None) -> None:
+        """Loads the models; raises CheckpointError or ConfigError."""
+        self.options = options
+        self._hosting = host_models(options, progress)
+        self._runtime = self._hosting.runtime
+        self._states: dict[int, RequestState] = {}
+        self._by_name: dict[str, HostedModel] = {}
+        for model in self._hosting.models:
+            for name in (model.name, *model.options.aliases):
+                self._by_name[name] = model
+        self._random = random.Random(options.seed)
+        self.counters = tuple(ModelCounters() for _ in self._hosting.models)
+
+    # -- requests ------------------------------------------------------------------------------
+
+    @property
+    def models(self) -> tuple[HostedModel, ...]:
+        """The loaded models, in the order of the options."""
+        return self._hosting.models
+
+    def find_model(self, name: str | int) -> HostedModel:
+        """A model by name, alias or index; raises ModelNotFoundError."""
+        if isinstance(name, int):
+            if 0 <= name < len(self.models):
+                return self.models[name]
+        elif name in self._by_name:
+            return self._by_name[name]
+        known = ", ".join(model.name for model in self.models)
+        raise ModelNotFoundError(f"model {name!r} is not loaded; loaded: {known}", field="model")
+
+    def add_request(
+        self,
+        request_id: int,
+        model: str | int,
+        tokens: Sequence[int] | NDArray[np.int32],
+        params: SamplingParams,
+        *,
+        tenant: int = 0,
+        priority: int = 0,
+        deadline_us: int | None = None,
+        cache_salt: bytes | None = None,
+    ) -> None:
+        """Queues one completion of a prompt of token ids (`params.n` is the caller's to expand).
+
+        `priority`: higher is served first, -8 to 8. `deadline_us`: on the clock of `now_us`.
+        Raises ContextLengthError, ModelNotFoundError, QueueFullError or another RequestError.
+        """
+        hosted = self.find_model(model)
+        if not -MAX_PRIORITY <= priority <= MAX_PRIORITY:
+            raise RequestError(
+                f"priority must be in [{-MAX_PRIORITY}, {MAX_PRIORITY}], got {priority}", field="priority"
+            )
+        prompt = _check_prompt(tokens, hosted)
+        _check_ids(params, hosted)
+        if params.max_tokens is not None and len(prompt) + params.max_tokens > hosted.max_model_len:
+            raise ContextLengthError(
+                f"the prompt has {len(prompt)} tokens and max_tokens is {params.max_tokens}; together at most "
+                f"{hosted.max_model_len} fit the window of {hosted.name}",
+                field="max_tokens",
+            )
+        eos = () if params.ignore_eos else hosted.eos_token_ids
+        stop_ids = np.array(sorted({*eos, *params.stop_token_ids}), np.int32)
+        seed = params.seed if params.seed is not None else self._random.getrandbits(64)
+        state = RequestState(request_id, prompt, params, stop_ids, seed)
+        admit = self._runtime.submit(
+            request_id=request_id,
+            model=hosted.index,
+            tenant=tenant,
+            band=MAX_PRIORITY - priority,
+            tokens=prompt,
+            max_new_tokens=params.max_tokens,
+            min_new_tokens=params.min_tokens,
+            stop_ids=stop_ids,
+            arrival_us=now_us(),
+            deadline_us=deadline_us,
+            salts=[(0, cache_salt)] if cache_salt else [],
+            compute_all=bool(state.features & Feature.PROMPT_LOGPROBS),
+        )
+        if admit != _core.Admit.ACCEPTED:
+            raise self._refusal(admit, hosted, len(prompt), params.max_tokens)
+        self._states[request_id] = state
+
+    def cancel(self, request_id: int) -> None:
+        """Ends a request within the next step; unknown and ended ids do nothing. Any thread may call it."""
+        self._runtime.cancel(request_id)
+
+    def set_tenant(self, tenant: int, weight: float) -> None:
+        """Gives a tenant its share against the others that have requests waiting; 1 unless set."""
+        if not weight > 0:
+            raise ConfigError(f"weight of tenant {tenant} is {weight:g}; it must be positive", field="weight")
+        self._runtime.set_tenant(tenant, weight)
+
+    def has_work(self) -> bool:
+        """Whether any request has not ended."""
+        return bool(self._states)
+
+    @property
+    def request_ids(self) -> list[int]:
+        """Requests that have not ended."""
+        return list(self._states)
+
+    def stats(self) -> list[_core.ModelStats]:
+        """The core's counters, per model."""
+        return self._runtime.stats()
+
+    # -- steps ---------------------------------------------------------------------------------
+
+    def step(self) -> list[Output]:
+        """Runs one batch of one model; returns what it gave, and what was cancelled or timed out."""
+        return self.step_columns().as_list()
+
+    def step_columns(self) -> StepOutputs:
+        """As `step`, in the form that travels: no object per row that only got one more token."""
+        info = self._runtime.step(now_us())
+        if info is None:
+            ended: dict[int, Output] = {}
+            self._end(ended, None)
+            return StepOutputs(others=list(ended.values()))
+        # Planning (above), running and committing are apart, and the core fills two buffer sets in
+        # turn, so that the next step can be planned while this one runs.
+        result = self._run(info)
+        self._commit(info, result)
+        return self._outputs(result)
+
+    def _run(self, info: _core.StepInfo) -> StepResult:
+        runner = self.models[info.model].runner
+        arrays = self._hosting.arrays[info.buffer]
+        result = runner.run(
+            arrays,
+            rows=info.num_rows,
+            tokens=info.num_tokens,
+            deltas=info.num_deltas,
+            states=self._states,
+        )
+        counters = self.counters[info.model]
+        counters.steps += 1
+        counters.device_us += result.device_us
+        counters.generated_tokens += len(result.tokens)
+        return result
+
+    def _commit(self, info: _core.StepInfo, result: StepResult) -> None:
+        self._runtime.commit(info.step_id, result.tokens, result.counts, result.status, result.device_us)
+
+    def _outputs(self, result: StepResult) -> StepOutputs:
+        """Splits the sampled rows into plain ones and those that have more to say."""
+        ids, tokens = result.request_ids, result.tokens
+        others: dict[int, Output] = {}
+        for index in np.flatnonzero(result.draws == 0).tolist():
+            request_id = int(ids[index])
+            others[request_id] = self._first_output(request_id, int(tokens[index]), result.model)
+        for index, logprobs in result.logprobs.items():
+            request_id = int(ids[index])
+            output = others.setdefault(request_id, Output(request_id, [int(tokens[index])]))
+            output.logprobs = [logprobs]
+        self._end(others, result)
+        if not others:
+            return StepOutputs(ids, tokens, progressed=True)
+        plain = np.fromiter((i not in others for i in ids.tolist()), np.bool_, len(ids))
+        return StepOutputs(ids[plain], tokens[plain], list(others.values()), progressed=True)
+
+    def _first_output(self, request_id: int, token: int, model: int) -> Output:
+        state = self._states[request_id]
+        self.counters[model].prompt_tokens += len(state.prompt)
+        wants_prompt = state.features & Feature.PROMPT_LOGPROBS
+        return Output(
+            request_id,
+            [token],
+            prompt_logprobs=state.prompt_logprobs if wants_prompt else None,
+            num_prompt_tokens=len(state.prompt),
+        )
+
+    def _end(self, others: dict[int, Output], result: StepResult | None) -> None:
+        """Turns the core's events into last outputs, in `others` by request id."""
+        for event in self._runtime.drain_events().tolist():
+            request_id, _, code, _, num_prompt, num_cached, num_generated = event
+            if self._states.pop(request_id, None) is None:
+                continue
+            reason = _REASONS[code]
+            output = others.get(request_id)
+            if output is None:
+                output = others[request_id] = Output(request_id, _tokens_of(request_id, result))
+            if reason == "stop":
+                output.stop_token = output.tokens[-1]
+            elif reason == "error":
+                output.tokens, output.logprobs, output.prompt_logprobs = [], None, None
+                output.error = _execution_error(code)
+            output.finish_reason = reason
+            output.num_prompt_tokens = num_prompt
+            output.num_cached_tokens = num_cached
+            output.num_generated_tokens = num_generated
+
+    def _refusal(
+        self, admit: _core.Admit, model: HostedModel, prompt: int, asked: int | None
+    ) -> RequestError:
+        """The error that an answer of the core's queue means."""
+        if admit == _core.Admit.QUEUE_FULL:
+            return QueueFullError(f"the queue is full: {self.options.max_queued} requests wait")
+        if admit == _core.Admit.TOO_LONG:
+            return ContextLengthError(
+                f"the prompt has {prompt} tokens; {model.name} takes at most {model.max_model_len - 1} "
+                f"(window {model.max_model_len})",
+                field="prompt",
+            )
+        if admit == _core.Admit.NEVER_FITS:
+            capacity = model.num_kv_blocks * self.options.block_size
+            return ContextLengthError(
+                f"prompt ({prompt}) and max_tokens ({asked}) need more than the {capacity} tokens that the KV "
+                f"memory of {model.name} holds",
+                field="max_tokens",
+            )
+        return RequestError(f"the request was refused: {admit.name.lower()}", field="request_id")
+
+
+def _tokens_of(request_id: int, result: StepResult | None) -> list[int]:
+    """The token that this step gave a request, if it gave one."""
+    if result is None:
+        return []
+    tokens: list[int] = result.tokens[result.request_ids == request_id].tolist()
+    return tokens
+
+
+def _execution_error(code: int) -> ErrorInfo:
+    what = "the model gave not-a-number logits" if code == _NAN else "running the model failed"
+    return error_info(ExecutionError(f"{what}; the request was ended"))
+
+
+def _check_prompt(tokens: Sequence[int] | NDArray[np.int32], model: HostedModel) -> NDArray[np.int32]:
+    """The prompt as the core takes it; raises RequestError for an empty one or ids outside the vocabulary."""
+    if len(tokens) == 0:
+        raise RequestError("the prompt is empty; at least one token is needed", field="prompt")
+    if len(tokens) >= model.max_model_len:
+        raise ContextLengthError(
+            f"the prompt has {len(tokens)} tokens; {model.name} takes at most {model.max_model_len - 1} "
+            f"(window {model.max_model_len})",
+            field="prompt",
+        )
+    try:
+        prompt = np.ascontiguousarray(tokens, dtype=np.int32)
+    except (OverflowError, TypeError, ValueError):
+        raise RequestError("the prompt must be a list of token ids", field="prompt") from None
+    low, high = int(prompt.min()), int(prompt.max())
+    if low < 0 or high >= model.vocab_size:
+        raise RequestError(
+            f"token id {low if low < 0 else high} is outside the vocabulary of {model.name} "
+            f"(0 to {model.vocab_size - 1})",
+            field="prompt",
+        )
+    return prompt
+
+
+def _check_ids(params: SamplingParams, model: HostedModel) -> None:
+    """Raises RequestError for ids in `logit_bias` or `stop_token_ids` outside the vocabulary."""
+    for field_name, ids in (("logit_bias", params.logit_bias), ("stop_token_ids", params.stop_token_ids)):
+        if ids and max(ids) >= model.vocab_size:
+            raise RequestError(
+                f"{field_name} names token id {max(ids)}; {model.name} has ids 0 to {model.vocab_size - 1}",
+                field=field_name,
+            )

@@ -1,0 +1,191 @@
+"""From EngineOptions to loaded models, an arena and the core's runtime."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from airi import _core
+from airi.engine.arena import ArenaPlan, KvDemand, allocate_arena, available_memory, plan_arena
+from airi.engine.backends import LoadedModel, LoadOptions, get_backend
+from airi.engine.hub import resolve_model_path
+from airi.engine.options import EngineOptions, ModelOptions
+from airi.engine.runner import ModelRunner, StepArrays
+
+__all__ = ["MAX_PRIORITY", "NUM_BANDS", "EngineProgress", "HostedModel", "Hosting", "host_models"]
+
+MAX_PRIORITY = 8
+NUM_BANDS = 2 * MAX_PRIORITY + 1
+"""A request of priority p starts in band MAX_PRIORITY - p: higher priority, smaller band."""
+
+EngineProgress = Callable[[str, str, float, float], None]
+"""Called with (model name, stage, done, total)."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostedModel:
+    """A model with its place in the engine."""
+
+    index: int
+    options: ModelOptions
+    path: Path
+    runner: ModelRunner
+    max_model_len: int
+    """The window: what was asked for or the model's own, cut to what the arena can hold."""
+    num_kv_blocks: int
+    eos_token_ids: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """What requests call it."""
+        return self.options.name
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids that a prompt may hold are below this."""
+        return self.runner.model.info.vocab_size
+
+
+@dataclass(frozen=True, slots=True)
+class Hosting:
+    """Everything an engine steps with."""
+
+    models: tuple[HostedModel, ...]
+    runtime: _core.Runtime
+    arrays: tuple[StepArrays, ...]
+    """One per buffer set of the runtime."""
+    arena: NDArray[np.uint8]
+
+
+def host_models(options: EngineOptions, progress: EngineProgress | None) -> Hosting:
+    """Loads every model and divides the arena; raises CheckpointError or ConfigError."""
+    _set_threads(options)
+    loaded = [_load(options, model, progress) for model in options.models]
+    lengths = [_window(options, model, item) for model, item in zip(options.models, loaded, strict=True)]
+    plan = _plan(options, loaded, lengths)
+    arena = allocate_arena(plan.arena_bytes)
+    hosted = []
+    for index, (model_options, model) in enumerate(zip(options.models, loaded, strict=True)):
+        window = min(lengths[index], plan.num_blocks[index] * options.block_size)
+        runner = ModelRunner(
+            index,
+            model,
+            arena,
+            block_size=options.block_size,
+            max_num_seqs=options.max_num_seqs,
+            max_batch_tokens=max(options.max_batch_tokens, options.max_num_seqs),
+            max_model_len=window,
+        )
+        hosted.append(
+            HostedModel(
+                index=index,
+                options=model_options,
+                path=model.info.path,
+                runner=runner,
+                max_model_len=window,
+                num_kv_blocks=plan.num_blocks[index],
+                eos_token_ids=model.info.eos_token_ids,
+            )
+        )
+    configs = _model_configs(options, plan, hosted)
+    arrays = _step_arrays(options, configs)
+    return Hosting(tuple(hosted), _runtime(options, plan, configs, arrays), arrays, arena)
+
+
+def _set_threads(options: EngineOptions) -> None:
+    threads = options.threads or len(os.sched_getaffinity(0))
+    _core.cpu.set_num_threads(threads)
+    if options.backend_name == "reference":
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def _load(options: EngineOptions, model: ModelOptions, progress: EngineProgress | None) -> LoadedModel:
+    def on_bytes(done: int, total: int) -> None:
+        if progress is not None:
+            progress(model.name, "weights", done, total)
+
+    path = resolve_model_path(model.path)
+    load_options = LoadOptions(
+        dtype=model.dtype or options.dtype,
+        max_model_len=model.max_model_len or options.max_model_len,
+        progress=on_bytes,
+    )
+    return get_backend(options.backend_name).load_model(path, load_options)
+
+
+def _window(options: EngineOptions, model: ModelOptions, loaded: LoadedModel) -> int:
+    asked = model.max_model_len or options.max_model_len
+    own = loaded.info.max_model_len
+    return own if asked is None else min(asked, own)
+
+
+def _plan(options: EngineOptions, loaded: list[LoadedModel], lengths: list[int]) -> ArenaPlan:
+    demands = [
+        KvDemand(
+            name=model_options.name,
+            bytes_per_block=model.bytes_per_block(options.block_size),
+            max_blocks=-(-length // options.block_size) * options.max_num_seqs,
+            share=model_options.kv_share,
+        )
+        for model_options, model, length in zip(options.models, loaded, lengths, strict=True)
+    ]
+    return plan_arena(
+        demands,
+        kv_memory=options.kv_memory,
+        available=available_memory(),
+        fraction=options.kv_fraction,
+    )
+
+
+def _model_configs(
+    options: EngineOptions, plan: ArenaPlan, hosted: Sequence[HostedModel]
+) -> list[_core.ModelConfig]:
+    admission = _core.Admission.NO_EVICT if options.admission == "no_evict" else _core.Admission.MAX_UTIL
+    return [
+        _core.ModelConfig(
+            block_size=options.block_size,
+            bytes_per_block=model.runner.model.bytes_per_block(options.block_size),
+            max_model_len=model.max_model_len,
+            max_num_seqs=options.max_num_seqs,
+            max_batch_tokens=options.max_batch_tokens,
+            num_slabs=plan.num_slabs[model.index],
+            device_weight=model.options.weight,
+            hash_seed=f"{model.path}|{model.runner.model.info.dtype}|{options.block_size}".encode(),
+            admission=admission,
+            enable_prefix_caching=options.prefix_caching,
+        )
+        for model in hosted
+    ]
+
+
+def _step_arrays(options: EngineOptions, configs: Sequence[_core.ModelConfig]) -> tuple[StepArrays, ...]:
+    """Two buffer sets, so that a step can be planned while the one before it runs."""
+    rows = options.max_num_seqs
+    tokens = max(options.max_batch_tokens, rows)
+    deltas = max(config.max_deltas for config in configs)
+    return tuple(StepArrays.allocate(rows, tokens, deltas) for _ in range(2))
+
+
+def _runtime(
+    options: EngineOptions,
+    plan: ArenaPlan,
+    configs: Sequence[_core.ModelConfig],
+    arrays: Sequence[StepArrays],
+) -> _core.Runtime:
+    config = _core.RuntimeConfig(
+        arena_bytes=plan.arena_bytes,
+        slab_bytes=plan.slab_bytes,
+        hash_key=secrets.token_bytes(16),
+        max_queued=options.max_queued,
+        num_bands=NUM_BANDS,
+        aging_us=None if options.aging_s is None else int(options.aging_s * 1e6),
+    )
+    return _core.Runtime(config, list(configs), [set_of_arrays.as_buffers() for set_of_arrays in arrays])

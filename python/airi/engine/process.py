@@ -1,0 +1,265 @@
+"""The engine in a process of its own: loads models, then turns messages into steps and steps into messages.
+
+    python -m airi.engine.process --endpoint ipc:///run/airi/engine --options '{"models": [{"path": "..."}]}'
+
+Started by `airi.transport.EngineSupervisor`. SIGTERM drains: what was accepted is finished, at most for
+`--drain-s` seconds, then the process exits with 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from airi.engine.engine import Engine, StepOutputs, now_us
+from airi.engine.loading import HostedModel
+from airi.engine.options import EngineOptions
+from airi.errors import AiriError, ConfigError, EngineDeadError
+from airi.outputs import Output, error_info
+from airi.sampling_params import SamplingParams
+from airi.transport.messages import Cancel, EngineStats, GenerateRequest, ModelInfo, ModelStats, Progress
+from airi.transport.server import CLIENT_SHIFT, EngineServer
+
+__all__ = ["EngineProcess", "main"]
+
+logger = logging.getLogger("airi.engine")
+
+_IDLE_POLL_MS = 250
+_BLOCKED_POLL_MS = 2
+_STATS_INTERVAL_S = 1.0
+_FAILED_LINGER_S = 1.0
+_PROGRESS_INTERVAL_S = 0.05
+_NO_IDS = np.empty(0, np.int64)
+_NO_TOKENS = np.empty(0, np.int32)
+
+
+class _StopError(Exception):
+    """Leaves loading when the process is told to end."""
+
+
+class EngineProcess:
+    """The loop between the socket and the engine: one thread, no waiting while there is work.
+
+    *Thread safety*: none; `stop` may be called from a signal handler.
+    *Invariant*: every request that was received gets exactly one last output, unless its client has gone
+    or the process is killed.
+    """
+
+    def __init__(
+        self, options: EngineOptions, endpoint: str, *, parent_pid: int | None = None, drain_s: float = 30.0
+    ) -> None:
+        self.server = EngineServer(endpoint)
+        self._options = options
+        self._parent_pid = parent_pid
+        self._drain_s = drain_s
+        self._stopping = False
+        self._drain_until: float | None = None
+        self._progress_at = 0.0
+        self._started_at = time.monotonic()
+        self._stats_at = 0.0
+        self._refused: list[Output] = []
+
+    def stop(self) -> None:
+        """Makes `run` finish what was accepted and return."""
+        self._stopping = True
+
+    def run(self) -> int:
+        """Loads and serves until stopped; returns the exit status."""
+        try:
+            engine = Engine(self._options, self._on_progress)
+            _warm_up(engine)
+        except _StopError:
+            return 0
+        except AiriError as error:
+            logger.error("%s", error)
+            self.server.fail(error)
+            self._wait_for_a_client()
+            self.server.close()
+            return 1
+        gc.collect()
+        gc.freeze()  # what lives as long as the process is not worth looking at again
+        self.server.ready([_model_info(model, engine.options) for model in engine.models])
+        self._serve(engine)
+        self.server.close()
+        return 0
+
+    # -- loading -------------------------------------------------------------------------------
+
+    def _on_progress(self, model: str, stage: str, done: float, total: float) -> None:
+        now = time.monotonic()
+        if now - self._progress_at < _PROGRESS_INTERVAL_S and done < total:
+            return
+        self._progress_at = now
+        self.server.poll(0)
+        self.server.progress(Progress(model, stage, done, total))
+        if self._stopping or self._is_orphan():
+            raise _StopError
+
+    def _wait_for_a_client(self) -> None:
+        """Gives whoever started this process the time to connect and hear why it ends."""
+        until = time.monotonic() + _FAILED_LINGER_S
+        while not self.server.num_clients and time.monotonic() < until:
+            self.server.poll(50)
+
+    # -- serving -------------------------------------------------------------------------------
+
+    def _serve(self, engine: Engine) -> None:
+        timeout_ms = _IDLE_POLL_MS
+        while not self._is_orphan():
+            for message in self.server.poll(timeout_ms):
+                if isinstance(message, Cancel):
+                    for request_id in message.request_ids:
+                        engine.cancel(request_id)
+                else:
+                    self._add(engine, message)
+            for number in self.server.take_gone():
+                for request_id in engine.request_ids:
+                    if request_id >> CLIENT_SHIFT == number:
+                        engine.cancel(request_id)
+            had_work = engine.has_work()
+            outputs = engine.step_columns() if had_work else StepOutputs()
+            if self._refused:
+                outputs.others += self._refused
+                self._refused = []
+            self.server.send_outputs(outputs.request_ids, outputs.tokens, outputs.others)
+            self._push_stats(engine, at_once=had_work and not engine.has_work())
+            if self._stopping and self._drained(engine):
+                return
+            timeout_ms = 0 if outputs.progressed else _BLOCKED_POLL_MS
+            if not engine.has_work():
+                timeout_ms = _IDLE_POLL_MS
+
+    def _add(self, engine: Engine, request: GenerateRequest) -> None:
+        try:
+            if self._stopping:
+                raise EngineDeadError("the engine is shutting down")
+            timeout = request.timeout_us
+            engine.add_request(
+                request.request_id,
+                request.model,
+                np.frombuffer(request.tokens, np.int32),
+                request.params,
+                tenant=request.tenant,
+                priority=request.priority,
+                deadline_us=None if timeout is None else now_us() + timeout,
+                cache_salt=request.cache_salt,
+            )
+        except AiriError as error:
+            self._refused.append(Output(request.request_id, [], "error", error=error_info(error)))
+
+    def _drained(self, engine: Engine) -> bool:
+        """Whether the process may end now; ends what is left when the time for draining is over."""
+        now = time.monotonic()
+        if self._drain_until is None:
+            logger.info("draining %d requests", len(engine.request_ids))
+            self._drain_until = now + self._drain_s
+            self.server.goodbye("terminated")
+        if engine.has_work() and now < self._drain_until:
+            return False
+        info = error_info(EngineDeadError(f"the engine shut down; it drains for {self._drain_s:g} s at most"))
+        left = [Output(request_id, [], "error", error=info) for request_id in engine.request_ids]
+        self.server.send_outputs(_NO_IDS, _NO_TOKENS, left)
+        return True
+
+    def _is_orphan(self) -> bool:
+        """Whether the process that started this one has gone."""
+        return self._parent_pid is not None and os.getppid() != self._parent_pid
+
+    def _push_stats(self, engine: Engine, *, at_once: bool) -> None:
+        now = time.monotonic()
+        if not at_once and now - self._stats_at < _STATS_INTERVAL_S:
+            return
+        self._stats_at = now
+        models = [
+            ModelStats(
+                name=model.name,
+                running=core.running,
+                waiting=core.waiting,
+                kv_blocks_total=core.capacity,
+                kv_blocks_active=core.active_blocks,
+                kv_blocks_cached=core.cached_blocks,
+                prefix_query_tokens=core.query_tokens,
+                prefix_hit_tokens=core.hit_tokens,
+                preemptions=core.preemptions,
+                prompt_tokens=counters.prompt_tokens,
+                generated_tokens=counters.generated_tokens,
+                steps=counters.steps,
+                device_us=counters.device_us,
+            )
+            for model, core, counters in zip(engine.models, engine.stats(), engine.counters, strict=True)
+        ]
+        uptime = now - self._started_at
+        self.server.send_stats(EngineStats(models, uptime_s=uptime, rss_bytes=_resident_bytes()))
+
+
+def _warm_up(engine: Engine) -> None:
+    """One token from every model: pays for first touches before a client does, and shows that it runs."""
+    for model in engine.models:
+        engine.add_request(model.index, model.index, [0], SamplingParams(max_tokens=1, temperature=0.0))
+    while engine.has_work():
+        for output in engine.step():
+            if output.finish_reason == "error":
+                raise ConfigError(f"model {engine.models[output.request_id].name} fails on its first token")
+
+
+def _model_info(model: HostedModel, options: EngineOptions) -> ModelInfo:
+    info = model.runner.model.info
+    return ModelInfo(
+        name=model.name,
+        aliases=model.options.aliases,
+        path=str(model.path),
+        architecture=info.family,
+        dtype=info.dtype,
+        max_model_len=model.max_model_len,
+        vocab_size=info.vocab_size,
+        eos_token_ids=model.eos_token_ids,
+        block_size=options.block_size,
+        num_kv_blocks=model.num_kv_blocks,
+        max_num_seqs=options.max_num_seqs,
+        num_parameters=info.num_parameters,
+    )
+
+
+def _resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGESIZE")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs an engine process; returns its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m airi.engine.process", description="An AIRI engine process."
+    )
+    parser.add_argument("--endpoint", required=True, help="ipc://PATH or tcp://127.0.0.1:PORT")
+    parser.add_argument("--options", required=True, help="EngineOptions as JSON")
+    parser.add_argument("--parent-pid", type=int, default=None, help="exit when this is no longer the parent")
+    parser.add_argument("--drain-s", type=float, default=30.0, help="seconds to finish requests on SIGTERM")
+    parser.add_argument("--log-level", default="warning")
+    given = parser.parse_args(arguments)
+    logging.basicConfig(
+        level=given.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    try:
+        options = msgspec.json.decode(given.options, type=EngineOptions)
+        process = EngineProcess(options, given.endpoint, parent_pid=given.parent_pid, drain_s=given.drain_s)
+    except (AiriError, msgspec.ValidationError) as error:
+        logger.error("%s", error)
+        return 2
+    signal.signal(signal.SIGTERM, lambda *_: process.stop())
+    # A terminal's Ctrl-C reaches the whole group; the parent decides what it means for its engine.
+    signal.signal(signal.SIGINT, signal.SIG_IGN if given.parent_pid else lambda *_: process.stop())
+    return process.run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

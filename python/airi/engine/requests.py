@@ -1,0 +1,88 @@
+"""What the engine remembers of a request beside the core: parameters, and state of the rarer features."""
+
+from __future__ import annotations
+
+from enum import IntFlag
+
+import numpy as np
+from numpy.typing import NDArray
+
+from airi.outputs import TokenLogprobs
+from airi.sampling_params import SamplingParams
+
+__all__ = ["Feature", "RequestState"]
+
+
+class Feature(IntFlag):
+    """Features that cost work per row and step; rows without any share the vectorised path."""
+
+    NONE = 0
+    PENALTIES = 1
+    BIAS = 2
+    MIN_TOKENS = 4
+    LOGPROBS = 8
+    PROMPT_LOGPROBS = 16
+    ALTERS_LOGITS = PENALTIES | BIAS | MIN_TOKENS
+
+
+class RequestState:
+    """One request of one model. Lives from `add_request` to its last output, across preemptions."""
+
+    __slots__ = (
+        "bias_ids",
+        "bias_values",
+        "features",
+        "generated",
+        "num_generated",
+        "params",
+        "prompt",
+        "prompt_logprobs",
+        "request_id",
+        "seed",
+        "stop_ids",
+    )
+
+    def __init__(
+        self,
+        request_id: int,
+        prompt: NDArray[np.int32],
+        params: SamplingParams,
+        stop_ids: NDArray[np.int32],
+        seed: int,
+    ) -> None:
+        self.request_id = request_id
+        self.prompt = prompt
+        self.params = params
+        self.stop_ids = stop_ids
+        """[n] end of sequence and stop ids of this request."""
+        self.seed = seed
+        self.features = _features(params, stop_ids)
+        self.num_generated = 0
+        self.generated = np.empty(32 if self.features & Feature.PENALTIES else 0, np.int32)
+        """Tokens generated so far in its first `num_generated` elements; kept for penalties only."""
+        self.bias_ids = np.fromiter(params.logit_bias.keys(), np.int32, len(params.logit_bias))
+        self.bias_values = np.fromiter(params.logit_bias.values(), np.float32, len(params.logit_bias))
+        self.prompt_logprobs: list[TokenLogprobs | None] = [None]
+        """Grows with the prompt's chunks, when asked for; entry i belongs to prompt token i."""
+
+    def remember(self, token: int) -> None:
+        """Appends a generated token for the penalties."""
+        if self.num_generated == len(self.generated):
+            self.generated = np.resize(self.generated, 2 * len(self.generated))
+        self.generated[self.num_generated] = token
+        self.num_generated += 1
+
+
+def _features(params: SamplingParams, stop_ids: NDArray[np.int32]) -> Feature:
+    features = Feature.NONE
+    if params.repetition_penalty != 1.0 or params.presence_penalty or params.frequency_penalty:
+        features |= Feature.PENALTIES
+    if params.logit_bias:
+        features |= Feature.BIAS
+    if params.min_tokens and len(stop_ids):
+        features |= Feature.MIN_TOKENS
+    if params.logprobs is not None:
+        features |= Feature.LOGPROBS
+    if params.prompt_logprobs is not None:
+        features |= Feature.PROMPT_LOGPROBS
+    return features

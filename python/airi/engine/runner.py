@@ -1,0 +1,195 @@
+"""Runs the core's batches of one model: block tables, forward, sampling, log-probabilities."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, field, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from airi import _core
+from airi.engine.backends import KvBinding, LoadedModel, StepInputs
+from airi.engine.requests import Feature, RequestState
+from airi.engine.sampler import Sampler, gather_logprobs
+from airi.outputs import TokenLogprobs
+
+__all__ = ["ModelRunner", "StepArrays", "StepResult"]
+
+logger = logging.getLogger(__name__)
+
+_ROW_SAMPLE = int(_core.ROW_SAMPLE)
+_ROW_FIRST = int(_core.ROW_FIRST)
+_ROW_FAILED = int(_core.RowStatus.FAILED)
+
+# Rows of prompt log-probabilities whose logits are made at a time: at most 64 MiB of them.
+_LOGITS_BYTES = 64 * 2**20
+
+
+@dataclass(slots=True)
+class StepArrays:
+    """One buffer set that the core fills with a step; see `_core.StepBuffers` for the columns."""
+
+    request_ids: NDArray[np.int64]
+    slots: NDArray[np.int32]
+    query_start: NDArray[np.int32]
+    seq_lens: NDArray[np.int32]
+    row_flags: NDArray[np.uint8]
+    draw_index: NDArray[np.int32]
+    tokens: NDArray[np.int32]
+    positions: NDArray[np.int32]
+    deltas: NDArray[np.int32]
+
+    @classmethod
+    def allocate(cls, rows: int, tokens: int, deltas: int) -> StepArrays:
+        """Zeroed arrays for at most this many rows, tokens and table deltas."""
+        return cls(
+            request_ids=np.zeros(rows, np.int64),
+            slots=np.zeros(rows, np.int32),
+            query_start=np.zeros(rows + 1, np.int32),
+            seq_lens=np.zeros(rows, np.int32),
+            row_flags=np.zeros(rows, np.uint8),
+            draw_index=np.zeros(rows, np.int32),
+            tokens=np.zeros(tokens, np.int32),
+            positions=np.zeros(tokens, np.int32),
+            deltas=np.zeros((deltas, 3), np.int32),
+        )
+
+    def as_buffers(self) -> _core.StepBuffers:
+        """The same arrays, for the core to write into."""
+        return _core.StepBuffers(**{field.name: getattr(self, field.name) for field in fields(self)})
+
+
+@dataclass(slots=True)
+class StepResult:
+    """What a step's rows came to: the columns of `Runtime.commit` and what outputs are made of."""
+
+    model: int
+    counts: NDArray[np.int32]
+    """[rows] tokens of each row"""
+    status: NDArray[np.uint8]
+    """[rows]"""
+    request_ids: NDArray[np.int64]
+    """[n] of the rows that sampled"""
+    tokens: NDArray[np.int32]
+    """[n], also what is committed: one per row that sampled"""
+    draws: NDArray[np.int32]
+    """[n] tokens that the request had before"""
+    device_us: int
+    logprobs: dict[int, TokenLogprobs] = field(default_factory=dict)
+    """By index into the n."""
+
+
+class ModelRunner:
+    """Owns a loaded model's block table and slots; never decides what runs.
+
+    `launch` may overlap with planning the next step: it touches nothing of the core.
+    *Thread safety*: none.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        model: LoadedModel,
+        arena: NDArray[np.uint8],
+        *,
+        block_size: int,
+        max_num_seqs: int,
+        max_batch_tokens: int,
+        max_model_len: int,
+    ) -> None:
+        self.index = index
+        self.model = model
+        self._vocab_size = model.info.vocab_size
+        columns = -(-max_model_len // block_size)
+        self.block_table = np.zeros((max_num_seqs, columns), np.int32)
+        self.sampler = Sampler(max_num_seqs, self._vocab_size)
+        model.bind_kv(
+            KvBinding(
+                arena=arena,
+                block_size=block_size,
+                block_table=self.block_table,
+                max_batch_tokens=max_batch_tokens,
+            )
+        )
+
+    def run(
+        self,
+        arrays: StepArrays,
+        *,
+        rows: int,
+        tokens: int,
+        deltas: int,
+        states: dict[int, RequestState],
+    ) -> StepResult:
+        """Runs one planned step. A failing model fails the step's rows, never the engine."""
+        begin = time.perf_counter_ns()
+        self._take_over(arrays, rows, deltas, states)
+        sampling = np.flatnonzero(arrays.row_flags[:rows] & _ROW_SAMPLE)
+        query_start = arrays.query_start[: rows + 1]
+        step = StepInputs(
+            tokens=arrays.tokens[:tokens],
+            positions=arrays.positions[:tokens],
+            query_start=query_start,
+            seq_lens=arrays.seq_lens[:rows],
+            slots=arrays.slots[:rows],
+            logit_rows=query_start[1:][sampling] - 1,
+        )
+        counts = np.zeros(rows, np.int32)
+        counts[sampling] = 1
+        status = np.zeros(rows, np.uint8)
+        slots = arrays.slots[sampling]
+        draws = arrays.draw_index[sampling]
+        logprobs: dict[int, TokenLogprobs] = {}
+        try:
+            logits = self.model.forward(step)
+            sampled = self.sampler.sample(logits, slots, draws)
+            tokens_out, logprobs = sampled.tokens, sampled.logprobs
+            status[sampling] = sampled.is_nan  # 1 is RowStatus.NAN
+            self._prompt_logprobs(step)
+        except Exception:
+            logger.exception("a step of %d rows and %d tokens failed", rows, tokens)
+            status[:] = _ROW_FAILED
+            tokens_out = np.zeros(len(sampling), np.int32)
+        return StepResult(
+            model=self.index,
+            counts=counts,
+            status=status,
+            request_ids=arrays.request_ids[sampling],
+            tokens=tokens_out,
+            draws=draws,
+            device_us=(time.perf_counter_ns() - begin) // 1000,
+            logprobs=logprobs,
+        )
+
+    def _take_over(self, arrays: StepArrays, rows: int, deltas: int, states: dict[int, RequestState]) -> None:
+        """Applies the block table's deltas and gives new rows their slots."""
+        if deltas:
+            changed = arrays.deltas[:deltas]
+            self.block_table[changed[:, 0], changed[:, 1]] = changed[:, 2]
+        for row in np.flatnonzero(arrays.row_flags[:rows] & _ROW_FIRST).tolist():
+            self.sampler.assign(int(arrays.slots[row]), states[int(arrays.request_ids[row])])
+
+    def _prompt_logprobs(self, step: StepInputs) -> None:
+        """Takes the log-probabilities of prompt tokens whose predecessors this step computed."""
+        features = self.sampler.features(step.slots)
+        wanted = np.flatnonzero(features & int(Feature.PROMPT_LOGPROBS)).tolist()
+        for row in wanted:
+            state = self.sampler.state(int(step.slots[row]))
+            first = int(step.query_start[row])
+            positions = step.positions[first : int(step.query_start[row + 1])]
+            # Position p predicts prompt token p + 1; chunks computed again after a preemption are known.
+            begin = max(int(positions[0]) + 1, len(state.prompt_logprobs))
+            end = min(int(positions[-1]) + 2, len(state.prompt))
+            offset = first - int(positions[0]) - 1
+            self._extend_prompt_logprobs(state, begin, end, offset)
+
+    def _extend_prompt_logprobs(self, state: RequestState, begin: int, end: int, offset: int) -> None:
+        """Appends entries `begin` to `end` of the prompt; entry p comes from the step's token p + offset."""
+        piece = max(1, _LOGITS_BYTES // (4 * self._vocab_size))
+        count = state.params.prompt_logprobs or 0
+        for start in range(begin, end, piece):
+            stop = min(end, start + piece)
+            lines = self.model.logits(np.arange(start + offset, stop + offset, dtype=np.int32))
+            state.prompt_logprobs += gather_logprobs(lines, state.prompt[start:stop], count)

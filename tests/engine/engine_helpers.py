@@ -1,0 +1,66 @@
+"""Engines on tiny checkpoints for the engine's tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from airi.engine import Engine, EngineOptions, ModelOptions
+from airi.outputs import Output
+from airi.sampling_params import SamplingParams
+
+MIB = 2**20
+GREEDY: dict[str, Any] = {"temperature": 0.0, "ignore_eos": True}
+
+
+def make_engine(*paths: Path, **options: Any) -> Engine:
+    """An engine serving these checkpoints under their folders' names, in 8 MiB unless told otherwise."""
+    models = options.pop("models", tuple(ModelOptions(path=str(path)) for path in paths))
+    defaults: dict[str, Any] = {
+        "models": models,
+        "kv_memory": 8 * MIB * len(models),
+        "max_num_seqs": 8,
+        "max_batch_tokens": 256,
+        "threads": 1,
+    }
+    return Engine(EngineOptions(**{**defaults, **options}))
+
+
+def add(
+    engine: Engine, request_id: int, prompt: Sequence[int], *, model: str | int = 0, **fields: Any
+) -> None:
+    """Adds a request; fields that `add_request` knows go there, all others into SamplingParams."""
+    own = {
+        name: fields.pop(name)
+        for name in ("tenant", "priority", "deadline_us", "cache_salt")
+        if name in fields
+    }
+    engine.add_request(request_id, model, prompt, SamplingParams(**fields), **own)
+
+
+def run(engine: Engine, *, limit: int = 10_000) -> dict[int, Output]:
+    """Steps until nothing is left; returns each request's outputs as one."""
+    whole: dict[int, Output] = {}
+    for _ in range(limit):
+        if not engine.has_work():
+            return whole
+        gather(whole, engine.step())
+    raise RuntimeError(f"the engine still has work after {limit} steps")
+
+
+def gather(whole: dict[int, Output], outputs: Sequence[Output]) -> None:
+    """Merges a step's outputs into those so far; a request that had ended must not get more."""
+    for output in outputs:
+        if output.request_id in whole:
+            if whole[output.request_id].finish_reason is not None:
+                raise RuntimeError(f"request {output.request_id} got an output after its end")
+            whole[output.request_id].merge(output)
+        else:
+            whole[output.request_id] = output
+
+
+def generate(engine: Engine, prompt: Sequence[int], **fields: Any) -> Output:
+    """One request, run to its end."""
+    add(engine, 1, prompt, **fields)
+    return run(engine)[1]

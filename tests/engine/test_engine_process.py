@@ -1,0 +1,232 @@
+"""The engine process with a real model: loading, streams, death, draining, orphans."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airi.engine.options import EngineOptions, ModelOptions
+from airi.errors import CheckpointError, ConfigError, EngineDeadError, ModelNotFoundError
+from airi.sampling_params import SamplingParams
+from airi.transport import EngineClient, EngineSupervisor, GenerateRequest, Output, Progress
+from tests.engine.engine_helpers import GREEDY, MIB
+from tests.engine.tiny_models import Reference
+
+
+def options(*paths: Path, **fields: Any) -> EngineOptions:
+    defaults: dict[str, Any] = {"kv_memory": 8 * MIB, "max_num_seqs": 64, "threads": 1}
+    models = tuple(ModelOptions(path=str(path)) for path in paths)
+    return EngineOptions(models=models, **{**defaults, **fields})
+
+
+def request(
+    prompt: list[int], *, model: str = "llama", timeout_us: int | None = None, **params: Any
+) -> GenerateRequest:
+    return GenerateRequest(
+        model=model,
+        tokens=GenerateRequest.pack_tokens(prompt),
+        params=SamplingParams(**params),
+        timeout_us=timeout_us,
+    )
+
+
+async def collect(client: EngineClient, message: GenerateRequest) -> Output:
+    whole: Output | None = None
+    async for output in client.generate(message):
+        if whole is None:
+            whole = output
+        else:
+            whole.merge(output)
+    assert whole is not None
+    return whole
+
+
+@pytest.fixture
+async def supervisor(tiny_llama: Path) -> AsyncIterator[EngineSupervisor]:
+    supervisor = EngineSupervisor(options(tiny_llama), first_delay_s=0.01)
+    await supervisor.start()
+    yield supervisor
+    await supervisor.stop()
+
+
+async def test_streams_through_the_process_are_those_of_transformers(
+    supervisor: EngineSupervisor, llama_references: list[Reference]
+) -> None:
+    client = supervisor.client
+    model = client.find_model("llama")
+    assert (model.vocab_size, model.max_model_len, model.dtype) == (323, 512, "float32")
+    messages = [request(reference.prompt, max_tokens=64, **GREEDY) for reference in llama_references]
+    outputs = await asyncio.gather(*(collect(client, message) for message in messages))
+    assert [output.tokens for output in outputs] == [reference.tokens for reference in llama_references]
+
+
+async def test_loading_tells_its_progress(tiny_llama: Path) -> None:
+    seen: list[Progress] = []
+    async with EngineSupervisor(options(tiny_llama), on_progress=seen.append):
+        pass
+    assert any(progress.model == "llama" and progress.stage == "weights" for progress in seen)
+    assert seen[-1].done == seen[-1].total
+
+
+async def test_errors_cross_the_process_boundary_as_themselves(supervisor: EngineSupervisor) -> None:
+    with pytest.raises(ModelNotFoundError, match="loaded: llama"):
+        await collect(supervisor.client, request([5], model="other"))
+
+
+async def test_a_deadline_is_relative_to_the_engines_receipt(supervisor: EngineSupervisor) -> None:
+    output = await collect(supervisor.client, request([5], max_tokens=400, timeout_us=0, **GREEDY))
+    assert output.finish_reason == "deadline"
+
+
+async def test_a_client_that_leaves_has_its_requests_cancelled(supervisor: EngineSupervisor) -> None:
+    watcher = supervisor.client
+    other = await EngineClient.connect(supervisor.endpoint, timeout_s=10)
+    stream = other.open(request([5], max_tokens=500, **GREEDY))
+    await anext(stream)
+    other.close()
+    while watcher.stats is None or watcher.stats.models[0].running or not watcher.stats.models[0].steps > 1:
+        await asyncio.sleep(0.02)
+
+
+async def test_killed_under_fifty_streams_each_ends_and_the_next_request_works(
+    supervisor: EngineSupervisor,
+) -> None:
+    client = supervisor.client
+    streams = [client.open(request([5 + i], max_tokens=500, **GREEDY)) for i in range(50)]
+    for stream in streams:
+        await anext(stream)
+    assert supervisor.pid is not None
+    os.kill(supervisor.pid, signal.SIGKILL)
+    for stream in streams:
+        with pytest.raises(EngineDeadError):
+            async for _ in stream:
+                pass
+    assert len((await collect(client, request([5], max_tokens=7, **GREEDY))).tokens) == 7
+    assert supervisor.num_restarts == 1
+
+
+async def test_requests_that_had_not_started_are_served_after_the_restart(
+    supervisor: EngineSupervisor, llama_references: list[Reference]
+) -> None:
+    assert supervisor.pid is not None
+    os.kill(supervisor.pid, signal.SIGSTOP)
+    messages = [request(reference.prompt, max_tokens=64, **GREEDY) for reference in llama_references]
+    waiting = [asyncio.create_task(collect(supervisor.client, message)) for message in messages]
+    await asyncio.sleep(0.05)
+    os.kill(supervisor.pid, signal.SIGKILL)
+    outputs = await asyncio.gather(*waiting)
+    assert [output.tokens for output in outputs] == [reference.tokens for reference in llama_references]
+
+
+async def test_terminated_under_load_it_finishes_and_exits_with_zero(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    endpoint = f"ipc://{tmp_path}/engine"
+    process = start_process(options(tiny_llama), endpoint)
+    async with await EngineClient.connect(endpoint, timeout_s=30) as client:
+        messages = [request([5 + i], max_tokens=200, **GREEDY) for i in range(20)]
+        streams = [client.open(message) for message in messages]
+        counts = [len((await anext(stream)).tokens) for stream in streams]
+        process.send_signal(signal.SIGTERM)
+        while not client.draining:
+            await asyncio.sleep(0.005)
+        with pytest.raises(EngineDeadError, match="shutting down"):
+            await collect(client, request([5], max_tokens=1))
+        for index, stream in enumerate(streams):
+            async for output in stream:
+                counts[index] += len(output.tokens)
+        assert counts == [200] * 20
+        assert await asyncio.to_thread(process.wait, 20) == 0
+
+
+async def test_what_outlasts_draining_ends_with_an_error(tiny_llama: Path, tmp_path: Path) -> None:
+    endpoint = f"ipc://{tmp_path}/engine"
+    process = start_process(options(tiny_llama), endpoint, "--drain-s", "0")
+    async with await EngineClient.connect(endpoint, timeout_s=30) as client:
+        stream = client.open(request([5], max_tokens=500, **GREEDY))
+        await anext(stream)
+        process.send_signal(signal.SIGTERM)
+        with pytest.raises(EngineDeadError, match="drains for 0 s"):
+            async for _ in stream:
+                pass
+        assert await asyncio.to_thread(process.wait, 20) == 0
+
+
+async def test_a_checkpoint_error_reaches_the_caller_as_itself(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="nowhere"):
+        await EngineSupervisor(options(tmp_path / "nowhere")).start()
+
+
+async def test_an_arena_error_reaches_the_caller_as_itself(tiny_llama: Path) -> None:
+    with pytest.raises(ConfigError, match="kv_memory"):
+        await EngineSupervisor(options(tiny_llama, kv_memory=2**50)).start()
+
+
+def test_options_that_cannot_be_read_are_one_line_and_status_two(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [*COMMAND, "--endpoint", f"ipc://{tmp_path}/e", "--options", '{"models": []}'],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert "models is empty" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_an_engine_whose_parent_dies_does_not_stay(tiny_llama: Path, tmp_path: Path) -> None:
+    """A parent in between starts the engine, tells its pid and is killed."""
+    encoded = json.dumps({"models": [{"path": str(tiny_llama)}], "kv_memory": 8 * MIB, "threads": 1})
+    endpoint = f"ipc://{tmp_path}/engine"
+    code = (
+        "import os, subprocess, sys, time\n"
+        f"child = subprocess.Popen({[*COMMAND, '--endpoint', endpoint, '--options', encoded]!r}"
+        " + ['--parent-pid', str(os.getpid())])\n"
+        "print(child.pid, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert asyncio.run(_serves(endpoint))
+        parent.kill()
+        parent.wait()
+    wait_gone(pid)
+
+
+COMMAND = [sys.executable, "-m", "airi.engine.process"]
+
+
+def start_process(given: EngineOptions, endpoint: str, *arguments: str) -> subprocess.Popen[bytes]:
+    import msgspec
+
+    encoded = msgspec.json.encode(given).decode()
+    return subprocess.Popen([*COMMAND, "--endpoint", endpoint, "--options", encoded, *arguments])
+
+
+async def _serves(endpoint: str) -> bool:
+    async with await EngineClient.connect(endpoint, timeout_s=30) as client:
+        return client.alive
+
+
+def wait_gone(pid: int) -> None:
+    """Returns when the process has ended (pytest's own timeout bounds the wait)."""
+    import time
+
+    while True:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        except FileNotFoundError:
+            return
+        if state == "Z":
+            return
+        time.sleep(0.02)
