@@ -15,7 +15,7 @@ from airi.errors import AiriError
 
 __all__ = ["main"]
 
-COMMANDS = ("serve",)
+COMMANDS = ("serve", "chat", "bench")
 """In the order of `--help`; `airi.cli.<name>` has a function of that name, or a Typer application `app`."""
 
 _USER_ERROR = 2
@@ -34,7 +34,7 @@ class _LazyGroup(typer.core.TyperGroup):
         module = importlib.import_module(f"airi.cli.{cmd_name}")
         sub = getattr(module, "app", None)
         if sub is None:
-            sub = typer.Typer(add_completion=False, rich_markup_mode="rich")
+            sub = typer.Typer(add_completion=False, rich_markup_mode="markdown")
             sub.command()(getattr(module, cmd_name))
         command = typer.main.get_command(sub)
         command.name = cmd_name
@@ -45,7 +45,7 @@ app = typer.Typer(
     cls=_LazyGroup,
     invoke_without_command=True,
     add_completion=False,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -58,9 +58,9 @@ def _root(
 ) -> None:
     """AIRI runs language models and serves them to any OpenAI client.
 
-    Start with [bold]airi serve[/bold], which serves the built-in demonstration model on
-    http://127.0.0.1:8000, or a model that it is given: a folder in Hugging Face's format, or
-    hf://org/name.
+    Start with `airi chat`, which talks to the built-in demonstration model, or
+    `airi serve`, which serves it on http://127.0.0.1:8000. Both take a model instead:
+    a folder in Hugging Face's format, or hf://org/name.
     """
     if version:
         typer.echo(f"airi {airi.__version__}")

@@ -1,0 +1,211 @@
+"""`airi bench`: how fast this machine, this model, this server are."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from airi.errors import ConfigError
+
+if TYPE_CHECKING:
+    from airi.bench.workload import Workload
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    no_args_is_help=False,
+    invoke_without_command=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    help="Measure speed: of the scheduling core, of a model in this process, of a server under load.",
+)
+
+_WORK = "Requests"
+_SERVER = "Server"
+Json = Annotated[bool, typer.Option("--json", help="Print rows as JSON, one per line.")]
+Model = Annotated[
+    str | None,
+    typer.Argument(
+        help="Folder of a model or hf://org/name. Left out: the built-in demonstration model.",
+        show_default=False,
+    ),
+]
+ShapeName = Annotated[
+    str | None,
+    typer.Option(
+        help="Instead of a model, random weights of this shape: llama-2m, llama-135m, llama-360m, llama-1b.",
+        show_default=False,
+    ),
+]
+Requests = Annotated[int, typer.Option(help="How many requests.", rich_help_panel=_WORK)]
+InputLen = Annotated[int, typer.Option(help="Tokens of a prompt.", rich_help_panel=_WORK)]
+OutputLen = Annotated[int, typer.Option(help="Tokens of an answer.", rich_help_panel=_WORK)]
+Mix = Annotated[
+    str,
+    typer.Option(help="Lengths: random, prefix (shared beginning), mixed, one-long.", rich_help_panel=_WORK),
+]
+RangeRatio = Annotated[
+    float, typer.Option(help="Draw lengths from this share below to above.", rich_help_panel=_WORK)
+]
+PrefixLen = Annotated[int, typer.Option(help="Tokens that all prompts share.", rich_help_panel=_WORK)]
+Seed = Annotated[int, typer.Option(help="Other seed, other prompts.", rich_help_panel=_WORK)]
+
+
+@app.callback()
+def bench(context: typer.Context) -> None:
+    """Measure speed: of the scheduling core, of a model in this process, of a server under load."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def throughput(
+    model: Model = None,
+    *,
+    shape: ShapeName = None,
+    requests: Requests = 64,
+    input_len: InputLen = 256,
+    output_len: OutputLen = 128,
+    mix: Mix = "random",
+    range_ratio: RangeRatio = 0.0,
+    prefix_len: PrefixLen = 0,
+    seed: Seed = 0,
+    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    threads: Annotated[
+        int | None, typer.Option(help="Threads that compute; left out: all cores.", show_default=False)
+    ] = None,
+    max_num_seqs: Annotated[int, typer.Option(help="Requests that run at the same time.")] = 256,
+    json: Json = False,
+) -> None:
+    """A model in this process: all requests at once, greedy, each to its full length."""
+    from dataclasses import replace
+
+    from airi.bench.rows import show_progress, show_rows
+    from airi.bench.throughput import measure_throughput
+    from airi.llm import LLM
+
+    workload = _workload(requests, input_len, output_len, mix, range_ratio, prefix_len, seed)
+    with LLM(_model(model, shape), dtype=dtype, threads=threads, max_num_seqs=max_num_seqs) as llm:
+        workload = replace(workload, vocab=llm.tokenizer.vocab_size)
+        with show_progress("requests", requests) as on_done:
+            row = measure_throughput(llm, workload, on_done=on_done)
+    show_rows([row], as_json=json)
+
+
+@app.command()
+def serve(
+    model: Model = None,
+    *,
+    url: Annotated[
+        str | None,
+        typer.Option(
+            help="A running server, e.g. http://127.0.0.1:8000. Left out: one is started for the model.",
+            rich_help_panel=_SERVER,
+            show_default=False,
+        ),
+    ] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            help="Key for the server.", envvar="AIRI_API_KEY", rich_help_panel=_SERVER, show_default=False
+        ),
+    ] = None,
+    endpoint: Annotated[
+        str, typer.Option(help="completions (exact lengths) or chat.", rich_help_panel=_SERVER)
+    ] = "completions",
+    shape: ShapeName = None,
+    requests: Requests = 64,
+    input_len: InputLen = 256,
+    output_len: OutputLen = 128,
+    mix: Mix = "random",
+    range_ratio: RangeRatio = 0.0,
+    prefix_len: PrefixLen = 0,
+    concurrency: Annotated[
+        int | None,
+        typer.Option(
+            help="Requests in flight at most; left out: no limit.", rich_help_panel=_WORK, show_default=False
+        ),
+    ] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(
+            help="Requests per second, at random; left out: all at once.",
+            rich_help_panel=_WORK,
+            show_default=False,
+        ),
+    ] = None,
+    ignore_eos: Annotated[
+        bool, typer.Option(help="Have every answer go on to its full length.", rich_help_panel=_WORK)
+    ] = True,
+    vocab: Annotated[
+        int, typer.Option(help="Prompts hold ids from 100 to below this.", rich_help_panel=_WORK)
+    ] = 1000,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """A server under load: time to first token, between tokens, end to end, as its clients see them."""
+    from dataclasses import replace
+
+    from airi.bench.rows import show_progress, show_rows
+    from airi.bench.serve import Load, measure_serve
+
+    workload = replace(
+        _workload(requests, input_len, output_len, mix, range_ratio, prefix_len, seed), vocab=vocab
+    )
+    load = Load(
+        endpoint=endpoint,
+        concurrency=concurrency,
+        rate=math.inf if rate is None else rate,
+        ignore_eos=ignore_eos,
+        api_key=api_key,
+    )
+    with contextlib.ExitStack() as stack:
+        if url is None:
+            url, model = stack.enter_context(_server(_model(model, shape))), None
+        elif shape is not None:
+            raise ConfigError("--shape starts a server of its own and does not go with --url", field="shape")
+        on_done = stack.enter_context(show_progress("requests", requests))
+        row = measure_serve(url, workload, load, model=model, on_done=on_done)
+    show_rows([row], as_json=json)
+
+
+def _workload(
+    requests: int, input_len: int, output_len: int, mix: str, range_ratio: float, prefix_len: int, seed: int
+) -> Workload:
+    from airi.bench.workload import Workload
+
+    return Workload(
+        requests=requests,
+        input_len=input_len,
+        output_len=output_len,
+        mix=mix,
+        range_ratio=range_ratio,
+        prefix_len=prefix_len,
+        seed=seed,
+    )
+
+
+def _model(model: str | None, shape: str | None) -> str | Path | None:
+    from airi.bench.shapes import SHAPES, cached_checkpoint
+
+    if shape is None:
+        return model
+    if model is not None:
+        raise ConfigError("give a model or --shape, not both", field="shape")
+    if shape not in SHAPES:
+        raise ConfigError(f"shape is {shape!r}; accepted: {', '.join(SHAPES)}", field="shape")
+    return cached_checkpoint(shape)
+
+
+@contextlib.contextmanager
+def _server(model: str | Path | None) -> Iterator[str]:
+    from airi.bench.server import running_server
+
+    typer.secho("starting a server ...", dim=True, err=True)
+    with running_server(model) as url:
+        yield url

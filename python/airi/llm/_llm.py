@@ -1,0 +1,292 @@
+"""The class `airi.LLM`."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from airi import builtin
+from airi.errors import AiriError, ConfigError, QueueFullError, RequestError
+from airi.llm._batch import Batch, Prompt
+from airi.llm._progress import count_completions, show_loading
+from airi.llm._results import Chunk, RequestOutput
+from airi.sampling_params import SamplingParams
+from airi.text import Tokenizer
+
+if TYPE_CHECKING:
+    from airi.engine import Engine
+
+__all__ = ["LLM", "Messages"]
+
+Messages = Sequence[Mapping[str, Any]]
+"""A conversation: messages with role and content."""
+_DEFAULTS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+
+
+class LLM:
+    """A model loaded into this process.
+
+    *Thread safety*: calls from several threads take turns at the engine's steps.
+    *Invariant*: leaving a call, also by an error or by closing a stream, leaves nothing of it in the engine.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | None = None,
+        *,
+        chat_template: str | Path | None = None,
+        progress: bool | None = None,
+        **options: Any,
+    ) -> None:
+        """Loads `model`: a checkpoint folder, hf://org/name[@revision], or None for the built-in one.
+
+        `options` are those of `airi.engine.EngineOptions` (dtype, device, threads, max_model_len,
+        max_num_seqs, kv_memory in bytes, block_size, seed, ...). `progress` shows bars on stderr;
+        None means when it is a terminal. Raises CheckpointError or ConfigError.
+        """
+        from airi.engine import Engine
+
+        with show_loading(progress=progress) as on_progress:
+            self._engine: Engine = Engine(
+                _engine_options(builtin.resolve(model), options), progress=on_progress
+            )
+        hosted = self._engine.models[0]
+        self.model = hosted.name
+        """The model's name."""
+        self.max_model_len = hosted.max_model_len
+        """Prompt and completion together, in tokens."""
+        self.tokenizer = Tokenizer.load(hosted.path, chat_template=chat_template)
+        self.default_params = _default_params(hosted.path)
+        """Used where a call gives no parameters: those of the checkpoint's generation_config.json."""
+        self._progress = progress
+        self._lock = threading.RLock()
+        self._request_ids = itertools.count(1)
+        self._owners: dict[int, Batch] = {}
+        self._closed = False
+
+    def generate(
+        self,
+        prompts: str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        progress: bool | None = None,
+    ) -> list[RequestOutput]:
+        """Completes one prompt or several (texts or token ids); one output per prompt, in order.
+
+        `params` is one for all or one per prompt. Raises RequestError, e.g. for a prompt that does not fit.
+        """
+        return self._finish(self._prompts(prompts, params), progress=progress)
+
+    def chat(
+        self,
+        messages: Messages | Sequence[Messages],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        progress: bool | None = None,
+        **template_options: Any,
+    ) -> list[RequestOutput]:
+        """The model's answer to a conversation, or to each of several.
+
+        `template_options` go to the chat template: chat_template_kwargs, documents,
+        add_generation_prompt, continue_final_message, template. Raises RequestError.
+        """
+        return self._finish(self._chats(messages, params, tools, template_options), progress=progress)
+
+    def generate_stream(
+        self,
+        prompts: str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+    ) -> Iterator[Chunk]:
+        """As `generate`, piece by piece as the text is made. Leaving the loop early cancels the rest."""
+        return self._stream(self._prompts(prompts, params))
+
+    def chat_stream(
+        self,
+        messages: Messages | Sequence[Messages],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **template_options: Any,
+    ) -> Iterator[Chunk]:
+        """As `chat`, piece by piece as the answer is made. Leaving the loop early cancels the rest."""
+        return self._stream(self._chats(messages, params, tools, template_options))
+
+    def close(self) -> None:
+        """Frees the model. Running calls end with an error; closing twice does nothing."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                for batch in self._owners.values():
+                    batch.failure = _closed_error()
+                self._owners.clear()
+                del self._engine
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    # -- prompts -------------------------------------------------------------------------------
+
+    def _prompts(
+        self, prompts: Any, params: SamplingParams | Sequence[SamplingParams] | None
+    ) -> list[Prompt]:
+        if isinstance(prompts, str) or (_is_list(prompts) and prompts and isinstance(prompts[0], int)):
+            prompts = [prompts]
+        if not _is_list(prompts):
+            raise RequestError(
+                f"prompts must be text, token ids or a list of either, got {type(prompts).__name__}",
+                field="prompts",
+            )
+        every = self._params(params, len(prompts))
+        return [
+            self._prompt(prompt, i, each) for i, (prompt, each) in enumerate(zip(prompts, every, strict=True))
+        ]
+
+    def _prompt(self, prompt: Any, i: int, params: SamplingParams) -> Prompt:
+        if isinstance(prompt, str):
+            return Prompt(prompt, self.tokenizer.encode(prompt), params)
+        if _is_list(prompt) and all(isinstance(token, int) for token in prompt):
+            return Prompt(None, list(prompt), params)
+        found = type(prompt).__name__
+        raise RequestError(f"prompts[{i}] must be text or a list of token ids, got {found}", field="prompts")
+
+    def _chats(
+        self,
+        messages: Any,
+        params: SamplingParams | Sequence[SamplingParams] | None,
+        tools: Sequence[Mapping[str, Any]] | None,
+        template_options: dict[str, Any],
+    ) -> list[Prompt]:
+        several = _is_list(messages) and bool(messages) and _is_list(messages[0])
+        conversations = list(messages) if several else [messages]
+        found = []
+        for conversation, each in zip(conversations, self._params(params, len(conversations)), strict=True):
+            text = self.tokenizer.render_chat(conversation, tools, **template_options)
+            found.append(Prompt(text, self.tokenizer.encode(text, add_special_tokens=False), each))
+        return found
+
+    def _params(
+        self, params: SamplingParams | Sequence[SamplingParams] | None, count: int
+    ) -> Sequence[SamplingParams]:
+        if params is None:
+            return [self.default_params] * count
+        if isinstance(params, SamplingParams):
+            return [params] * count
+        if len(params) != count:
+            raise RequestError(
+                f"params has {len(params)} entries for {count} prompts; give one, or one per prompt",
+                field="params",
+            )
+        return params
+
+    # -- running -------------------------------------------------------------------------------
+
+    def _finish(self, prompts: list[Prompt], *, progress: bool | None) -> list[RequestOutput]:
+        batch = Batch(self.tokenizer, prompts)
+        shown = self._progress if progress is None else progress
+        with self._driving(batch), count_completions(len(batch.waiting), progress=shown) as advance:
+            while not batch.done:
+                self._pump(batch)
+                advance(batch.ready)
+                batch.ready.clear()
+        _raise(batch.failure)
+        return batch.results
+
+    def _stream(self, prompts: list[Prompt]) -> Iterator[Chunk]:
+        batch = Batch(self.tokenizer, prompts)
+        with self._driving(batch):
+            while batch.ready or not batch.done:
+                if batch.ready:
+                    yield batch.ready.popleft()
+                else:
+                    self._pump(batch)
+        _raise(batch.failure)
+
+    @contextmanager
+    def _driving(self, batch: Batch) -> Iterator[None]:
+        """Takes what is left of the batch out of the engine at the end."""
+        try:
+            yield
+        finally:
+            with self._lock:
+                for request_id in batch.running:
+                    if self._owners.pop(request_id, None) is not None:
+                        self._engine.cancel(request_id)
+                batch.running.clear()
+
+    def _pump(self, batch: Batch) -> None:
+        """One step of the engine, for whoever has requests in it."""
+        with self._lock:
+            if self._closed:
+                raise _closed_error()
+            if batch.ready or batch.done:
+                return  # another thread's step has served this batch meanwhile
+            self._fill(batch)
+            for output in self._engine.step():
+                owner = self._owners.get(output.request_id)
+                if owner is not None:
+                    self._deliver(owner, output.request_id, output)
+
+    def _deliver(self, owner: Batch, request_id: int, output: Any) -> None:
+        drop = owner.advance(request_id, output)
+        if drop:
+            self._engine.cancel(request_id)
+        if request_id not in owner.running:
+            del self._owners[request_id]
+
+    def _fill(self, batch: Batch) -> None:
+        """Gives the engine what it has room for; the rest follows as others end."""
+        while batch.waiting:
+            completion = batch.waiting[0]
+            request_id = next(self._request_ids)
+            try:
+                self._engine.add_request(
+                    request_id, self.model, completion.prompt.prompt_token_ids, completion.params
+                )
+            except QueueFullError:
+                if not self._engine.has_work():
+                    raise
+                return
+            batch.waiting.popleft()
+            batch.running[request_id] = completion
+            self._owners[request_id] = batch
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
+def _raise(failure: AiriError | None) -> None:
+    if failure is not None:
+        raise failure
+
+
+def _closed_error() -> AiriError:
+    return AiriError("this LLM has been closed")
+
+
+def _engine_options(path: str, options: dict[str, Any]) -> Any:
+    from airi.engine import EngineOptions, ModelOptions
+
+    known = set(EngineOptions.__dataclass_fields__) - {"models"}
+    for name in options:
+        if name not in known:
+            raise ConfigError(f"unknown option {name!r}; accepted: {', '.join(sorted(known))}", field=name)
+    return EngineOptions(models=(ModelOptions(path=path),), **options)
+
+
+def _default_params(folder: Path) -> SamplingParams:
+    try:
+        config = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return SamplingParams()
+    given = {name: config[name] for name in _DEFAULTS if isinstance(config.get(name), int | float)}
+    return SamplingParams(**given)

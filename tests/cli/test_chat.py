@@ -1,0 +1,100 @@
+"""`airi chat`: with a model in this process, with a server, from a pipe."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import StubServer
+
+Airi = Callable[..., Any]
+
+
+def say(monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+
+
+@pytest.mark.usefixtures("_fake_engine")
+def test_a_message_is_answered_by_the_model_in_this_process(airi: Airi, folder: Path) -> None:
+    result = airi("chat", str(folder), "--system", "Be brief.", "-m", "Hello", "--temperature", "0")
+    assert (result.code, result.err) == (0, "")
+    assert result.out == " echo system: Be brief.\nuser: Hello\nassistant:\n"
+
+
+@pytest.mark.usefixtures("_fake_engine")
+def test_lines_of_a_pipe_are_one_conversation(
+    airi: Airi, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    say(monkeypatch, "one", "", "/reset", "two", "/exit", "never")
+    result = airi("chat", str(folder), "--max-tokens", "100")
+    assert result.out == " echo user: one\nassistant:\n echo user: two\nassistant:\n"
+
+
+@pytest.mark.usefixtures("_fake_engine")
+def test_sampling_options_are_checked(airi: Airi, folder: Path) -> None:
+    result = airi("chat", str(folder), "-m", "x", "--temperature", "-1")
+    assert result.code == 2
+    assert "temperature must be in [0, 100], got -1" in result.err
+
+
+def test_a_server_is_asked_as_openai_clients_ask(
+    airi: Airi, server: StubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    say(monkeypatch, "Hi", "And you?")
+    result = airi("chat", "--url", server.url, "--api-key", "k", "--seed", "3", "--max-tokens", "9")
+    assert result.out == "Hello there.\n" * 2
+    first, second = server.bodies
+    assert first == {
+        "path": "/v1/chat/completions",
+        "model": "stub-1",
+        "messages": [{"role": "user", "content": "Hi"}],
+        "stream": True,
+        "seed": 3,
+        "max_tokens": 9,
+    }
+    assert [m["content"] for m in second["messages"]] == ["Hi", "Hello there.", "And you?"]
+    assert server.keys[0] == "Bearer k"
+
+
+def test_a_named_model_of_a_server_is_not_looked_up(airi: Airi, server: StubServer) -> None:
+    result = airi("chat", "other", "--url", server.url + "/v1/", "-m", "Hi")
+    assert result.out == "Hello there.\n"
+    assert server.bodies[0]["model"] == "other"
+    assert server.keys == []
+
+
+def test_a_servers_refusal_is_one_line(airi: Airi, server: StubServer) -> None:
+    server.status = 400
+    result = airi("chat", "--url", server.url, "-m", "Hi")
+    assert (result.code, result.err) == (2, f"airi: {server.url}: status 400: not today\n")
+
+
+def test_an_error_inside_a_stream_is_one_line(airi: Airi, server: StubServer) -> None:
+    server.error_event = True
+    result = airi("chat", "--url", server.url, "-m", "Hi")
+    assert result.code == 2
+    assert result.err.endswith("engine died\n")
+
+
+def test_a_server_without_models_or_without_a_server_is_one_line(airi: Airi, server: StubServer) -> None:
+    server.models = []
+    assert airi("chat", "--url", server.url, "-m", "Hi").err == f"airi: {server.url} serves no model\n"
+    result = airi("chat", "--url", "http://127.0.0.1:9", "-m", "Hi")
+    assert "http://127.0.0.1:9 cannot be reached" in result.err
+
+
+@pytest.mark.parametrize("url", ["ftp://x", "http://", "http://x:port"])
+def test_a_broken_url_is_named(airi: Airi, url: str) -> None:
+    result = airi("chat", "--url", url, "-m", "Hi")
+    assert (result.code, result.err) == (2, f"airi: url is {url!r}; give http://HOST:PORT\n")
+
+
+def test_options_of_a_local_model_do_not_go_with_a_server(airi: Airi, server: StubServer) -> None:
+    result = airi("chat", "--url", server.url, "--threads", "2", "-m", "Hi")
+    assert result.code == 2
+    assert "not to --url" in result.err
