@@ -43,6 +43,7 @@ struct Voidify {
 }  // namespace internal
 }  // namespace airi
 
+// NOLINTBEGIN(bugprone-macro-parentheses): what follows the macro is streamed into it.
 // Always on. Throws InvariantError with file, line, condition and what is streamed in.
 #define AIRI_CHECK(condition)                 \
   (condition) ? (void)0                       \
@@ -55,3 +56,4 @@ struct Voidify {
 #else
 #define AIRI_DCHECK(condition) AIRI_CHECK(true || (condition))
 #endif
+// NOLINTEND(bugprone-macro-parentheses)

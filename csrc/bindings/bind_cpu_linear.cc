@@ -56,7 +56,7 @@ void forward_add(const cpu::PackedLinear& self, Address x, std::int64_t m, Addre
   self.forward_add(ptr<const void>(x), m, ptr<float>(out), ldo == 0 ? self.weights().n() : ldo);
 }
 
-void bind_packed_linear(py::module_& m) {
+void bind_packed_linear(const py::module_& m) {
   py::class_<cpu::PackedLinear>(m, "PackedLinear")
       .def(py::init([](Address weight, std::int64_t n, std::int64_t k, DType weight_dtype, DType compute,
                        Address bias) {
@@ -73,7 +73,7 @@ void bind_packed_linear(py::module_& m) {
       .def_property_readonly("nbytes", [](const cpu::PackedLinear& self) { return self.weights().bytes(); });
 }
 
-void bind_packed_glu(py::module_& m) {
+void bind_packed_glu(const py::module_& m) {
   py::class_<cpu::PackedGlu>(m, "PackedGLU")
       .def(py::init([](Address gate, Address up, std::int64_t n, std::int64_t k, DType weight_dtype,
                        DType compute, std::string_view activation, Address gate_bias, Address up_bias) {

@@ -54,9 +54,8 @@ void rms_norm(const float* x, const float* weight, void* out, std::int64_t h, fl
   const VecF scale = VecF::set1(inverse_rms(x, h, eps));
   Out* y = static_cast<Out*>(out);
   for_each_vector(h, [&](std::int64_t i, int count) {
-    VecF v = load_some(x + i, count) * scale * load_some(weight + i, count);
-    if constexpr (kAdd) v = load_some(y + i, count) + v;
-    store_some(v, y + i, count);
+    const VecF v = load_some(x + i, count) * scale * load_some(weight + i, count);
+    store_some(kAdd ? load_some(y + i, count) + v : v, y + i, count);
   });
 }
 
