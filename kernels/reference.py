@@ -203,10 +203,13 @@ def gather_kv(
     layer_offset: int = 0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Copies of keys and values [begin, seq_len) of a row, each [kv_heads, keys, head_dim]."""
-    end = int(batch.seq_lens[row])
+    end, size = int(batch.seq_lens[row]), layout.block_size
+    entries = batch.block_table[int(batch.slots[row])].tolist()
     out = torch.empty((2, layout.num_kv_heads, end - begin, layout.head_dim), dtype=layout.dtype)
-    for key in range(begin, end):
-        out[:, :, key - begin] = _slot(arena, layout, batch, row, key, layer_offset)
+    for start in range(begin - begin % size, end, size):
+        first, last = max(begin, start), min(end, start + size)
+        block = layout.block(arena, entries[start // size], layer_offset)
+        out[:, :, first - begin : last - begin] = block[:, :, first - start : last - start].transpose(0, 1)
     return out[0], out[1]
 
 

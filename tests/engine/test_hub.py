@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from airi.engine.backends import LoadOptions, get_backend
-from airi.engine.hub import default_model_name, parse_hub_reference, resolve_model_path
+from airi.engine.hub import parse_hub_reference, resolve_model_path
 from airi.errors import CheckpointError, ConfigError
 from tests.engine.stub_hub import StubHub, serve_stub_hub
 from tests.engine.tiny_models import make_checkpoint
@@ -123,8 +123,3 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"model folder .*absent does not exist"):
         resolve_model_path(str(tmp_path / "absent"))
     assert resolve_model_path(str(tmp_path)) == tmp_path
-
-
-def test_the_default_name_is_the_base_name_or_the_repository() -> None:
-    assert default_model_name("/models/tiny/") == "tiny"
-    assert default_model_name("hf://acme/tiny@v1") == "acme/tiny"

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from airi._core import cpu
 from airi.engine.backends import BACKENDS, LoadedModel, LoadOptions, get_backend
 from tests.engine.harness import Harness, relative_error
 from tests.engine.tiny_models import (
@@ -172,3 +173,20 @@ def test_only_the_asked_for_rows_get_logits(
     more = model.logits(np.array([5, 0], np.int32))
     assert relative_error(more, reference.prompt_logits[[5, 0]]) < FLOAT32_TOLERANCE
     assert model.logits(np.array([], np.int32)).shape == (0, model.info.vocab_size)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "phi3", "qwen3-moe"])
+@pytest.mark.parametrize("isa", cpu.supported_isas())
+def test_every_instruction_set_computes_what_transformers_does(
+    isa: str, name: str, checkpoint: Checkpoints, references: References
+) -> None:
+    before = cpu.isa()
+    cpu.set_isa(isa)
+    try:
+        expected = references(name)
+        prompts_of_rows = dict(enumerate(reference.prompt for reference in expected))
+        rows = Harness(load(checkpoint(name), "cpu", name)).step(prompts_of_rows, all_logits=True)
+    finally:
+        cpu.set_isa(before)
+    for found, reference in zip(rows, expected, strict=True):
+        assert relative_error(found, reference.prompt_logits) < FLOAT32_TOLERANCE

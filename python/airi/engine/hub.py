@@ -53,11 +53,6 @@ def parse_hub_reference(model: str) -> HubReference:
     return HubReference(match["repo"], match["revision"])
 
 
-def default_model_name(model: str) -> str:
-    """The name a model is served under unless told otherwise: a folder's base name, or `org/name`."""
-    return parse_hub_reference(model).repo if is_hub_reference(model) else Path(model).resolve().name
-
-
 def resolve_model_path(model: str) -> Path:
     """A local folder for `model`, fetching it from the hub when it is a reference to one.
 

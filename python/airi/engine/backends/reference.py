@@ -1,25 +1,29 @@
-"""The reference backend: the decoder in plain torch, written to be read.
+"""The reference backend: the decoder in plain torch on the kernels' specification (`airi.kernels.reference`).
 
-It defines what the other backends must compute. Slow on purpose: attention gathers each row's keys in a loop.
+It defines what the other backends must compute, and shows that the specification computes what transformers does.
+Written to be read; slow.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from airi.engine.backends import KV_GRANULE, KvBinding, LoadedModel, LoadOptions, ModelInfo, StepInputs
+from airi.engine.backends import KvBinding, LoadedModel, LoadOptions, ModelInfo, StepInputs
 from airi.engine.checkpoint import RawTensor
 from airi.engine.decoder import LayerWeights, Matrix, MlpWeights
 from airi.engine.loader import LoadProgress, OpenedModel, open_model
 from airi.engine.rope import cos_sin_table
-from airi.engine.spec import DecoderSpec, LayerSpec, QkNorm
+from airi.engine.spec import QkNorm
 
 if TYPE_CHECKING:
     import torch
+
+    from airi.kernels import reference
 
 
 class ReferenceBackend:
@@ -70,6 +74,15 @@ class _Layer:
         self.experts = [_Mlp(expert, activation, dtype) for expert in weights.experts]
 
 
+@dataclass(frozen=True, slots=True)
+class _Kv:
+    """The memory of a binding as tensors."""
+
+    arena: torch.Tensor
+    block_table: torch.Tensor
+    layout: reference.KvLayout
+
+
 class ReferenceModel:
     """A model in torch. *Thread safety*: none."""
 
@@ -95,7 +108,7 @@ class ReferenceModel:
         self._ropes = [torch.from_numpy(table) for table in tables]
         # As transformers: the factor takes the precision of the embeddings it multiplies.
         self._embed_scale = float(torch.tensor(self._spec.embed_scale).to(self._dtype))
-        self._kv: _PagedKv | None = None
+        self._kv: _Kv | None = None
         self._hidden = torch.empty(0, self._spec.hidden_size)
 
     @property
@@ -106,18 +119,36 @@ class ReferenceModel:
         return self._info.bytes_per_block(block_size)
 
     def bind_kv(self, binding: KvBinding) -> None:
-        self._kv = _PagedKv(self._spec, binding, self._dtype)
+        import torch
+
+        from airi.kernels import reference
+
+        layout = reference.KvLayout.block_major(
+            block_size=binding.block_size,
+            num_kv_heads=self._spec.num_kv_heads,
+            head_dim=self._spec.head_dim,
+            dtype=self._dtype,
+        )
+        self._kv = _Kv(torch.from_numpy(binding.arena), torch.from_numpy(binding.block_table), layout)
 
     def forward(self, step: StepInputs) -> NDArray[np.float32]:
         import torch
 
+        from airi.kernels import reference
+
         if self._kv is None:
             raise RuntimeError("bind_kv must be called before forward")
+        batch = reference.PagedBatch(
+            query_start=torch.from_numpy(step.query_start),
+            seq_lens=torch.from_numpy(step.seq_lens),
+            slots=torch.from_numpy(step.slots),
+            block_table=self._kv.block_table,
+        )
+        positions = torch.from_numpy(step.positions)
         with torch.inference_mode():
-            self._kv.start_step(step)
             x = self._embedding[torch.from_numpy(step.tokens).long()].float() * self._embed_scale
-            for index, (layer, layer_spec) in enumerate(zip(self._layers, self._spec.layers, strict=True)):
-                x = self._run_layer(x, step, index, layer, layer_spec)
+            for index in range(self._spec.num_layers):
+                x = self._run_layer(x, index, batch, positions)
             self._hidden = x
         return self.logits(step.logit_rows)
 
@@ -132,10 +163,10 @@ class ReferenceModel:
         return result
 
     def _run_layer(
-        self, x: torch.Tensor, step: StepInputs, index: int, layer: _Layer, layer_spec: LayerSpec
+        self, x: torch.Tensor, index: int, batch: reference.PagedBatch, positions: torch.Tensor
     ) -> torch.Tensor:
-        weights = layer.weights
-        attended = self._attention(self._norm(x, weights.attention_norm), step, index, layer, layer_spec)
+        layer, weights = self._layers[index], self._layers[index].weights
+        attended = self._attention(self._norm(x, weights.attention_norm), index, batch, positions)
         x = x + self._norm(attended, weights.attention_post_norm)
         h = self._norm(x, weights.mlp_norm)
         out = layer.mlp(h) if layer.mlp else self._sparse_mlp(h, layer)
@@ -143,59 +174,52 @@ class ReferenceModel:
 
     def _norm(self, x: torch.Tensor, weight: NDArray[np.float32] | None) -> torch.Tensor:
         """RMS norm over the last dimension; no weight means no norm."""
-        if weight is None:
-            return x
         import torch
 
-        scale = torch.rsqrt(x.square().mean(-1, keepdim=True) + self._spec.norm_eps)
-        return x * scale * torch.from_numpy(weight)
+        from airi.kernels import reference
+
+        return x if weight is None else reference.rms_norm(x, torch.from_numpy(weight), self._spec.norm_eps)
 
     def _attention(
-        self, h: torch.Tensor, step: StepInputs, index: int, layer: _Layer, layer_spec: LayerSpec
+        self, h: torch.Tensor, index: int, batch: reference.PagedBatch, positions: torch.Tensor
     ) -> torch.Tensor:
         import torch
 
-        spec, kv = self._spec, self._kv
+        from airi.kernels import reference
+
+        spec, layer, layer_spec, kv = self._spec, self._layers[index], self._spec.layers[index], self._kv
         if kv is None:
             raise RuntimeError("bind_kv must be called before forward")
         q, k, v = layer.qkv(h).split([spec.q_size, spec.kv_size, spec.kv_size], dim=-1)
+        q_norm, k_norm = layer.weights.q_norm, layer.weights.k_norm
         if spec.qk_norm is QkNorm.FULL_WIDTH:
-            q, k = self._norm(q, layer.weights.q_norm), self._norm(k, layer.weights.k_norm)
-        q, k, v = (part.unflatten(-1, (-1, spec.head_dim)) for part in (q, k, v))
-        if spec.qk_norm is QkNorm.PER_HEAD:
-            q, k = self._norm(q, layer.weights.q_norm), self._norm(k, layer.weights.k_norm)
-        cos_sin = self._ropes[layer_spec.rope][torch.from_numpy(step.positions).long()]
-        q, k = _rotate(q, cos_sin), _rotate(k, cos_sin)
-        kv.write(index, k, v)
-        out = torch.empty_like(q)
-        for row in range(len(step.seq_lens)):
-            span = slice(int(step.query_start[row]), int(step.query_start[row + 1]))
-            keys, values = kv.read(index, row)
-            positions = torch.from_numpy(step.positions[span]).long()
-            queries = q[span].to(self._dtype).float()
-            out[span] = self._attend(queries, keys, values, positions, layer_spec.window)
+            q, k = self._norm(q, q_norm), self._norm(k, k_norm)
+        per_head = spec.qk_norm is QkNorm.PER_HEAD
+        offset = index * kv.layout.layer_bytes
+        q = reference.rope_kv_write(
+            torch.cat([q, k, v], dim=-1).unflatten(-1, (-1, spec.head_dim)),
+            self._ropes[layer_spec.rope],
+            positions,
+            kv.arena,
+            kv.layout,
+            batch,
+            q_heads=spec.num_heads,
+            layer_offset=offset,
+            q_norm=torch.from_numpy(q_norm) if per_head else None,
+            k_norm=torch.from_numpy(k_norm) if per_head else None,
+            eps=spec.norm_eps,
+        )
+        out = reference.paged_attention(
+            q,
+            kv.arena,
+            kv.layout,
+            batch,
+            scale=spec.attention_scale,
+            layer_offset=offset,
+            window=layer_spec.window or 0,
+            softcap=spec.attention_softcap or 0.0,
+        )
         return layer.output(out.flatten(1))
-
-    def _attend(
-        self,
-        q: torch.Tensor,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        positions: torch.Tensor,
-        window: int | None,
-    ) -> torch.Tensor:
-        """q [queries, heads, dim], keys, values [keys, kv_heads, dim], float32 -> [queries, heads, dim]."""
-        import torch
-
-        spec = self._spec
-        grouped = q.unflatten(1, (spec.num_kv_heads, -1))
-        scores = torch.einsum("qhgd,khd->hgqk", grouped, keys) * spec.attention_scale
-        if spec.attention_softcap is not None:
-            scores = torch.tanh(scores / spec.attention_softcap) * spec.attention_softcap
-        ahead = positions[:, None] - torch.arange(keys.shape[0])[None, :]
-        visible = ahead >= 0 if window is None else (ahead >= 0) & (ahead < window)
-        weights = scores.masked_fill(~visible, float("-inf")).softmax(-1)
-        return torch.einsum("hgqk,khd->qhgd", weights, values).flatten(1, 2)
 
     def _sparse_mlp(self, h: torch.Tensor, layer: _Layer) -> torch.Tensor:
         import torch
@@ -212,66 +236,6 @@ class ReferenceModel:
             if len(token):
                 out[token] += expert(h[token]) * weights[token, rank, None]
         return out
-
-
-class _PagedKv:
-    """Keys and values in the arena, addressed through the block table.
-
-    A block is [layer][kv_head][K|V][token][head_dim] in the compute dtype.
-    """
-
-    def __init__(self, spec: DecoderSpec, binding: KvBinding, dtype: torch.dtype) -> None:
-        import torch
-
-        self._flat = torch.from_numpy(binding.arena).view(dtype)
-        self._table = binding.block_table
-        self._block_size = binding.block_size
-        self._granule = KV_GRANULE // dtype.itemsize
-        self._value_offset = binding.block_size * spec.head_dim
-        self._layer_stride = spec.num_kv_heads * 2 * self._value_offset
-        self._heads = torch.arange(spec.num_kv_heads)[:, None] * (2 * self._value_offset)
-        self._dims = torch.arange(spec.head_dim)
-        self._head_dim = spec.head_dim
-        self._write_at = torch.empty(0)
-        self._read_at: list[torch.Tensor] = []
-
-    def start_step(self, step: StepInputs) -> None:
-        """Works out the elements this step writes and reads, once for all layers."""
-        lens = np.diff(step.query_start)
-        self._write_at = self._elements(np.repeat(step.slots, lens), step.positions)
-        self._read_at = [
-            self._elements(np.full(length, slot, np.int32), np.arange(length, dtype=np.int32))
-            for slot, length in zip(step.slots, step.seq_lens, strict=True)
-        ]
-
-    def _elements(self, slots: NDArray[np.int32], positions: NDArray[np.int32]) -> torch.Tensor:
-        """Element index [n, kv_heads, head_dim] of each position's key in layer 0."""
-        import torch
-
-        block = self._table[slots, positions // self._block_size].astype(np.int64)
-        start = block * self._granule + (positions % self._block_size) * self._head_dim
-        return torch.from_numpy(start)[:, None, None] + self._heads + self._dims
-
-    def write(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Stores this step's keys and values [tokens, kv_heads, head_dim]."""
-        at = self._write_at + layer * self._layer_stride
-        self._flat[at] = keys.to(self._flat.dtype)
-        self._flat[at + self._value_offset] = values.to(self._flat.dtype)
-
-    def read(self, layer: int, row: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """All keys and values of a row, [seq_len, kv_heads, head_dim] float32."""
-        at = self._read_at[row] + layer * self._layer_stride
-        return self._flat[at].float(), self._flat[at + self._value_offset].float()
-
-
-def _rotate(x: torch.Tensor, cos_sin: torch.Tensor) -> torch.Tensor:
-    """Rotates the leading dimensions of x [tokens, heads, dim] in halves; cos_sin [tokens, rotary_dim]."""
-    import torch
-
-    half = cos_sin.shape[-1] // 2
-    cos, sin = cos_sin[:, None, :half], cos_sin[:, None, half:]
-    first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
-    return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)
 
 
 def _to_torch(raw: RawTensor, dtype: torch.dtype) -> torch.Tensor:
