@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +41,7 @@ class Harness:
             )
         )
 
-    def step(self, batch: dict[int, Sequence[int]], *, all_logits: bool = False) -> list[NDArray[np.float32]]:
+    def step(self, batch: Mapping[int, Sequence[int]], *, all_logits: bool = False) -> list[NDArray[np.float32]]:
         """Appends tokens to slots in one step; returns each row's logits: of its last token, or of all of them."""
         slots = list(batch)
         counts = [len(batch[slot]) for slot in slots]
