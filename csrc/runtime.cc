@@ -10,6 +10,9 @@
 namespace airi {
 namespace {
 
+// How many sampled tokens a request's arrays have room for before they grow.
+constexpr std::int64_t kExpectedTokens = 512;
+
 std::vector<double> device_weights(const std::vector<ModelConfig>& models) {
   std::vector<double> weights;
   for (const ModelConfig& model : models) weights.push_back(model.device_weight);
@@ -59,7 +62,7 @@ Runtime::Runtime(const RuntimeConfig& config, const std::vector<ModelConfig>& mo
     auto entries = slabs_.block_entries(slabs, model.bytes_per_block);
     const auto capacity = static_cast<std::int32_t>(entries.size());
     auto chain = std::make_shared<const HashChain>(config.hash_key, model.hash_seed, model.block_size);
-    limits_.push_back({model.max_model_len, capacity, chain});
+    limits_.push_back({model.max_model_len, capacity, model.enable_prefix_caching, chain});
     const AdmissionControl admission(model.admission, capacity, model.block_size, model.watermark,
                                      config.max_preemptions);
     const SchedulerOptions options{
@@ -96,7 +99,12 @@ std::unique_ptr<Request> Runtime::make_request(RequestSpec&& spec) const {
   request->stop_ids = std::move(spec.stop_ids);
   request->extras = encode_extras(spec.extras, limits.chain->block_size());
   request->tokens = std::move(spec.tokens);
-  limits.chain->extend(request->tokens, request->extras, request->hashes);
+  const std::int64_t expected = prompt + std::min(max_new, kExpectedTokens);
+  request->tokens.reserve(static_cast<std::size_t>(expected));
+  const auto blocks = static_cast<std::size_t>(ceil_div<std::int64_t>(expected, limits.chain->block_size()));
+  request->block_table.reserve(blocks);
+  request->hashes.reserve(blocks);
+  if (limits.caches_prefixes) limits.chain->extend(request->tokens, request->extras, request->hashes);
   return request;
 }
 
@@ -137,9 +145,10 @@ void Runtime::read_inbox() {
     if (accepted->deadline) deadlines_.push(accepted);
     models_[index(accepted->model)].accept(accepted);
   }
-  for (const RequestId id : mail_.cancels) {
+  for (const auto& [id, serial] : mail_.cancels) {
     const auto known = requests_.find(id);
-    if (known != requests_.end()) drop(known->second.get(), FinishReason::kCancelled);
+    if (known == requests_.end() || known->second->serial != serial) continue;
+    drop(known->second.get(), FinishReason::kCancelled);
   }
   mail_.weights.clear();
   mail_.requests.clear();

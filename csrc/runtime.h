@@ -120,6 +120,7 @@ class Runtime {
   struct ModelLimits {
     std::int32_t max_model_len = 0;
     std::int32_t capacity = 0;  // blocks
+    bool caches_prefixes = false;
     std::shared_ptr<const HashChain> chain;
   };
   RuntimeConfig config_;

@@ -1,4 +1,3 @@
-#include <pybind11/native_enum.h>
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -10,6 +9,7 @@
 
 #include "base/check.h"
 #include "bindings/arrays.h"
+#include "bindings/convert.h"
 #include "runtime.h"
 
 namespace py = pybind11;
@@ -50,11 +50,6 @@ struct EventRecord {
   std::int32_t num_generated_tokens;
 };
 
-std::vector<std::uint8_t> to_bytes(const py::bytes& bytes) {
-  const std::string_view view(bytes);
-  return {view.begin(), view.end()};
-}
-
 std::vector<std::int32_t> to_vector(const char* name, const py::array& a) {
   const auto elements = as_span<std::int32_t>(name, a);
   return {elements.begin(), elements.end()};
@@ -81,16 +76,6 @@ PyStepBuffers make_buffers(py::array request_ids, py::array slots, py::array que
              .positions = as_writable_span<std::int32_t>("positions", b.positions),
              .deltas = as_writable_span<std::int32_t>("deltas", b.deltas)};
   return b;
-}
-
-HashKey to_key(const py::bytes& bytes) {
-  const std::string_view view(bytes);
-  HashKey key{};
-  if (view.size() != key.size()) {
-    throw InvalidArgument("hash_key must be 16 bytes, got " + std::to_string(view.size()));
-  }
-  std::ranges::copy(view, key.begin());
-  return key;
 }
 
 Admit submit(PyRuntime& self, std::int64_t request_id, std::int32_t model, std::int64_t tenant,

@@ -5,12 +5,19 @@ namespace py = pybind11;
 namespace airi::bindings {
 void bind_cpu(py::module_& m);
 void bind_errors(py::module_& m);
+void bind_fair(py::module_& parts);
+void bind_kv(py::module_& parts);
 void bind_runtime(py::module_& m);
+void bind_sched(py::module_& parts);
 }  // namespace airi::bindings
 
 PYBIND11_MODULE(_core, m) {
   m.doc() = "AIRI's C++ core: the scheduling runtime and the CPU kernels.";
   airi::bindings::bind_errors(m);
   airi::bindings::bind_runtime(m);
+  auto parts = m.def_submodule("parts", "Single pieces of the scheduling core.");
+  airi::bindings::bind_kv(parts);
+  airi::bindings::bind_fair(parts);
+  airi::bindings::bind_sched(parts);
   airi::bindings::bind_cpu(m);
 }

@@ -7,15 +7,17 @@ Inbox::Put Inbox::put(std::unique_ptr<Request>& request) {
   if (waiting_ + static_cast<std::int64_t>(mail_.requests.size()) >= max_queued_) {
     return Put::kFull;
   }
-  if (!live_.insert(request->id).second) return Put::kDuplicate;
+  if (!live_.try_emplace(request->id, last_serial_ + 1).second) return Put::kDuplicate;
+  request->serial = ++last_serial_;
   mail_.requests.push_back(std::move(request));
   return Put::kAccepted;
 }
 
 bool Inbox::cancel(RequestId id) {
   const MutexLock lock(mu_);
-  if (!live_.contains(id)) return false;
-  mail_.cancels.push_back(id);
+  const auto live = live_.find(id);
+  if (live == live_.end()) return false;
+  mail_.cancels.push_back({id, live->second});
   return true;
 }
 

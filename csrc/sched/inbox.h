@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
-#include <unordered_set>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -22,17 +22,23 @@ class Inbox {
  public:
   enum class Put : std::uint8_t { kAccepted, kFull, kDuplicate };
 
+  // Names the very request: its id may have been given to another since.
+  struct Cancel {
+    RequestId id{};
+    std::uint64_t serial = 0;
+  };
+
   // What arrived since the last take(), in order of arrival per kind.
   struct Mail {
     std::vector<std::unique_ptr<Request>> requests;
-    std::vector<RequestId> cancels;
+    std::vector<Cancel> cancels;
     std::vector<std::pair<TenantId, TenantWeight>> weights;
   };
 
   // At most `max_queued` requests wait, here or in the queues.
   explicit Inbox(std::int64_t max_queued) : max_queued_(max_queued) {}
 
-  // Takes `request` only where it answers kAccepted.
+  // Takes `request`, and gives it its serial, only where it answers kAccepted.
   Put put(std::unique_ptr<Request>& request);
   // Returns false for an id that is not live.
   bool cancel(RequestId id);
@@ -49,7 +55,8 @@ class Inbox {
   const std::int64_t max_queued_;
   mutable Mutex mu_;
   Mail mail_ AIRI_GUARDED_BY(mu_);
-  std::unordered_set<RequestId> live_ AIRI_GUARDED_BY(mu_);
+  std::unordered_map<RequestId, std::uint64_t> live_ AIRI_GUARDED_BY(mu_);  // to serials
+  std::uint64_t last_serial_ AIRI_GUARDED_BY(mu_) = 0;
   std::int64_t waiting_ AIRI_GUARDED_BY(mu_) = 0;
 };
 

@@ -75,6 +75,7 @@ struct Request {
   std::int32_t num_hit_blocks = 0;       // leading blocks taken from the cache at admission
 
   // Immutable after submit.
+  std::uint64_t serial = 0;  // unlike the id, never used twice
   ModelId model{};
   TenantId tenant{};
   std::int32_t first_band = 0;

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from airi._core import cpu as cpu
+from airi._core import parts as parts
 
 # The metaclass of every class that pybind11 makes; stubtest wants one to be named.
 class _PybindType(type): ...

@@ -1,0 +1,130 @@
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/check.h"
+#include "fair/model_arbiter.h"
+#include "fair/tenant_ledger.h"
+
+// The fairness pieces of the core, for tests and for engines with a scheduler of their own.
+
+namespace py = pybind11;
+
+namespace airi::bindings {
+namespace {
+
+// The ledger by tenant id: indices do not outlive a tenant's state, so Python never sees one.
+class NamedLedger {
+ public:
+  explicit NamedLedger(std::size_t max_idle) : ledger_(max_idle) {}
+
+  void enter(std::int64_t tenant, double weight, std::int64_t arrival, std::int64_t id) {
+    ledger_.enter(TenantId{tenant}, TenantWeight(weight), {TimePoint{arrival}, RequestId{id}});
+  }
+  void set_head(std::int64_t tenant, std::int64_t arrival, std::int64_t id) {
+    ledger_.set_head(known(tenant), {TimePoint{arrival}, RequestId{id}});
+  }
+  void leave(std::int64_t tenant) { ledger_.leave(known(tenant)); }
+  void begin_work(std::int64_t tenant) { ledger_.begin_work(known(tenant)); }
+  void end_work(std::int64_t tenant) { ledger_.end_work(known(tenant)); }
+  void charge(std::int64_t tenant, std::int64_t service) { ledger_.charge(known(tenant), service); }
+  void set_weight(std::int64_t tenant, double weight) {
+    ledger_.set_weight(TenantId{tenant}, TenantWeight(weight));
+  }
+  [[nodiscard]] std::optional<std::int64_t> next() const {
+    const auto first = ledger_.next();
+    if (!first) return std::nullopt;
+    return raw(ledger_.tenant(*first));
+  }
+  [[nodiscard]] std::vector<std::int64_t> order(std::size_t limit) {
+    std::vector<std::int64_t> tenants;
+    ledger_.visit_in_order(limit, [&](TenantIndex t) {
+      tenants.push_back(raw(ledger_.tenant(t)));
+      return true;
+    });
+    return tenants;
+  }
+  [[nodiscard]] std::optional<std::int64_t> counter(std::int64_t tenant) const {
+    const auto found = ledger_.find(TenantId{tenant});
+    if (!found) return std::nullopt;
+    return ledger_.counter(*found);
+  }
+  [[nodiscard]] TenantLedger& ledger() noexcept { return ledger_; }
+
+ private:
+  [[nodiscard]] TenantIndex known(std::int64_t tenant) const {
+    const auto found = ledger_.find(TenantId{tenant});
+    if (!found) throw InvalidArgument("tenant " + std::to_string(tenant) + " is not known");
+    return *found;
+  }
+
+  TenantLedger ledger_;
+};
+
+void bind_ledger(py::module_& m) {
+  using namespace pybind11::literals;
+  py::class_<NamedLedger>(m, "TenantLedger", "Virtual token counters of tenants: who is next.")
+      .def(py::init<std::size_t>(), "max_idle"_a = 65'536)
+      .def("enter", &NamedLedger::enter, "tenant"_a, "weight"_a, "arrival"_a, "request_id"_a)
+      .def("set_head", &NamedLedger::set_head, "tenant"_a, "arrival"_a, "request_id"_a)
+      .def("leave", &NamedLedger::leave, "tenant"_a)
+      .def("begin_work", &NamedLedger::begin_work, "tenant"_a)
+      .def("end_work", &NamedLedger::end_work, "tenant"_a)
+      .def("charge", &NamedLedger::charge, "tenant"_a, "service"_a)
+      .def("set_weight", &NamedLedger::set_weight, "tenant"_a, "weight"_a)
+      .def("next", &NamedLedger::next)
+      .def("order", &NamedLedger::order, "limit"_a)
+      .def("counter", &NamedLedger::counter, "tenant"_a)
+      .def("rebase", [](NamedLedger& self) { self.ledger().rebase(); })
+      .def_property_readonly("virtual_time", [](NamedLedger& self) { return self.ledger().virtual_time(); })
+      .def_property_readonly("num_known", [](NamedLedger& self) { return self.ledger().num_known(); })
+      .def_property_readonly("lost_debt", [](NamedLedger& self) { return self.ledger().lost_debt(); })
+      .def("check_invariants", [](NamedLedger& self) { self.ledger().check_invariants(); });
+}
+
+void bind_arbiter(py::module_& m) {
+  using namespace pybind11::literals;
+  py::class_<ModelArbiter>(m, "ModelArbiter", "Whose step is next on one device.")
+      .def(py::init([](const std::vector<double>& weights, std::int64_t quantum_us,
+                       std::int64_t min_residency_us) {
+             return std::make_unique<ModelArbiter>(
+                 ModelArbiter::Options{.quantum = quantum_us, .min_residency = min_residency_us}, weights);
+           }),
+           "weights"_a, "quantum_us"_a, "min_residency_us"_a = 0)
+      .def(
+          "set_backlogged",
+          [](ModelArbiter& self, std::int32_t model, bool backlogged) {
+            self.set_backlogged(ModelId{model}, backlogged);
+          },
+          "model"_a, "backlogged"_a)
+      .def("next",
+           [](ModelArbiter& self) -> std::optional<std::int32_t> {
+             const auto model = self.next();
+             if (!model) return std::nullopt;
+             return raw(*model);
+           })
+      .def(
+          "charge",
+          [](ModelArbiter& self, std::int32_t model, std::int64_t device_us) {
+            self.charge(ModelId{model}, device_us);
+          },
+          "model"_a, "device_us"_a)
+      .def(
+          "deficit",
+          [](const ModelArbiter& self, std::int32_t model) { return self.deficit(ModelId{model}); },
+          "model"_a);
+}
+
+}  // namespace
+
+void bind_fair(py::module_& parts) {
+  bind_ledger(parts);
+  bind_arbiter(parts);
+}
+
+}  // namespace airi::bindings

@@ -1,0 +1,214 @@
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <optional>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "base/check.h"
+#include "bindings/convert.h"
+#include "kv/block_pool.h"
+#include "kv/hash_chain.h"
+#include "kv/slab_map.h"
+
+// Single pieces of the core, for tests and for engines with a scheduler of their own. Lists cross
+// here: none of this is on a step's path.
+
+namespace py = pybind11;
+
+namespace airi::bindings {
+namespace {
+
+using Tokens = std::vector<std::int32_t>;
+using HashPair = std::pair<std::uint64_t, std::uint64_t>;
+
+HashPair to_pair(const Hash128& hash) { return {hash.lo, hash.hi}; }
+
+BlockId to_block(const BlockPool& pool, std::int32_t block) {
+  if (block >= 0 && block < pool.capacity()) return BlockId{block};
+  throw InvalidArgument("block must lie in [0, " + std::to_string(pool.capacity()) + "), got " +
+                        std::to_string(block));
+}
+
+std::vector<BlockId> to_blocks(const BlockPool& pool, const std::vector<std::int32_t>& ids) {
+  std::vector<BlockId> blocks;
+  for (const std::int32_t id : ids) blocks.push_back(to_block(pool, id));
+  return blocks;
+}
+
+std::vector<std::int32_t> to_ints(const std::vector<BlockId>& blocks) {
+  std::vector<std::int32_t> ids;
+  for (const BlockId block : blocks) ids.push_back(raw(block));
+  return ids;
+}
+
+// What a key's spans point into.
+struct KeyParts {
+  KeyParts(std::uint64_t parent_serial, const HashPair& hash_pair, Tokens token_list,
+           const py::bytes& extra_bytes)
+      : tokens(std::move(token_list)),
+        extras(to_bytes(extra_bytes)),
+        parent(parent_serial),
+        hash{hash_pair.first, hash_pair.second} {}
+  [[nodiscard]] BlockKey key() const { return {EntrySerial{parent}, hash, tokens, extras}; }
+
+  Tokens tokens;
+  std::vector<std::uint8_t> extras;
+  std::uint64_t parent;
+  Hash128 hash;
+};
+
+std::vector<HashPair> hashes_of(const HashChain& chain, const Tokens& tokens,
+                                const std::vector<std::tuple<ExtraKind, std::int32_t, py::bytes>>& extras) {
+  std::vector<ExtraKey> keys;
+  for (const auto& [kind, offset, bytes] : extras) keys.push_back({kind, offset, to_bytes(bytes)});
+  std::vector<Hash128> hashes;
+  chain.extend(tokens, encode_extras(keys, chain.block_size()), hashes);
+  std::vector<HashPair> pairs;
+  for (const Hash128& hash : hashes) pairs.push_back(to_pair(hash));
+  return pairs;
+}
+
+void bind_hash_chain(py::module_& m) {
+  using namespace pybind11::literals;
+  py::native_enum<ExtraKind>(m, "ExtraKind", "enum.IntEnum",
+                             "What besides tokens determines the KV of a block.")
+      .value("ADAPTER", ExtraKind::kAdapter)
+      .value("SALT", ExtraKind::kSalt)
+      .value("MEDIA", ExtraKind::kMedia)
+      .finalize();
+  py::class_<HashChain>(m, "HashChain", "The keyed hash chain of full blocks.")
+      .def(py::init([](const py::bytes& key, const py::bytes& seed, std::int32_t block_size) {
+             return HashChain(to_key(key), to_bytes(seed), block_size);
+           }),
+           "key"_a, "seed"_a, "block_size"_a)
+      .def_property_readonly("root", [](const HashChain& self) { return to_pair(self.root()); })
+      .def("hashes", &hashes_of, "tokens"_a, "extras"_a = py::list());
+}
+
+void bind_block_pool(py::module_& m) {
+  using namespace pybind11::literals;
+  py::class_<BlockPool>(m, "BlockPool", "Reference-counted blocks and the cache of full ones.")
+      .def(py::init<std::int32_t, std::int32_t>(), "capacity"_a, "block_size"_a)
+      .def_property_readonly("num_free", &BlockPool::num_free)
+      .def_property_readonly("num_cached", &BlockPool::num_cached)
+      .def_property_readonly("num_active", &BlockPool::num_active)
+      .def(
+          "ref_count",
+          [](const BlockPool& self, std::int32_t b) { return self.ref_count(to_block(self, b)); }, "block"_a)
+      .def(
+          "is_published",
+          [](const BlockPool& self, std::int32_t b) { return self.is_published(to_block(self, b)); },
+          "block"_a)
+      .def(
+          "is_writable",
+          [](const BlockPool& self, std::int32_t b) { return self.is_writable(to_block(self, b)); },
+          "block"_a)
+      .def(
+          "find",
+          [](const BlockPool& self, std::uint64_t parent, const HashPair& hash, Tokens tokens,
+             const py::bytes& extras) -> std::optional<std::pair<std::int32_t, std::uint64_t>> {
+            const KeyParts parts(parent, hash, std::move(tokens), extras);
+            const auto hit = self.find(parts.key());
+            if (!hit) return std::nullopt;
+            return std::pair(raw(hit->block), raw(hit->serial));
+          },
+          "parent"_a, "hash"_a, "tokens"_a, "extras"_a = py::bytes())
+      .def(
+          "take",
+          [](BlockPool& self, std::size_t count) -> std::optional<std::vector<std::int32_t>> {
+            std::vector<BlockId> out(count);
+            if (!self.try_take(out)) return std::nullopt;
+            return to_ints(out);
+          },
+          "count"_a)
+      .def(
+          "hold", [](BlockPool& self, std::int32_t b) { self.hold(to_block(self, b)); }, "block"_a)
+      .def(
+          "release",
+          [](BlockPool& self, const std::vector<std::int32_t>& table) {
+            self.release(to_blocks(self, table));
+          },
+          "table"_a)
+      .def(
+          "publish",
+          [](BlockPool& self, std::int32_t block, std::uint64_t parent, const HashPair& hash, Tokens tokens,
+             const py::bytes& extras) {
+            const KeyParts parts(parent, hash, std::move(tokens), extras);
+            return raw(self.publish(to_block(self, block), parts.key()));
+          },
+          "block"_a, "parent"_a, "hash"_a, "tokens"_a, "extras"_a = py::bytes())
+      .def(
+          "unpublish", [](BlockPool& self, std::int32_t b) { self.unpublish(to_block(self, b)); }, "block"_a)
+      .def("record_removed", &BlockPool::record_removed)
+      .def("take_removed",
+           [](BlockPool& self) {
+             std::vector<HashPair> pairs;
+             for (const Hash128& hash : self.take_removed()) pairs.push_back(to_pair(hash));
+             return pairs;
+           })
+      .def("eviction_order", [](const BlockPool& self) { return to_ints(self.eviction_order()); })
+      .def("check_invariants", &BlockPool::check_invariants);
+}
+
+SlabId to_slab(const SlabMap& map, std::int32_t slab) {
+  if (slab >= 0 && slab < map.num_slabs()) return SlabId{slab};
+  throw InvalidArgument("slab must lie in [0, " + std::to_string(map.num_slabs()) + "), got " +
+                        std::to_string(slab));
+}
+
+void bind_slab_map(py::module_& m) {
+  using namespace pybind11::literals;
+  py::class_<SlabMap>(m, "SlabMap", "Who owns which slab of one device's arena.")
+      .def(py::init<std::int64_t, std::int64_t>(), "arena_bytes"_a, "slab_bytes"_a)
+      .def_property_readonly("num_slabs", &SlabMap::num_slabs)
+      .def_property_readonly("num_free", &SlabMap::num_free)
+      .def(
+          "owner",
+          [](const SlabMap& self, std::int32_t slab) -> std::optional<std::int32_t> {
+            const auto owner = self.owner(to_slab(self, slab));
+            if (!owner) return std::nullopt;
+            return raw(*owner);
+          },
+          "slab"_a)
+      .def(
+          "take",
+          [](SlabMap& self, std::int32_t model, std::int32_t count) {
+            return self.try_take(ModelId{model}, count);
+          },
+          "model"_a, "count"_a)
+      .def(
+          "give_back",
+          [](SlabMap& self, std::int32_t model, std::int32_t slab) {
+            self.give_back(ModelId{model}, to_slab(self, slab));
+          },
+          "model"_a, "slab"_a)
+      .def(
+          "owned_by",
+          [](const SlabMap& self, std::int32_t model) {
+            std::vector<std::int32_t> ids;
+            for (const SlabId slab : self.owned_by(ModelId{model})) ids.push_back(raw(slab));
+            return ids;
+          },
+          "model"_a)
+      .def(
+          "block_entries",
+          [](const SlabMap& self, std::int32_t model, std::int64_t bytes_per_block) {
+            return self.block_entries(self.owned_by(ModelId{model}), bytes_per_block);
+          },
+          "model"_a, "bytes_per_block"_a)
+      .def("check_invariants", &SlabMap::check_invariants);
+}
+
+}  // namespace
+
+void bind_kv(py::module_& parts) {
+  bind_hash_chain(parts);
+  bind_block_pool(parts);
+  bind_slab_map(parts);
+}
+
+}  // namespace airi::bindings

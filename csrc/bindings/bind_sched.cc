@@ -1,0 +1,55 @@
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstdint>
+#include <tuple>
+#include <vector>
+
+#include "sched/planner.h"
+#include "sched/preemption.h"
+#include "sched/priority.h"
+
+// The pure functions of the planner, for tests.
+
+namespace py = pybind11;
+
+namespace airi::bindings {
+namespace {
+
+std::vector<std::int32_t> split(const std::vector<std::pair<std::int32_t, std::int32_t>>& prefills,
+                                std::int32_t budget, std::int32_t block_size, std::int32_t cap) {
+  std::vector<PrefillDemand> demands;
+  for (const auto& [start, remaining] : prefills) demands.push_back({start, remaining});
+  std::vector<std::int32_t> chunks(demands.size());
+  split_budget(demands, budget, {.block_size = block_size, .cap = cap}, chunks);
+  return chunks;
+}
+
+// (band, counter, lost tokens, freed blocks, arrival, id)
+using VictimTuple =
+    std::tuple<std::int32_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t>;
+
+VictimKey to_key(const VictimTuple& t) {
+  return {std::get<0>(t),           std::get<1>(t), std::get<2>(t), std::get<3>(t), TimePoint{std::get<4>(t)},
+          RequestId{std::get<5>(t)}};
+}
+
+}  // namespace
+
+void bind_sched(py::module_& parts) {
+  using namespace pybind11::literals;
+  parts.def("split_budget", &split, "prefills"_a, "budget"_a, "block_size"_a, "cap"_a,
+            "Tokens of each running prefill, given as (start, remaining) in order of decision.");
+  parts.def(
+      "is_preempted_before",
+      [](const VictimTuple& a, const VictimTuple& b) { return goes_before(to_key(a), to_key(b)); }, "a"_a,
+      "b"_a, "Keys are (band, counter, lost tokens, freed blocks, arrival, request id).");
+  parts.def(
+      "aged_band",
+      [](std::int32_t first_band, std::optional<std::int64_t> aging_us, std::int64_t waited_us) {
+        return AgingRule(aging_us).band(first_band, waited_us);
+      },
+      "first_band"_a, "aging_us"_a, "waited_us"_a, "The band a request stands in after waiting.");
+}
+
+}  // namespace airi::bindings
