@@ -137,7 +137,7 @@ ModelScheduler::Admission ModelScheduler::try_admit(Request* request, std::int32
   if (free_slots_.empty()) return Admission::kNoBlocks;
   const PrefixMatch match = tables_.match(*request);
   const auto demand = tables_.admission().demand(*request, match.num_blocks, match.num_cached);
-  const bool nothing_runs = decodes_.empty() && prefills_.empty();
+  const bool nothing_runs = free_slots_.size() == static_cast<std::size_t>(options_.max_num_seqs);
   if (!tables_.admission().fits(demand, tables_.pool().num_available(), nothing_runs)) {
     return Admission::kNoBlocks;
   }

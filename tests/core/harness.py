@@ -44,8 +44,8 @@ class Step:
     deltas: list[tuple[int, int, int]]
 
 
-def make_buffers(models: list[_core.ModelConfig], *, rows: int, tokens: int) -> _core.StepBuffers:
-    deltas = max(m.max_deltas for m in models)
+def make_buffers(models: list[_core.ModelConfig], *, rows: int, tokens: int, spare: int) -> _core.StepBuffers:
+    deltas = max(m.max_deltas for m in models) + spare
     return _core.StepBuffers(
         request_ids=np.zeros(rows, np.int64),
         slots=np.zeros(rows, np.int32),
@@ -114,6 +114,8 @@ class Executor:
         models: list[ModelSpec] | None = None,
         config: Config | None = None,
         rule: TokenRule = next_token,
+        *,
+        spare_deltas: int = 0,
     ) -> None:
         self.specs = models or [ModelSpec()]
         self.config = config or Config()
@@ -121,7 +123,7 @@ class Executor:
         configs = [m.build() for m in self.specs]
         rows = max(m.max_num_seqs for m in self.specs)
         tokens = max(rows, max(m.max_batch_tokens for m in self.specs))
-        self.buffers = [make_buffers(configs, rows=rows, tokens=tokens) for _ in range(2)]
+        self.buffers = [make_buffers(configs, rows=rows, tokens=tokens, spare=spare_deltas) for _ in range(2)]
         c = self.config
         self.runtime = _core.Runtime(
             _core.RuntimeConfig(

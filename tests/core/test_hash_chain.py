@@ -123,7 +123,8 @@ def naive_sum(keys: list[int], words: dict[int, tuple[int, int]]) -> tuple[int, 
     halves = []
     for shift, odd in ((0, 0x9E3779B97F4A7C15), (2, 0xD6E8FEB86659FD93)):
         total = sum(
-            ((a + keys[at + shift]) & MASK) * ((b + keys[at + shift + 1]) & MASK) for at, (a, b) in words.items()
+            ((a + keys[at + shift]) & MASK) * ((b + keys[at + shift + 1]) & MASK)
+            for at, (a, b) in words.items()
         )
         total %= 2**128
         halves.append(mix(((total & MASK) + (total >> 64) * odd) & MASK))
@@ -140,7 +141,9 @@ def naive_bytes(keys: list[int], data: bytes) -> tuple[int, int]:
     return state
 
 
-def naive_block(keys: list[int], parent: tuple[int, int], tokens: list[int], extras: bytes) -> tuple[int, int]:
+def naive_block(
+    keys: list[int], parent: tuple[int, int], tokens: list[int], extras: bytes
+) -> tuple[int, int]:
     padded = tokens + [0] * (-len(tokens) % 4)
     pairs = [padded[i] | padded[i + 1] << 32 for i in range(0, len(padded), 2)]
     words = {4 + i: (pairs[i], pairs[i + 1]) for i in range(0, len(pairs), 2)}
@@ -157,7 +160,13 @@ def encode(extras: Extras, block: int, block_size: int) -> bytes:
     )
 
 
-@given(tokens_lists, extras_lists, st.integers(1, 20), st.binary(min_size=16, max_size=16), st.binary(max_size=70))
+@given(
+    tokens_lists,
+    extras_lists,
+    st.integers(1, 20),
+    st.binary(min_size=16, max_size=16),
+    st.binary(max_size=70),
+)
 def test_the_bits_are_those_of_the_formula_on_every_machine(
     tokens: list[int], extras: Extras, block_size: int, key: bytes, seed: bytes
 ) -> None:

@@ -107,9 +107,7 @@ class ModelArbiter(metaclass=_PybindType):
     def charge(self, model: int, device_us: int) -> None: ...
     def deficit(self, model: int) -> float: ...
 
-def split_budget(
-    prefills: Sequence[tuple[int, int]], budget: int, block_size: int, cap: int
-) -> list[int]:
+def split_budget(prefills: Sequence[tuple[int, int]], budget: int, block_size: int, cap: int) -> list[int]:
     """Tokens of each running prefill, given as (start, remaining) in order of decision."""
 
 def is_preempted_before(

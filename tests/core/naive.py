@@ -1,0 +1,498 @@
+"""The scheduling core once more, in lists and dicts and O(n): what the C++ core is compared with.
+
+Nothing here is fast or shared with the core; every choice is a min() or a scan in the order in which
+scheduling.md tells it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .harness import Config, ModelSpec
+
+UNIT = 1 << 20
+"""One unit of service at weight 1."""
+
+Key = tuple[int, tuple[int, ...], tuple[tuple[int, bytes], ...]]
+"""What names a full block: the serial of the entry before it, its tokens, the salts that start in it."""
+
+
+class NaiveLedger:
+    """Virtual token counters. `lifts` False is the published mistake: joiners are not lifted."""
+
+    def __init__(self, *, lifts: bool = True, max_idle: int | None = None) -> None:
+        self.lifts = lifts
+        self.max_idle = max_idle
+        self.counter: dict[int, int] = {}
+        self.cost: dict[int, int] = {}
+        self.heads: dict[int, tuple[int, int]] = {}
+        self.running: dict[int, int] = {}
+        self.now = 0
+        self.lost_debt = 0
+
+    def raise_now(self) -> None:
+        if self.heads:
+            self.now = max(self.now, min(self.counter[t] for t in self.heads))
+        for tenant in self.idle():
+            if self.lifts and self.counter[tenant] <= self.now:
+                del self.counter[tenant]
+
+    def idle(self) -> list[int]:
+        return [t for t in self.counter if t not in self.heads and not self.running.get(t)]
+
+    def enter(self, tenant: int, weight: float, head: tuple[int, int]) -> None:
+        self.cost[tenant] = round(UNIT / weight)
+        self.counter.setdefault(tenant, 0)
+        if self.lifts:
+            self.counter[tenant] = max(self.counter[tenant], self.now)
+        self.heads[tenant] = head
+        self.raise_now()
+
+    def leave(self, tenant: int) -> None:
+        del self.heads[tenant]
+        self.raise_now()
+        self.retire(tenant)
+
+    def end_work(self, tenant: int) -> None:
+        self.running[tenant] -= 1
+        self.retire(tenant)
+
+    def retire(self, tenant: int) -> None:
+        if tenant in self.heads or self.running.get(tenant):
+            return
+        if not self.heads:
+            self.now = max(self.now, self.counter.get(tenant, self.now))
+        self.raise_now()
+        if self.max_idle is not None and len(self.idle()) > self.max_idle:
+            cheapest = min(self.idle(), key=lambda t: (self.counter[t], t))
+            self.lost_debt += self.counter.pop(cheapest) - self.now
+
+    def charge(self, tenant: int, service: int) -> None:
+        self.counter[tenant] += service * self.cost[tenant]
+        if tenant in self.heads:
+            self.raise_now()
+
+    def order(self) -> list[int]:
+        return sorted(self.heads, key=lambda t: (self.counter[t], self.heads[t]))
+
+
+class NaivePool:
+    """Blocks by content: `holders` lists the blocks of one entry, preferred first."""
+
+    def __init__(self, capacity: int) -> None:
+        self.refs = [0] * capacity
+        self.key_of: dict[int, Key] = {}
+        self.holders: dict[Key, list[int]] = {}
+        self.serials: dict[Key, int] = {}
+        self.last_serial = 0
+        self.order = list(range(capacity))
+
+    def available(self) -> int:
+        return len(self.order)
+
+    def take(self) -> int:
+        block = self.order.pop(0)
+        self.forget(block)
+        self.refs[block] = 1
+        return block
+
+    def forget(self, block: int) -> None:
+        key = self.key_of.pop(block, None)
+        if key is not None:
+            self.holders[key].remove(block)
+            if not self.holders[key]:
+                del self.holders[key], self.serials[key]
+
+    def hold(self, block: int) -> None:
+        self.refs[block] += 1
+        if self.refs[block] == 1:
+            self.order.remove(block)
+            twins = self.holders[self.key_of[block]]
+            twins.insert(0, twins.pop(twins.index(block)))
+
+    def release(self, table: list[int]) -> None:
+        for block in reversed(table):
+            self.refs[block] -= 1
+            if self.refs[block] > 0:
+                continue
+            key = self.key_of.get(block)
+            if key is None:
+                self.order.insert(0, block)
+            else:
+                self.order.append(block)
+                twins = self.holders[key]
+                twins.append(twins.pop(twins.index(block)))
+
+    def publish(self, block: int, key: Key) -> int:
+        if key not in self.holders:
+            self.last_serial += 1
+            self.serials[key] = self.last_serial
+        self.key_of[block] = key
+        self.holders.setdefault(key, []).insert(0, block)
+        return self.serials[key]
+
+
+@dataclass(eq=False, kw_only=True)
+class NaiveRequest:
+    """A request and all that the core may know of it."""
+
+    id: int
+    tenant: int
+    first_band: int
+    arrival: int
+    deadline: int | None
+    text: list[int]
+    prompt: int
+    max_length: int
+    min_length: int
+    stop: tuple[int, ...]
+    salts: tuple[tuple[int, bytes], ...]
+    compute_all: bool
+    band: int = 0
+    since: int = 0
+    waited: int = 0
+    state: str = "waiting"
+    computed: int = 0
+    slot: int = -1
+    table: list[int] = field(default_factory=list)
+    tail: int = 0
+    published: int = 0
+    hit_blocks: int = 0
+    promised: int = 0
+    preemptions: int = 0
+    bypassed: int = 0
+    cached: int | None = None
+    first: bool = False
+
+    def key(self) -> tuple[int, int]:
+        return self.arrival, self.id
+
+
+@dataclass(kw_only=True)
+class NaiveRow:
+    """What a row of the plan must be."""
+
+    request: NaiveRequest
+    count: int
+    first: bool
+
+
+class NaiveScheduler:
+    """One model's scheduler; plan() must equal the core's, row by row and delta by delta."""
+
+    def __init__(self, spec: ModelSpec, config: Config) -> None:
+        self.spec = spec
+        self.config = config
+        self.block = spec.block_size
+        self.cap = spec.max_prefill_chunk or 1 << 30
+        self.weights: dict[int, float] = {}
+        self.ledgers = [NaiveLedger() for _ in range(config.num_bands)]
+        self.pool = NaivePool(spec.blocks)
+        self.waiting: list[NaiveRequest] = []
+        self.decodes: list[NaiveRequest] = []
+        self.prefills: list[NaiveRequest] = []
+        self.free_slots = list(range(spec.max_num_seqs - 1, -1, -1))
+        self.ended: list[tuple[int, str]] = []
+        self.preempted_ever = 0
+
+    # The queue.
+
+    def of_tenant(self, band: int, tenant: int) -> list[NaiveRequest]:
+        return sorted((r for r in self.waiting if (r.band, r.tenant) == (band, tenant)), key=NaiveRequest.key)
+
+    def enqueue(self, r: NaiveRequest) -> None:
+        r.state = "waiting"
+        self.waiting.append(r)
+        ledger = self.ledgers[r.band]
+        head = self.of_tenant(r.band, r.tenant)[0].key()
+        if r.tenant in ledger.heads:
+            ledger.heads[r.tenant] = head
+        else:
+            ledger.enter(r.tenant, self.weights.get(r.tenant, 1.0), head)
+
+    def dequeue(self, r: NaiveRequest) -> None:
+        self.waiting.remove(r)
+        rest = self.of_tenant(r.band, r.tenant)
+        if rest:
+            self.ledgers[r.band].heads[r.tenant] = rest[0].key()
+        else:
+            self.ledgers[r.band].leave(r.tenant)
+
+    def aged_band(self, r: NaiveRequest, waited: int) -> int:
+        tau = self.config.aging_us
+        return r.first_band if tau is None else max(0, r.first_band - max(waited, 0) // tau)
+
+    def push(self, r: NaiveRequest, since: int) -> None:
+        r.since = since
+        r.band = self.aged_band(r, r.waited)
+        self.enqueue(r)
+
+    def promote(self, now: int) -> None:
+        tau = self.config.aging_us
+        while tau is not None:
+            due = [
+                (r.since + (r.first_band - r.band + 1) * tau - r.waited, r.id, r)
+                for r in self.waiting
+                if r.band
+            ]
+            if not due or min(due)[0] > now:
+                return
+            r = min(due)[2]
+            self.dequeue(r)
+            r.band = self.aged_band(r, r.waited + now - r.since)
+            self.enqueue(r)
+
+    def in_order(self, band: int) -> list[NaiveRequest]:
+        return [r for t in self.ledgers[band].order() for r in self.of_tenant(band, t)]
+
+    def head(self) -> NaiveRequest | None:
+        return next(
+            (self.in_order(b)[0] for b in range(self.config.num_bands) if self.ledgers[b].heads), None
+        )
+
+    # Blocks.
+
+    def key(self, r: NaiveRequest, i: int, parent: int) -> Key:
+        size = self.block
+        tokens = tuple(r.text[i * size : (i + 1) * size])
+        return parent, tokens, tuple(s for s in r.salts if s[0] // size == i)
+
+    def hits(self, r: NaiveRequest) -> list[int]:
+        return self.walk(r)[0]
+
+    def walk(self, r: NaiveRequest) -> tuple[list[int], int]:
+        found: list[int] = []
+        tail = 0
+        if r.compute_all or not self.spec.prefix_caching:
+            return found, tail
+        while len(found) < (len(r.text) - 1) // self.block:
+            key = self.key(r, len(found), tail)
+            if key not in self.pool.holders:
+                break
+            tail = self.pool.serials[key]
+            found.append(self.pool.holders[key][0])
+        return found, tail
+
+    def outstanding(self) -> int:
+        return sum(max(r.promised - len(r.table), 0) for r in self.decodes + self.prefills)
+
+    def pinned(self, r: NaiveRequest) -> bool:
+        return r.preemptions >= self.config.max_preemptions
+
+    def to_completion(self, r: NaiveRequest) -> bool:
+        return self.spec.admission == 0 or self.pinned(r)
+
+    def demand(self, r: NaiveRequest) -> int:
+        return -(-(r.max_length if self.to_completion(r) else len(r.text)) // self.block)
+
+    def fits(self, r: NaiveRequest, *, gain: int | None = None) -> bool:
+        hits = self.hits(r)
+        idle_hits = sum(self.pool.refs[b] == 0 for b in hits) if gain is None else len(hits)
+        runs = bool(self.decodes or self.prefills) or gain is not None
+        spare = (
+            -int(-self.spec.watermark * self.spec.blocks // 1) if runs and not self.to_completion(r) else 0
+        )
+        needed = self.demand(r) - len(hits) + idle_hits + spare
+        return needed <= self.pool.available() + (gain or 0) - self.outstanding()
+
+    def exclusive(self, r: NaiveRequest) -> int:
+        return sum(self.pool.refs[b] == 1 for b in r.table)
+
+    def grow(self, r: NaiveRequest, upto: int) -> None:
+        while len(r.table) * self.block < upto:
+            r.table.append(self.pool.take())
+            self.deltas.append((r.slot, len(r.table) - 1, r.table[-1]))
+
+    # One step.
+
+    def plan(self, now: int) -> tuple[list[NaiveRow], list[tuple[int, int, int]]]:
+        self.rows: list[NaiveRow] = []
+        self.deltas: list[tuple[int, int, int]] = []
+        self.limit = self.config.num_bands
+        self.promote(now)
+        self.admit_urgent(now)
+        self.make_room(now)
+        for r in self.decodes:
+            self.add_row(r, 1)
+        self.budget = self.spec.max_batch_tokens - len(self.rows)
+        for r, chunk in zip(list(self.prefills), self.shares(), strict=True):
+            self.add_chunk(r, chunk)
+        self.admit_waiting(now)
+        return self.rows, self.deltas
+
+    def add_row(self, r: NaiveRequest, count: int) -> None:
+        self.rows.append(NaiveRow(request=r, count=count, first=r.first))
+        r.first = False
+
+    def add_chunk(self, r: NaiveRequest, chunk: int) -> None:
+        if chunk > 0:
+            self.grow(r, r.computed + chunk)
+            self.add_row(r, chunk)
+            self.budget -= chunk
+
+    def aligned(self, r: NaiveRequest, limit: int) -> int:
+        remaining = len(r.text) - r.computed
+        if limit >= remaining:
+            return remaining
+        return (r.computed + limit) // self.block * self.block - r.computed
+
+    def shares(self) -> list[int]:
+        left = max(self.budget, 0)
+        if not self.prefills or left == 0:
+            return [0] * len(self.prefills)
+        share = min(self.cap, max(self.block, left // len(self.prefills)))
+        chunks = []
+        for r in self.prefills:
+            chunks.append(min(self.aligned(r, share), left))
+            left -= chunks[-1]
+        for i, r in enumerate(self.prefills):
+            more = min(self.aligned(r, self.cap), chunks[i] + left)
+            if more > chunks[i]:
+                left -= more - chunks[i]
+                chunks[i] = more
+        return chunks
+
+    def dispatch(self, r: NaiveRequest, now: int) -> None:
+        hits, tail = self.walk(r)
+        ledger = self.ledgers[r.band]
+        promised = self.demand(r)
+        ledger.running[r.tenant] = ledger.running.get(r.tenant, 0) + 1
+        self.dequeue(r)
+        r.waited += max(now - r.since, 0)
+        ledger.charge(r.tenant, self.prompt_charge(r, len(hits)))
+        if r.cached is None:
+            r.cached = len(hits) * self.block
+        r.state, r.first, r.bypassed = "prefill", True, 0
+        r.slot = self.free_slots.pop()
+        r.promised = promised
+        for i, block in enumerate(hits):
+            self.pool.hold(block)
+            self.deltas.append((r.slot, i, block))
+        r.table = list(hits)
+        r.computed = len(hits) * self.block
+        r.tail, r.published, r.hit_blocks = tail, len(hits), len(hits)
+        at = next((i for i, other in enumerate(self.prefills) if other.band > r.band), len(self.prefills))
+        self.prefills.insert(at, r)
+
+    def prompt_charge(self, r: NaiveRequest, hits: int) -> int:
+        if r.cached is not None:
+            return 0
+        cached = hits * self.block
+        return (r.prompt - cached) * self.config.w_prompt + cached * self.config.w_hit
+
+    def victims(self, above: int = -1) -> list[NaiveRequest]:
+        running = [r for r in self.decodes + self.prefills if r.band > above and not self.pinned(r)]
+
+        def cost(r: NaiveRequest) -> tuple[float, ...]:
+            freed = self.exclusive(r)
+            lost = max(r.computed - r.published * self.block, 0)
+            ratio = lost / freed if freed else float("inf")
+            return -r.band, -self.ledgers[r.band].counter[r.tenant], ratio, -r.arrival, -r.id
+
+        return sorted(running, key=cost)
+
+    def preempt(self, r: NaiveRequest, now: int) -> None:
+        self.limit = min(self.limit, r.band)
+        r.preemptions += 1
+        self.preempted_ever += 1
+        self.stop(r)
+        self.push(r, now)
+
+    def stop(self, r: NaiveRequest) -> None:
+        self.pool.release(r.table)
+        r.table, r.promised, r.computed, r.tail, r.published = [], 0, 0, 0, 0
+        self.free_slots.append(r.slot)
+        (self.decodes if r.state == "decode" else self.prefills).remove(r)
+        self.ledgers[r.band].end_work(r.tenant)
+        r.state = "stopped"
+
+    def admit_urgent(self, now: int) -> None:
+        while (head := self.head()) is not None:
+            worst = max((r.band for r in self.decodes + self.prefills), default=-1)
+            if head.band >= self.limit or worst <= head.band:
+                return
+            if not (self.free_slots and self.fits(head)):
+                candidates = self.victims(above=head.band)
+                gain = sum(self.exclusive(r) + max(r.promised - len(r.table), 0) for r in candidates)
+                if not (self.free_slots or candidates) or not self.fits(head, gain=gain):
+                    return
+                while not (self.free_slots and self.fits(head)):
+                    candidates = self.victims(above=head.band)
+                    if not candidates:
+                        return
+                    self.preempt(candidates[0], now)
+            self.dispatch(head, now)
+
+    def make_room(self, now: int) -> None:
+        for r in list(self.decodes):
+            if r.state != "decode" or r.computed < len(r.table) * self.block:
+                continue
+            while r.promised <= len(r.table) and self.pool.available() <= self.outstanding():
+                victim = self.victims()[0]
+                self.preempt(victim, now)
+                if victim is r:
+                    break
+            if r.state == "decode":
+                self.grow(r, r.computed + 1)
+
+    def admit_waiting(self, now: int) -> None:
+        while self.budget > 0 and self.free_slots:
+            head = self.head()
+            if head is None or head.band >= self.limit:
+                return
+            chosen = head if self.fits(head) else self.passing(head)
+            if chosen is None:
+                return
+            self.dispatch(chosen, now)
+            self.add_chunk(chosen, min(self.aligned(chosen, self.cap), self.budget))
+
+    def passing(self, head: NaiveRequest) -> NaiveRequest | None:
+        allowance = self.config.bypass_tokens - head.bypassed
+        for r in self.in_order(head.band)[:64]:
+            service = self.prompt_charge(r, len(self.hits(r)))
+            service += (r.max_length - len(r.text)) * self.config.w_decode
+            if r is not head and service <= allowance and self.fits(r):
+                head.bypassed += service
+                return r
+        return None
+
+    # What a step brings.
+
+    def commit(self, rows: list[NaiveRow], tokens: dict[int, int], status: dict[int, int]) -> None:
+        for row in rows:
+            r = row.request
+            r.computed += row.count
+            if r.id in status:
+                for block in r.table[0 if r.preemptions else r.hit_blocks :]:
+                    self.pool.forget(block)
+                self.end(r, "nan" if status[r.id] == 1 else "failed")
+                continue
+            self.publish(r)
+            if r.id in tokens:
+                self.sampled(r, tokens[r.id])
+
+    def publish(self, r: NaiveRequest) -> None:
+        if not self.spec.prefix_caching:
+            return
+        for i in range(r.published, r.computed // self.block):
+            r.tail = self.pool.publish(r.table[i], self.key(r, i, r.tail))
+            r.published += 1
+
+    def sampled(self, r: NaiveRequest, token: int) -> None:
+        r.text.append(token)
+        self.ledgers[r.band].charge(r.tenant, self.config.w_decode)
+        if len(r.text) >= r.min_length and token in r.stop:
+            self.end(r, "stop")
+        elif len(r.text) >= r.max_length:
+            self.end(r, "length")
+        elif r.state == "prefill":
+            r.state = "decode"
+            self.prefills.remove(r)
+            self.decodes.append(r)
+
+    def end(self, r: NaiveRequest, reason: str) -> None:
+        if r in self.waiting:
+            self.dequeue(r)
+        else:
+            self.stop(r)
+        self.ended.append((r.id, reason))

@@ -1,0 +1,368 @@
+"""The whole runtime against the naive scheduler: every row, delta, slot and end must be the same."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from airi import _core
+from airi._core import Admission
+
+from .harness import Config, Executor, ModelSpec, Step
+from .naive import NaiveRequest, NaiveRow, NaiveScheduler
+
+REASONS = {
+    "stop": _core.FinishReason.STOP,
+    "length": _core.FinishReason.LENGTH,
+    "cancelled": _core.FinishReason.CANCELLED,
+    "deadline": _core.FinishReason.DEADLINE,
+    "failed": _core.FinishReason.FAILED,
+    "nan": _core.FinishReason.NAN,
+}
+
+
+class Twin:
+    """An Executor and one NaiveScheduler per model, fed the same."""
+
+    def __init__(self, specs: list[ModelSpec], config: Config) -> None:
+        self.ex = Executor(
+            specs, config, rule=lambda request, draw, last: (last * 5 + draw) % 3, spare_deltas=4096
+        )
+        self.naive = [NaiveScheduler(spec, config) for spec in specs]
+        self.live: dict[int, tuple[int, NaiveRequest]] = {}
+        self.mail: list[NaiveRequest] = []
+        self.cancels: list[int] = []
+        self.weights: list[tuple[int, float]] = []
+        self.first_entry = [sum(s.blocks for s in specs[:i]) for i in range(len(specs))]
+
+    def submit(
+        self,
+        text: list[int],
+        *,
+        model: int,
+        tenant: int,
+        band: int,
+        max_new: int,
+        min_new: int,
+        stop: tuple[int, ...],
+        salts: tuple[tuple[int, bytes], ...],
+        deadline: int | None,
+        arrival: int,
+        compute_all: bool,
+    ) -> None:
+        request_id, admit = self.ex.submit(
+            text,
+            model=model,
+            tenant=tenant,
+            band=band,
+            max_new=max_new,
+            min_new=min_new,
+            stop=stop,
+            salts=salts,
+            deadline=deadline,
+            arrival=arrival,
+            compute_all=compute_all,
+        )
+        spec = self.ex.specs[model]
+        total = len(text) + max_new
+        fits_window, fits_pool = total <= spec.max_model_len, -(-total // spec.block_size) <= spec.blocks
+        if not fits_window:
+            assert admit == _core.Admit.TOO_LONG
+        elif not fits_pool:
+            assert admit == _core.Admit.NEVER_FITS, "C6"
+        else:
+            assert admit == _core.Admit.ACCEPTED
+            request = NaiveRequest(
+                id=request_id,
+                tenant=tenant,
+                first_band=band,
+                arrival=arrival,
+                deadline=deadline,
+                text=list(text),
+                prompt=len(text),
+                max_length=total,
+                min_length=len(text) + min(min_new, max_new),
+                stop=stop,
+                salts=salts,
+                compute_all=compute_all,
+            )
+            self.live[request_id] = (model, request)
+            self.mail.append(request)
+
+    def cancel(self, request_id: int) -> None:
+        assert self.ex.runtime.cancel(request_id) == (request_id in self.live)
+        if request_id in self.live:
+            self.cancels.append(request_id)
+
+    def set_tenant(self, tenant: int, weight: float) -> None:
+        self.ex.runtime.set_tenant(tenant, weight)
+        self.weights.append((tenant, weight))
+
+    def read_mail(self) -> None:
+        for tenant, weight in self.weights:
+            for naive in self.naive:
+                naive.weights[tenant] = weight
+                for ledger in naive.ledgers:
+                    if tenant in ledger.cost:
+                        ledger.cost[tenant] = round((1 << 20) / weight)
+        for request in self.mail:
+            self.naive[self.live[request.id][0]].push(request, request.arrival)
+        for request_id in self.cancels:
+            self.drop(request_id, "cancelled")
+        late = [(r.deadline, r.id) for _, r in self.live.values() if r.deadline is not None]
+        for deadline, request_id in sorted(late):
+            if deadline <= self.ex.now:
+                self.drop(request_id, "deadline")
+        self.weights, self.mail, self.cancels = [], [], []
+
+    def drop(self, request_id: int, reason: str) -> None:
+        if request_id in self.live:
+            model, request = self.live[request_id]
+            self.naive[model].end(request, reason)
+            self.settle()
+
+    def settle(self) -> None:
+        for naive in self.naive:
+            for request_id, _ in naive.ended:
+                self.live.pop(request_id, None)
+
+    def step(self, *, device_us: int = 100, failing: dict[int, int] | None = None) -> Step | None:
+        self.read_mail()
+        step = self.ex.plan()
+        if step is None:
+            assert not self.live
+            self.check_ends()
+            return None
+        naive = self.naive[step.info.model]
+        rows, deltas = naive.plan(step.now)
+        self.check_plan(step, rows, deltas)
+        running = {row.request for row in step.rows}
+        status = {r: s for r, s in (failing or {}).items() if r in running}
+        before = {r: len(self.ex.outputs[r]) for r in running}
+        self.ex.commit(step, device_us=device_us, status=status)
+        tokens = {r: self.ex.outputs[r][-1] for r in running if len(self.ex.outputs[r]) > before[r]}
+        naive.commit(rows, tokens, status)
+        self.settle()
+        self.check_ends()
+        self.ex.runtime.check_invariants()
+        return step
+
+    def check_plan(self, step: Step, rows: list[NaiveRow], deltas: list[tuple[int, int, int]]) -> None:
+        seen = [(r.request, r.slot, r.start, r.count, r.first) for r in step.rows]
+        wanted = [(r.request.id, r.request.slot, r.request.computed, r.count, r.first) for r in rows]
+        assert seen == wanted
+        first = self.first_entry[step.info.model]
+        assert step.deltas == [(slot, column, first + block) for slot, column, block in deltas]
+        decodes = self.naive[step.info.model].decodes
+        assert step.info.num_decodes == len(decodes), "C2: a decode was skipped"
+
+    def check_ends(self) -> None:
+        ended = {i: REASONS[reason] for naive in self.naive for i, reason in naive.ended}
+        assert self.ex.finished == ended
+        for model, stats in enumerate(self.ex.runtime.stats()):
+            naive = self.naive[model]
+            assert stats.waiting == len(naive.waiting)
+            assert stats.running == len(naive.decodes) + len(naive.prefills)
+            assert stats.preemptions == naive.preempted_ever
+            assert stats.active_blocks == sum(r > 0 for r in naive.pool.refs), "B1, B7"
+            assert stats.free_blocks + stats.cached_blocks == naive.pool.available()
+            assert stats.cached_blocks == sum(naive.pool.refs[b] == 0 for b in naive.pool.key_of)
+
+
+specs = st.builds(
+    ModelSpec,
+    blocks=st.integers(4, 24),
+    block_size=st.integers(1, 4),
+    max_model_len=st.integers(8, 48),
+    max_num_seqs=st.integers(1, 6),
+    max_batch_tokens=st.integers(1, 24),
+    admission=st.sampled_from(list(Admission)),
+    watermark=st.sampled_from([0.0, 0.1, 0.3]),
+    prefix_caching=st.sampled_from([True, True, False]),
+    max_prefill_chunk=st.sampled_from([None, None, 4, 6]),
+)
+configs = st.builds(
+    Config,
+    num_bands=st.integers(1, 3),
+    aging_us=st.sampled_from([None, 150, 1000]),
+    w_prompt=st.integers(0, 2),
+    w_decode=st.integers(1, 3),
+    w_hit=st.integers(0, 1),
+    bypass_tokens=st.sampled_from([0, 0, 20, 100]),
+    max_preemptions=st.integers(0, 3),
+    quantum_us=st.sampled_from([1, 150]),
+)
+# Few tokens and salts: prefixes meet, and diverge late.
+texts = st.lists(st.integers(0, 1), min_size=1, max_size=20)
+salt_lists = st.lists(st.tuples(st.integers(0, 8), st.sampled_from([b"a", b"b"])), max_size=1).map(tuple)
+
+
+class RuntimeMachine(RuleBasedStateMachine):
+    """What any clients may do, in any order."""
+
+    @initialize(models=st.lists(specs, min_size=1, max_size=2), config=configs)
+    def start(self, models: list[ModelSpec], config: Config) -> None:
+        self.twin = Twin(models, config)
+
+    @rule(
+        text=texts,
+        where=st.tuples(st.integers(0, 1), st.integers(0, 3), st.integers(0, 2)),
+        max_new=st.integers(1, 8),
+        min_new=st.integers(0, 3),
+        stop=st.sampled_from([(), (), (0,), (0, 1)]),
+        salts=salt_lists,
+        deadline=st.sampled_from([None, None, None, 150, 900]),
+        early=st.sampled_from([0, 0, 130]),
+        compute_all=st.sampled_from([False, False, True]),
+    )
+    def submit(
+        self,
+        text: list[int],
+        where: tuple[int, int, int],
+        max_new: int,
+        min_new: int,
+        stop: tuple[int, ...],
+        salts: tuple[tuple[int, bytes], ...],
+        deadline: int | None,
+        early: int,
+        compute_all: bool,  # noqa: FBT001 - hypothesis passes it by name
+    ) -> None:
+        model, tenant, band = where
+        now = self.twin.ex.now
+        self.twin.submit(
+            text,
+            model=model % len(self.twin.naive),
+            tenant=tenant,
+            band=band % self.twin.ex.config.num_bands,
+            max_new=max_new,
+            min_new=min_new,
+            stop=stop,
+            salts=salts,
+            deadline=None if deadline is None else now + deadline,
+            arrival=max(now - early, 0),
+            compute_all=compute_all,
+        )
+
+    @rule(request_id=st.integers(0, 30))
+    def cancel(self, request_id: int) -> None:
+        self.twin.cancel(request_id)
+
+    @rule(tenant=st.integers(0, 3), weight=st.sampled_from([0.5, 1.0, 3.0]))
+    def set_tenant(self, tenant: int, weight: float) -> None:
+        self.twin.set_tenant(tenant, weight)
+
+    @rule(device_us=st.integers(0, 300))
+    def step(self, device_us: int) -> None:
+        self.twin.step(device_us=device_us)
+
+    @rule(device_us=st.integers(0, 300), count=st.integers(2, 8))
+    def several_steps(self, device_us: int, count: int) -> None:
+        for _ in range(count):
+            self.twin.step(device_us=device_us)
+
+    @rule(failing=st.dictionaries(st.integers(0, 30), st.integers(1, 2), max_size=2))
+    def step_with_failing_rows(self, failing: dict[int, int]) -> None:
+        self.twin.step(failing=failing)
+
+    @invariant()
+    def invariants_hold(self) -> None:
+        if hasattr(self, "twin"):
+            self.twin.ex.runtime.check_invariants()
+
+    def teardown(self) -> None:
+        """Every accepted request finishes, and then no block is held."""
+        if not hasattr(self, "twin"):
+            return
+        for _ in range(3000):
+            if not self.twin.ex.runtime.has_work():
+                break
+            self.twin.step()
+        assert not self.twin.ex.runtime.has_work()
+        assert all(s.active_blocks == 0 for s in self.twin.ex.runtime.stats()), "B7"
+
+
+TestRuntimeMachine = RuntimeMachine.TestCase
+TestRuntimeMachine.settings = settings(max_examples=250, stateful_step_count=40, deadline=None)
+
+
+def random_spec(rng: random.Random) -> ModelSpec:
+    block_size = rng.choice([1, 2, 4, 8])
+    return ModelSpec(
+        blocks=rng.randint(48, 160) // block_size,
+        block_size=block_size,
+        max_model_len=rng.randint(40, 120),
+        max_num_seqs=rng.randint(2, 12),
+        max_batch_tokens=rng.randint(1, 64),
+        admission=rng.choice(list(Admission)),
+        watermark=rng.choice([0.0, 0.05, 0.2]),
+        prefix_caching=rng.random() < 0.8,
+        max_prefill_chunk=rng.choice([None, block_size, 3 * block_size]),
+    )
+
+
+def random_config(rng: random.Random) -> Config:
+    return Config(
+        num_bands=rng.randint(1, 4),
+        aging_us=rng.choice([None, 400, 3000]),
+        w_prompt=rng.randint(0, 2),
+        w_decode=rng.randint(1, 3),
+        w_hit=rng.randint(0, 1),
+        bypass_tokens=rng.choice([0, 40, 300]),
+        max_preemptions=rng.randint(0, 4),
+        quantum_us=rng.choice([1, 300, 5000]),
+        min_residency_us=rng.choice([0, 500]),
+    )
+
+
+def random_submit(rng: random.Random, twin: Twin) -> None:
+    shared = [rng.randint(0, 1)] * rng.randint(0, 20)
+    now = twin.ex.now
+    twin.submit(
+        shared + [rng.randint(0, 5) for _ in range(rng.randint(1, 12))],
+        model=rng.randrange(len(twin.naive)),
+        tenant=rng.choice([0, 0, 1, 2, 3, 4]),
+        band=rng.randrange(twin.ex.config.num_bands),
+        max_new=rng.choice([rng.randint(1, 10), rng.randint(1, 40)]),
+        min_new=rng.choice([0, 0, 3]),
+        stop=rng.choice([(), (0,)]),
+        salts=rng.choice([(), (), ((0, b"x"),), ((9, b"x"), (20, b"y"))]),
+        deadline=now + rng.randint(1, 4000) if rng.random() < 0.1 else None,
+        arrival=max(now - rng.choice([0, 0, 500]), 0),
+        compute_all=rng.random() < 0.1,
+    )
+
+
+def run_random_trace(seed: int, ticks: int) -> None:
+    rng = random.Random(seed)
+    twin = Twin([random_spec(rng) for _ in range(rng.randint(1, 3))], random_config(rng))
+    load = rng.choice([0.2, 0.5, 1.5])
+    for _ in range(ticks):
+        while rng.random() < load / (1 + load):
+            random_submit(rng, twin)
+        if rng.random() < 0.05 and twin.live:
+            twin.cancel(rng.choice(sorted(twin.live)))
+        if rng.random() < 0.03:
+            twin.set_tenant(rng.randint(0, 4), rng.choice([0.25, 1.0, 4.0]))
+        failing = (
+            {rng.choice(sorted(twin.live)): rng.randint(1, 2)} if twin.live and rng.random() < 0.03 else {}
+        )
+        twin.step(device_us=rng.randint(0, 300), failing=failing)
+    for _ in range(20_000):
+        if twin.step(device_us=100) is None:
+            break
+    assert not twin.ex.runtime.has_work()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_random_trace_is_planned_as_the_naive_scheduler_plans_it(seed: int) -> None:
+    run_random_trace(seed, ticks=120)
+
+
+@pytest.mark.slow  # about 90 s
+@pytest.mark.parametrize("seed", range(100, 180))
+def test_many_random_traces_are_planned_as_the_naive_scheduler_plans_them(seed: int) -> None:
+    run_random_trace(seed, ticks=300)
