@@ -101,7 +101,7 @@ void bind_arbiter(py::module_& m) {
           [](ModelArbiter& self, std::int32_t model, bool backlogged) {
             self.set_backlogged(ModelId{model}, backlogged);
           },
-          "model"_a, "backlogged"_a)
+          "model"_a, py::kw_only(), "backlogged"_a)
       .def("next",
            [](ModelArbiter& self) -> std::optional<std::int32_t> {
              const auto model = self.next();

@@ -31,7 +31,7 @@ def test_backlogged_models_share_device_time_by_weight(
         for model in range(len(weights)):
             if step == 0 or rng.random() < 0.02:
                 backlogged[model] = not backlogged[model]
-                arbiter.set_backlogged(model, backlogged[model])
+                arbiter.set_backlogged(model, backlogged=backlogged[model])
                 gaps = {pair: range_ for pair, range_ in gaps.items() if model not in pair}
         chosen = arbiter.next()
         assert (chosen is None) == (not any(backlogged)), "L2: only an idle device has no next model"
@@ -53,39 +53,39 @@ def test_backlogged_models_share_device_time_by_weight(
 
 def test_an_idle_model_yields_at_once_and_comes_back_without_credit() -> None:
     arbiter = parts.ModelArbiter([1.0, 1.0], 1_000)
-    arbiter.set_backlogged(0, True)
-    arbiter.set_backlogged(1, True)
+    arbiter.set_backlogged(0, backlogged=True)
+    arbiter.set_backlogged(1, backlogged=True)
     assert arbiter.next() == 0
-    arbiter.set_backlogged(0, False)
+    arbiter.set_backlogged(0, backlogged=False)
     assert arbiter.next() == 1
     assert arbiter.deficit(0) == 0.0
     arbiter.charge(1, 10)
-    arbiter.set_backlogged(1, False)
+    arbiter.set_backlogged(1, backlogged=False)
     assert arbiter.next() is None
 
 
 def test_one_batch_of_many_quanta_is_paid_back_without_a_round_per_quantum() -> None:
     arbiter = parts.ModelArbiter([1.0, 1.0], 1)
-    arbiter.set_backlogged(0, True)
+    arbiter.set_backlogged(0, backlogged=True)
     assert arbiter.next() == 0
     arbiter.charge(0, 10**12)
     assert arbiter.next() == 0, "alone it goes on, whatever it owes"
-    arbiter.set_backlogged(1, True)
+    arbiter.set_backlogged(1, backlogged=True)
     arbiter.charge(0, 10**12)
     assert arbiter.next() == 1
 
 
 def test_a_model_keeps_the_device_for_its_minimum_residency() -> None:
     arbiter = parts.ModelArbiter([1.0, 1.0], 10, 1_000)
-    arbiter.set_backlogged(0, True)
-    arbiter.set_backlogged(1, True)
+    arbiter.set_backlogged(0, backlogged=True)
+    arbiter.set_backlogged(1, backlogged=True)
     turns = []
     for _ in range(40):
         model = arbiter.next()
         assert model is not None
         turns.append(model)
         arbiter.charge(model, 100)
-    switches = sum(a != b for a, b in zip(turns, turns[1:], strict=False))
+    switches = sum(a != b for a, b in itertools.pairwise(turns))
     assert switches <= 4
 
 

@@ -48,7 +48,7 @@ class SlabMachine(RuleBasedStateMachine):
         self.map.check_invariants()
         assert [self.map.owner(i) for i in range(self.map.num_slabs)] == self.owners
         assert self.map.num_free == self.owners.count(None)
-        owned = sum((self.map.owned_by(m) for m in range(3)), [])
+        owned = [slab for model in range(3) for slab in self.map.owned_by(model)]
         assert len(owned) == len(set(owned)) == len(self.owners) - self.map.num_free
 
 
