@@ -9,6 +9,7 @@ import re
 from itertools import islice
 
 import pytest
+
 from tools.demo_model import intents, policies
 from tools.demo_model.generate import Dialogue, Generator, Skill
 from tools.demo_model.policy_kind import Kind

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
+
 from tools.demo_model.chat_format import END, pieces, save_tokenizer, train_tokenizer
 from tools.demo_model.generate import Generator
 from tools.demo_model.model import Decoder, ModelConfig
