@@ -13,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airi.bench.rows import Timings, percentile, summary
+from airi.bench.scheduler import measure_scheduler
 from airi.bench.shapes import SHAPES, cached_checkpoint, make_checkpoint
 from airi.bench.workload import MIXES, Workload
+from airi.errors import ConfigError
 from airi.text import Tokenizer
 
 
@@ -86,3 +88,20 @@ def test_a_shape_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert cached_checkpoint("llama-2m") == folder
     assert (folder / "model.safetensors").stat().st_mtime_ns == stamp
     assert [p.name for p in folder.parent.iterdir()] == ["llama-2m"]
+
+
+def test_the_scheduler_is_measured_per_running_request() -> None:
+    ended: list[int] = []
+    rows = measure_scheduler((1, 7, 300), steps=40, on_done=ended.append)
+    assert [row["running"] for row in rows] == [1, 7, 300]
+    assert ended == [1, 1, 1]
+    for row in rows:
+        assert row["steps"] == 64
+        assert 0 < row["ns_p20"] <= row["ns_per_request_step"] <= row["ns_p80"]
+
+
+def test_a_scheduler_without_requests_or_steps_is_refused() -> None:
+    with pytest.raises(ConfigError, match="running is 0; it must be at least 1"):
+        measure_scheduler((4, 0))
+    with pytest.raises(ConfigError, match="steps is 0; it must be at least 1"):
+        measure_scheduler((4,), steps=0)

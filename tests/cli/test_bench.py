@@ -15,6 +15,20 @@ Airi = Callable[..., Any]
 FIGURES = {"output_tok_s", "request_s", "ttft_ms_p50", "itl_ms_p99", "tpot_ms_mean", "e2e_ms_p95", "hardware"}
 
 
+def test_scheduler_prints_a_json_row_per_size(airi: Airi) -> None:
+    result = airi("bench", "scheduler", "--running", "2", "--running", "5", "--steps", "1", "--json")
+    assert (result.code, result.err) == (0, "")
+    rows = [json.loads(line) for line in result.out.splitlines()]
+    assert [row["running"] for row in rows] == [2, 5]
+    assert all(row["ns_per_request_step"] > 0 for row in rows)
+
+
+def test_scheduler_shows_its_sizes_side_by_side(airi: Airi) -> None:
+    result = airi("bench", "scheduler", "--running", "2", "--running", "1024", "--steps", "1")
+    assert result.code == 0
+    assert "1,024" in result.out
+
+
 @pytest.mark.usefixtures("_fake_engine")
 def test_throughput_prints_one_json_row(airi: Airi, folder: Path) -> None:
     sizes = ("--requests", "5", "--input-len", "6", "--output-len", "4")
@@ -31,7 +45,8 @@ def test_throughput_shows_a_table_to_people(airi: Airi, folder: Path) -> None:
     result = airi("bench", "throughput", str(folder), "--requests", "2", "--output-len", "4")
     assert result.code == 0
     assert "output_tok_s" in result.out
-    assert "│" in result.out
+    lines = [line.split() for line in result.out.splitlines()]
+    assert [words[1] for words in lines if len(words) > 7 and words[1] in ("ttft", "itl")] == ["ttft", "itl"]
 
 
 @pytest.mark.parametrize("chunked", [True, False])
@@ -72,6 +87,7 @@ def test_without_ignore_eos_the_field_is_left_out(airi: Airi, server: StubServer
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
+        (["scheduler", "--running", "0"], "running is 0; it must be at least 1"),
         (["throughput", "--requests", "0"], "requests is 0; it must be at least 1"),
         (["throughput", "--range-ratio", "1"], "range_ratio is 1; it must be in [0, 1)"),
         (["throughput", "--mix", "odd"], "mix is 'odd'; accepted: random, prefix, mixed, one-long"),

@@ -10,9 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import airi
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 __all__ = [
     "Row",
@@ -129,23 +132,47 @@ def show_rows(rows: Sequence[Row], *, as_json: bool) -> None:
             typer.echo(json.dumps(row | source))
         return
     from rich.console import Console
-    from rich.table import Table
 
     console = Console()
-    if len(rows) == 1:
-        table = Table(show_header=False)
-        for key, value in rows[0].items():
-            table.add_row(key, _shown(value))
+    if len(rows) > 1:
+        console.print(_side_by_side(rows))
     else:
-        keys = list(dict.fromkeys(key for row in rows for key in row))
-        table = Table(*keys)
-        for row in rows:
-            table.add_row(*[_shown(row.get(key, "")) for key in keys])
-    console.print(table)
+        for table in _one_row(rows[0]):
+            console.print(table)
     console.print(", ".join(f"{key} {value}" for key, value in source.items()), style="dim", highlight=False)
 
 
+def _side_by_side(rows: Sequence[Row]) -> Table:
+    from rich.table import Table
+
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    table = Table()
+    for key in keys:
+        table.add_column(key, overflow="fold")
+    for row in rows:
+        table.add_row(*[_shown(row.get(key)) for key in keys])
+    return table
+
+
+def _one_row(row: Row) -> list[Table]:
+    """The row's figures one below the other, and its distributions with a line each."""
+    from rich.table import Table
+
+    figures = Table(show_header=False)
+    times = Table("milliseconds", "mean", *[f"p{q}" for q in _PERCENTILES])
+    for key, value in row.items():
+        name, _, statistic = key.rpartition("_ms_")
+        if not name:
+            figures.add_row(key, _shown(value))
+        elif statistic == "mean":
+            every = [value, *[row[f"{name}_ms_p{q}"] for q in _PERCENTILES]]
+            times.add_row(name, *[_shown(v) for v in every])
+    return [figures, times] if times.row_count else [figures]
+
+
 def _shown(value: object) -> str:
+    if value is None:
+        return "-"
     if isinstance(value, float):
         return f"{value:,.3f}" if abs(value) < 100 else f"{value:,.1f}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

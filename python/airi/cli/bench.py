@@ -64,6 +64,28 @@ def bench(context: typer.Context) -> None:
 
 
 @app.command()
+def scheduler(
+    *,
+    running: Annotated[
+        list[int] | None,
+        typer.Option(
+            help="Running requests; may be repeated. Left out: 1, 64, 256, 1024.", show_default=False
+        ),
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Steps that are measured.")] = 512,
+    json: Json = False,
+) -> None:
+    """The scheduling core alone: what a step costs per running request, without a model."""
+    from airi.bench.rows import show_progress, show_rows
+    from airi.bench.scheduler import RUNNING, measure_scheduler
+
+    counts = running or list(RUNNING)
+    with show_progress("sizes", len(counts)) as on_done:
+        rows = measure_scheduler(counts, steps=steps, on_done=on_done)
+    show_rows(rows, as_json=json)
+
+
+@app.command()
 def throughput(
     model: Model = None,
     *,
