@@ -41,7 +41,9 @@ class Harness:
             )
         )
 
-    def step(self, batch: Mapping[int, Sequence[int]], *, all_logits: bool = False) -> list[NDArray[np.float32]]:
+    def step(
+        self, batch: Mapping[int, Sequence[int]], *, all_logits: bool = False
+    ) -> list[NDArray[np.float32]]:
         """Appends tokens to slots in one step; returns each row's logits: of its last token, or of all of them."""
         slots = list(batch)
         counts = [len(batch[slot]) for slot in slots]

@@ -6,6 +6,8 @@ import json
 import re
 import shutil
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 
 from airi.engine.backends import LoadOptions, get_backend
-from airi.engine.checkpoint import RawTensor
+from airi.engine.checkpoint import Checkpoint, RawTensor
 from airi.engine.families import FAMILIES
 from airi.errors import AiriError, CheckpointError, ConfigError
 from tests.engine.tiny_models import make_checkpoint
@@ -214,6 +216,30 @@ def test_loading_reports_every_byte_once(folder: Path) -> None:
         assert len({total for _, total in seen}) == 1
         assert seen[-1][0] == seen[-1][1]
         assert len(seen) >= 5
+
+
+def test_data_may_start_at_any_byte(folder: Path, checkpoint: Checkpoints) -> None:
+    path = folder / "model.safetensors"
+    edit_header(path, lambda header: header["__metadata__"].update(odd=""))
+    length = struct.unpack("<Q", path.read_bytes()[:8])[0]
+    if length % 2 == 0:
+        edit_header(path, lambda header: header["__metadata__"].update(odd="x"))
+    shifted, plain = Checkpoint(folder), Checkpoint(checkpoint("llama"))
+    name = "model.layers.1.self_attn.q_proj.weight"
+    np.testing.assert_array_equal(shifted.tensor(name, (64, 64)).data, plain.tensor(name, (64, 64)).data)
+    assert shifted.tensor(name, (64, 64)).data.ctypes.data % 4 == 0
+
+
+def test_the_cpu_backend_loads_without_torch_or_transformers(folder: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path\n"
+        "from airi.engine.backends import LoadOptions, get_backend\n"
+        "get_backend('cpu').load_model(Path(sys.argv[1]), LoadOptions())\n"
+        "sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))\n"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", program, str(folder)], timeout=60, check=False).returncode == 0
+    )
 
 
 def test_info_describes_the_model(folder: Path) -> None:
