@@ -161,10 +161,6 @@ def parse_spec(config: dict[str, Any], source: str = "config.json") -> DecoderSp
         raise fields.fail("num_key_value_heads", f"a divisor of num_attention_heads {num_heads}")
     head_dim = fields.integer("head_dim", family.head_dim or hidden_size // num_heads)
     max_position = fields.integer("max_position_embeddings")
-    kinds = _layer_kinds(fields, family, num_layers)
-    window = _window(fields, family)
-    moe = _moe(fields, family)
-    moe_layers = _moe_layers(fields, num_layers) if moe else frozenset[int]()
     ropes, local_rope = _ropes(fields, family, head_dim, max_position)
     bias = family.reads_attention_bias and fields.boolean("attention_bias", default=False)
     scalar = fields.number("query_pre_attn_scalar", head_dim) if family.norm_offset else head_dim
@@ -177,14 +173,7 @@ def parse_spec(config: dict[str, Any], source: str = "config.json") -> DecoderSp
         num_kv_heads=num_kv_heads,
         head_dim=head_dim,
         max_position_embeddings=max_position,
-        layers=tuple(
-            LayerSpec(
-                window=window if kind == _SLIDING else None,
-                rope=local_rope if kind == _SLIDING else 0,
-                moe=index in moe_layers,
-            )
-            for index, kind in enumerate(kinds)
-        ),
+        layers=_layers(fields, family, num_layers, local_rope),
         ropes=ropes,
         norm_eps=fields.number("rms_norm_eps"),
         norm_offset=family.norm_offset,
@@ -200,10 +189,23 @@ def parse_spec(config: dict[str, Any], source: str = "config.json") -> DecoderSp
         mlp_bias=family.reads_mlp_bias and fields.boolean("mlp_bias", default=False),
         fused_projections=family.fused_projections,
         tie_embeddings=fields.boolean("tie_word_embeddings", default=family.ties_by_default),
-        moe=moe,
+        moe=_moe(fields, family),
         eos_token_ids=fields.integers("eos_token_id"),
         bos_token_id=fields.optional_integer("bos_token_id"),
         checkpoint_dtype=_dtype(fields),
+    )
+
+
+def _layers(fields: JsonFields, family: Family, num_layers: int, local_rope: int) -> tuple[LayerSpec, ...]:
+    window = _window(fields, family)
+    sparse = _moe_layers(fields, num_layers) if family.moe else frozenset[int]()
+    return tuple(
+        LayerSpec(
+            window=window if kind == _SLIDING else None,
+            rope=local_rope if kind == _SLIDING else 0,
+            moe=index in sparse,
+        )
+        for index, kind in enumerate(_layer_kinds(fields, family, num_layers))
     )
 
 
