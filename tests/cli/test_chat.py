@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -98,3 +98,53 @@ def test_options_of_a_local_model_do_not_go_with_a_server(airi: Airi, server: St
     result = airi("chat", "--url", server.url, "--threads", "2", "-m", "Hi")
     assert result.code == 2
     assert "not to --url" in result.err
+
+
+class Terminal(io.StringIO):
+    """A keyboard: lines that are typed, one of them Ctrl-C."""
+
+    def isatty(self) -> bool:
+        return True
+
+    def readline(self, size: int | None = -1, /) -> str:  # type: ignore[override]  # as StringIO's own
+        line = super().readline(-1 if size is None else size)
+        if line == "^C\n":
+            raise KeyboardInterrupt
+        return line
+
+
+class Echo:
+    """Answers with what was said; is interrupted in the middle of an answer to "long"."""
+
+    name = "echo-model"
+    heard: ClassVar[list[list[str]]] = []
+
+    def __init__(self, *args: object) -> None:
+        self.heard.clear()
+
+    def answer(self, messages: list[dict[str, str]]) -> Iterator[str]:
+        self.heard.append([m["content"] for m in messages])
+        yield "you said "
+        if messages[-1]["content"] == "long":
+            raise KeyboardInterrupt
+        yield messages[-1]["content"]
+
+    def close(self) -> None:
+        self.heard.append(["closed"])
+
+
+def test_a_terminal_shows_the_model_and_survives_interrupts(
+    airi: Airi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airi.cli.chat.LocalTalker", Echo)
+    monkeypatch.setattr(sys, "stdin", Terminal("one\nlong\n^C\ntwo\n"))
+    result = airi("chat")
+    assert result.code == 0
+    assert "echo-model. /reset forgets" in result.out
+    assert "> you said one\n" in result.out
+    assert Echo.heard == [
+        ["one"],
+        ["one", "you said one", "long"],
+        ["one", "you said one", "two"],
+        ["closed"],
+    ]

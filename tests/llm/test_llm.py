@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import pytest
 
 from airi import LLM, AiriError, ConfigError, ContextLengthError, RequestError, SamplingParams, TemplateError
-from airi.outputs import ErrorInfo
+from airi.outputs import ErrorInfo, Output
 from tests.llm.fake_engine import FakeEngine
 
 
@@ -171,6 +173,26 @@ def test_an_error_of_one_request_leaves_nothing_behind(llm: LLM, engine: FakeEng
     assert not engine.has_work()
     engine.fail = None
     assert llm.generate("a")[0].outputs[0].text == " echo a"
+
+
+def test_an_interrupt_waits_for_the_end_of_the_step(
+    llm: LLM, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, whole_steps = engine.step, []
+
+    def interrupted_step() -> list[Output]:
+        os.kill(os.getpid(), signal.SIGINT)
+        outputs = step()
+        whole_steps.append(len(outputs))
+        return outputs
+
+    monkeypatch.setattr(engine, "step", interrupted_step)
+    with pytest.raises(KeyboardInterrupt):
+        llm.generate(["a", "b"])
+    assert whole_steps == [2]
+    assert not engine.has_work()
+    monkeypatch.undo()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.parametrize("prompts", [5, None, [["a"]], [5.0], ["a", 5], [b"a"]])

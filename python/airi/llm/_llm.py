@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from airi import builtin
 from airi.errors import AiriError, ConfigError, QueueFullError, RequestError
 from airi.llm._batch import Batch, Prompt
+from airi.llm._interrupt import deferred_interrupt
 from airi.llm._progress import count_completions, show_loading
 from airi.llm._results import Chunk, RequestOutput
 from airi.sampling_params import SamplingParams
@@ -224,7 +225,7 @@ class LLM:
 
     def _pump(self, batch: Batch) -> None:
         """One step of the engine, for whoever has requests in it."""
-        with self._lock:
+        with self._lock, deferred_interrupt():
             if self._closed:
                 raise _closed_error()
             if batch.ready or batch.done:
