@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from airi._remote import OpenAIServer, split_url
 from airi.bench._http import Endpoint
 from airi.bench.rows import Row, Timings, summary
 from airi.bench.workload import Job, Workload
-from airi.cli._openai import OpenAIServer, split_url
 from airi.errors import AiriError, ConfigError
 
 __all__ = ["ENDPOINTS", "Load", "measure_serve"]

@@ -63,7 +63,7 @@ class RemoteTalker:
     """A model behind an OpenAI-compatible server."""
 
     def __init__(self, url: str, model: str | None, api_key: str | None, sampling: dict[str, Any]) -> None:
-        from airi.cli._openai import OpenAIServer
+        from airi._remote import OpenAIServer
 
         self._server = OpenAIServer(url, api_key)
         self._name = model or self._server.first_model()
