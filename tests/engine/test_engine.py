@@ -245,6 +245,34 @@ def test_higher_priority_is_served_first(tiny_llama: Path) -> None:
     assert list(run(engine)) == [3, 1, 2]
 
 
+def test_tenants_are_served_by_weight(tiny_llama: Path) -> None:
+    """Within the ledger's bound: two requests' full charge, weighed, either way."""
+    engine = make_engine(tiny_llama, max_num_seqs=1, prefix_caching=False)
+    engine.set_tenant(2, 3.0)
+    for request_id in range(40):
+        add(engine, request_id, PROMPT, max_tokens=20, tenant=1 + request_id % 2, **GREEDY)
+    done = {1: 0, 2: 0}
+    while done[1] + done[2] < 20:
+        for output in engine.step():
+            if output.finish_reason is not None:
+                done[1 + output.request_id % 2] += 1
+    assert done[1] == pytest.approx(5, abs=2)
+    run(engine)
+
+
+def test_prompt_logprobs_survive_preemption(tiny_llama: Path) -> None:
+    fields: dict[str, Any] = {"max_tokens": 60, "prompt_logprobs": 1, **GREEDY}
+    alone = generate(make_engine(tiny_llama), PROMPT, **fields)
+    engine = make_engine(tiny_llama, kv_memory=16 * 16384, max_batch_tokens=24, max_num_seqs=4)
+    for request_id in range(4):
+        add(engine, request_id, PROMPT, **fields)
+    outputs = run(engine)
+    assert engine.stats()[0].preemptions > 0
+    for output in outputs.values():
+        assert output.prompt_logprobs == alone.prompt_logprobs
+        assert output.tokens == alone.tokens
+
+
 def test_without_max_tokens_a_request_fills_the_window(tiny_llama: Path) -> None:
     engine = make_engine(tiny_llama, max_model_len=64)
     output = generate(engine, PROMPT, **GREEDY)

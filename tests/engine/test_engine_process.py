@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from airi.engine.options import EngineOptions, ModelOptions
-from airi.errors import CheckpointError, ConfigError, EngineDeadError, ModelNotFoundError
+from airi.errors import CheckpointError, ConfigError, EngineDeadError, ModelNotFoundError, RequestError
 from airi.sampling_params import SamplingParams
 from airi.transport import EngineClient, EngineSupervisor, GenerateRequest, Output, Progress
 from tests.engine.engine_helpers import GREEDY, MIB
@@ -85,6 +85,25 @@ async def test_errors_cross_the_process_boundary_as_themselves(supervisor: Engin
 async def test_a_deadline_is_relative_to_the_engines_receipt(supervisor: EngineSupervisor) -> None:
     output = await collect(supervisor.client, request([5], max_tokens=400, timeout_us=0, **GREEDY))
     assert output.finish_reason == "deadline"
+
+
+async def test_a_malformed_request_ends_alone(supervisor: EngineSupervisor) -> None:
+    client = supervisor.client
+    torn = request([5, 6], max_tokens=3)
+    torn.tokens = torn.tokens[:-1]
+    foreign = request([5], max_tokens=3)
+    foreign.tenant = 2**63
+    for message in (torn, foreign):
+        with pytest.raises(RequestError, match="could not be read"):
+            await collect(client, message)
+    assert len((await collect(client, request([5], max_tokens=3, **GREEDY))).tokens) == 3
+
+
+async def test_a_tenants_weight_that_cannot_be_does_no_harm(supervisor: EngineSupervisor) -> None:
+    client = supervisor.client
+    for tenant, weight in ((7, 2.0), (8, -1.0), (9, float("nan")), (2**63, 1.0)):
+        client.set_tenant(tenant, weight)
+    assert (await collect(client, request([5], max_tokens=1, **GREEDY))).finish_reason == "length"
 
 
 async def test_a_client_that_leaves_has_its_requests_cancelled(supervisor: EngineSupervisor) -> None:

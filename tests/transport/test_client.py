@@ -219,6 +219,22 @@ async def test_waiting_for_a_dead_engine_is_bounded(endpoint: str, start_stub: S
             await collect(client, request(5))
 
 
+async def test_tenant_weights_are_told_to_every_engine(endpoint: str) -> None:
+    options = StubOptions(endpoint=endpoint)
+    with running_stub(options) as first:
+        client = await EngineClient.connect(endpoint, timeout_s=10)
+        client.set_tenant(7, 2.0)
+        await collect(client, request(1))
+        assert first.tenants == {7: 2.0}
+    while client.alive:
+        await asyncio.sleep(0.01)
+    client.set_tenant(8, 0.5)
+    with running_stub(options) as second:
+        await collect(client, request(1))
+        assert second.tenants == {7: 2.0, 8: 0.5}
+        client.close()
+
+
 async def test_a_deadline_counts_while_the_engine_is_away(endpoint: str, start_stub: StartStub) -> None:
     process = start_stub()
     async with await EngineClient.connect(endpoint, timeout_s=10) as client:

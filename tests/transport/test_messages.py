@@ -26,6 +26,11 @@ def test_a_request_survives_the_wire() -> None:
     assert request.num_tokens == 3
 
 
+@pytest.mark.parametrize("message", [m.Hello(), m.Cancel([1, 2]), m.SetTenant(3, 0.5)])
+def test_client_messages_survive_the_wire(message: m.ClientMessage) -> None:
+    assert m.decode_client_message(m.encode(message)) == message
+
+
 def test_request_ids_are_unique_by_default() -> None:
     ids = [m.GenerateRequest(model="a", tokens=b"", params=SamplingParams()).request_id for _ in range(3)]
     assert len(set(ids)) == 3

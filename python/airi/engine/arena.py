@@ -6,7 +6,6 @@ import mmap
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from airi.engine.backends import KV_GRANULE
 from airi.errors import MemoryBudgetError
 
-__all__ = ["ArenaPlan", "KvDemand", "allocate_arena", "available_memory", "format_bytes", "plan_arena"]
+__all__ = ["ArenaPlan", "KvDemand", "allocate_arena", "format_bytes", "plan_arena"]
 
 # Slabs of several models: large enough that what a slab's last block leaves over is at most 1/8.
 _MIN_SLAB_BYTES = 4 * 2**20
@@ -124,44 +123,6 @@ def allocate_arena(num_bytes: int) -> NDArray[np.uint8]:
         with suppress(OSError):  # a hint: kernels without transparent huge pages refuse it
             memory.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(memory, np.uint8)
-
-
-def available_memory() -> int:
-    """Bytes this process may still take: free memory, or what its control group leaves, if less."""
-    limits = [_meminfo_available()]
-    for folder, limit, usage in (
-        ("/sys/fs/cgroup", "memory.max", "memory.current"),
-        ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
-    ):
-        ceiling, used = _read_int(f"{folder}/{limit}"), _read_int(f"{folder}/{usage}")
-        if ceiling is not None and used is not None:
-            limits.append(max(0, ceiling - used + _page_cache(f"{folder}/memory.stat")))
-    return min(limits)
-
-
-def _page_cache(path: str) -> int:
-    """Bytes of cached files that a control group counts as used but gives up when asked for memory."""
-    try:
-        lines = Path(path).read_text().splitlines()
-    except OSError:
-        return 0
-    fields = dict(line.split(maxsplit=1) for line in lines)
-    return sum(int(fields.get(name, 0)) for name in ("inactive_file", "active_file"))
-
-
-def _meminfo_available() -> int:
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    raise MemoryBudgetError("/proc/meminfo names no MemAvailable; give kv_memory", field="kv_memory")
-
-
-def _read_int(path: str) -> int | None:
-    """A number in a file, or None: no such file, or "max"."""
-    try:
-        return int(Path(path).read_text())
-    except (OSError, ValueError):
-        return None
 
 
 def format_bytes(count: int) -> str:

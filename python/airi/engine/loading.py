@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from airi import _core
-from airi.engine.arena import ArenaPlan, KvDemand, allocate_arena, available_memory, plan_arena
+from airi.engine.arena import ArenaPlan, KvDemand, allocate_arena, plan_arena
 from airi.engine.backends import LoadedModel, LoadOptions, get_backend
 from airi.engine.hub import resolve_model_path
 from airi.engine.options import EngineOptions, ModelOptions
+from airi.engine.resources import available_memory, usable_cores
 from airi.engine.runner import ModelRunner, StepArrays
 
 __all__ = ["MAX_PRIORITY", "NUM_BANDS", "EngineProgress", "HostedModel", "Hosting", "host_models"]
@@ -99,7 +99,7 @@ def host_models(options: EngineOptions, progress: EngineProgress | None) -> Host
 
 
 def _set_threads(options: EngineOptions) -> None:
-    threads = options.threads or len(os.sched_getaffinity(0))
+    threads = options.threads or usable_cores()
     _core.cpu.set_num_threads(threads)
     if options.backend_name == "reference":
         import torch

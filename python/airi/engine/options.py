@@ -67,8 +67,9 @@ class EngineOptions:
     """Tokens per KV block."""
     max_num_seqs: int = 256
     """Requests of one model that run at the same time."""
-    max_batch_tokens: int = 2048
-    """Tokens in one step."""
+    max_batch_tokens: int = 512
+    """Tokens in one step. Running requests wait for a step's prefills, and on CPUs longer steps gain nothing:
+    2,048 tokens cost 1.16 CPU seconds in steps of 256, 512, 1,024 or 2,048 (135 M parameters, bf16, 2 cores)."""
     max_model_len: int | None = None
     """Prompt and completion together; None means the model's own window."""
     max_queued: int = 4096

@@ -24,10 +24,18 @@ import numpy as np
 from airi.engine.engine import Engine, StepOutputs, now_us
 from airi.engine.loading import HostedModel
 from airi.engine.options import EngineOptions
-from airi.errors import AiriError, ConfigError, EngineDeadError
+from airi.errors import AiriError, ConfigError, EngineDeadError, RequestError
 from airi.outputs import Output, error_info
 from airi.sampling_params import SamplingParams
-from airi.transport.messages import Cancel, EngineStats, GenerateRequest, ModelInfo, ModelStats, Progress
+from airi.transport.messages import (
+    Cancel,
+    EngineStats,
+    GenerateRequest,
+    ModelInfo,
+    ModelStats,
+    Progress,
+    SetTenant,
+)
 from airi.transport.server import CLIENT_SHIFT, EngineServer
 
 __all__ = ["EngineProcess", "main"]
@@ -120,8 +128,10 @@ class EngineProcess:
                 if isinstance(message, Cancel):
                     for request_id in message.request_ids:
                         engine.cancel(request_id)
-                else:
+                elif isinstance(message, GenerateRequest):
                     self._add(engine, message)
+                else:
+                    self._set_tenant(engine, message)
             for number in self.server.take_gone():
                 for request_id in engine.request_ids:
                     if request_id >> CLIENT_SHIFT == number:
@@ -155,7 +165,19 @@ class EngineProcess:
                 cache_salt=request.cache_salt,
             )
         except AiriError as error:
-            self._refused.append(Output(request.request_id, [], "error", error=error_info(error)))
+            self._refuse(request, error)
+        except Exception:  # one malformed request must not end the others
+            logger.exception("a request could not be added")
+            self._refuse(request, RequestError("the request could not be read; see the engine's log"))
+
+    def _refuse(self, request: GenerateRequest, error: AiriError) -> None:
+        self._refused.append(Output(request.request_id, [], "error", error=error_info(error)))
+
+    def _set_tenant(self, engine: Engine, message: SetTenant) -> None:
+        try:
+            engine.set_tenant(message.tenant, message.weight)
+        except (AiriError, ValueError, TypeError) as error:
+            logger.error("a tenant's weight was not accepted: %s", error)
 
     def _drained(self, engine: Engine) -> bool:
         """Whether the process may end now; ends what is left when the time for draining is over."""

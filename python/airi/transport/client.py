@@ -13,6 +13,7 @@ from airi.errors import AiriError, EngineDeadError, EngineStartError, ModelNotFo
 from airi.outputs import ErrorInfo, Output
 from airi.transport.messages import (
     Cancel,
+    ClientMessage,
     EngineStats,
     Failed,
     GenerateRequest,
@@ -21,6 +22,7 @@ from airi.transport.messages import (
     ModelInfo,
     Outputs,
     Progress,
+    SetTenant,
     Welcome,
     decode_engine_message,
     encode,
@@ -77,6 +79,7 @@ class EngineClient:
         self._loop = asyncio.get_running_loop()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
         self._requests: dict[int, _Request] = {}
+        self._tenants: dict[int, SetTenant] = {}
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._window: asyncio.TimerHandle | None = None
         self._dead: EngineDeadError | None = None
@@ -182,6 +185,13 @@ class EngineClient:
         if self._requests.pop(request_id, None) is not None and self.alive:
             self._send(Cancel([request_id]))
 
+    def set_tenant(self, tenant: int, weight: float) -> None:
+        """Gives a tenant its share against the others that have requests waiting; kept across restarts."""
+        message = SetTenant(tenant, weight)
+        self._tenants[tenant] = message
+        if self.alive:
+            self._send(message)
+
     def give_up(self, error: EngineDeadError) -> None:
         """No engine will come back: ends every request, and later ones at once, with `error`."""
         self._dead = error
@@ -232,7 +242,7 @@ class EngineClient:
         self._monitor.close()
         self._socket.close()
 
-    def _send(self, message: Hello | GenerateRequest | Cancel) -> None:
+    def _send(self, message: ClientMessage) -> None:
         with suppress(zmq.Again):
             self._socket.send(encode(message), zmq.NOBLOCK)
         # The descriptor is edge-triggered: sending may have consumed the edge of something readable.
@@ -320,6 +330,8 @@ class EngineClient:
         self.models = message.models
         self.draining = False
         self.alive = True
+        for tenant in self._tenants.values():
+            self._send(tenant)
         now = time.monotonic_ns() // 1000
         for request_id, entry in list(self._requests.items()):
             if entry.deadline is not None:

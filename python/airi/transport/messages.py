@@ -8,6 +8,7 @@ A client's DEALER socket talks to the engine's ROUTER socket; each message is on
                      <-------      Welcome     or Failed, when loading ended with an error
     GenerateRequest  ------->
     Cancel           ------->
+    SetTenant        ------->
                      <-------      Outputs     ONE per step and client, with all its rows
                      <-------      EngineStats about once a second, and when something changed
                      <-------      Goodbye     the engine drains: it accepts nothing new
@@ -40,6 +41,7 @@ __all__ = [
     "ModelStats",
     "Outputs",
     "Progress",
+    "SetTenant",
     "Welcome",
     "decode_client_message",
     "decode_engine_message",
@@ -102,6 +104,13 @@ class Cancel(msgspec.Struct, frozen=True, array_like=True, tag="cancel"):
     """Stop these requests; each that still runs ends with an output of reason "cancelled"."""
 
     request_ids: list[int]
+
+
+class SetTenant(msgspec.Struct, frozen=True, array_like=True, tag="tenant"):
+    """Gives a tenant its share against the others that have requests waiting; 1 unless set."""
+
+    tenant: int
+    weight: float
 
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -199,7 +208,7 @@ class Goodbye(msgspec.Struct, frozen=True, array_like=True, tag="goodbye"):
     reason: str = "terminated"
 
 
-ClientMessage = Hello | GenerateRequest | Cancel
+ClientMessage = Hello | GenerateRequest | Cancel | SetTenant
 EngineMessage = Progress | Welcome | Failed | Outputs | EngineStats | Goodbye
 
 _encoder = msgspec.msgpack.Encoder()

@@ -27,6 +27,7 @@ from airi.transport.messages import (
     ModelInfo,
     Outputs,
     Progress,
+    SetTenant,
     Welcome,
     decode_client_message,
     encode,
@@ -131,7 +132,7 @@ class EngineServer:
 
     # -- what clients say ----------------------------------------------------------------------
 
-    def poll(self, timeout_ms: int) -> list[GenerateRequest | Cancel]:
+    def poll(self, timeout_ms: int) -> list[GenerateRequest | Cancel | SetTenant]:
         """Waits up to `timeout_ms` (0: not at all) for messages and returns those that have come.
 
         Request ids in them are engine-wide. What cannot be decoded is answered with an error where its
@@ -139,7 +140,7 @@ class EngineServer:
         """
         if timeout_ms and not self._socket.poll(timeout_ms):
             return []
-        received: list[GenerateRequest | Cancel] = []
+        received: list[GenerateRequest | Cancel | SetTenant] = []
         while True:
             try:
                 identity, frame = self._socket.recv_multipart(zmq.NOBLOCK)
@@ -219,9 +220,13 @@ class EngineServer:
                 self._gone.append(number)
 
 
-def _engine_wide(message: GenerateRequest | Cancel, number: int) -> GenerateRequest | Cancel:
+def _engine_wide(
+    message: GenerateRequest | Cancel | SetTenant, number: int
+) -> GenerateRequest | Cancel | SetTenant:
     base = number << CLIENT_SHIFT
     if isinstance(message, Cancel):
         return Cancel([base | (request_id & MAX_REQUEST_ID) for request_id in message.request_ids])
+    if isinstance(message, SetTenant):
+        return message
     message.request_id = base | (message.request_id & MAX_REQUEST_ID)
     return message

@@ -73,6 +73,8 @@ class StubEngine:
         self._started_at = time.monotonic()
         self._stats_at = 0.0
         self._stopping = False
+        self.tenants: dict[int, float] = {}
+        """Weights that clients have set."""
         self.server = EngineServer(options.endpoint, device="stub")
 
     def run(self) -> None:
@@ -87,8 +89,10 @@ class StubEngine:
             for message in self.server.poll(0 if self._running else 100):
                 if isinstance(message, Cancel):
                     self._cancel(message)
-                else:
+                elif isinstance(message, GenerateRequest):
                     self._add(message)
+                else:
+                    self.tenants[message.tenant] = message.weight
             for number in self.server.take_gone():
                 for request_id in [i for i in self._running if i >> 40 == number]:
                     del self._running[request_id]
