@@ -337,7 +337,7 @@ def test_not_a_number_ends_its_own_row_only(
     monkeypatch.setattr(engine.models[0].runner, "model", _Replaced(model, broken))
     reference = llama_references[1]
     add(engine, 1, reference.prompt, max_tokens=64, **GREEDY)
-    add(engine, 2, PROMPT, max_tokens=64, **GREEDY)
+    add(engine, 2, PROMPT, max_tokens=64, logprobs=3, repetition_penalty=1.1, **GREEDY)
     outputs = run(engine)
     assert outputs[1].tokens == reference.tokens
     assert outputs[2].finish_reason == "error"

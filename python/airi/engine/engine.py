@@ -185,6 +185,10 @@ class Engine:
         """The core's counters, per model."""
         return self._runtime.stats()
 
+    def check_invariants(self) -> None:
+        """Raises InternalError naming the first broken invariant of the core. Slow; for tests."""
+        self._runtime.check_invariants()
+
     # -- steps ---------------------------------------------------------------------------------
 
     def step(self) -> list[Output]:
