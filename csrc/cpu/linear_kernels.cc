@@ -78,7 +78,8 @@ AIRI_INLINE void tile_part(const TileArgs& args, int first, bool prefetch) {
   const Weight* w = static_cast<const Weight*>(args.panel) + first * kLanes;
   VecF acc[R][V];
   for (int r = 0; r < R; ++r) {
-    for (int v = 0; v < V; ++v) acc[r][v] = VecF::zero();
+    const float* out = args.out + r * kPanel + first * kLanes;
+    for (int v = 0; v < V; ++v) acc[r][v] = args.accumulate ? VecF::load(out + v * kLanes) : VecF::zero();
   }
   const std::byte* ahead = args.prefetch;
   std::int64_t d = 0;

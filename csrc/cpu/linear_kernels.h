@@ -21,6 +21,7 @@ struct TileArgs {
   std::ptrdiff_t x_stride;  // from row to row, in bytes
   const void* panel;        // aligned to 64 bytes
   std::int64_t depth;       // k, or k / 2 rounded up for pairs
+  bool accumulate;          // go on from the sums in `out` instead of from 0
   float* out;               // [rows][kPanel], aligned to 64 bytes
   // What is read next: in each of the first `prefetch_steps` steps of depth, this many
   // cache lines from here on are brought into L2.

@@ -72,8 +72,7 @@ void gather_row(const SampleKernels& kernels, const LogitRows& logits, const Log
   find_top(x, logits.vocab, scratch, args.top, found);
   for (int i = 0; i < args.top; ++i) {
     args.top_ids[first + i] = found[static_cast<std::size_t>(i)].second;
-    args.top_logprobs[first + i] =
-        static_cast<float>(found[static_cast<std::size_t>(i)].first - log_sum);
+    args.top_logprobs[first + i] = static_cast<float>(found[static_cast<std::size_t>(i)].first - log_sum);
   }
 }
 
@@ -118,8 +117,8 @@ void apply_bias(std::span<float> row, std::span<const std::int32_t> ids, std::sp
 void log_softmax_gather(const LogitRows& logits, const LogprobArgs& args) {
   check_logits(logits, "log_softmax_gather");
   if (args.top < 0 || args.top > logits.vocab) {
-    throw InvalidArgument("log_softmax_gather: top is " + std::to_string(args.top) + ", accepted is 0 to vocab (" +
-                          std::to_string(logits.vocab) + ")");
+    throw InvalidArgument("log_softmax_gather: top is " + std::to_string(args.top) +
+                          ", accepted is 0 to vocab (" + std::to_string(logits.vocab) + ")");
   }
   const bool null = args.tokens == nullptr || args.logprobs == nullptr || args.ranks == nullptr ||
                     (args.top > 0 && (args.top_ids == nullptr || args.top_logprobs == nullptr));
@@ -127,9 +126,8 @@ void log_softmax_gather(const LogitRows& logits, const LogprobArgs& args) {
   check_ids({args.tokens, static_cast<std::size_t>(logits.rows)}, static_cast<std::size_t>(logits.vocab),
             "log_softmax_gather: tokens");
   const SampleKernels& kernels = AIRI_SELECT_KERNELS(kSampleKernels, active_isa());
-  shared_pool().parallel_for(logits.rows, [&](std::int64_t row) {
-    gather_row(kernels, logits, args, static_cast<int>(row));
-  });
+  shared_pool().parallel_for(
+      logits.rows, [&](std::int64_t row) { gather_row(kernels, logits, args, static_cast<int>(row)); });
 }
 
 }  // namespace airi::cpu

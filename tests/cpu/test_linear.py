@@ -119,6 +119,21 @@ def test_a_row_is_the_same_bits_in_every_batch(isa: str, weight_dtype: cpu.DType
 
 
 @pytest.mark.parametrize("compute", [F32, BF16])
+def test_deep_sums_are_the_same_bits_for_one_row_and_for_many(isa: str, compute: cpu.DType) -> None:
+    rng = np.random.default_rng(10)
+    m, n, k = 110, 50, 4503  # many rows go through k in several sweeps, one row in a single one
+    x, weight = encode(random(rng, m, k), compute), encode(random(rng, n, k) / np.sqrt(k), compute)
+    layer = cpu.PackedLinear(address(weight), n, k, compute, compute)
+    whole = poison(m, n)
+    layer.forward(address(x), m, address(whole))
+    np.testing.assert_allclose(whole, decode(x) @ decode(weight).T, rtol=0, atol=2e-5)
+    for i in (0, 95, 96, 109):
+        row, out = np.ascontiguousarray(x[i : i + 1]), poison(1, n)
+        layer.forward(address(row), 1, address(out))
+        np.testing.assert_array_equal(out[0], whole[i])
+
+
+@pytest.mark.parametrize("compute", [F32, BF16])
 def test_threads_change_no_bit(isa: str, compute: cpu.DType) -> None:
     rng = np.random.default_rng(5)
     m, n, k = 37, 530, 64
