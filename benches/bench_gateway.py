@@ -29,6 +29,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from benches.common import percentile, print_rows
@@ -50,16 +51,23 @@ class Target:
     url: str
     model: str
     pid: int
+    children: bool = True
+    """Whether the process's children count, too."""
+
+    def cpu_seconds(self) -> float:
+        """User and system time used so far."""
+        return cpu_seconds(self.pid, children=self.children)
 
 
-def cpu_seconds(pid: int) -> float:
-    """User and system time of a process and all its children so far (Linux; steps of 10 ms)."""
+def cpu_seconds(pid: int, *, children: bool) -> float:
+    """User and system time of a process, and of its children, so far (Linux; steps of 10 ms)."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     own = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    children = [
-        Path(f"/proc/{pid}/task/{task}/children").read_text() for task in os.listdir(f"/proc/{pid}/task")
-    ]
-    return own + sum(cpu_seconds(int(child)) for child in " ".join(children).split())
+    if not children:
+        return own
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    below = " ".join((task / "children").read_text() for task in tasks).split()
+    return own + sum(cpu_seconds(int(child), children=True) for child in below)
 
 
 class Connection:
@@ -125,9 +133,9 @@ async def whole_requests(target: Target, *, requests: int, connections: int, tok
 
     await asyncio.gather(*(worker(c, 10) for c in pool))
     latencies.clear()
-    cpu, begin = cpu_seconds(target.pid), time.perf_counter()
+    cpu, begin = target.cpu_seconds(), time.perf_counter()
     await asyncio.gather(*(worker(c, requests // connections) for c in pool))
-    cpu, wall = cpu_seconds(target.pid) - cpu, time.perf_counter() - begin
+    cpu, wall = target.cpu_seconds() - cpu, time.perf_counter() - begin
     for connection in pool:
         connection.close()
     done = len(latencies)
@@ -166,9 +174,9 @@ async def streams(target: Target, *, connections: int, tokens: int, rounds: int)
         return events
 
     await asyncio.gather(*(worker(1) for _ in range(connections)))
-    cpu, begin = cpu_seconds(target.pid), time.perf_counter()
+    cpu, begin = target.cpu_seconds(), time.perf_counter()
     events = sum(await asyncio.gather(*(worker(rounds) for _ in range(connections))))
-    cpu, wall = cpu_seconds(target.pid) - cpu, time.perf_counter() - begin
+    cpu, wall = target.cpu_seconds() - cpu, time.perf_counter() - begin
     total = connections * tokens * rounds
     return {"tokens_per_cpu_s": total / cpu, "tokens_per_s": total / wall, "events_per_token": events / total}
 
@@ -202,7 +210,7 @@ def _wait_until_listening(port: int, process: subprocess.Popen[bytes], log: Path
         time.sleep(0.05)
 
 
-def measure_whole(target: Target, arguments: argparse.Namespace) -> dict[str, object]:
+def measure_whole(target: Target, arguments: argparse.Namespace) -> dict[str, Any]:
     """The first question for one server."""
     run = whole_requests(target, requests=arguments.requests, connections=8, tokens=arguments.short)
     figures = asyncio.run(run)
@@ -215,7 +223,7 @@ def measure_whole(target: Target, arguments: argparse.Namespace) -> dict[str, ob
     }
 
 
-def measure_streams(target: Target, arguments: argparse.Namespace, engine: str) -> dict[str, object]:
+def measure_streams(target: Target, arguments: argparse.Namespace, engine: str) -> dict[str, Any]:
     """The second question for one server; `engine` says at which pace tokens came."""
     figures = asyncio.run(streams(target, connections=64, tokens=arguments.tokens, rounds=arguments.rounds))
     return {
@@ -226,6 +234,18 @@ def measure_streams(target: Target, arguments: argparse.Namespace, engine: str) 
         "target": f">= {TARGET_TOKENS}",
         "reached": figures["tokens_per_cpu_s"] >= TARGET_TOKENS,
     }
+
+
+def compared(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The peer's rows, without our targets, and our figures as a ratio to them (streams: the paced ones)."""
+    for row in theirs:
+        del row["target"], row["reached"]
+    ratios = {
+        "question": "ours to the peer's",
+        "cpu_ms": round(ours[0]["cpu_ms"] / theirs[0]["cpu_ms"], 4),
+        "tokens_per_cpu_s": round(ours[2]["tokens_per_cpu_s"] / theirs[1]["tokens_per_cpu_s"], 2),
+    }
+    return [*theirs, ratios]
 
 
 def main() -> None:
@@ -245,6 +265,11 @@ def main() -> None:
     )
     parser.add_argument("--peer-base-url", help="OpenAI base URL of a running peer")
     parser.add_argument("--peer-pid", type=int, help="process of the peer; its children count, too")
+    parser.add_argument(
+        "--peer-alone",
+        action="store_true",
+        help="leave the children out: vLLM's engine is one, its HTTP side is not",
+    )
     parser.add_argument("--peer-model", default="bench")
     parser.add_argument("--peer-name", default="peer")
     parser.add_argument("--json", action="store_true")
@@ -257,8 +282,14 @@ def main() -> None:
     if arguments.peer_base_url is not None:
         if arguments.peer_pid is None:
             parser.error("--peer-base-url needs --peer-pid")
-        peer = Target(arguments.peer_name, arguments.peer_base_url, arguments.peer_model, arguments.peer_pid)
-        rows += [measure_whole(peer, arguments), measure_streams(peer, arguments, "the peer's own")]
+        peer = Target(
+            arguments.peer_name,
+            arguments.peer_base_url,
+            arguments.peer_model,
+            arguments.peer_pid,
+            children=not arguments.peer_alone,
+        )
+        rows += compared(rows, [measure_whole(peer, arguments), measure_streams(peer, arguments, "its own")])
     print_rows(rows, as_json=arguments.json)
 
 

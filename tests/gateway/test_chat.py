@@ -187,6 +187,17 @@ def test_template_options_reach_the_template(gateway: Gateway, tokenizer: Tokeni
     assert styled > plain["usage"]["prompt_tokens"] > bare["usage"]["prompt_tokens"]
 
 
+def test_the_last_message_can_be_continued(gateway: Gateway, tokenizer: Tokenizer) -> None:
+    messages = [*MESSAGES, {"role": "assistant", "content": "It is a"}]
+    body = {"model": "tiny", "messages": messages, "max_tokens": 1, "continue_final_message": True}
+    used = gateway.http.post("/v1/chat/completions", json=body).json()["usage"]["prompt_tokens"]
+    text = tokenizer.render_chat(messages, add_generation_prompt=False, continue_final_message=True)
+    assert text.endswith("It is a")
+    assert used == len(tokenizer.encode(text, add_special_tokens=False))
+    refused = gateway.http.post("/v1/chat/completions", json={**body, "add_generation_prompt": True})
+    assert refused.status_code == 400
+
+
 def test_content_parts_of_text_are_one_text(gateway: Gateway, tokenizer: Tokenizer) -> None:
     parts = [{"type": "text", "text": "What is"}, {"type": "text", "text": "it?"}]
     body = {"model": "tiny", "messages": [{"role": "user", "content": parts}], "max_tokens": 1}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from airi.errors import ContextLengthError
 from airi.gateway.errors import bad_field
@@ -15,6 +15,8 @@ _INLINE_CHARACTERS = 4096
 # A longer text than this many characters per token of the window is first tokenised in part: ordinary text has
 # 3 to 5, so nearly all such prompts are refused after a small part of the work.
 _PROBE_CHARACTERS_PER_TOKEN = 16
+# Arguments of the renderer itself; the request has fields of its own for them.
+_RESERVED = ("messages", "tools", "template", "documents", "add_generation_prompt", "continue_final_message")
 # Cutting a text may change the tokens at the cut, never this many.
 _PROBE_SLACK = 64
 
@@ -41,22 +43,36 @@ def _encode_long(model: ServedModel, text: str, add_special_tokens: bool, field:
     return model.tokenizer.encode(text, add_special_tokens=add_special_tokens)
 
 
+class ChatPrompt(Protocol):
+    """The fields that chat and tokenise requests share."""
+
+    tools: list[dict[str, Any]] | None
+    add_generation_prompt: bool | None
+    continue_final_message: bool | None
+    documents: list[dict[str, Any]] | None
+    chat_template_kwargs: dict[str, Any] | None
+
+
 async def render_chat(
-    model: ServedModel,
-    messages: Sequence[Mapping[str, Any]],
-    tools: Sequence[Mapping[str, Any]] | None,
-    options: Mapping[str, Any] | None,
-    *,
-    add_generation_prompt: bool,
+    model: ServedModel, messages: Sequence[Mapping[str, Any]], request: ChatPrompt
 ) -> list[int]:
     """Token ids of a chat put into the model's template; raises TemplateError for what it refuses."""
-    kwargs = dict(options or {})
-    if not all(isinstance(name, str) and name.isidentifier() for name in kwargs):
-        raise bad_field("chat_template_kwargs", "names must be identifiers")
+    kwargs = dict(request.chat_template_kwargs or {})
+    for name in kwargs:
+        if not name.isidentifier() or name in _RESERVED:
+            raise bad_field("chat_template_kwargs", f"may not set {name[:100]!r}")
+    continues = bool(request.continue_final_message)
+    opens = request.add_generation_prompt
+    if request.documents:
+        kwargs["documents"] = request.documents
 
     def render() -> str:
         return model.tokenizer.render_chat(
-            messages, tools, add_generation_prompt=add_generation_prompt, **_without(kwargs, "template")
+            messages,
+            request.tools,
+            add_generation_prompt=not continues if opens is None else opens,
+            continue_final_message=continues,
+            **kwargs,
         )
 
     try:
@@ -64,12 +80,6 @@ async def render_chat(
     except RecursionError:
         raise bad_field("messages", "or what comes with them is nested too deeply") from None
     return await encode_text(model, text, add_special_tokens=False, field="messages")
-
-
-def _without(kwargs: dict[str, Any], name: str) -> dict[str, Any]:
-    if name in kwargs or "add_generation_prompt" in kwargs:
-        raise bad_field("chat_template_kwargs", f"may not set {name!r} or 'add_generation_prompt'")
-    return kwargs
 
 
 async def _in_thread_if_long(render: Callable[[], str], messages: Sequence[Mapping[str, Any]]) -> str:

@@ -115,13 +115,7 @@ class ChatCompletions(ModelCall[ChatCompletionRequest]):
         """Renders the chat once; every choice gets the same tokens and its own noise."""
         check_chat(request.messages, request.tools)
         _check_supported(request)
-        tokens = await render_chat(
-            model,
-            request.messages,
-            request.tools,
-            request.chat_template_kwargs,
-            add_generation_prompt=request.add_generation_prompt is not False,
-        )
+        tokens = await render_chat(model, request.messages, request)
         max_tokens = (
             request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
         )

@@ -80,6 +80,10 @@ class ChatCompletionRequest(SamplingFields, kw_only=True):
         Meta(extra_json_schema={"anyOf": [{"$ref": "#/components/schemas/TextFormat"}, {"type": "null"}]}),
     ] = None
     add_generation_prompt: bool | None = None
+    continue_final_message: Annotated[bool, Meta(description="Goes on writing the last message.")] | None = (
+        None
+    )
+    documents: list[dict[str, Any]] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     modalities: Annotated[list[Literal["text"]], Meta(max_length=1)] | None = None
     functions: None = None

@@ -53,7 +53,9 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     ignore_eos: bool | None = None
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
-    priority: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)] | None = None
+    priority: (
+        Annotated[int, Meta(ge=-(2**31), le=2**31 - 1, description="Higher is served first.")] | None
+    ) = None
     user: Annotated[str, Meta(max_length=1024)] | None = None
     metadata: dict[str, Any] | None = None
     structured_outputs: None = None
@@ -122,6 +124,8 @@ class TokenizeRequest(msgspec.Struct, kw_only=True):
     tools: list[dict[str, Any]] | None = None
     add_special_tokens: bool | None = None
     add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    documents: list[dict[str, Any]] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     return_token_strs: bool | None = None
 

@@ -68,13 +68,7 @@ class Tokenize(TokenEndpoint):
         if request.prompt is not None:
             special = request.add_special_tokens is not False
             return await encode_text(model, request.prompt, add_special_tokens=special, field="prompt")
-        return await render_chat(
-            model,
-            messages,
-            request.tools,
-            request.chat_template_kwargs,
-            add_generation_prompt=request.add_generation_prompt is not False,
-        )
+        return await render_chat(model, messages, request)
 
 
 class Detokenize(TokenEndpoint):
