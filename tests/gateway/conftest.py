@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import re
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -36,15 +40,24 @@ WINDOW = 512
 VOCAB = 600
 
 
-@pytest.fixture(scope="session")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the gateway reads of a checkpoint: tokenizer, chat template, sizes."""
-    folder = tmp_path_factory.mktemp("model")
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    """The command sets up logging for its process, which here is everybody's."""
+    loggers = [logging.getLogger(name) for name in ("airi", "uvicorn")]
+    before = [(logger, logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
+    yield
+    for logger, handlers, level, propagate in before:
+        logger.handlers[:], logger.propagate = handlers, propagate
+        logger.setLevel(level)
+
+
+def write_text_side(folder: Path, vocab_size: int) -> Path:
+    """A byte-level tokenizer of at most this many tokens and a chat template."""
     backend = RustTokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB,
+        vocab_size=vocab_size,
         special_tokens=["<|im_start|>", "<|im_end|>"],
         show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
@@ -56,6 +69,13 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "tokenizer_config.json").write_text(
         json.dumps({"eos_token": "<|im_end|>", "chat_template": TEMPLATE})
     )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the gateway reads of a checkpoint: tokenizer, chat template, sizes."""
+    folder = write_text_side(tmp_path_factory.mktemp("model"), VOCAB)
     (folder / "config.json").write_text(json.dumps({"vocab_size": VOCAB, "eos_token_id": 1}))
     return folder
 
@@ -147,6 +167,33 @@ def gateway_thread(
         loop, stop = stops[0]
         loop.call_soon_threadsafe(stop)
         thread.join()
+
+
+@contextmanager
+def serve_process(*options: str) -> Iterator[tuple[subprocess.Popen[str], str, list[str]]]:
+    """`airi serve` as a process on a free port: itself, its URL and what it has said so far."""
+    command = [sys.executable, "-m", "airi", "serve", "--port", "0", *options]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stderr is not None
+    said: list[str] = []
+    url = None
+    for line in process.stderr:
+        said.append(line)
+        match = re.search(r"Serving .* at (http://[^ ]+)/v1", line)
+        if match:
+            url = match[1]
+            break
+    assert url is not None, "".join(said)
+    stderr = process.stderr
+    reader = threading.Thread(target=lambda: said.extend(stderr))
+    reader.start()
+    try:
+        yield process, url, said
+    finally:
+        process.kill()
+        process.wait()
+        reader.join()
+        stderr.close()
 
 
 StartGateway = Callable[..., Gateway]

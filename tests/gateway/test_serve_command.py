@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-
 import pytest
 
 from airi.cli import main
@@ -13,17 +10,6 @@ from airi.cli._serve_output import ServeOutput
 from airi.errors import ConfigError
 from airi.gateway.lifecycle import Listening
 from airi.transport import Progress
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_before() -> Iterator[None]:
-    """The command sets up logging for its process, which here is everybody's."""
-    loggers = [logging.getLogger(name) for name in ("airi", "uvicorn")]
-    before = [(logger, logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
-    yield
-    for logger, handlers, level, propagate in before:
-        logger.handlers[:], logger.propagate = handlers, propagate
-        logger.setLevel(level)
 
 
 @pytest.mark.parametrize(
@@ -96,11 +82,13 @@ def test_the_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> N
 
 def test_plain_output_says_each_stage_once_and_where_it_listens(capsys: pytest.CaptureFixture[str]) -> None:
     with ServeOutput() as output:
+        output.progress(Progress(model="", stage="starting", done=0, total=1))
         for done in range(5):
             output.progress(Progress(model="m", stage="weights", done=done, total=5))
         output.listening(Listening(url="http://127.0.0.1:1", models=("m", "alias")))
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.count("m: weights") == 1
+    assert "engine: starting" in captured.err
     assert "Serving m, alias at http://127.0.0.1:1/v1" in captured.err
     assert """-d '{"model": "m", "messages": [{"role": "user", "content": "Hello!"}]}'""" in captured.err

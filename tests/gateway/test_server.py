@@ -13,7 +13,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -27,7 +26,7 @@ from airi.gateway.options import AppOptions, ServerOptions
 from airi.gateway.server import _config
 from airi.transport.stub import StubOptions
 
-from .conftest import Gateway, StartGateway, events, gateway_thread, stub_engine
+from .conftest import Gateway, StartGateway, events, gateway_thread, serve_process, stub_engine
 
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "What?"}], "max_tokens": 3}
 
@@ -189,33 +188,6 @@ def test_a_taken_port_and_an_unknown_host_are_named() -> None:
         ServerOptions(port=70_000)
 
 
-@contextmanager
-def serve_process(endpoint: str, *options: str) -> Iterator[tuple[subprocess.Popen[str], str, list[str]]]:
-    """`airi serve` as a process: itself, its URL and what it has said so far."""
-    command = [sys.executable, "-m", "airi", "serve", "--engine", endpoint, "--port", "0", *options]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    assert process.stderr is not None
-    said: list[str] = []
-    url = None
-    for line in process.stderr:
-        said.append(line)
-        match = re.search(r"Serving .* at (http://[^ ]+)/v1", line)
-        if match:
-            url = match[1]
-            break
-    assert url is not None, "".join(said)
-    stderr = process.stderr
-    reader = threading.Thread(target=lambda: said.extend(stderr))
-    reader.start()
-    try:
-        yield process, url, said
-    finally:
-        process.kill()
-        process.wait()
-        reader.join()
-        stderr.close()
-
-
 @pytest.fixture
 def slow_engine(model_folder: Path, tmp_path: Path) -> Iterator[str]:
     """The endpoint of an engine that takes half a second for 50 tokens and two for the longest answer."""
@@ -228,7 +200,7 @@ def slow_engine(model_folder: Path, tmp_path: Path) -> Iterator[str]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_under_load_drains_the_streams_and_exits_with_0(slow_engine: str, number: int) -> None:
-    with serve_process(slow_engine) as (process, url, said):
+    with serve_process("--engine", slow_engine) as (process, url, said):
         texts: list[str] = []
         begun = threading.Barrier(11)
 
@@ -255,7 +227,7 @@ def test_a_signal_under_load_drains_the_streams_and_exits_with_0(slow_engine: st
 
 
 def test_a_draining_server_takes_no_new_connections(slow_engine: str) -> None:
-    with serve_process(slow_engine) as (process, url, _):
+    with serve_process("--engine", slow_engine) as (process, url, _):
         body = {**CHAT, "max_tokens": 200, "stream": True}
         with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=30) as response:
             pieces = response.iter_text()
@@ -279,7 +251,7 @@ def _until_refused(url: str) -> None:
 
 
 def test_it_says_where_it_listens_and_a_line_that_works(slow_engine: str) -> None:
-    with serve_process(slow_engine, "--log-level", "warning") as (process, _, said):
+    with serve_process("--engine", slow_engine, "--log-level", "warning") as (process, _, said):
         deadline = time.monotonic() + 20
         while not any(line.startswith("Try: ") for line in said):
             assert time.monotonic() < deadline

@@ -39,16 +39,17 @@ class ServeOutput:
     def progress(self, update: LoadProgress) -> None:
         """One step of loading a model."""
         key = (update.model, update.stage)
+        label = f"{update.model}: {update.stage}" if update.model else f"engine: {update.stage}"
         if not self._console.is_terminal:
             if key not in self._tasks:
                 self._tasks[key] = TaskID(len(self._tasks))
-                self._console.print(f"{update.model}: {update.stage}", soft_wrap=True)
+                self._console.print(label, soft_wrap=True)
             return
         if not self._bars_shown:
             self._bars_shown = True
             self._bars.start()
         if key not in self._tasks:
-            self._tasks[key] = self._bars.add_task(f"{update.model}: {update.stage}", total=update.total)
+            self._tasks[key] = self._bars.add_task(label, total=update.total)
         self._bars.update(self._tasks[key], completed=update.done, total=update.total)
 
     def listening(self, server: Listening) -> None:
