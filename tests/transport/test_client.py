@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from typing import Any
 
 import pytest
@@ -189,6 +190,21 @@ async def test_killed_engine_ends_fifty_streams_and_the_next_request_works(
         start_stub()
         assert len((await waiting).tokens) == 5
         assert client.alive
+
+
+async def test_an_engine_that_stands_still_counts_as_dead(
+    endpoint: str, start_stub: StartStub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airi.transport.client._HEARTBEAT_MS", 200)
+    monkeypatch.setattr("airi.transport.client._HEARTBEAT_TIMEOUT_MS", 2000)
+    process = start_stub("--step-us", "2000")
+    async with await EngineClient.connect(endpoint, timeout_s=10) as client:
+        stream = client.open(request(4000))
+        await anext(stream)
+        process.send_signal(signal.SIGSTOP)
+        assert isinstance(await _drain(stream), EngineDeadError)
+        process.send_signal(signal.SIGCONT)
+        assert len((await collect(client, request(5))).tokens) == 5
 
 
 async def test_unstarted_requests_are_sent_again_and_started_ones_are_not(

@@ -36,6 +36,11 @@ __all__ = ["EngineClient", "ProgressSink"]
 Sink = Callable[[Output], None]
 ProgressSink = Callable[[Progress], None]
 
+# The engine's I/O thread answers these also while a step runs. A host that is gone, or a process that is stopped,
+# counts as dead after the second of them; a process that ends is noticed at once, by its closed connection.
+_HEARTBEAT_MS = 5_000
+_HEARTBEAT_TIMEOUT_MS = 30_000
+
 # Messages handled per wake-up before other callbacks of the loop get their turn.
 _MESSAGES_PER_WAKEUP = 64
 
@@ -228,6 +233,8 @@ class EngineClient:
         self._socket.setsockopt(zmq.SNDHWM, 0)
         self._socket.setsockopt(zmq.RCVHWM, 0)
         self._socket.setsockopt(zmq.RECONNECT_IVL, 20)
+        self._socket.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_MS)
+        self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, _HEARTBEAT_TIMEOUT_MS)
         self._monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._socket.connect(self.endpoint)
         self._loop.add_reader(self._socket.FD, self._on_readable)
