@@ -5,8 +5,8 @@
 
 namespace airi::cpu {
 
-// Owned uninitialised memory aligned to a cache line; from 1 MiB on aligned to and
-// advised for 2 MiB pages, because streaming weights through 4 KiB pages costs TLB misses.
+// Owned uninitialised memory aligned to a cache line. From 2 MiB on it is aligned to and
+// advised for pages of that size: streaming weights through 4 KiB pages costs TLB misses.
 //
 // Thread safety: none.
 class AlignedBuffer {
