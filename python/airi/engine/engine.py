@@ -134,12 +134,7 @@ class Engine:
             )
         prompt = _check_prompt(tokens, hosted)
         _check_ids(params, hosted)
-        if params.max_tokens is not None and len(prompt) + params.max_tokens > hosted.max_model_len:
-            raise ContextLengthError(
-                f"the prompt has {len(prompt)} tokens and max_tokens is {params.max_tokens}; together at most "
-                f"{hosted.max_model_len} fit the window of {hosted.name}",
-                field="max_tokens",
-            )
+        _check_room(len(prompt), params, hosted)
         eos = () if params.ignore_eos else hosted.eos_token_ids
         stop_ids = np.array(sorted({*eos, *params.stop_token_ids}), np.int32)
         seed = params.seed if params.seed is not None else self._random.getrandbits(64)
@@ -332,6 +327,16 @@ def _check_prompt(tokens: Sequence[int] | NDArray[np.int32], model: HostedModel)
             field="prompt",
         )
     return prompt
+
+
+def _check_room(prompt: int, params: SamplingParams, model: HostedModel) -> None:
+    """Raises ContextLengthError when what is asked for cannot follow the prompt in the window."""
+    if params.max_tokens is not None and prompt + params.max_tokens > model.max_model_len:
+        raise ContextLengthError(
+            f"the prompt has {prompt} tokens and max_tokens is {params.max_tokens}; together at most "
+            f"{model.max_model_len} fit the window of {model.name}",
+            field="max_tokens",
+        )
 
 
 def _check_ids(params: SamplingParams, model: HostedModel) -> None:

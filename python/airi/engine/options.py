@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 from airi.engine.backends import BACKENDS, DTYPES
 from airi.errors import ConfigError
@@ -23,7 +23,7 @@ class ModelOptions:
     path: str
     """A local checkpoint folder or `hf://org/name[@revision]`."""
     name: str = ""
-    """What requests call it; empty means the last part of `path`."""
+    """What requests call it; empty means the folder's base name, or `org/name` of a hub reference."""
     aliases: tuple[str, ...] = ()
     weight: float = 1.0
     """Share of device time against the other models of the engine, while several have work."""
@@ -45,7 +45,7 @@ class ModelOptions:
         if self.dtype is not None:
             _check_choice("dtype", self.dtype, DTYPES)
         if not self.name:
-            object.__setattr__(self, "name", _base_name(self.path))
+            object.__setattr__(self, "name", _default_name(self.path))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,10 +111,11 @@ class EngineOptions:
         return "cpu" if self.backend == "auto" else self.backend
 
 
-def _base_name(path: str) -> str:
-    """The last part of a folder or hub name, without a revision."""
-    base = PurePosixPath(path.removeprefix("hf://")).name or path
-    return base.split("@")[0] if path.startswith("hf://") else base
+def _default_name(path: str) -> str:
+    """What a model is called unless told otherwise."""
+    if path.startswith("hf://"):
+        return path.removeprefix("hf://").split("@")[0]
+    return os.path.basename(os.path.abspath(path)) or path
 
 
 def _check_names(models: Sequence[ModelOptions]) -> None:
