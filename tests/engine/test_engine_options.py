@@ -21,8 +21,8 @@ def options(**fields: Any) -> EngineOptions:
         ("/models/llama", "llama"),
         ("models/llama/", "llama"),
         ("models/llama/../qwen", "qwen"),
-        ("hf://org/llama", "org/llama"),
-        ("hf://org/llama@main", "org/llama"),
+        ("hf://org/llama", "llama"),
+        ("hf://org/llama@main", "llama"),
     ],
 )
 def test_a_model_is_named_after_its_folder(path: str, name: str) -> None:

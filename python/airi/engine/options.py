@@ -23,7 +23,7 @@ class ModelOptions:
     path: str
     """A local checkpoint folder or `hf://org/name[@revision]`."""
     name: str = ""
-    """What requests call it; empty means the folder's base name, or `org/name` of a hub reference."""
+    """What requests call it; empty means the base name of the folder or repository."""
     aliases: tuple[str, ...] = ()
     weight: float = 1.0
     """Share of device time against the other models of the engine, while several have work."""
@@ -114,7 +114,7 @@ class EngineOptions:
 def _default_name(path: str) -> str:
     """What a model is called unless told otherwise."""
     if path.startswith("hf://"):
-        return path.removeprefix("hf://").split("@")[0]
+        return path.split("@")[0].rsplit("/", 1)[-1]
     return os.path.basename(os.path.abspath(path)) or path
 
 
