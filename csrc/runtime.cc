@@ -272,6 +272,14 @@ std::vector<ModelStats> Runtime::stats() const {
   return stats;
 }
 
+std::optional<std::int64_t> Runtime::tenant_counter(ModelId model, std::int32_t band, TenantId tenant) const {
+  if (index(model) >= models_.size() || band < 0 || band >= config_.num_bands) return std::nullopt;
+  const TenantLedger& ledger = models_[index(model)].queue().ledger(band);
+  const auto known = ledger.find(tenant);
+  if (!known) return std::nullopt;
+  return ledger.counter(*known);
+}
+
 void Runtime::check_invariants() const {
   slabs_.check_invariants();
   deadlines_.check_invariants();

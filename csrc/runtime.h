@@ -94,6 +94,11 @@ class Runtime {
   [[nodiscard]] bool has_work() const { return inbox_.has_live(); }
   [[nodiscard]] std::vector<ModelStats> stats() const;
 
+  // What the tenant has been served in a band of a model, per weight: 2^20 units are one unit of
+  // service at weight 1. Nothing where the ledger has no state of it.
+  [[nodiscard]] std::optional<std::int64_t> tenant_counter(ModelId model, std::int32_t band,
+                                                           TenantId tenant) const;
+
   // Throws InvariantError naming the first broken invariant. O(everything).
   void check_invariants() const;
 

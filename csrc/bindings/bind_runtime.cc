@@ -289,6 +289,12 @@ void bind_runtime(py::module_& m) {
       .def("drain_events", &drain_events)
       .def("has_work", [](const PyRuntime& self) { return self.runtime.has_work(); })
       .def("stats", [](const PyRuntime& self) { return self.runtime.stats(); })
+      .def(
+          "tenant_counter",
+          [](const PyRuntime& self, std::int32_t model, std::int32_t band, std::int64_t tenant) {
+            return self.runtime.tenant_counter(ModelId{model}, band, TenantId{tenant});
+          },
+          "model"_a, "band"_a, "tenant"_a)
       .def("check_invariants", [](const PyRuntime& self) { self.runtime.check_invariants(); });
 }
 

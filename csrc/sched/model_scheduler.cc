@@ -11,6 +11,12 @@ namespace {
 // How many waiting requests one search past a head that does not fit looks at.
 constexpr std::size_t kBypassSearch = 64;
 
+// Aging moves a request past others in the queue but never costs a request of its own class, which
+// merely started earlier, its place: both the present bands and the classes must differ.
+bool makes_way(const Request* running, const Request* head) noexcept {
+  return running->band > head->band && running->first_band > head->first_band;
+}
+
 }  // namespace
 
 ModelScheduler::ModelScheduler(const SchedulerOptions& options, BlockTables tables, AgingRule aging,
@@ -57,7 +63,7 @@ void ModelScheduler::admit_urgent(TimePoint now, StepWriter& out) {
     Admission result = try_admit(head, growth_deltas(), now, out);
     if (result == Admission::kNoBlocks && can_make_way_for(head)) {
       while (result == Admission::kNoBlocks) {
-        Request* victim = choose_victim([&](const Request* r) { return r->band > head->band; });
+        Request* victim = choose_victim([&](const Request* r) { return makes_way(r, head); });
         if (victim == nullptr) break;
         preempt(victim, now);
         result = try_admit(head, growth_deltas(), now, out);
@@ -73,7 +79,7 @@ bool ModelScheduler::can_make_way_for(Request* head) {
   std::int32_t slots = static_cast<std::int32_t>(free_slots_.size());
   for (const auto* running : {&decodes_, &prefills_}) {
     for (const Request* r : *running) {
-      if (r->band <= head->band || tables_.admission().is_pinned(*r)) continue;
+      if (!makes_way(r, head) || tables_.admission().is_pinned(*r)) continue;
       gain += tables_.gain_of_release(*r);
       ++slots;
     }

@@ -73,6 +73,7 @@ class ModelScheduler {
   }
   [[nodiscard]] std::size_t num_waiting() const noexcept { return queue_.size(); }
   [[nodiscard]] WaitingQueue& queue() noexcept { return queue_; }
+  [[nodiscard]] const WaitingQueue& queue() const noexcept { return queue_; }
   [[nodiscard]] const BlockTables& tables() const noexcept { return tables_; }
   [[nodiscard]] ModelStats stats() const;
   void check_invariants() const;

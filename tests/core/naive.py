@@ -380,8 +380,10 @@ class NaiveScheduler:
         cached = hits * self.block
         return (r.prompt - cached) * self.config.w_prompt + cached * self.config.w_hit
 
-    def victims(self, above: int = -1) -> list[NaiveRequest]:
-        running = [r for r in self.decodes + self.prefills if r.band > above and not self.pinned(r)]
+    def victims(self, head: NaiveRequest | None = None) -> list[NaiveRequest]:
+        running = [r for r in self.decodes + self.prefills if not self.pinned(r)]
+        if head is not None:
+            running = [r for r in running if r.band > head.band and r.first_band > head.first_band]
 
         def cost(r: NaiveRequest) -> tuple[float, ...]:
             freed = self.exclusive(r)
@@ -412,12 +414,12 @@ class NaiveScheduler:
             if head.band >= self.limit or worst <= head.band:
                 return
             if not (self.free_slots and self.fits(head)):
-                candidates = self.victims(above=head.band)
+                candidates = self.victims(head)
                 gain = sum(self.exclusive(r) + max(r.promised - len(r.table), 0) for r in candidates)
                 if not (self.free_slots or candidates) or not self.fits(head, gain=gain):
                     return
                 while not (self.free_slots and self.fits(head)):
-                    candidates = self.victims(above=head.band)
+                    candidates = self.victims(head)
                     if not candidates:
                         return
                     self.preempt(candidates[0], now)

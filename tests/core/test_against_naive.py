@@ -157,7 +157,11 @@ class Twin:
         assert seen == wanted
         first = self.first_entry[step.info.model]
         assert step.deltas == [(slot, column, first + block) for slot, column, block in deltas]
-        decodes = self.naive[step.info.model].decodes
+        naive = self.naive[step.info.model]
+        head = naive.head()
+        if naive.budget > 0 and naive.free_slots and head is not None and head.band < naive.limit:
+            assert not naive.fits(head), "C4: tokens are left and the head fits"
+        decodes = naive.decodes
         assert step.info.num_decodes == len(decodes), "C2: a decode was skipped"
 
     def check_ends(self) -> None:

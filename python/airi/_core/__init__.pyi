@@ -241,4 +241,7 @@ class Runtime(metaclass=_PybindType):
         """True while any accepted request has not ended."""
 
     def stats(self) -> list[ModelStats]: ...
+    def tenant_counter(self, model: int, band: int, tenant: int) -> int | None:
+        """Service per weight that the ledger counts for a tenant; 2^20 is one unit at weight 1."""
+
     def check_invariants(self) -> None: ...
