@@ -20,7 +20,7 @@ export PATH := $(BIN):$(PATH)
 CMAKE_TEST = cmake -S . -G Ninja -DAIRI_BUILD_TESTS=ON -DPython_EXECUTABLE=$(BIN)/python \
              -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir)
 
-.PHONY: install install-test serve test test-all lint cpp-configure cpp-test sanitize wheel clean
+.PHONY: install install-test serve test test-all lint cpp-configure cpp-test sanitize aarch64 wheel clean
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -59,13 +59,20 @@ sanitize: install-test
 	cmake --build build/tsan
 	ctest --test-dir build/tsan $(CTEST_FLAGS)
 
+# Only that it compiles: nothing here runs aarch64 code. Debian: g++-aarch64-linux-gnu.
+aarch64: install
+	@command -v aarch64-linux-gnu-g++ >/dev/null || { echo "aarch64-linux-gnu-g++ is missing (Debian package g++-aarch64-linux-gnu)"; exit 1; }
+	cmake -S . -B build/aarch64 -G Ninja -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
+	  -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ -DAIRI_BUILD_PYTHON=OFF
+	cmake --build build/aarch64
+
 wheel: $(VENV)/bin/python
 	pip install --quiet --group build
 	rm -rf dist wheelhouse
 	pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
 	auditwheel repair --strip --wheel-dir wheelhouse dist/airi-*.whl
 
-test-all: test sanitize wheel
+test-all: test sanitize aarch64 wheel
 	python -m pytest -m "slow and not gpu"
 
 clean:

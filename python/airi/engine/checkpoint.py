@@ -159,7 +159,9 @@ def shard_names(index: Path) -> list[str]:
     names = sorted(set(map(str, weight_map.values())))
     for name in names:
         if Path(name).name != name or not name.endswith(".safetensors"):
-            raise CheckpointError(f"{index}: weight_map names {name!r}; accepted: safetensors files beside the index")
+            raise CheckpointError(
+                f"{index}: weight_map names {name!r}; accepted: safetensors files beside the index"
+            )
     return names
 
 
