@@ -1,8 +1,7 @@
-"""Who calls, and whether they may: the one place where principals come from and decisions are made.
+"""Who calls: the one place where principals come from.
 
-Today a principal is the holder of one of the configured keys, or anybody where none is configured. Tenants, limits
-and policies plug in here: `Access.principal` names the caller from the request's headers, `Access.decide` is asked
-once for every model call, after the model is resolved and before anything is spent on it.
+A principal is the holder of one of the configured keys, or anybody where none is configured. What a principal may do
+to a model is decided in one other place, `airi.gateway.gate`.
 """
 
 from __future__ import annotations
@@ -11,20 +10,11 @@ import hashlib
 import hmac
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import Enum
 
-from airi.gateway.errors import ApiError, unauthorized
+from airi.gateway.errors import unauthorized
 
 # Probes must work without a key; all else is the owner's business.
 OPEN_PATHS = frozenset({"/health", "/ready", "/version"})
-
-
-class Action(Enum):
-    """What a caller wants of a model."""
-
-    CHAT = "chat"
-    COMPLETE = "complete"
-    TOKENIZE = "tokenize"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +30,7 @@ ANYONE = Principal(name="anyone")
 
 
 class Access:
-    """Names the caller of a request and decides about its model calls. Never keeps a key, only digests.
+    """Names the caller of a request. Never keeps a key, only digests.
 
     *Thread safety*: immutable after construction.
     """
@@ -65,8 +55,3 @@ class Access:
         if not known or scheme.lower() != "bearer":
             raise unauthorized()
         return Principal(name=f"key:{given.hex()[:8]}")
-
-    def decide(self, principal: Principal, action: Action, model: str) -> None:
-        """Returns when `principal` may do `action` to `model`, else raises a 403. Everybody known may, so far."""
-        if not model:
-            raise ApiError(403, f"{principal.name} may not {action.value}", type="permission_error")

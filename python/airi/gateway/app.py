@@ -13,6 +13,7 @@ from starlette.routing import BaseRoute, Route
 from airi.gateway import system
 from airi.gateway.access import Access
 from airi.gateway.errors import ApiError
+from airi.gateway.gate import Gate
 from airi.gateway.metrics import Metrics
 from airi.gateway.middleware import AccessMiddleware, RequestMiddleware
 from airi.gateway.models import ModelRegistry
@@ -49,13 +50,14 @@ def _routes(models: ModelRegistry, metrics: Metrics, access: Access, options: Ap
     limit = options.body_limit
     vocab_size = max((model.info.vocab_size for model in models.models), default=1)
     document = openapi_document(models=models.names, vocab_size=vocab_size, needs_key=access.needs_key)
-    tokenize = Tokenize(models, access, body_limit=limit)
-    detokenize = Detokenize(models, access, body_limit=limit)
+    gate = Gate(models)
+    tokenize = Tokenize(gate, body_limit=limit)
+    detokenize = Detokenize(gate, body_limit=limit)
     post, get = ["POST"], ["GET"]
     # The hot ones first: routes are tried in order.
     return [
-        Route("/v1/chat/completions", ChatCompletions(models, access, body_limit=limit), methods=post),
-        Route("/v1/completions", Completions(models, access, body_limit=limit), methods=post),
+        Route("/v1/chat/completions", ChatCompletions(gate, body_limit=limit), methods=post),
+        Route("/v1/completions", Completions(gate, body_limit=limit), methods=post),
         Route("/health", system.Health(), methods=get),
         Route("/ready", system.Ready(models), methods=get),
         Route("/metrics", system.MetricsPage(metrics), methods=get),

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from airi.gateway.access import Principal
+from airi.gateway.access import ANYONE, Principal
 from airi.gateway.errors import ApiError
 
 Message = MutableMapping[str, Any]
@@ -32,7 +32,7 @@ class CallRecord:
 
     request_id: str
     started: float
-    principal: Principal | None = None
+    principal: Principal = ANYONE
     status: int = 0
     response_started: bool = False
     model: str | None = None

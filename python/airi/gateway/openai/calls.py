@@ -17,11 +17,11 @@ import msgspec
 
 from airi import __version__
 from airi.gateway import sse
-from airi.gateway.access import ANYONE, Access, Action
 from airi.gateway.errors import api_error_from, decode_body, internal_error
+from airi.gateway.gate import Gate
 from airi.gateway.generation import Choice, Generation, Piece
 from airi.gateway.http import CallRecord, Receive, Scope, Send, read_body, record_of, respond, watching
-from airi.gateway.models import ModelRegistry, ServedModel
+from airi.gateway.models import ServedModel
 from airi.gateway.openai.schemas_common import PromptTokensDetails, SamplingFields, Usage
 from airi.gateway.sampling import check_stream_options
 
@@ -69,12 +69,10 @@ class Answer(ABC):
 class ModelCall(ABC, Generic[R]):
     """An ASGI endpoint that generates. Stateless between requests."""
 
-    action: Action
     request_type: type[R]
 
-    def __init__(self, models: ModelRegistry, access: Access, *, body_limit: int) -> None:
-        self._models = models
-        self._access = access
+    def __init__(self, gate: Gate, *, body_limit: int) -> None:
+        self._gate = gate
         self._body_limit = body_limit
         self._decoder: msgspec.json.Decoder[R] = msgspec.json.Decoder(self.request_type)
 
@@ -88,12 +86,9 @@ class ModelCall(ABC, Generic[R]):
         body = await read_body(scope, receive, self._body_limit)
         request = decode_body(self._decoder, body)
         del body
-        principal = record.principal or ANYONE
-        model = self._models.find(request.model)
-        record.model = model.name
-        self._access.decide(principal, self.action, model.name)
+        model = self._gate.admit(record, request.model)
         include_usage = check_stream_options(request)
-        generation = Generation(model, principal, arrived=record.started)
+        generation = Generation(model, record.principal, arrived=record.started)
         try:
             async with watching(receive):
                 answer = await self.start(request, model, generation)

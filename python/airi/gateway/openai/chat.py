@@ -8,7 +8,6 @@ from typing import Any
 import msgspec
 
 from airi.gateway import sse
-from airi.gateway.access import Action
 from airi.gateway.errors import bad_field, invalid_value
 from airi.gateway.generation import Choice, Generation, Piece
 from airi.gateway.models import ServedModel
@@ -106,7 +105,6 @@ class ChatAnswer(Answer):
 class ChatCompletions(ModelCall[ChatCompletionRequest]):
     """The endpoint."""
 
-    action = Action.CHAT
     request_type = ChatCompletionRequest
 
     async def start(

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from airi.gateway import sse
-from airi.gateway.access import Action
 from airi.gateway.errors import bad_field
 from airi.gateway.generation import Choice, Generation, Piece
 from airi.gateway.models import ServedModel
@@ -139,7 +138,6 @@ class CompletionAnswer(Answer):
 class Completions(ModelCall[CompletionRequest]):
     """The endpoint."""
 
-    action = Action.COMPLETE
     request_type = CompletionRequest
 
     async def start(self, request: CompletionRequest, model: ServedModel, generation: Generation) -> Answer:

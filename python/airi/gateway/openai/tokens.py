@@ -7,10 +7,10 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from airi.gateway.access import ANYONE, Access, Action
 from airi.gateway.errors import bad_field, decode_body
+from airi.gateway.gate import Gate
 from airi.gateway.http import Receive, Scope, Send, read_body, record_of, respond
-from airi.gateway.models import ModelRegistry, ServedModel
+from airi.gateway.models import ServedModel
 from airi.gateway.openai.chat import check_chat
 from airi.gateway.openai.schemas_common import (
     DetokenizeRequest,
@@ -29,22 +29,13 @@ _DETOKENIZE = msgspec.json.Decoder(DetokenizeRequest)
 class TokenEndpoint:
     """What both endpoints share. Stateless between requests."""
 
-    def __init__(self, models: ModelRegistry, access: Access, *, body_limit: int) -> None:
-        self._models = models
-        self._access = access
+    def __init__(self, gate: Gate, *, body_limit: int) -> None:
+        self._gate = gate
         self._body_limit = body_limit
 
     async def read(self, scope: Scope, receive: Receive, decoder: msgspec.json.Decoder[T]) -> T:
         """The request that `decoder` reads; raises a 400 for anything else."""
         return decode_body(decoder, await read_body(scope, receive, self._body_limit))
-
-    def model(self, scope: Scope, name: str | None) -> ServedModel:
-        """The model asked for, if the caller may use it."""
-        record = record_of(scope)
-        model = self._models.find(name)
-        record.model = model.name
-        self._access.decide(record.principal or ANYONE, Action.TOKENIZE, model.name)
-        return model
 
 
 class Tokenize(TokenEndpoint):
@@ -53,7 +44,7 @@ class Tokenize(TokenEndpoint):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one POST."""
         request = await self.read(scope, receive, _TOKENIZE)
-        model = self.model(scope, request.model)
+        model = self._gate.admit(record_of(scope), request.model)
         tokens = await self._tokens(request, model)
         response = TokenizeResponse(count=len(tokens), max_model_len=model.info.max_model_len, tokens=tokens)
         if request.return_token_strs:
@@ -77,7 +68,7 @@ class Detokenize(TokenEndpoint):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one POST."""
         request = await self.read(scope, receive, _DETOKENIZE)
-        model = self.model(scope, request.model)
+        model = self._gate.admit(record_of(scope), request.model)
         highest = max(request.tokens, default=0)
         if highest >= model.info.vocab_size:
             raise bad_field(
