@@ -119,6 +119,13 @@ def test_tokenize_and_detokenize_are_inverse(gateway: Gateway, tokenizer: Tokeni
         assert gateway.http.post(f"{prefix}/detokenize", json=body).json() == {"prompt": ANSWER}
 
 
+def test_tokenize_takes_texts_beyond_the_window(gateway: Gateway, tokenizer: Tokenizer) -> None:
+    text = ANSWER * 2000
+    made = gateway.http.post("/tokenize", json={"prompt": text}).json()
+    assert made["tokens"] == tokenizer.encode(text)
+    assert made["count"] > made["max_model_len"]
+
+
 def test_tokenize_renders_chats(gateway: Gateway, tokenizer: Tokenizer) -> None:
     messages = [{"role": "user", "content": "What"}]
     body = {"messages": messages, "return_token_strs": True}

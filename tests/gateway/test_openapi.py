@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from importlib.util import find_spec
 from typing import Any
 
 import msgspec
@@ -68,8 +67,6 @@ def test_with_keys_every_guarded_operation_says_so() -> None:
 
 @pytest.mark.slow  # about 60 s
 def test_schemathesis_finds_nothing(start_gateway: StartGateway) -> None:
-    if find_spec("schemathesis") is None:
-        pytest.skip("needs schemathesis")
     # A schema cannot say that prompt and max_tokens together fit the window, nor that min_tokens <= max_tokens.
     unsayable = ["--exclude-checks", "positive_data_acceptance"]
     gateway = start_gateway(max_model_len=300, stop_after=20)

@@ -24,6 +24,7 @@ from airi.gateway.access import Access
 from airi.gateway.lifecycle import bind
 from airi.gateway.options import AppOptions, ServerOptions
 from airi.gateway.server import _config
+from airi.text import Tokenizer
 from airi.transport.stub import StubOptions
 
 from .conftest import Gateway, StartGateway, events, gateway_thread, serve_process, stub_engine
@@ -165,6 +166,18 @@ def test_tls_files_make_it_https(certificate: tuple[Path, Path], model_folder: P
         body = {**CHAT, "stream": True}
         response = httpx.post(f"{listening.url}/v1/chat/completions", json=body, verify=context)
         assert len(events(response.text)) >= 3
+
+
+def test_another_chat_template_replaces_the_models_own(
+    model_folder: Path, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    template = tmp_path / "template.jinja"
+    template.write_text("{% for m in messages %}[{{ m.content }}]{% endfor %}")
+    options = ServerOptions(port=0, chat_template=template)
+    stub = StubOptions(endpoint=f"ipc://{tmp_path}/e", model_path=str(model_folder), name="tiny")
+    with stub_engine(stub), gateway_thread(stub.endpoint, options) as (listening, _):
+        done = httpx.post(f"{listening.url}/v1/chat/completions", json=CHAT).json()
+    assert done["usage"]["prompt_tokens"] == len(tokenizer.encode("[What?]"))
 
 
 def test_tls_files_that_do_not_fit_are_named(certificate: tuple[Path, Path], tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def serve(
             kv_memory=None if kv_memory is None else parse_size("kv_memory", kv_memory),
             block_size=block_size,
         )
-    _run(engine_options or engine or "", server_options)
+    _run(engine_options or engine or "", server_options, log_level)
 
 
 def parse_size(name: str, text: str) -> int:
@@ -212,7 +212,7 @@ def _server_options(
     return ServerOptions(app=app, tls_cert=tls[0], tls_key=tls[1], **options)  # type: ignore[arg-type]
 
 
-def _run(source: EngineOptions | str, options: ServerOptions) -> None:
+def _run(source: EngineOptions | str, options: ServerOptions, log_level: str) -> None:
     import uvloop
 
     from airi.cli._serve_output import ServeOutput
@@ -223,7 +223,14 @@ def _run(source: EngineOptions | str, options: ServerOptions) -> None:
             "%s is reachable by others and no --api-key is set", options.host
         )
     with ServeOutput() as output:
-        uvloop.run(launch(source, options, on_progress=output.progress, on_listening=output.listening))
+        run = launch(
+            source,
+            options,
+            log_level=log_level.lower(),
+            on_progress=output.progress,
+            on_listening=output.listening,
+        )
+        uvloop.run(run)
 
 
 def _is_loopback(host: str) -> bool:

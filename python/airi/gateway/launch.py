@@ -22,18 +22,19 @@ async def launch(
     source: EngineOptions | str,
     options: ServerOptions,
     *,
+    log_level: str = "warning",
     on_progress: Callable[[Progress], None] | None = None,
     on_listening: Callable[[Listening], None] | None = None,
 ) -> None:
     """Serves until SIGTERM or SIGINT and returns once everything has drained.
 
-    `source` describes the engine to start, or is the endpoint of one that runs. Raises AiriError for what the user
+    `source` describes the engine to start, which logs at `log_level`, or is the endpoint of one that runs. Raises AiriError for what the user
     can mend: a taken port, a broken checkpoint, options that do not fit.
     """
     with Stop().installed() as stop:
         sock = bind(options.host, options.port)
         try:
-            async with _engine(source, on_progress) as starting:
+            async with _engine(source, log_level, on_progress) as starting:
                 serve = await asyncio.to_thread(_load_server)
                 await serve(await starting, options, sock, stop=stop, on_listening=on_listening)
         except asyncio.CancelledError:
@@ -52,14 +53,14 @@ def _load_server() -> Callable[..., Awaitable[None]]:
 
 @asynccontextmanager
 async def _engine(
-    source: EngineOptions | str, on_progress: Callable[[Progress], None] | None
+    source: EngineOptions | str, log_level: str, on_progress: Callable[[Progress], None] | None
 ) -> AsyncIterator[asyncio.Task[EngineClient]]:
     """Begins to start, or to reach, the engine; its client is there once the task is done."""
     if isinstance(source, str):
         starting = asyncio.create_task(EngineClient.connect(source, on_progress=on_progress))
         end: Callable[[], Awaitable[None]] = partial(_close, starting)
     else:
-        supervisor = EngineSupervisor(source, on_progress=on_progress)
+        supervisor = EngineSupervisor(source, on_progress=on_progress, log_level=log_level)
         starting = asyncio.create_task(supervisor.start())
         end = supervisor.stop
     try:

@@ -21,26 +21,35 @@ _RESERVED = ("messages", "tools", "template", "documents", "add_generation_promp
 _PROBE_SLACK = 64
 
 
-async def encode_text(model: ServedModel, text: str, *, add_special_tokens: bool, field: str) -> list[int]:
-    """Token ids of `text`; raises ContextLengthError for one that cannot fit into the window."""
+async def encode_text(
+    model: ServedModel, text: str, *, add_special_tokens: bool, field: str | None
+) -> list[int]:
+    """Token ids of `text`.
+
+    Raises ContextLengthError naming `field` for a text that is clearly too long for the window; None tokenises
+    whatever comes.
+    """
     encode = model.tokenizer.encode
     if len(text) <= _INLINE_CHARACTERS:
         return encode(text, add_special_tokens=add_special_tokens)
-    return await asyncio.to_thread(_encode_long, model, text, add_special_tokens, field)
+    if field is not None:
+        await asyncio.to_thread(_probe, model, text, field)
+    return await asyncio.to_thread(encode, text, add_special_tokens=add_special_tokens)
 
 
-def _encode_long(model: ServedModel, text: str, add_special_tokens: bool, field: str) -> list[int]:  # noqa: FBT001
+def _probe(model: ServedModel, text: str, field: str) -> None:
+    """Raises where the beginning of a very long text alone exceeds the window."""
     window = model.info.max_model_len
     probe = window * _PROBE_CHARACTERS_PER_TOKEN
-    if len(text) > probe + _INLINE_CHARACTERS:
-        count = len(model.tokenizer.encode(text[:probe], add_special_tokens=False))
-        if count > window + _PROBE_SLACK:
-            raise ContextLengthError(
-                f"{field}: the first {probe} of {len(text)} characters are {count} tokens; "
-                f"the window of {model.name} is {window}",
-                field=field,
-            )
-    return model.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+    if len(text) <= probe + _INLINE_CHARACTERS:
+        return
+    count = len(model.tokenizer.encode(text[:probe], add_special_tokens=False))
+    if count > window + _PROBE_SLACK:
+        raise ContextLengthError(
+            f"{field}: the first {probe} of {len(text)} characters are {count} tokens; "
+            f"the window of {model.name} is {window}",
+            field=field,
+        )
 
 
 class ChatPrompt(Protocol):
@@ -54,9 +63,12 @@ class ChatPrompt(Protocol):
 
 
 async def render_chat(
-    model: ServedModel, messages: Sequence[Mapping[str, Any]], request: ChatPrompt
+    model: ServedModel, messages: Sequence[Mapping[str, Any]], request: ChatPrompt, *, field: str | None
 ) -> list[int]:
-    """Token ids of a chat put into the model's template; raises TemplateError for what it refuses."""
+    """Token ids of a chat put into the model's template; raises TemplateError for what it refuses.
+
+    `field` is as for `encode_text`.
+    """
     kwargs = dict(request.chat_template_kwargs or {})
     for name in kwargs:
         if not name.isidentifier() or name in _RESERVED:
@@ -79,7 +91,7 @@ async def render_chat(
         text = await _in_thread_if_long(render, messages)
     except RecursionError:
         raise bad_field("messages", "or what comes with them is nested too deeply") from None
-    return await encode_text(model, text, add_special_tokens=False, field="messages")
+    return await encode_text(model, text, add_special_tokens=False, field=field)
 
 
 async def _in_thread_if_long(render: Callable[[], str], messages: Sequence[Mapping[str, Any]]) -> str:

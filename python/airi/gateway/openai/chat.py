@@ -113,7 +113,7 @@ class ChatCompletions(ModelCall[ChatCompletionRequest]):
         """Renders the chat once; every choice gets the same tokens and its own noise."""
         check_chat(request.messages, request.tools)
         _check_supported(request)
-        tokens = await render_chat(model, request.messages, request)
+        tokens = await render_chat(model, request.messages, request, field="messages")
         max_tokens = (
             request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
         )

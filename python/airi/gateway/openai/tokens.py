@@ -58,8 +58,8 @@ class Tokenize(TokenEndpoint):
         check_chat(messages, request.tools)
         if request.prompt is not None:
             special = request.add_special_tokens is not False
-            return await encode_text(model, request.prompt, add_special_tokens=special, field="prompt")
-        return await render_chat(model, messages, request)
+            return await encode_text(model, request.prompt, add_special_tokens=special, field=None)
+        return await render_chat(model, messages, request, field=None)
 
 
 class Detokenize(TokenEndpoint):
