@@ -28,8 +28,8 @@ async def launch(
 ) -> None:
     """Serves until SIGTERM or SIGINT and returns once everything has drained.
 
-    `source` describes the engine to start, which logs at `log_level`, or is the endpoint of one that runs. Raises AiriError for what the user
-    can mend: a taken port, a broken checkpoint, options that do not fit.
+    `source` describes the engine to start, which logs at `log_level`, or is the endpoint of one that runs.
+    Raises AiriError for what the user can mend: a taken port, a broken checkpoint, options that do not fit.
     """
     with Stop().installed() as stop:
         sock = bind(options.host, options.port)
