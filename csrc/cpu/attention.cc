@@ -1,5 +1,6 @@
 #include "cpu/attention.h"
 
+#include <algorithm>
 #include <cmath>
 #include <string>
 
@@ -59,8 +60,26 @@ AttentionTile resolve(const PagedBatch& batch, const KvLayout& layout, std::int6
       .window = args.window,
       .scale = args.scale,
       .softcap = args.softcap,
+      .next_table = nullptr,
+      .next_kv = nullptr,
+      .next_begin = 0,
+      .next_end = 0,
       .partials = nullptr,
   };
+}
+
+// Tells the tile about the item that its thread computes next when all take turns.
+void announce_next(const AttentionPlan& plan, std::int64_t i, const PagedBatch& batch, const KvLayout& layout,
+                   std::int64_t layer_offset, AttentionTile& tile) {
+  const auto index = static_cast<std::size_t>(i + plan.shape.threads);
+  if (index >= plan.items.size()) return;
+  const AttentionItem& next = plan.items[index];
+  const int first = batch.first_position(next.row) + next.first_query;
+  const int lowest = plan.shape.window > 0 ? first - plan.shape.window + 1 : 0;
+  tile.next_table = batch.table(next.row);
+  tile.next_kv = layout.base + layer_offset + next.kv_head * layout.head_stride;
+  tile.next_begin = std::max(next.split_begin * kSplitKeys, lowest);
+  tile.next_end = std::min(next.split_end * kSplitKeys, first + next.num_queries);
 }
 
 }  // namespace
@@ -83,6 +102,7 @@ void paged_attention(PagedBatch& batch, const KvLayout& layout, std::int64_t lay
     const AttentionItem& item = plan.items[static_cast<std::size_t>(i)];
     AttentionScratch& scratch = thread_scratch();
     AttentionTile tile = resolve(batch, layout, layer_offset, args, item);
+    announce_next(plan, i, batch, layout, layer_offset, tile);
     if (!item.merge) return kernels.run(tile, scratch);
     const auto index = static_cast<std::size_t>(*item.merge);
     const AttentionMerge& merge = plan.merges[index];

@@ -30,7 +30,12 @@ struct AttentionTile {
   int split_end;
   int window;  // 0: none
   float scale;
-  float softcap;    // 0: none
+  float softcap;  // 0: none
+  // The keys of the item that this thread probably computes next, to fetch them early.
+  const std::int32_t* next_table;
+  const std::byte* next_kv;
+  int next_begin;  // positions; none unless below next_end
+  int next_end;
   float* partials;  // where to leave each split's partial result; null: write out
 };
 

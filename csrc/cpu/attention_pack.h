@@ -90,11 +90,13 @@ constexpr int packed_words(int head_dim) {
 
 // out[word * ld + key] for keys [first, last) of rows[]; first and last are multiples of
 // kLanes, rows has an entry for each key before last.
-template <Packing kPacking>
-void pack_keys(const float* const* rows, int first, int last, int head_dim, int ld, float* out) {
+template <Packing kPacking, class Ahead>
+void pack_keys(const float* const* rows, int first, int last, int head_dim, int ld, float* out,
+               Ahead& ahead) {
   constexpr int kLanes = VecF::kLanes;
   const int words = kPacking == Packing::kFloat ? head_dim : head_dim / 2;
   for (int key = first; key < last; key += kLanes) {
+    ahead.fetch(kLanes / 2);
     for (int word = 0; word < words; word += kLanes) {
       VecF columns[kLanes];
       transpose_words(rows + key, word, words, columns);
@@ -134,12 +136,14 @@ AIRI_INLINE VecF load_pairs(const float* a, const float* b, int first, int count
 // out[line * ld + element] for keys [first, last) of rows[], where a line is a key, or
 // with kPairs two; elements up to ld are zero. `first` is even, rows has an entry for
 // every key before last and, with kPairs, for one more.
-template <Packing kPacking>
-void pack_values(const float* const* rows, int first, int last, int head_dim, int ld, float* out) {
+template <Packing kPacking, class Ahead>
+void pack_values(const float* const* rows, int first, int last, int head_dim, int ld, float* out,
+                 Ahead& ahead) {
   constexpr int kLanes = VecF::kLanes;
   constexpr int kKeys = kPacking == Packing::kPairs ? 2 : 1;
   for (int key = first; key < last; key += kKeys) {
     float* line = out + key / kKeys * ld;
+    if (key % 2 == 0) ahead.fetch(1);
     for (int d = 0; d < ld; d += kLanes) {
       const int left = head_dim - d;
       const int count = left < 0 ? 0 : left < kLanes ? left : kLanes;
