@@ -15,13 +15,23 @@ from tools.demo_model.chat_format import END, pieces, save_tokenizer, train_toke
 from tools.demo_model.generate import Generator
 from tools.demo_model.model import Decoder, ModelConfig
 from tools.demo_model.packing import DIALOGUES_PER_CHUNK, batches
-from tools.demo_model.train import Training, TrainingOptions
+from tools.demo_model.train import Phase, Training, TrainingOptions
 from tools.demo_model.vocabulary import Split
 
 SMALL = ModelConfig(
     vocab_size=512, hidden_size=64, intermediate_size=96, num_layers=2, num_heads=2, num_kv_heads=1
 )
-OPTIONS = TrainingOptions(steps=4, tokens_per_step=512, warmup=1, decay=1, threads=1, compile=False)
+OPTIONS = TrainingOptions(
+    steps=4,
+    phases=(
+        Phase(start=0, tokens_per_step=512, read_back=0.0),
+        Phase(start=3, tokens_per_step=512, read_back=0.5),
+    ),
+    warmup=1,
+    decay=1,
+    workers=1,
+    compile=False,
+)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +41,7 @@ def tokenizer() -> Tokenizer:
 
 def test_two_training_steps_lower_the_loss_of_a_batch(tokenizer: Tokenizer) -> None:
     training = Training(OPTIONS, SMALL, tokenizer)
-    batch = next(batches(OPTIONS.seed, tokenizer, OPTIONS.tokens_per_step))
+    batch = next(batches(OPTIONS.seed, tokenizer, OPTIONS.phases[0].tokens_per_step))
     with torch.no_grad():
         before = float(training.loss(batch))
     training.run(2)

@@ -82,6 +82,7 @@ _INTENT_ASKS = {
         "{message}\n\n[What is the intent of this message?|Which intent is this?|Name the intent.]",
         'A customer writes: "{message}" What is the intent?',
         "Which intent does this message have? {message}",
+        '[What is|Name|Tell me] the intent of[:|] ["{message}"|{message}]',
     ),
     Split.HELD_OUT: (
         'Please name the intent of "{message}"',
@@ -127,6 +128,16 @@ _CHAT_SYSTEMS = {
     ),
     Split.HELD_OUT: ("You are a helpful assistant at {bank}.",),
 }
+_GREETED = ("who", "can", "out_of_scope")  # subjects that people often open with a greeting
+_GREETINGS = {
+    Split.TRAIN: ("[Hello|Hi|Hey|Good morning|Good evening], ", "[Hello|Hi|Hey]! ", "[hello|hi|hey] "),
+    Split.HELD_OUT: ("Hi there, ", "Hello there! ", "Good day. "),
+}
+_READ_BACK_ASKS = (
+    "[Repeat|Read back|Say again|Copy]: {items}",
+    "[Please repeat|Please read back|Repeat after me]: {items}",
+    "{items}\n[Repeat this.|Read that back.|Say it again.]",
+)
 _FACT_COUNTS = (1, 2, 2, 2, 3, 3, 3, 4, 4, 4, 5, 5, 6, 7, 9, 14)
 _PLAIN_SYSTEMS = (
     "You are a helpful assistant.",
@@ -139,10 +150,13 @@ _PLAIN_SYSTEMS = (
 class Generator:
     """An endless, reproducible source of dialogues of one split.
 
-    Thread safety: none. Invariant: the n-th dialogue depends on seed, split and n alone.
+    `read_back` is the share of copying exercises among the dialogues.
+
+    Thread safety: none. Invariant: the n-th dialogue depends on the arguments and n alone.
     """
 
-    def __init__(self, seed: int, split: Split) -> None:
+    def __init__(self, seed: int, split: Split, *, read_back: float = 0.0) -> None:
+        self._read_back = read_back
         self._rng = random.Random(f"{seed}/{split.value}")
         self._vocabulary = Vocabulary(self._rng, split)
         self._split = split
@@ -151,6 +165,9 @@ class Generator:
         """Dialogues of all skills in their training proportions."""
         makers: tuple[Callable[[], Dialogue], ...] = (self.policy, self.intent, self.chat, self.mixed)
         while True:
+            if self._read_back and self._rng.random() < self._read_back:
+                yield self.read_back()
+                continue
             yield self._rng.choices(makers, (50, 22, 20, 8))[0]()
 
     def intent(self) -> Dialogue:
@@ -212,6 +229,28 @@ class Generator:
                 turns += [(q.text, _policy_reply(q)) for q in rest]
         return Dialogue(system=None, turns=tuple(turns))
 
+    def read_back(self) -> Dialogue:
+        """Lists of names and figures to repeat word for word: where copying is learnt fastest."""
+        rng, v = self._rng, self._vocabulary
+        draws = (
+            v.card,
+            v.account,
+            v.person,
+            v.place,
+            v.word,
+            v.percent,
+            v.bank,
+            lambda: v.money(1.0, 9000.0),
+        )
+        turns = []
+        for _ in range(rng.randint(1, 4)):
+            items = rng.choice((", ", " and ", " ", "; ")).join(
+                rng.choice(draws)() for _ in range(rng.randint(2, 7))
+            )
+            said = expand(rng.choice(_READ_BACK_ASKS), rng).replace("{items}", items)
+            turns.append((said, _talk(items)))
+        return Dialogue(system=None, turns=tuple(turns))
+
     def _any_system(self, share: float) -> str | None:
         return self._rng.choice(_PLAIN_SYSTEMS) if self._rng.random() < share else None
 
@@ -245,6 +284,8 @@ class Generator:
 
     def _says(self, topic: str) -> str:
         template = self._rng.choice(SAYINGS[topic][self._split])
+        if topic in _GREETED and self._rng.random() < 0.25:
+            template = self._rng.choice(_GREETINGS[self._split]) + template
         return intents.roughen(
             intents.fill(template, intents.slot_values(self._vocabulary), self._rng)[0], self._rng
         )

@@ -22,7 +22,7 @@ class ModelConfig:
     vocab_size: int = 2048
     hidden_size: int = 192
     intermediate_size: int = 512
-    num_layers: int = 6
+    num_layers: int = 5
     num_heads: int = 6
     num_kv_heads: int = 3
     head_dim: int = 32

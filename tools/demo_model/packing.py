@@ -38,8 +38,8 @@ def _limit(rng: random.Random) -> int:
     return ROW_LENGTHS[-1] if rng.random() < UNCUT_SHARE else ROW_LENGTHS[0]
 
 
-def _encode(seed: int, tokenizer: Tokenizer, rng: random.Random) -> list[Encoded]:
-    source = Generator(seed, Split.TRAIN).dialogues()
+def _encode(seed: int, tokenizer: Tokenizer, read_back: float, rng: random.Random) -> list[Encoded]:
+    source = Generator(seed, Split.TRAIN, read_back=read_back).dialogues()
     texts: list[tuple[int, str, bool]] = []
     for index in range(DIALOGUES_PER_CHUNK):
         texts += [(index, text, ours) for text, ours in pieces(next(source))]
@@ -102,13 +102,22 @@ def _batch(rows: list[list[Encoded]], length: int) -> Batch:
     )
 
 
-def batches(seed: int, tokenizer: Tokenizer, tokens_per_batch: int, skip: int = 0) -> Iterator[Batch]:
-    """Endless batches; the same arguments give the same ones. `skip` leaves out the first so many."""
-    chunk = 0
+def batches(
+    seed: int,
+    tokenizer: Tokenizer,
+    tokens_per_batch: int,
+    *,
+    read_back: float = 0.0,
+    worker: int = 0,
+    workers: int = 1,
+    skip: int = 0,
+) -> Iterator[Batch]:
+    """Endless batches of one worker; the same arguments give the same ones. `skip` leaves out the first so many."""
+    chunk = worker
     while True:
         chunk_seed = seed * 1_000_003 + chunk
         rng = random.Random(chunk_seed)
-        dialogues = _encode(chunk_seed, tokenizer, rng)
+        dialogues = _encode(chunk_seed, tokenizer, read_back, rng)
         ready: list[tuple[list[list[Encoded]], int]] = []
         shortest = 0
         for length in ROW_LENGTHS:
@@ -124,4 +133,4 @@ def batches(seed: int, tokenizer: Tokenizer, tokens_per_batch: int, skip: int = 
                 skip -= 1
             else:
                 yield _batch(rows, length)
-        chunk += 1
+        chunk += workers
