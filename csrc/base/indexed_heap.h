@@ -14,11 +14,12 @@ namespace airi {
 using HeapPlace = std::uint32_t;
 inline constexpr HeapPlace kOutsideHeap = 0xFFFFFFFFU;
 
-// A binary min-heap whose elements know their own place, so that any of them can be
+// A min-heap whose elements know their own place, so that any of them can be
 // removed or re-ordered in O(log n). Never owns what its elements refer to.
 //
 // Less is a strict order of elements; it must be total for the heap to be
-// deterministic. PlaceOf maps an element to the HeapPlace& kept beside it.
+// deterministic. PlaceOf maps an element to the HeapPlace& kept for it. An element may
+// carry its key: update() then replaces it by the element with the new key.
 //
 // Thread safety: none.
 // Invariant: no element is less than its parent; PlaceOf of element i is i.
@@ -52,6 +53,12 @@ class IndexedHeap {
   // Restores the order after the key of `item` changed. REQUIRES: it is in this heap. O(log n).
   void update(T item) { settle(place_of_(item), item); }
 
+  // Calls change(item) for every element. REQUIRES: the order of elements stays as it is. O(n).
+  template <class Change>
+  void change_all(Change change) {
+    for (T& item : items_) change(item);
+  }
+
   T pop() {
     T first = items_.front();
     remove(first);
@@ -70,7 +77,8 @@ class IndexedHeap {
       const std::uint32_t at = frontier.back();
       frontier.pop_back();
       if (!visit(items_[at])) return;
-      for (std::uint32_t child = 2 * at + 1; child <= 2 * at + 2; ++child) {
+      for (std::uint32_t n = 1; n <= kArity; ++n) {
+        const std::uint32_t child = kArity * at + n;
         if (child >= items_.size()) break;
         frontier.push_back(child);
         std::push_heap(frontier.begin(), frontier.end(), later);
@@ -82,18 +90,21 @@ class IndexedHeap {
   void check_invariants() const {
     for (std::size_t i = 0; i < items_.size(); ++i) {
       AIRI_CHECK(place_of_(items_[i]) == i) << "heap place " << i;
-      AIRI_CHECK(i == 0 || !less_(items_[i], items_[(i - 1) / 2])) << "heap order at " << i;
+      AIRI_CHECK(i == 0 || !less_(items_[i], items_[(i - 1) / kArity])) << "heap order at " << i;
     }
   }
 
  private:
+  // Four children to a node halve the depth of a binary heap; they lie side by side.
+  static constexpr std::uint32_t kArity = 4;
+
   void put(std::size_t at, T item) {
     items_[at] = item;
     place_of_(item) = static_cast<HeapPlace>(at);
   }
 
   void settle(std::size_t at, T item) {
-    if (at > 0 && less_(item, items_[(at - 1) / 2])) {
+    if (at > 0 && less_(item, items_[(at - 1) / kArity])) {
       sift_up(at, item);
     } else {
       sift_down(at, item);
@@ -102,7 +113,7 @@ class IndexedHeap {
 
   void sift_up(std::size_t at, T item) {
     while (at > 0) {
-      const std::size_t parent = (at - 1) / 2;
+      const std::size_t parent = (at - 1) / kArity;
       if (!less_(item, items_[parent])) break;
       put(at, items_[parent]);
       at = parent;
@@ -112,11 +123,15 @@ class IndexedHeap {
 
   void sift_down(std::size_t at, T item) {
     const std::size_t size = items_.size();
-    for (std::size_t child = 2 * at + 1; child < size; child = 2 * at + 1) {
-      if (child + 1 < size && less_(items_[child + 1], items_[child])) ++child;
-      if (!less_(items_[child], item)) break;
-      put(at, items_[child]);
-      at = child;
+    for (std::size_t first = kArity * at + 1; first < size; first = kArity * at + 1) {
+      const std::size_t end = std::min(first + kArity, size);
+      std::size_t least = first;
+      for (std::size_t child = first + 1; child < end; ++child) {
+        if (less_(items_[child], items_[least])) least = child;
+      }
+      if (!less_(items_[least], item)) break;
+      put(at, items_[least]);
+      at = least;
     }
     put(at, item);
   }

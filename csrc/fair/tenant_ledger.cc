@@ -22,25 +22,28 @@ TenantWeight::TenantWeight(double weight) {
 
 TenantLedger::TenantLedger(std::size_t max_idle)
     : max_idle_(max_idle),
-      backlog_(ByService{&tenants_}, BacklogPlace{&tenants_}),
-      idle_(ByDebt{&tenants_}, IdlePlace{&tenants_}) {}
+      backlog_(ByStanding{}, PlaceIn{&backlog_places_}),
+      idle_(ByStanding{}, PlaceIn{&idle_places_}) {}
+
+TenantLedger::Standing TenantLedger::standing_of(std::int32_t t) const noexcept {
+  const Tenant& tenant = tenants_[static_cast<std::size_t>(t)];
+  return {tenant.counter, tenant.head, t};
+}
+
+TenantLedger::Standing TenantLedger::idle_standing_of(std::int32_t t) const noexcept {
+  const Tenant& tenant = tenants_[static_cast<std::size_t>(t)];
+  return {tenant.counter, {TimePoint{}, RequestId{raw(tenant.id)}}, t};
+}
 
 // V follows the smallest backlogged counter and never falls. Idle tenants it has passed would be
 // lifted to it anyway: forgetting them loses nothing.
 void TenantLedger::raise_virtual_time() {
-  if (!backlog_.empty()) {
-    const Tenant& first = tenants_[static_cast<std::size_t>(backlog_.top())];
-    virtual_time_ = std::max(virtual_time_, first.counter);
-  }
-  while (!idle_.empty()) {
-    const std::int32_t t = idle_.top();
-    if (tenants_[static_cast<std::size_t>(t)].counter > virtual_time_) break;
-    forget(t);
-  }
+  if (!backlog_.empty()) virtual_time_ = std::max(virtual_time_, backlog_.top().counter);
+  while (!idle_.empty() && idle_.top().counter <= virtual_time_) forget(idle_.top().tenant);
 }
 
 void TenantLedger::forget(std::int32_t t) {
-  idle_.remove(t);
+  idle_.remove(idle_standing_of(t));
   by_id_.erase(tenants_[static_cast<std::size_t>(t)].id);
   unused_.push_back(t);
 }
@@ -51,6 +54,8 @@ TenantIndex TenantLedger::enter(TenantId id, TenantWeight weight, const HeadKey&
     if (unused_.empty()) {
       unused_.push_back(static_cast<std::int32_t>(tenants_.size()));
       tenants_.emplace_back();
+      backlog_places_.push_back(kOutsideHeap);
+      idle_places_.push_back(kOutsideHeap);
     }
     known->second = unused_.back();
     unused_.pop_back();
@@ -58,24 +63,26 @@ TenantIndex TenantLedger::enter(TenantId id, TenantWeight weight, const HeadKey&
   }
   const std::int32_t t = known->second;
   Tenant& tenant = tenants_[static_cast<std::size_t>(t)];
-  AIRI_CHECK(tenant.place == kOutsideHeap) << "tenant " << raw(id) << " is backlogged already";
-  if (tenant.idle_place != kOutsideHeap) idle_.remove(t);
+  AIRI_CHECK(!is_backlogged(t)) << "tenant " << raw(id) << " is backlogged already";
+  if (!is_new && idle_places_[static_cast<std::size_t>(t)] != kOutsideHeap) {
+    idle_.remove(idle_standing_of(t));
+  }
   tenant.id = id;
   tenant.cost_of_unit = weight.cost_of_unit();
   tenant.head = head;
   tenant.counter = std::max(tenant.counter, virtual_time_);
-  backlog_.push(t);
+  backlog_.push(standing_of(t));
   raise_virtual_time();
   return TenantIndex{t};
 }
 
 void TenantLedger::set_head(TenantIndex tenant, const HeadKey& head) {
   tenants_[index(tenant)].head = head;
-  backlog_.update(raw(tenant));
+  backlog_.update(standing_of(raw(tenant)));
 }
 
 void TenantLedger::leave(TenantIndex tenant) {
-  backlog_.remove(raw(tenant));
+  backlog_.remove(standing_of(raw(tenant)));
   raise_virtual_time();
   retire_if_idle(raw(tenant));
 }
@@ -91,22 +98,26 @@ void TenantLedger::end_work(TenantIndex t) {
 
 void TenantLedger::retire_if_idle(std::int32_t t) {
   const Tenant& tenant = tenants_[static_cast<std::size_t>(t)];
-  if (tenant.running > 0 || tenant.place != kOutsideHeap) return;
+  if (tenant.running > 0 || is_backlogged(t)) return;
   if (backlog_.empty()) virtual_time_ = std::max(virtual_time_, tenant.counter);
-  idle_.push(t);
+  idle_.push(idle_standing_of(t));
   raise_virtual_time();
   if (idle_.size() <= max_idle_) return;
-  const std::int32_t cheapest = idle_.top();
-  lost_debt_ += tenants_[static_cast<std::size_t>(cheapest)].counter - virtual_time_;
-  forget(cheapest);
+  lost_debt_ += idle_.top().counter - virtual_time_;
+  forget(idle_.top().tenant);
+}
+
+void TenantLedger::advance(TenantIndex t, const HeadKey& head, std::int64_t service) {
+  tenants_[index(t)].head = head;
+  charge(t, service);
 }
 
 void TenantLedger::charge(TenantIndex t, std::int64_t service) {
   AIRI_DCHECK(service >= 0) << "service " << service;
   Tenant& tenant = tenants_[index(t)];
   tenant.counter += service * tenant.cost_of_unit;
-  if (tenant.place != kOutsideHeap) {
-    backlog_.update(raw(t));
+  if (is_backlogged(raw(t))) {
+    backlog_.update(standing_of(raw(t)));
     raise_virtual_time();
   }
   if (tenant.counter > kRebaseAbove) rebase();
@@ -120,7 +131,7 @@ void TenantLedger::set_weight(TenantId id, TenantWeight weight) {
 
 std::optional<TenantIndex> TenantLedger::next() const {
   if (backlog_.empty()) return std::nullopt;
-  return TenantIndex{backlog_.top()};
+  return TenantIndex{backlog_.top().tenant};
 }
 
 std::optional<TenantIndex> TenantLedger::find(TenantId tenant) const {
@@ -130,20 +141,26 @@ std::optional<TenantIndex> TenantLedger::find(TenantId tenant) const {
 }
 
 void TenantLedger::rebase() {
-  for (const auto& [id, t] : by_id_) tenants_[static_cast<std::size_t>(t)].counter -= virtual_time_;
+  const auto shift = [this](auto& holder) { holder.counter -= virtual_time_; };
+  for (const auto& [id, t] : by_id_) shift(tenants_[static_cast<std::size_t>(t)]);
+  backlog_.change_all(shift);
+  idle_.change_all(shift);
   virtual_time_ = 0;
 }
 
 void TenantLedger::check_invariants() const {
   backlog_.check_invariants();
   idle_.check_invariants();
-  for (const std::int32_t t : backlog_.items()) {
-    AIRI_CHECK(tenants_[static_cast<std::size_t>(t)].counter >= virtual_time_) << "tenant below V";
+  for (const Standing& s : backlog_.items()) {
+    const Tenant& tenant = tenants_[static_cast<std::size_t>(s.tenant)];
+    AIRI_CHECK(s.counter == tenant.counter && s.head == tenant.head) << "tenant stands elsewhere";
+    AIRI_CHECK(s.counter >= virtual_time_) << "tenant below V";
   }
-  for (const std::int32_t t : idle_.items()) {
-    const Tenant& tenant = tenants_[static_cast<std::size_t>(t)];
-    AIRI_CHECK(tenant.counter > virtual_time_) << "idle tenant without a debt";
-    AIRI_CHECK(tenant.running == 0 && tenant.place == kOutsideHeap) << "idle tenant with work";
+  for (const Standing& s : idle_.items()) {
+    const Tenant& tenant = tenants_[static_cast<std::size_t>(s.tenant)];
+    AIRI_CHECK(s.counter == tenant.counter) << "idle tenant stands elsewhere";
+    AIRI_CHECK(s.counter > virtual_time_) << "idle tenant without a debt";
+    AIRI_CHECK(tenant.running == 0 && !is_backlogged(s.tenant)) << "idle tenant with work";
   }
   AIRI_CHECK(idle_.size() <= max_idle_) << idle_.size() << " idle tenants";
   AIRI_CHECK(by_id_.size() + unused_.size() == tenants_.size()) << "tenant slots leak";

@@ -2,7 +2,6 @@
 
 #include <cstdint>
 #include <optional>
-#include <tuple>
 #include <unordered_map>
 #include <vector>
 
@@ -70,6 +69,9 @@ class TenantLedger {
   void begin_work(TenantIndex tenant);
   void end_work(TenantIndex tenant);
 
+  // A request was dispatched and `head` is next in the tenant's queue: set_head and charge in one.
+  void advance(TenantIndex tenant, const HeadKey& head, std::int64_t service);
+
   // Adds `service` units. REQUIRES: service >= 0; the tenant has a queue or running work.
   void charge(TenantIndex tenant, std::int64_t service);
   void set_weight(TenantId tenant, TenantWeight weight);
@@ -80,7 +82,8 @@ class TenantLedger {
   // Backlogged tenants in order of service until visit(index) returns false or `limit` were seen.
   template <class Visit>
   void visit_in_order(std::size_t limit, Visit visit) {
-    backlog_.visit_in_order(limit, frontier_, [&](std::int32_t t) { return visit(TenantIndex{t}); });
+    backlog_.visit_in_order(limit, frontier_,
+                            [&](const Standing& s) { return visit(TenantIndex{s.tenant}); });
   }
 
   // Normalised service: 2^20 units are one unit of service at weight 1.
@@ -104,40 +107,33 @@ class TenantLedger {
     std::int64_t counter = 0;
     HeadKey head;
     std::int64_t cost_of_unit = 0;
-    HeapPlace place = kOutsideHeap;       // in backlog_
-    HeapPlace idle_place = kOutsideHeap;  // in idle_
     std::int32_t running = 0;
     TenantId id{};
   };
-  struct ByService {
-    const std::vector<Tenant>* tenants;
-    bool operator()(std::int32_t a, std::int32_t b) const noexcept {
-      const Tenant& x = (*tenants)[static_cast<std::size_t>(a)];
-      const Tenant& y = (*tenants)[static_cast<std::size_t>(b)];
-      return std::tie(x.counter, x.head) < std::tie(y.counter, y.head);
+  // What orders a tenant in a heap, beside the others': a comparison touches no Tenant.
+  struct Standing {
+    std::int64_t counter = 0;
+    HeadKey head;  // idle tenants: the tenant's id in place of a request's
+    std::int32_t tenant = 0;
+  };
+  struct ByStanding {
+    bool operator()(const Standing& a, const Standing& b) const noexcept {
+      return a.counter != b.counter ? a.counter < b.counter : a.head < b.head;
     }
   };
-  struct ByDebt {
-    const std::vector<Tenant>* tenants;
-    bool operator()(std::int32_t a, std::int32_t b) const noexcept {
-      const Tenant& x = (*tenants)[static_cast<std::size_t>(a)];
-      const Tenant& y = (*tenants)[static_cast<std::size_t>(b)];
-      return std::tie(x.counter, x.id) < std::tie(y.counter, y.id);
+  struct PlaceIn {
+    std::vector<HeapPlace>* places;
+    HeapPlace& operator()(const Standing& s) const noexcept {
+      return (*places)[static_cast<std::size_t>(s.tenant)];
     }
   };
-  struct BacklogPlace {
-    std::vector<Tenant>* tenants;
-    HeapPlace& operator()(std::int32_t t) const noexcept {
-      return (*tenants)[static_cast<std::size_t>(t)].place;
-    }
-  };
-  struct IdlePlace {
-    std::vector<Tenant>* tenants;
-    HeapPlace& operator()(std::int32_t t) const noexcept {
-      return (*tenants)[static_cast<std::size_t>(t)].idle_place;
-    }
-  };
+  using TenantHeap = IndexedHeap<Standing, ByStanding, PlaceIn>;
 
+  [[nodiscard]] bool is_backlogged(std::int32_t t) const noexcept {
+    return backlog_places_[static_cast<std::size_t>(t)] != kOutsideHeap;
+  }
+  [[nodiscard]] Standing standing_of(std::int32_t t) const noexcept;
+  [[nodiscard]] Standing idle_standing_of(std::int32_t t) const noexcept;
   void raise_virtual_time();
   void retire_if_idle(std::int32_t tenant);
   void forget(std::int32_t tenant);
@@ -146,8 +142,10 @@ class TenantLedger {
   std::vector<Tenant> tenants_;
   std::vector<std::int32_t> unused_;
   std::unordered_map<TenantId, std::int32_t> by_id_;
-  IndexedHeap<std::int32_t, ByService, BacklogPlace> backlog_;
-  IndexedHeap<std::int32_t, ByDebt, IdlePlace> idle_;
+  std::vector<HeapPlace> backlog_places_;  // by tenant
+  std::vector<HeapPlace> idle_places_;     // by tenant
+  TenantHeap backlog_;
+  TenantHeap idle_;
   std::vector<std::uint32_t> frontier_;
   std::int64_t virtual_time_ = 0;
   std::int64_t lost_debt_ = 0;

@@ -161,8 +161,7 @@ std::int64_t ModelScheduler::prompt_charge(const Request* request, std::int32_t 
 void ModelScheduler::dispatch(Request* request, const PrefixMatch& match,
                               const AdmissionControl::Demand& demand, TimePoint now, StepWriter& out) {
   const std::int32_t hits = match.num_blocks * chunks_.block_size;
-  queue_.dispatch(request, now);
-  queue_.charge(request, prompt_charge(request, hits));
+  queue_.dispatch(request, prompt_charge(request, hits), now);
   if (!request->dispatched_before()) {
     request->num_cached = hits;
     counters_.query_tokens += request->prompt_length;

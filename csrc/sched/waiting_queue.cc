@@ -31,16 +31,17 @@ void WaitingQueue::enqueue(Request* request) {
   if (aging_.moves(request->band)) promotions_.push(request);
 }
 
-void WaitingQueue::dequeue(Request* request) {
+void WaitingQueue::dequeue(Request* request, std::int64_t service) {
   Band& band = bands_[static_cast<std::size_t>(request->band)];
-  TenantQueue& queue = band.queues[index(request->ledger_tenant)];
-  const bool was_head = queue.top() == request;
+  const TenantIndex tenant = request->ledger_tenant;
+  TenantQueue& queue = band.queues[index(tenant)];
   queue.remove(request);
   if (request->aging_place != kOutsideHeap) promotions_.remove(request);
   if (queue.empty()) {
-    band.ledger.leave(request->ledger_tenant);
-  } else if (was_head) {
-    band.ledger.set_head(request->ledger_tenant, {queue.top()->arrival, queue.top()->id});
+    band.ledger.leave(tenant);
+    if (service > 0) band.ledger.charge(tenant, service);
+  } else {
+    band.ledger.advance(tenant, {queue.top()->arrival, queue.top()->id}, service);
   }
 }
 
@@ -58,7 +59,7 @@ void WaitingQueue::promote(TimePoint now) {
     const Micros waited = request->waited + (now - request->waiting_since);
     const std::int32_t band = aging_.band(request->first_band, waited);
     if (band >= request->band) return;
-    dequeue(request);
+    dequeue(request, 0);
     request->band = band;
     enqueue(request);
   }
@@ -72,16 +73,16 @@ Request* WaitingQueue::head() const {
   return nullptr;
 }
 
-void WaitingQueue::dispatch(Request* request, TimePoint now) {
+void WaitingQueue::dispatch(Request* request, std::int64_t service, TimePoint now) {
   // Running work is noted first: the ledger must not take the tenant for idle.
   bands_[static_cast<std::size_t>(request->band)].ledger.begin_work(request->ledger_tenant);
-  dequeue(request);
+  dequeue(request, service);
   --size_;
   request->waited += std::max<Micros>(now - request->waiting_since, 0);
 }
 
 void WaitingQueue::remove(Request* request) {
-  dequeue(request);
+  dequeue(request, 0);
   --size_;
 }
 

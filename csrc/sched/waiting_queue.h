@@ -41,8 +41,8 @@ class WaitingQueue {
   // The request to dispatch next, or null where none waits. O(number of bands).
   [[nodiscard]] Request* head() const;
 
-  // Takes a request out to run it. Charges nothing. O(log n).
-  void dispatch(Request* request, TimePoint now);
+  // Takes a request out to run it and charges its tenant `service`. O(log n).
+  void dispatch(Request* request, std::int64_t service, TimePoint now);
   // Takes a request out for good. O(log n).
   void remove(Request* request);
   // A dispatched request stopped running: finished, or preempted. For the latter call push() too.
@@ -103,7 +103,7 @@ class WaitingQueue {
   };
 
   void enqueue(Request* request);
-  void dequeue(Request* request);
+  void dequeue(Request* request, std::int64_t service);
 
   AgingRule aging_;
   const TenantWeights& weights_;

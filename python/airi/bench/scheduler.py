@@ -120,13 +120,18 @@ def _blocks(length: int) -> int:
     return -(-length // _BLOCK)
 
 
+def _batch_tokens(running: int) -> int:
+    # Decodes never leave the prefill of the last requests without budget.
+    return running + _BATCH_TOKENS
+
+
 def _model(running: int, length: int) -> _core.ModelConfig:
     return _core.ModelConfig(
         block_size=_BLOCK,
         bytes_per_block=_core.GRANULE_BYTES,
         max_model_len=length,
         max_num_seqs=running,
-        max_batch_tokens=max(_BATCH_TOKENS, running),
+        max_batch_tokens=_batch_tokens(running),
     )
 
 
@@ -140,7 +145,7 @@ def _config(running: int, length: int) -> _core.RuntimeConfig:
 
 
 def _buffers(running: int, model: _core.ModelConfig) -> _core.StepBuffers:
-    batch_tokens = max(_BATCH_TOKENS, running)
+    batch_tokens = _batch_tokens(running)
     return _core.StepBuffers(
         request_ids=np.zeros(running, np.int64),
         slots=np.zeros(running, np.int32),
