@@ -15,7 +15,7 @@ from airi import _core
 from airi.bench.rows import Row, percentile
 from airi.errors import ConfigError
 
-__all__ = ["RUNNING", "measure_scheduler"]
+__all__ = ["RUNNING", "make_buffers", "measure_scheduler"]
 
 RUNNING = (1, 64, 256, 1024)
 """Numbers of running requests that are measured unless others are named."""
@@ -66,7 +66,7 @@ class _Decoding:
         prefill_steps = 2 * (running * _PROMPT // _BATCH_TOKENS) + 4
         length = _PROMPT + prefill_steps + (self._num_rounds + 1) * _ROUND_STEPS
         model = _model(running, length)
-        self._buffers = [_buffers(running, model) for _ in range(2)]
+        self._buffers = [make_buffers(running, _batch_tokens(running), model) for _ in range(2)]
         self._runtime = _core.Runtime(_config(running, length), [model], self._buffers)
         draw = np.random.default_rng(0)
         for request_id in range(running):
@@ -144,15 +144,15 @@ def _config(running: int, length: int) -> _core.RuntimeConfig:
     )
 
 
-def _buffers(running: int, model: _core.ModelConfig) -> _core.StepBuffers:
-    batch_tokens = _batch_tokens(running)
+def make_buffers(rows: int, batch_tokens: int, model: _core.ModelConfig) -> _core.StepBuffers:
+    """One set of step buffers for a lone `model` with that many slots."""
     return _core.StepBuffers(
-        request_ids=np.zeros(running, np.int64),
-        slots=np.zeros(running, np.int32),
-        query_start=np.zeros(running + 1, np.int32),
-        seq_lens=np.zeros(running, np.int32),
-        row_flags=np.zeros(running, np.uint8),
-        draw_index=np.zeros(running, np.int32),
+        request_ids=np.zeros(rows, np.int64),
+        slots=np.zeros(rows, np.int32),
+        query_start=np.zeros(rows + 1, np.int32),
+        seq_lens=np.zeros(rows, np.int32),
+        row_flags=np.zeros(rows, np.uint8),
+        draw_index=np.zeros(rows, np.int32),
         tokens=np.zeros(batch_tokens, np.int32),
         positions=np.zeros(batch_tokens, np.int32),
         deltas=np.zeros((model.max_deltas, 3), np.int32),
