@@ -19,7 +19,9 @@ void check_args(const KvLayout& layout, const AttentionArgs& args) {
     refuse("num_q_heads is " + std::to_string(args.num_q_heads) +
            ", accepted is a multiple of num_kv_heads (" + std::to_string(layout.num_kv_heads) + ")");
   }
-  if (!std::isfinite(args.scale)) refuse("scale must be finite, got " + std::to_string(args.scale));
+  if (!std::isfinite(args.scale) || args.scale <= 0) {
+    refuse("scale is " + std::to_string(args.scale) + ", accepted is a number above 0");
+  }
   if (args.window < 0) refuse("window is " + std::to_string(args.window) + ", accepted is 0 (none) or more");
   if (!std::isfinite(args.softcap) || args.softcap < 0) {
     refuse("softcap is " + std::to_string(args.softcap) + ", accepted is 0 (none) or more");

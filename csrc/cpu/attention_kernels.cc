@@ -2,8 +2,10 @@
 
 #include <type_traits>
 
+#include "cpu/attention_keys.h"
 #include "cpu/attention_microkernel.h"
 #include "cpu/attention_pack.h"
+#include "cpu/attention_softmax.h"
 #include "cpu/vec.h"
 
 namespace airi::cpu::AIRI_ISA {
@@ -11,82 +13,6 @@ namespace {
 
 constexpr int kLanes = VecF::kLanes;
 constexpr int kSubtile = AttentionScratch::kSubtileKeys;
-constexpr float kInfinity = __builtin_inff();
-
-AIRI_INLINE int least(int a, int b) { return a < b ? a : b; }
-AIRI_INLINE int most(int a, int b) { return a > b ? a : b; }
-AIRI_INLINE int round_down(int x, int step) { return x / step * step; }
-AIRI_INLINE int round_up(int x, int step) { return (x + step - 1) / step * step; }
-
-// Keys [begin, end), by position in the sequence.
-struct KeyRange {
-  int begin;
-  int end;
-};
-AIRI_INLINE KeyRange intersect(KeyRange a, KeyRange b) {
-  return {most(a.begin, b.begin), least(a.end, b.end)};
-}
-
-// Asks the memory for K and V rows well before they are packed: they lie scattered in
-// pieces too short for the processor to see ahead by itself. Goes on with the first keys
-// of the next item when its own are all asked for.
-class KeysAhead {
- public:
-  // Of 64 to 192 keys of 256 bytes each, 160 are best by a little: decoding 64 rows of 320
-  // keys of the 135 M Llama shape takes 24 ms of CPU, 83 without (Zen 5).
-  static constexpr int kAheadBytes = 40 * 1024;
-
-  AIRI_INLINE explicit KeysAhead(const AttentionTile& t)
-      : t_(t), bytes_(t.head_dim * (t.dtype == DType::kF32 ? 4 : 2)), table_(t.table), kv_(t.kv) {
-    key_ = t.split_begin * kSplitKeys;
-    if (t.window > 0) key_ = most(key_, t.first_position - t.window + 1);
-    end_ = least(t.split_end * kSplitKeys, t.first_position + t.num_queries);
-    enter_block();
-  }
-
-  // Gets ahead of the tile by `kAheadBytes`; from then on fetch() keeps the distance.
-  AIRI_INLINE void start() { fetch(most(1, kAheadBytes / (2 * bytes_))); }
-
-  // Asks for the rows of the next `count` keys.
-  AIRI_INLINE void fetch(int count) {
-    for (; count > 0; --count) {
-      if (key_ == end_ && !enter_next_item()) return;
-      for (int at = 0; at < bytes_; at += 64) {
-        __builtin_prefetch(row_ + at);
-        __builtin_prefetch(row_ + t_.kv_stride + at);
-      }
-      row_ += t_.token_stride;
-      if (++key_ == block_end_ && key_ < end_) enter_block();
-    }
-  }
-
- private:
-  AIRI_INLINE void enter_block() {
-    const int block = key_ / t_.block_size;
-    block_end_ = (block + 1) * t_.block_size;
-    row_ = kv_ + table_[block] * kGranuleBytes + (key_ - block * t_.block_size) * t_.token_stride;
-  }
-
-  bool enter_next_item() {
-    if (table_ == t_.next_table && kv_ == t_.next_kv) return false;
-    if (t_.next_begin >= t_.next_end) return false;
-    table_ = t_.next_table;
-    kv_ = t_.next_kv;
-    key_ = t_.next_begin;
-    end_ = t_.next_end;
-    enter_block();
-    return true;
-  }
-
-  const AttentionTile& t_;
-  const int bytes_;
-  const std::int32_t* table_;
-  const std::byte* kv_;
-  int key_;
-  int end_;
-  int block_end_ = 0;
-  const std::byte* row_ = nullptr;
-};
 
 // Computes one tile. kPacking says how the cache's elements enter the products.
 template <Packing kPacking>
@@ -101,6 +27,9 @@ class TileRun {
         ahead_(tile) {
     groups_ = (rows_ + kTileM - 1) / kTileM;
     group_rows_ = (rows_ + groups_ - 1) / groups_;
+    for (int query = 0, r = 0; query < t_.num_queries; ++query) {
+      for (int head = 0; head < t_.num_heads; ++head) s_.positions[r++] = t_.first_position + query;
+    }
   }
 
   void run() {
@@ -113,7 +42,7 @@ class TileRun {
     for (int split = t_.split_begin; split < t_.split_end; ++split) {
       split_ = split * kSplitKeys;
       compute_scores();
-      for (int r = 0; r < rows_; ++r) softmax(r);
+      softmax();
       compute_values();
       t_.partials == nullptr ? merge_split(s_.split_max, s_.split_sum, s_.values)
                              : keep_partial(split - t_.split_begin);
@@ -143,10 +72,8 @@ class TileRun {
 
   // What the rows [first, last] see of the current split.
   KeyRange visible(int first, int last) const {
-    const int low = t_.first_position + first / t_.num_heads;
-    const int high = t_.first_position + last / t_.num_heads;
-    const int begin = t_.window > 0 ? low - t_.window + 1 : 0;
-    return intersect({split_, split_ + kSplitKeys}, {begin, high + 1});
+    const int begin = t_.window > 0 ? s_.positions[first] - t_.window + 1 : 0;
+    return intersect({split_, split_ + kSplitKeys}, {begin, s_.positions[last] + 1});
   }
   int last_row(int group) const { return least((group + 1) * group_rows_, rows_) - 1; }
 
@@ -209,62 +136,18 @@ class TileRun {
     }
   }
 
-  // Turns a row's scores into unnormalised probabilities, zero for keys that the row does
-  // not see but its tile does; leaves their maximum and sum.
-  void softmax(int r) {
-    float* x = s_.scores + r * kSplitKeys;
-    const KeyRange own = visible(r, r);
+  // Turns every row's scores into unnormalised probabilities.
+  void softmax() {
     const KeyRange seen = visible(0, rows_ - 1);
+    const int begin = round_down(seen.begin - split_, kLanes);
     const int end = round_up(seen.end - split_, kLanes);
-    int key = round_down(seen.begin - split_, kLanes);
-    s_.split_max[r] = -kInfinity;
-    s_.split_sum[r] = 0;
-    if (own.begin < own.end) {
-      const int first = round_down(own.begin - split_, kLanes);
-      const int last = round_up(own.end - split_, kLanes);
-      for (int i = first; i < own.begin - split_; ++i) x[i] = -kInfinity;
-      for (int i = own.end - split_; i < last; ++i) x[i] = -kInfinity;
-      const VecF greatest = scale_scores(x + first, last - first);
-      s_.split_max[r] = reduce_max(greatest);
-      s_.split_sum[r] = exponentiate(x + first, last - first, s_.split_max[r]);
-      for (; key < first; key += kLanes) VecF::zero().store(x + key);
-      key = last;
+    for (int r = 0; r < rows_; ++r) {
+      const KeyRange own = visible(r, r);
+      const ScoreRow row{s_.scores + r * kSplitKeys, begin, own.begin - split_, own.end - split_, end};
+      const RowSum result = softmax_row<kPaired>(row, t_.scale, t_.softcap);
+      s_.split_max[r] = result.greatest;
+      s_.split_sum[r] = result.sum;
     }
-    for (; key < end; key += kLanes) VecF::zero().store(x + key);
-    if constexpr (kPaired) round_to_pairs(x, round_down(seen.begin - split_, kLanes), end);
-  }
-
-  VecF scale_scores(float* x, int count) const {
-    const VecF scale = VecF::set1(t_.softcap > 0 ? t_.scale / t_.softcap : t_.scale);
-    const VecF cap = VecF::set1(t_.softcap);
-    VecF greatest = VecF::set1(-kInfinity);
-    for (int i = 0; i < count; i += kLanes) {
-      const VecF raw = VecF::load(x + i);
-      VecF y = raw * scale;
-      if (t_.softcap > 0) {
-        // A masked score stays minus infinity: the cap must not bring it back.
-        y = select_below(VecF::set1(-kInfinity), raw, tanh(y) * cap, raw);
-      }
-      y.store(x + i);
-      greatest = max(greatest, y);
-    }
-    return greatest;
-  }
-
-  static float exponentiate(float* x, int count, float greatest) {
-    VecF sum = VecF::zero();
-    for (int i = 0; i < count; i += kLanes) {
-      const VecF p = exp(VecF::load(x + i) - VecF::set1(greatest));
-      p.store(x + i);
-      sum = sum + p;
-    }
-    return reduce_add(sum);
-  }
-
-  // Rewrites floats [begin, end) of x as bfloat16, each at half of its former offset.
-  static void round_to_pairs(float* x, int begin, int end) {
-    auto* out = reinterpret_cast<std::uint16_t*>(x);
-    for (int key = begin; key < end; key += kLanes) VecF::load(x + key).store_bf16(out + key);
   }
 
   // values[r][d] = sum over the split's keys of p[r][key] v[key][d].

@@ -49,6 +49,7 @@ struct AttentionScratch {
   alignas(64) float packed[kSubtileKeys * KvLayout::kMaxHeadDim];
   alignas(64) float values[kRows * KvLayout::kMaxHeadDim];  // of the current split
   alignas(64) float total[kRows * KvLayout::kMaxHeadDim];
+  int positions[kRows];  // of each row's query
   float split_max[kRows];
   float split_sum[kRows];
   float total_max[kRows];

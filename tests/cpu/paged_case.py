@@ -33,6 +33,7 @@ class PagedCase:
     layers: int = 2
     layer: int = 1
     shared_prefix: int = 0
+    token_major: bool = False  # [token][kv_head][K|V][dim] inside of a layer
     seed: int = 0
     block_seed: int = 0  # which blocks and slots the sequences get
     arena: torch.Tensor = field(init=False)  # [blocks, granules, ...] flat, of dtype
@@ -88,33 +89,49 @@ class PagedCase:
         """The case's layer of one block: [kv_head, K|V, token, dim]."""
         element = self.dtype.itemsize
         start = (entry * GRANULE + self.layer * self.layer_bytes) // element
-        shape = (self.num_kv_heads, 2, self.block_size, self.head_dim)
-        return arena[start : start + self.layer_bytes // element].view(shape)
+        block = arena[start : start + self.layer_bytes // element]
+        if self.token_major:
+            shape = (self.block_size, self.num_kv_heads, 2, self.head_dim)
+            return block.view(shape).permute(1, 2, 0, 3)
+        return block.view(self.num_kv_heads, 2, self.block_size, self.head_dim)
 
     def layout(self) -> cpu.KvLayout:
         """How the kernels see the arena."""
-        token = self.head_dim * self.dtype.itemsize
+        row = self.head_dim * self.dtype.itemsize
+        if self.token_major:
+            strides = {"head_stride": 2 * row, "kv_stride": row, "token_stride": 2 * self.num_kv_heads * row}
+        else:
+            strides = {"head_stride": 2 * self.block_size * row, "kv_stride": self.block_size * row}
+            strides["token_stride"] = row
         return cpu.KvLayout(
             base=self.arena.data_ptr(),
             block_size=self.block_size,
             num_kv_heads=self.num_kv_heads,
             head_dim=self.head_dim,
             dtype=DTYPES[self.dtype],
-            head_stride=2 * self.block_size * token,
-            kv_stride=self.block_size * token,
-            token_stride=token,
+            **strides,
         )
 
     def attend(
-        self, *, rows: Sequence[int] | None = None, window: int = 0, softcap: float = 0.0
+        self,
+        *,
+        rows: Sequence[int] | None = None,
+        window: int = 0,
+        softcap: float = 0.0,
+        scale: float | None = None,
     ) -> torch.Tensor:
         """paged_attention over the given rows (default all), outputs pre-filled with NaN."""
         chosen = range(len(self.seq_lens)) if rows is None else rows
         spans = [(r, 0, self.query_lens[r]) for r in chosen]
-        return self.attend_spans(spans, window=window, softcap=softcap)
+        return self.attend_spans(spans, window=window, softcap=softcap, scale=scale)
 
     def attend_spans(
-        self, spans: Sequence[tuple[int, int, int]], *, window: int = 0, softcap: float = 0.0
+        self,
+        spans: Sequence[tuple[int, int, int]],
+        *,
+        window: int = 0,
+        softcap: float = 0.0,
+        scale: float | None = None,
     ) -> torch.Tensor:
         """One batch of (row, first query, end query) chunks of the rows' queries."""
         starts = np.concatenate([[0], np.cumsum(self.query_lens)])
@@ -144,7 +161,7 @@ class PagedCase:
                 q.data_ptr(),
                 out.data_ptr(),
                 self.num_q_heads,
-                self.scale,
+                self.scale if scale is None else scale,
                 window,
                 softcap,
             )

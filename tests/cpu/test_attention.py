@@ -109,6 +109,14 @@ def test_permuted_tables_give_the_same_bits() -> None:
     assert torch.equal(first, second)
 
 
+def test_the_order_inside_of_a_block_does_not_matter() -> None:
+    inside, outside = (
+        PagedCase(seq_lens=[500, 90], query_lens=[30, 1], token_major=token_major).attend()
+        for token_major in (False, True)
+    )
+    assert torch.equal(inside, outside)
+
+
 def test_a_nan_in_a_visible_key_reaches_the_output() -> None:
     case = PagedCase(seq_lens=[50, 50], query_lens=[1, 1])
     case._block(case.arena, int(case.table[case.slots[0], 1]))[0, 0, 3, 5] = torch.nan
@@ -179,6 +187,9 @@ def test_attention_arguments_out_of_range_are_refused() -> None:
         case.attend(window=-1)
     with pytest.raises(ValueError, match="softcap"):
         case.attend(softcap=-1.0)
+    for scale in (0.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match="scale is"):
+            case.attend(scale=scale)
     object.__setattr__(case, "table", case.table[:, :0].copy())
     with pytest.raises(ValueError, match="table_stride is 0"):
         case.attend()
