@@ -95,19 +95,16 @@ void check_buffers(const StepBuffers& buffers, const std::vector<ModelConfig>& m
 }
 
 void assign_slabs(const std::vector<ModelConfig>& models, SlabMap& slabs) {
-  std::int32_t unspecified = 0;
+  std::vector<std::size_t> unspecified;
   for (std::size_t i = 0; i < models.size(); ++i) {
     if (models[i].num_slabs || models[i].share) {
       give(i, slabs_wanted(models[i], slabs), slabs);
     } else {
-      ++unspecified;
+      unspecified.push_back(i);
     }
   }
-  for (std::size_t i = 0; i < models.size(); ++i) {
-    if (models[i].num_slabs || models[i].share) continue;
-    give(i, slabs.num_free() / unspecified, slabs);
-    --unspecified;
-  }
+  auto left = static_cast<std::int32_t>(unspecified.size());
+  for (const std::size_t i : unspecified) give(i, slabs.num_free() / left--, slabs);
 }
 
 }  // namespace airi

@@ -9,6 +9,7 @@ namespace airi::bindings {
 // The one table of C++ errors and what Python sees. airi.errors re-exports InternalError.
 void bind_errors(py::module_& m) {
   py::register_exception<InvariantError>(m, "InternalError", PyExc_RuntimeError);
+  // NOLINTNEXTLINE(performance-unnecessary-value-param): pybind11 fixes the signature.
   py::register_local_exception_translator([](std::exception_ptr p) {
     try {
       if (p) std::rethrow_exception(p);

@@ -86,7 +86,7 @@ bool ModelScheduler::can_make_way_for(Request* head) {
   }
   // Hits that a victim holds become hits nobody holds: count them all as needed.
   const PrefixMatch match = tables_.match(*head);
-  auto demand = tables_.admission().demand(*head, match.num_blocks, match.num_blocks);
+  const auto demand = tables_.admission().demand(*head, match.num_blocks, match.num_blocks);
   return slots > 0 && tables_.admission().fits(demand, tables_.pool().num_available() + gain, false);
 }
 
