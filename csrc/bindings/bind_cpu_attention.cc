@@ -23,10 +23,10 @@ using Address = std::uintptr_t;
 
 template <class T>
 T* at(Address address) {
-  return reinterpret_cast<T*>(address);
+  return reinterpret_cast<T*>(address);  // NOLINT(performance-no-int-to-ptr): addresses cross as integers
 }
 
-void bind_layout(py::module_& m) {
+void bind_layout(const py::module_& m) {
   using cpu::KvLayout;
   py::class_<KvLayout>(m, "KvLayout", "Where one model's keys and values lie in the arena; strides in bytes.")
       .def(py::init([](Address base, int block_size, int num_kv_heads, int head_dim, cpu::DType dtype,
@@ -50,7 +50,7 @@ void bind_layout(py::module_& m) {
       .def_readonly("dtype", &KvLayout::dtype);
 }
 
-void bind_batch(py::module_& m) {
+void bind_batch(const py::module_& m) {
   using cpu::PagedBatch;
   py::class_<PagedBatch>(m, "PagedBatch", "The rows of one step; the arrays must outlive the step's calls.")
       .def(py::init([](int rows, int tokens, Address query_start, Address seq_lens, Address slots,

@@ -70,10 +70,10 @@ AttentionTile resolve(const PagedBatch& batch, const KvLayout& layout, std::int6
   };
 }
 
-// Tells the tile about the item that its thread computes next when all take turns.
+// Tells the tile about the item that its thread computes next, unless that gets stolen.
 void announce_next(const AttentionPlan& plan, std::int64_t i, const PagedBatch& batch, const KvLayout& layout,
                    std::int64_t layer_offset, AttentionTile& tile) {
-  const auto index = static_cast<std::size_t>(i + plan.shape.threads);
+  const auto index = static_cast<std::size_t>(i + 1);
   if (index >= plan.items.size()) return;
   const AttentionItem& next = plan.items[index];
   const int first = batch.first_position(next.row) + next.first_query;

@@ -56,7 +56,7 @@ class TileRun {
       s_.total_sum[r] = 0;
     }
     for (int split = t_.split_begin; split < t_.split_end; ++split) {
-      float* partial = partial_of(split - t_.split_begin);
+      const float* partial = partial_of(split - t_.split_begin);
       merge_split(partial, partial + rows_, partial + 2 * rows_);
     }
     write_out();

@@ -51,7 +51,8 @@ class KeysAhead {
         __builtin_prefetch(row_ + t_.kv_stride + at);
       }
       row_ += t_.token_stride;
-      if (++key_ == block_end_ && key_ < end_) enter_block();
+      ++key_;
+      if (key_ == block_end_ && key_ < end_) enter_block();
     }
   }
 

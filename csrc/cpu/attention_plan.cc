@@ -1,6 +1,7 @@
 #include "cpu/attention_plan.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "cpu/paged_batch.h"
 
@@ -15,29 +16,28 @@ std::int64_t cost_of(const AttentionItem& item) {
   return std::int64_t{item.split_end - item.split_begin} * (item.num_queries * item.num_heads + 12);
 }
 
-// Every tile of the batch with all of its splits.
-std::vector<AttentionItem> whole_items(const PagedBatch& batch, const AttentionShape& shape) {
+// Every tile of a row with all of its splits; those of one kv head follow each other, because
+// they read the same keys.
+void append_row(const PagedBatch& batch, const AttentionShape& shape, int row,
+                std::vector<AttentionItem>& items) {
   const int group = shape.num_q_heads / shape.num_kv_heads;
   const int heads = std::min(group, kTileRows);
   const int queries = std::max(1, kTileRows / heads);
-  std::vector<AttentionItem> items;
-  for (int row = 0; row < batch.rows(); ++row) {
+  AttentionItem item{.row = row};
+  for (item.kv_head = 0; item.kv_head < shape.num_kv_heads; ++item.kv_head) {
     for (int query = 0; query < batch.query_len(row); query += queries) {
-      AttentionItem item{.row = row, .first_query = query};
+      item.first_query = query;
       item.num_queries = std::min(queries, batch.query_len(row) - query);
       const int first = batch.first_position(row) + query;
       const int lowest = shape.window > 0 ? std::max(0, first - shape.window + 1) : 0;
       item.split_begin = lowest / kSplitKeys;
       item.split_end = (first + item.num_queries - 1) / kSplitKeys + 1;
-      for (item.kv_head = 0; item.kv_head < shape.num_kv_heads; ++item.kv_head) {
-        for (item.first_head = 0; item.first_head < group; item.first_head += heads) {
-          item.num_heads = std::min(heads, group - item.first_head);
-          items.push_back(item);
-        }
+      for (item.first_head = 0; item.first_head < group; item.first_head += heads) {
+        item.num_heads = std::min(heads, group - item.first_head);
+        items.push_back(item);
       }
     }
   }
-  return items;
 }
 
 // Appends `whole` cut into at most `pieces` items of about equal numbers of splits.
@@ -60,11 +60,26 @@ void append_pieces(AttentionPlan& plan, const AttentionItem& whole, std::int64_t
   }
 }
 
+// Orders items so that each thread's run of them (ThreadPool) starts with its costliest and
+// ends with its cheapest, which are what others may steal.
+void deal(std::vector<AttentionItem>& items, int threads) {
+  std::stable_sort(items.begin(), items.end(),
+                   [](const auto& a, const auto& b) { return cost_of(a) > cost_of(b); });
+  std::vector<AttentionItem> dealt;
+  dealt.reserve(items.size());
+  const auto step = static_cast<std::size_t>(threads);
+  for (std::size_t first = 0; first < step; ++first) {
+    for (std::size_t i = first; i < items.size(); i += step) dealt.push_back(items[i]);
+  }
+  items = std::move(dealt);
+}
+
 }  // namespace
 
 AttentionPlan plan_attention(const PagedBatch& batch, const AttentionShape& shape) {
   AttentionPlan plan{.shape = shape};
-  const std::vector<AttentionItem> whole = whole_items(batch, shape);
+  std::vector<AttentionItem> whole;
+  for (int row = 0; row < batch.rows(); ++row) append_row(batch, shape, row, whole);
   std::int64_t total = 0;
   for (const AttentionItem& item : whole) total += cost_of(item);
   const std::int64_t target = std::max<std::int64_t>(1, total / (shape.threads * kItemsPerThread));
@@ -78,8 +93,7 @@ AttentionPlan plan_attention(const PagedBatch& batch, const AttentionShape& shap
       plan.items.push_back(item);
     }
   }
-  std::stable_sort(plan.items.begin(), plan.items.end(),
-                   [](const auto& a, const auto& b) { return cost_of(a) > cost_of(b); });
+  deal(plan.items, shape.threads);
   plan.remaining = std::make_unique<std::atomic<std::int32_t>[]>(plan.merges.size());
   for (std::size_t i = 0; i < plan.merges.size(); ++i) plan.remaining[i] = plan.merges[i].pieces;
   return plan;

@@ -51,7 +51,7 @@ struct AttentionMerge {
   std::int64_t workspace = 0;  // of the first split's partial result, in floats
 };
 
-// The work of one attention call over a batch, costliest items first.
+// The work of one attention call over a batch: for each thread a run of items, the costliest first.
 //
 // Thread safety: items and merges are read only; `remaining` is atomic.
 // Invariant: the items partition all pairs of query row and visible split;
