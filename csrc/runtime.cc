@@ -15,6 +15,7 @@ constexpr std::int64_t kExpectedTokens = 512;
 
 std::vector<double> device_weights(const std::vector<ModelConfig>& models) {
   std::vector<double> weights;
+  weights.reserve(models.size());
   for (const ModelConfig& model : models) weights.push_back(model.device_weight);
   return weights;
 }
@@ -156,7 +157,7 @@ void Runtime::read_inbox() {
 }
 
 void Runtime::expire(TimePoint now) {
-  while (!deadlines_.empty() && *deadlines_.top()->deadline <= now) {
+  while (!deadlines_.empty() && deadlines_.top()->deadline <= now) {
     drop(deadlines_.top(), FinishReason::kDeadline);
   }
 }
@@ -217,8 +218,9 @@ std::optional<StepInfo> Runtime::step(TimePoint now) {
   return in_flight_;
 }
 
-void Runtime::check_commit(StepId step_id, std::span<const std::int32_t> tokens,
-                           std::span<const std::int32_t> counts, std::span<const std::uint8_t> status) const {
+StepInfo Runtime::checked_step(StepId step_id, std::span<const std::int32_t> tokens,
+                               std::span<const std::int32_t> counts,
+                               std::span<const std::uint8_t> status) const {
   if (!in_flight_ || in_flight_->step_id != step_id) {
     throw InvalidArgument("step_id must be that of the uncommitted step, got " +
                           std::to_string(raw(step_id)));
@@ -246,16 +248,17 @@ void Runtime::check_commit(StepId step_id, std::span<const std::int32_t> tokens,
   if (std::ranges::any_of(tokens, [](std::int32_t t) { return t < 0; })) {
     throw InvalidArgument("tokens must not be negative");
   }
+  return *in_flight_;
 }
 
 void Runtime::commit(StepId step_id, std::span<const std::int32_t> tokens,
                      std::span<const std::int32_t> counts, std::span<const std::uint8_t> status,
                      Micros device_time) {
-  check_commit(step_id, tokens, counts, status);
+  const StepInfo step = checked_step(step_id, tokens, counts, status);
   if (device_time < 0) {
     throw InvalidArgument("device_us must not be negative, got " + std::to_string(device_time));
   }
-  const StepInfo step = *std::exchange(in_flight_, std::nullopt);
+  in_flight_.reset();
   const auto& rows = writers_[static_cast<std::size_t>(step.buffer)].rows();
   finished_.clear();
   models_[index(step.model)].commit(rows, tokens, counts, status, finished_);
@@ -268,6 +271,7 @@ std::vector<FinishedEvent> Runtime::drain_events() { return std::exchange(events
 
 std::vector<ModelStats> Runtime::stats() const {
   std::vector<ModelStats> stats;
+  stats.reserve(models_.size());
   for (const ModelScheduler& model : models_) stats.push_back(model.stats());
   return stats;
 }

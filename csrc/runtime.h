@@ -108,7 +108,7 @@ class Runtime {
   };
   struct ByDeadline {
     bool operator()(const Request* a, const Request* b) const noexcept {
-      return a->deadline != b->deadline ? *a->deadline < *b->deadline : a->id < b->id;
+      return a->deadline != b->deadline ? a->deadline < b->deadline : a->id < b->id;
     }
   };
 
@@ -118,8 +118,9 @@ class Runtime {
   void drop(Request* request, FinishReason reason);
   void end(Request* request, FinishReason reason);
   void settle();
-  void check_commit(StepId step_id, std::span<const std::int32_t> tokens,
-                    std::span<const std::int32_t> counts, std::span<const std::uint8_t> status) const;
+  [[nodiscard]] StepInfo checked_step(StepId step_id, std::span<const std::int32_t> tokens,
+                                      std::span<const std::int32_t> counts,
+                                      std::span<const std::uint8_t> status) const;
 
   // Immutable after construction.
   struct ModelLimits {

@@ -23,7 +23,7 @@ void require_size(std::size_t size, std::int64_t at_least, const char* name) {
 
 std::int32_t slabs_wanted(const ModelConfig& model, const SlabMap& slabs) {
   if (model.num_slabs) return *model.num_slabs;
-  return static_cast<std::int32_t>(std::floor(*model.share * slabs.num_slabs()));
+  return static_cast<std::int32_t>(std::floor(model.share.value_or(0.0) * slabs.num_slabs()));
 }
 
 void give(std::size_t model, std::int32_t count, SlabMap& slabs) {

@@ -66,7 +66,7 @@ class NamedLedger {
   TenantLedger ledger_;
 };
 
-void bind_ledger(py::module_& m) {
+void bind_ledger(const py::module_& m) {
   using namespace pybind11::literals;
   py::class_<NamedLedger>(m, "TenantLedger", "Virtual token counters of tenants: who is next.")
       .def(py::init<std::size_t>(), "max_idle"_a = 65'536)
@@ -87,7 +87,7 @@ void bind_ledger(py::module_& m) {
       .def("check_invariants", [](NamedLedger& self) { self.ledger().check_invariants(); });
 }
 
-void bind_arbiter(py::module_& m) {
+void bind_arbiter(const py::module_& m) {
   using namespace pybind11::literals;
   py::class_<ModelArbiter>(m, "ModelArbiter", "Whose step is next on one device.")
       .def(py::init([](const std::vector<double>& weights, std::int64_t quantum_us,
@@ -122,7 +122,7 @@ void bind_arbiter(py::module_& m) {
 
 }  // namespace
 
-void bind_fair(py::module_& parts) {
+void bind_fair(const py::module_& parts) {
   bind_ledger(parts);
   bind_arbiter(parts);
 }

@@ -35,12 +35,14 @@ BlockId to_block(const BlockPool& pool, std::int32_t block) {
 
 std::vector<BlockId> to_blocks(const BlockPool& pool, const std::vector<std::int32_t>& ids) {
   std::vector<BlockId> blocks;
+  blocks.reserve(ids.size());
   for (const std::int32_t id : ids) blocks.push_back(to_block(pool, id));
   return blocks;
 }
 
 std::vector<std::int32_t> to_ints(const std::vector<BlockId>& blocks) {
   std::vector<std::int32_t> ids;
+  ids.reserve(blocks.size());
   for (const BlockId block : blocks) ids.push_back(raw(block));
   return ids;
 }
@@ -64,15 +66,17 @@ struct KeyParts {
 std::vector<HashPair> hashes_of(const HashChain& chain, const Tokens& tokens,
                                 const std::vector<std::tuple<ExtraKind, std::int32_t, py::bytes>>& extras) {
   std::vector<ExtraKey> keys;
+  keys.reserve(extras.size());
   for (const auto& [kind, offset, bytes] : extras) keys.push_back({kind, offset, to_bytes(bytes)});
   std::vector<Hash128> hashes;
   chain.extend(tokens, encode_extras(keys, chain.block_size()), hashes);
   std::vector<HashPair> pairs;
+  pairs.reserve(hashes.size());
   for (const Hash128& hash : hashes) pairs.push_back(to_pair(hash));
   return pairs;
 }
 
-void bind_hash_chain(py::module_& m) {
+void bind_hash_chain(const py::module_& m) {
   using namespace pybind11::literals;
   py::native_enum<ExtraKind>(m, "ExtraKind", "enum.IntEnum",
                              "What besides tokens determines the KV of a block.")
@@ -89,7 +93,7 @@ void bind_hash_chain(py::module_& m) {
       .def("hashes", &hashes_of, "tokens"_a, "extras"_a = py::list());
 }
 
-void bind_block_pool(py::module_& m) {
+void bind_block_pool(const py::module_& m) {
   using namespace pybind11::literals;
   py::class_<BlockPool>(m, "BlockPool", "Reference-counted blocks and the cache of full ones.")
       .def(py::init<std::int32_t, std::int32_t>(), "capacity"_a, "block_size"_a)
@@ -160,7 +164,7 @@ SlabId to_slab(const SlabMap& map, std::int32_t slab) {
                         std::to_string(slab));
 }
 
-void bind_slab_map(py::module_& m) {
+void bind_slab_map(const py::module_& m) {
   using namespace pybind11::literals;
   py::class_<SlabMap>(m, "SlabMap", "Who owns which slab of one device's arena.")
       .def(py::init<std::int64_t, std::int64_t>(), "arena_bytes"_a, "slab_bytes"_a)
@@ -205,7 +209,7 @@ void bind_slab_map(py::module_& m) {
 
 }  // namespace
 
-void bind_kv(py::module_& parts) {
+void bind_kv(const py::module_& parts) {
   bind_hash_chain(parts);
   bind_block_pool(parts);
   bind_slab_map(parts);

@@ -31,6 +31,7 @@ struct PyRuntime {
 
   static std::vector<StepBuffers> spans_of(const std::vector<PyStepBuffers>& sets) {
     std::vector<StepBuffers> spans;
+    spans.reserve(sets.size());
     for (const PyStepBuffers& set : sets) spans.push_back(set.spans);
     return spans;
   }
@@ -133,7 +134,7 @@ py::array_t<EventRecord> drain_events(PyRuntime& self) {
   return records;
 }
 
-void bind_enums(py::module_& m) {
+void bind_enums(const py::module_& m) {
   py::native_enum<Admit>(m, "Admit", "enum.IntEnum", "What became of a submitted request.")
       .value("ACCEPTED", Admit::kAccepted)
       .value("QUEUE_FULL", Admit::kQueueFull)
@@ -204,7 +205,7 @@ RuntimeConfig make_config(std::int64_t arena_bytes, std::int64_t slab_bytes, con
   return config;
 }
 
-void bind_configs(py::module_& m) {
+void bind_configs(const py::module_& m) {
   using namespace pybind11::literals;
   py::class_<ModelConfig>(m, "ModelConfig", "One model of a device.")
       .def(py::init(&make_model), py::kw_only(), "block_size"_a, "bytes_per_block"_a, "max_model_len"_a,
@@ -232,7 +233,7 @@ void bind_configs(py::module_& m) {
       .def_readonly("deltas", &PyStepBuffers::deltas);
 }
 
-void bind_results(py::module_& m) {
+void bind_results(const py::module_& m) {
   PYBIND11_NUMPY_DTYPE(EventRecord, request_id, kind, reason, model, num_prompt_tokens, num_cached_tokens,
                        num_generated_tokens);
   py::class_<StepInfo>(m, "StepInfo", "What step() planned.")
@@ -260,7 +261,7 @@ void bind_results(py::module_& m) {
 
 }  // namespace
 
-void bind_runtime(py::module_& m) {
+void bind_runtime(const py::module_& m) {
   using namespace pybind11::literals;
   bind_enums(m);
   bind_configs(m);

@@ -19,6 +19,7 @@ namespace {
 std::vector<std::int32_t> split(const std::vector<std::pair<std::int32_t, std::int32_t>>& prefills,
                                 std::int32_t budget, std::int32_t block_size, std::int32_t cap) {
   std::vector<PrefillDemand> demands;
+  demands.reserve(prefills.size());
   for (const auto& [start, remaining] : prefills) demands.push_back({start, remaining});
   std::vector<std::int32_t> chunks(demands.size());
   split_budget(demands, budget, {.block_size = block_size, .cap = cap}, chunks);

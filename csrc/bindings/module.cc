@@ -5,9 +5,9 @@ namespace py = pybind11;
 namespace airi::bindings {
 void bind_cpu(py::module_& m);
 void bind_errors(py::module_& m);
-void bind_fair(py::module_& parts);
-void bind_kv(py::module_& parts);
-void bind_runtime(py::module_& m);
+void bind_fair(const py::module_& parts);
+void bind_kv(const py::module_& parts);
+void bind_runtime(const py::module_& m);
 void bind_sched(py::module_& parts);
 }  // namespace airi::bindings
 

@@ -26,7 +26,7 @@ class AgingRule {
 
   // How long a request waits in all until it leaves `band`. REQUIRES: moves(band).
   [[nodiscard]] Micros wait_to_leave(std::int32_t first_band, std::int32_t band) const noexcept {
-    return (first_band - band + 1) * *aging_;
+    return (first_band - band + 1) * aging_.value_or(0);
   }
 
  private:

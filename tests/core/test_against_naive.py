@@ -67,31 +67,34 @@ class Twin:
             arrival=arrival,
             compute_all=compute_all,
         )
-        spec = self.ex.specs[model]
         total = len(text) + max_new
-        fits_window, fits_pool = total <= spec.max_model_len, -(-total // spec.block_size) <= spec.blocks
-        if not fits_window:
-            assert admit == _core.Admit.TOO_LONG
-        elif not fits_pool:
-            assert admit == _core.Admit.NEVER_FITS, "C6"
-        else:
-            assert admit == _core.Admit.ACCEPTED
-            request = NaiveRequest(
-                id=request_id,
-                tenant=tenant,
-                first_band=band,
-                arrival=arrival,
-                deadline=deadline,
-                text=list(text),
-                prompt=len(text),
-                max_length=total,
-                min_length=len(text) + min(min_new, max_new),
-                stop=stop,
-                salts=salts,
-                compute_all=compute_all,
-            )
-            self.live[request_id] = (model, request)
-            self.mail.append(request)
+        assert admit == self.expected(model, total)
+        if admit != _core.Admit.ACCEPTED:
+            return
+        request = NaiveRequest(
+            id=request_id,
+            tenant=tenant,
+            first_band=band,
+            arrival=arrival,
+            deadline=deadline,
+            text=list(text),
+            prompt=len(text),
+            max_length=total,
+            min_length=len(text) + min(min_new, max_new),
+            stop=stop,
+            salts=salts,
+            compute_all=compute_all,
+        )
+        self.live[request_id] = (model, request)
+        self.mail.append(request)
+
+    def expected(self, model: int, total: int) -> _core.Admit:
+        """C6: what becomes of a request of `total` tokens."""
+        spec = self.ex.specs[model]
+        if total > spec.max_model_len:
+            return _core.Admit.TOO_LONG
+        fits = -(-total // spec.block_size) <= spec.blocks
+        return _core.Admit.ACCEPTED if fits else _core.Admit.NEVER_FITS
 
     def cancel(self, request_id: int) -> None:
         assert self.ex.runtime.cancel(request_id) == (request_id in self.live)

@@ -9,7 +9,7 @@ from collections import defaultdict
 import pytest
 
 from .harness import Config, Executor, ModelSpec, Step
-from .naive import UNIT
+from .naive_parts import UNIT
 
 
 class FairRun:

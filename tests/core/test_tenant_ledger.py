@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from airi._core import parts
 
-from .naive import UNIT, NaiveLedger
+from .naive_parts import UNIT, NaiveLedger
 
 WEIGHTS = [0.25, 1.0, 3.0]
 
