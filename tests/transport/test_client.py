@@ -18,6 +18,8 @@ from airi.errors import (
 )
 from airi.sampling_params import SamplingParams
 from airi.transport import EngineClient, GenerateRequest, Output, error_of
+from airi.transport.messages import Progress
+from airi.transport.server import EngineServer
 from airi.transport.stub import StubOptions
 from tests.transport.conftest import StartStub, running_stub
 
@@ -53,6 +55,24 @@ async def test_a_stream_gives_every_token_in_order(endpoint: str) -> None:
     assert output.tokens == [7, 8, 9, 7, 8, 9, 7]
     assert output.finish_reason == "length"
     assert (output.num_prompt_tokens, output.num_generated_tokens) == (3, 7)
+
+
+async def test_a_client_that_waits_is_told_how_far_loading_is(endpoint: str) -> None:
+    server = EngineServer(endpoint)
+    seen: list[Progress] = []
+    connecting = asyncio.create_task(EngineClient.connect(endpoint, timeout_s=10, on_progress=seen.append))
+    while server.num_clients == 0:
+        server.poll(0)
+        await asyncio.sleep(0.001)
+    server.progress(Progress("stub", "weights", 1.0, 2.0))
+    server.progress(Progress("stub", "weights", 2.0, 2.0))
+    server.ready([])
+    async with await connecting:
+        assert [(p.model, p.stage, p.done) for p in seen[-2:]] == [
+            ("stub", "weights", 1.0),
+            ("stub", "weights", 2.0),
+        ]
+    server.close()
 
 
 async def test_many_streams_do_not_mix(endpoint: str) -> None:
