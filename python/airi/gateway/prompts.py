@@ -15,8 +15,8 @@ _INLINE_CHARACTERS = 4096
 # A longer text than this many characters per token of the window is first tokenised in part: ordinary text has
 # 3 to 5, so nearly all such prompts are refused after a small part of the work.
 _PROBE_CHARACTERS_PER_TOKEN = 16
-# Arguments of the renderer itself; the request has fields of its own for them.
-_RESERVED = ("messages", "tools", "template", "documents", "add_generation_prompt", "continue_final_message")
+# The request has fields of its own for them.
+_RESERVED = ("messages", "tools", "documents", "add_generation_prompt", "continue_final_message")
 # Cutting a text may change the tokens at the cut, never this many.
 _PROBE_SLACK = 64
 
@@ -71,12 +71,10 @@ async def render_chat(
     """
     kwargs = dict(request.chat_template_kwargs or {})
     for name in kwargs:
-        if not name.isidentifier() or name in _RESERVED:
+        if name in _RESERVED:
             raise bad_field("chat_template_kwargs", f"may not set {name[:100]!r}")
     continues = bool(request.continue_final_message)
     opens = request.add_generation_prompt
-    if request.documents:
-        kwargs["documents"] = request.documents
 
     def render() -> str:
         return model.tokenizer.render_chat(
@@ -84,7 +82,8 @@ async def render_chat(
             request.tools,
             add_generation_prompt=not continues if opens is None else opens,
             continue_final_message=continues,
-            **kwargs,
+            documents=request.documents,
+            chat_template_kwargs=kwargs,
         )
 
     try:
