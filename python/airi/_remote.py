@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,21 +18,16 @@ _TIMEOUT_S = 600.0
 
 def split_url(url: str) -> tuple[bool, str, int, str]:
     """(https, host, port, path up to and with /v1) of a base URL; ConfigError where it is none."""
-    parts = urlsplit(url if "//" in url else f"http://{url}")
     try:
-        port = parts.port
+        parts = urlsplit(url if "//" in url else f"http://{url}")
+        host, port = parts.hostname, parts.port
     except ValueError:
-        port = -1
-    if parts.scheme not in ("http", "https") or not parts.hostname or port == -1:
+        parts, host, port = urlsplit(""), None, None
+    if parts.scheme not in ("http", "https") or not host:
         raise ConfigError(f"url is {url!r}; give http://HOST:PORT", field="url")
     secure = parts.scheme == "https"
     path = parts.path.rstrip("/")
-    return (
-        secure,
-        parts.hostname,
-        port or (443 if secure else 80),
-        path if path.endswith("/v1") else f"{path}/v1",
-    )
+    return secure, host, port or (443 if secure else 80), path if path.endswith("/v1") else f"{path}/v1"
 
 
 class OpenAIServer:
@@ -48,26 +44,27 @@ class OpenAIServer:
 
     def first_model(self) -> str:
         """Name of the first model that the server has."""
-        models = json.loads(self._ask("GET", "/models").read()).get("data") or []
-        if not models:
+        with self._talking():
+            names = [str(model["id"]) for model in json.loads(self._ask("GET", "/models").read())["data"]]
+        if not names:
             self.close()
             raise AiriError(f"{self.url} serves no model")
-        return str(models[0]["id"])
+        return names[0]
 
     def chat(self, model: str, messages: list[dict[str, str]], options: dict[str, Any]) -> Iterator[str]:
         """The answer's text, piece by piece. Leaving early hangs up, which cancels the request."""
         body = {"model": model, "messages": messages, "stream": True, **options}
-        response = self._ask("POST", "/chat/completions", body)
         try:
-            for event in _events(response):
-                if "error" in event:
-                    raise AiriError(f"{self.url}: {_message(event)}")
-                for choice in event.get("choices", ()):
-                    text = choice.get("delta", {}).get("content")
-                    if text:
-                        yield text
+            with self._talking():
+                for event in _events(self._ask("POST", "/chat/completions", body)):
+                    if "error" in event:
+                        raise AiriError(f"{self.url}: {_message(event)}")
+                    for choice in event.get("choices", ()):
+                        text = choice.get("delta", {}).get("content")
+                        if text:
+                            yield text
         finally:
-            self._connection.close()
+            self.close()
 
     def close(self) -> None:
         """Ends the connection."""
@@ -75,17 +72,25 @@ class OpenAIServer:
 
     def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> http.client.HTTPResponse:
         data = None if body is None else json.dumps(body).encode()
-        try:
-            self._connection.request(method, self._base + path, data, self._headers)
-            response = self._connection.getresponse()
-        except (OSError, http.client.HTTPException) as error:
-            self.close()
-            raise AiriError(f"{self.url} cannot be reached: {error}") from None
+        self._connection.request(method, self._base + path, data, self._headers)
+        response = self._connection.getresponse()
         if response.status != 200:
             message = _message(response.read())
             self.close()
             raise AiriError(f"{self.url}: status {response.status}: {message}")
         return response
+
+    @contextmanager
+    def _talking(self) -> Iterator[None]:
+        """Turns whatever goes wrong between here and the server into one line."""
+        try:
+            yield
+        except (OSError, http.client.HTTPException) as error:
+            self.close()
+            raise AiriError(f"{self.url} cannot be reached: {error or type(error).__name__}") from None
+        except (ValueError, LookupError, TypeError, AttributeError):
+            self.close()
+            raise AiriError(f"{self.url} does not answer as an OpenAI server does") from None
 
 
 def _events(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
@@ -95,6 +100,7 @@ def _events(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
             if data == b"[DONE]":
                 return
             yield json.loads(data)
+    raise ConnectionError("the answer broke off")
 
 
 def _message(body: bytes | dict[str, Any]) -> str:

@@ -57,6 +57,10 @@ class StubServer:
     keys: list[str | None] = field(default_factory=list)
     chunked: bool = True
     error_event: bool = False
+    page: bytes | None = None
+    """What a GET is answered with instead of the models."""
+    cut_after: int | None = None
+    """Hang up after so many words."""
 
 
 @pytest.fixture
@@ -68,7 +72,8 @@ def server() -> Iterator[StubServer]:
 
         def do_GET(self) -> None:
             stub.keys.append(self.headers.get("Authorization"))
-            self._send(200, json.dumps({"data": [{"id": name} for name in stub.models]}).encode())
+            models = json.dumps({"data": [{"id": name} for name in stub.models]}).encode()
+            self._send(200, models if stub.page is None else stub.page)
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -80,9 +85,11 @@ def server() -> Iterator[StubServer]:
             self.send_header("Transfer-Encoding", "chunked" if stub.chunked else "identity")
             self.send_header("Connection", "close")
             self.end_headers()
-            for word in stub.words:
+            for word in stub.words[: stub.cut_after]:
                 chat = self.path.endswith("/chat/completions")
                 self._event({"choices": [{"delta": {"content": word}} if chat else {"text": word}]})
+            if stub.cut_after is not None:
+                return
             if stub.error_event:
                 self._event({"error": {"message": "engine died"}})
             else:

@@ -76,6 +76,14 @@ def test_a_server_that_refuses_everything_is_an_error(airi: Airi, server: StubSe
     assert "every request failed; the first: AiriError: status 503: not today" in result.err
 
 
+@pytest.mark.parametrize("chunked", [True, False])
+def test_an_answer_that_breaks_off_is_a_failure(airi: Airi, server: StubServer, *, chunked: bool) -> None:
+    server.cut_after, server.chunked = 2, chunked
+    result = airi("bench", "serve", "--url", server.url, "--requests", "2")
+    assert result.code == 2
+    assert "every request failed; the first: AiriError: the answer broke off" in result.err
+
+
 def test_without_ignore_eos_the_field_is_left_out(airi: Airi, server: StubServer) -> None:
     assert (
         airi("bench", "serve", "other", "--url", server.url, "--requests", "1", "--no-ignore-eos").code == 0

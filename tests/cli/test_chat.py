@@ -88,7 +88,22 @@ def test_a_server_without_models_or_without_a_server_is_one_line(airi: Airi, ser
     assert "http://127.0.0.1:9 cannot be reached" in result.err
 
 
-@pytest.mark.parametrize("url", ["ftp://x", "http://", "http://x:port"])
+@pytest.mark.parametrize("page", [b"<html>", b"[]", b"{}", b'{"data": [7]}', b'{"data": [{"name": "x"}]}'])
+def test_a_server_of_another_kind_is_one_line(airi: Airi, server: StubServer, page: bytes) -> None:
+    server.page = page
+    result = airi("chat", "--url", server.url, "-m", "Hi")
+    assert (result.code, result.err) == (2, f"airi: {server.url} does not answer as an OpenAI server does\n")
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+def test_an_answer_that_breaks_off_is_one_line(airi: Airi, server: StubServer, *, chunked: bool) -> None:
+    server.cut_after, server.chunked = 2, chunked
+    result = airi("chat", "--url", server.url, "-m", "Hi")
+    assert (result.code, result.out) == (2, "Hello ")
+    assert result.err.startswith(f"airi: {server.url} cannot be reached: ")
+
+
+@pytest.mark.parametrize("url", ["ftp://x", "http://", "http://x:port", "http://[::1"])
 def test_a_broken_url_is_named(airi: Airi, url: str) -> None:
     result = airi("chat", "--url", url, "-m", "Hi")
     assert (result.code, result.err) == (2, f"airi: url is {url!r}; give http://HOST:PORT\n")

@@ -41,6 +41,7 @@ class Endpoint:
                     if payload == b"[DONE]":
                         return
                     yield json.loads(payload)
+            raise AiriError("the answer broke off")
         finally:
             writer.close()
             with suppress(OSError, ssl.SSLError):
