@@ -22,7 +22,8 @@ import numpy.typing as npt
 import torch
 
 from airi._core import cpu
-from benches.common import percentile, print_rows, verdict
+from airi.bench.rows import percentile
+from benches.common import print_rows, verdict
 
 Q_HEADS, KV_HEADS, HEAD_DIM, LAYERS = 9, 3, 64, 30
 HIDDEN, INNER, VOCAB = 576, 1536, 49152

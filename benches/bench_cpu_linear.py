@@ -21,7 +21,8 @@ import torch
 from torch.nn.functional import linear, silu
 
 from airi._core import cpu
-from benches.common import percentile, print_rows
+from airi.bench.rows import percentile
+from benches.common import print_rows
 
 ROWS = (1, 4, 8, 16, 32, 64, 256, 512)
 # More than any last-level cache that two cores have to themselves.

@@ -1,7 +1,7 @@
 """What does the gateway itself cost: CPU per request that does not stream, and streamed tokens per core?
 
-    python -m benches.bench_gateway --model-path CHECKPOINT [--json]
-    python -m benches.bench_gateway --model-path CHECKPOINT --peer-base-url http://127.0.0.1:4000/v1 --peer-pid PID
+    python -m benches.bench_gateway [--model-path CHECKPOINT] [--json]
+    python -m benches.bench_gateway --peer-base-url http://127.0.0.1:4000/v1 --peer-pid PID
 
 An engine without a model answers, so all that is measured is HTTP, JSON, templates, tokenising, detokenising and
 events. Streams are measured twice: the engine at full speed, where tokens that wait leave in one write, and with a
@@ -21,7 +21,6 @@ import asyncio
 import json
 import os
 import re
-import subprocess
 import sys
 import tempfile
 import time
@@ -32,8 +31,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from benches.common import percentile, print_rows
-from benches.servers import free_port
+from airi import builtin
+from airi.bench.rows import percentile
+from airi.bench.server import free_port, server_process, wait_until_ready
+from benches.common import print_rows
 
 TARGET_MS = 0.5
 TARGET_TOKENS = 30_000
@@ -190,24 +191,13 @@ def our_gateway(model_path: Path, *, step_us: int) -> Iterator[Target]:
         stub += ["--model-path", str(model_path), "--name", "bench", "--max-model-len", "8192"]
         stub += ["--step-us", str(step_us)]
         command = [sys.executable, "-m", "airi", "serve", "--engine", endpoint, "--port", str(port)]
-        log = Path(folder) / "log"
-        with log.open("wb") as out:
-            engine = subprocess.Popen(stub, stdout=out, stderr=out)
-            gateway = subprocess.Popen(command, stdout=out, stderr=out)
-            try:
-                _wait_until_listening(port, gateway, log)
-                yield Target("airi", f"http://127.0.0.1:{port}/v1", "bench", gateway.pid)
-            finally:
-                for process in (gateway, engine):
-                    process.terminate()
-                    process.wait()
-
-
-def _wait_until_listening(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    while f":{port}/v1" not in log.read_text(errors="replace"):
-        if process.poll() is not None:
-            raise RuntimeError(f"the gateway ended:\n{log.read_text(errors='replace')[-3000:]}")
-        time.sleep(0.05)
+        with (
+            (Path(folder) / "log").open("w+b") as log,
+            server_process(stub, log),
+            server_process(command, log) as gateway,
+        ):
+            wait_until_ready(gateway, f"http://127.0.0.1:{port}/ready", log)
+            yield Target("airi", f"http://127.0.0.1:{port}/v1", "bench", gateway.pid)
 
 
 def measure_whole(target: Target, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -254,7 +244,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--model-path", type=Path, required=True, help="folder with a tokenizer and a chat template"
+        "--model-path",
+        type=Path,
+        default=builtin.path(),
+        help="folder with a tokenizer and a chat template; left out, the built-in model's",
     )
     parser.add_argument("--requests", type=int, default=4000)
     parser.add_argument("--short", type=int, default=8, help="tokens of an answer that does not stream")

@@ -1,65 +1,43 @@
 """Over HTTP, 64 requests sent at once: how long to the first token, and how even are the tokens after it?
 
-`airi serve` against `vllm serve`, in turn, each loaded by the same client (`airi bench serve`): 64 streamed completions
+`airi serve` against `vllm serve`, in turn, each loaded by the client of `airi bench serve`: 64 streamed completions
 of 256 random tokens in and 128 out. p99 inter-token latency is over all gaps of all streams, time to first token is the
 mean. The client shares the machine with the server, as it does for the peer.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from benches.checkpoint import make_checkpoint
-from benches.common import ROOT, add_peer_flag, print_rows, verdict
-from benches.servers import airi_command, first_token, free_port, serving, vllm_command
+from airi.bench.serve import Load, measure_serve
+from airi.bench.server import free_port
+from airi.bench.workload import Workload
+from benches.checkpoint import bench_checkpoint
+from benches.common import bench_parser, print_rows, verdict
+from benches.servers import airi_command, first_token, serving, vllm_command
 
-LOAD = ["--num-requests", "64", "--input-len", "256", "--output-len", "128", "--max-concurrency", "64"]
+MODEL = "bench"
+REQUESTS = 64
+VOCAB = 40_000
 
 
 def load_once(command: list[str], port: int, log: Path, seed: int) -> dict[str, Any]:
     """Starts a server, warms it with one request, and returns the client's row."""
+    workload = Workload(requests=REQUESTS, input_len=256, output_len=128, vocab=VOCAB, seed=seed)
     with serving(command, port, log) as server:
         first_token(server, timeout_s=600)
-        client = [
-            sys.executable,
-            "-m",
-            "airi",
-            "bench",
-            "serve",
-            "--url",
-            server.base_url,
-            "--model",
-            "bench",
-        ]
-        done = subprocess.run(
-            [*client, *LOAD, "--seed", str(seed), "--json"],
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-            check=True,
-        )
-        row: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-        return row
+        row = measure_serve(server.url, workload, Load(), model=MODEL)
+    if row["failed"] or row["output_tokens"] != REQUESTS * workload.output_len:
+        raise RuntimeError(f"{row['failed']} requests failed, {row['output_tokens']} tokens came")
+    return row
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--work", type=Path, default=Path("build/bench"), help="where the random checkpoint is kept"
-    )
-    parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--json", action="store_true")
-    add_peer_flag(parser, "vllm")
-    options = parser.parse_args()
-    model = make_checkpoint(options.work / "llama-135m").resolve()
+    options = bench_parser(__doc__, "vllm").parse_args()
+    model = bench_checkpoint(options.work)
     log = (options.work / "server.log").resolve()
     found: dict[str, list[dict[str, Any]]] = {"airi": [], "vllm": []}
     for turn in range(options.turns):

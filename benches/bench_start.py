@@ -6,15 +6,15 @@ engine's own start, not the disk.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 from pathlib import Path
 from typing import Any
 
-from benches.checkpoint import make_checkpoint
-from benches.common import add_peer_flag, print_rows, verdict
-from benches.servers import airi_command, first_token, free_port, serving, vllm_command
+from airi.bench.server import free_port
+from benches.checkpoint import bench_checkpoint
+from benches.common import bench_parser, print_rows, verdict
+from benches.servers import airi_command, first_token, serving, vllm_command
 
 TARGET_S = 6.0
 
@@ -26,17 +26,8 @@ def start_once(command: list[str], port: int, log: Path) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--work", type=Path, default=Path("build/bench"), help="where the random checkpoint is kept"
-    )
-    parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--json", action="store_true")
-    add_peer_flag(parser, "vllm")
-    options = parser.parse_args()
-    model = make_checkpoint(options.work / "llama-135m").resolve()
+    options = bench_parser(__doc__, "vllm").parse_args()
+    model = bench_checkpoint(options.work)
     log = (options.work / "server.log").resolve()
     seconds: dict[str, list[float]] = {"airi": [], "vllm": []}
     for turn in range(options.turns):

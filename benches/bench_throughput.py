@@ -9,13 +9,11 @@ What the figures do not mean: nothing about other shapes, batch sizes or machine
 
 from __future__ import annotations
 
-import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
-from benches.checkpoint import make_checkpoint, make_gguf
-from benches.common import add_peer_flag, median, print_rows, run_contestant, verdict
+from benches.checkpoint import bench_checkpoint, bench_gguf
+from benches.common import bench_parser, median, print_rows, run_contestant, verdict
 
 BATCH = ["--requests", "64", "--input-len", "256", "--output-len", "128"]
 SINGLE = ["--requests", "1", "--input-len", "32", "--output-len", "128"]
@@ -49,19 +47,10 @@ def figures(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--work", type=Path, default=Path("build/bench"), help="where the random checkpoint is kept"
-    )
-    parser.add_argument("--turns", type=int, default=3)
+    parser = bench_parser(__doc__, "vllm", "transformers", "llama-cpp")
     parser.add_argument("--only", choices=["batch", "single"])
-    parser.add_argument("--json", action="store_true")
-    for peer in ("vllm", "transformers", "llama-cpp"):
-        add_peer_flag(parser, peer)
     options = parser.parse_args()
-    folder = make_checkpoint(options.work / "llama-135m")
+    folder = bench_checkpoint(options.work)
     rows: list[dict[str, Any]] = []
     if options.only != "single":
         batch = ["--model", str(folder), *BATCH]
@@ -79,7 +68,7 @@ def main() -> None:
         single = [*SINGLE, "--rounds", "5"]
         contestants = [("airi_offline", sys.executable, ["--model", str(folder), *single])]
         if options.llama_cpp_python:
-            gguf = str(make_gguf(options.work / "llama-135m.gguf"))
+            gguf = str(bench_gguf(options.work))
             contestants.append(("llama_cpp_offline", options.llama_cpp_python, ["--model", gguf, *single]))
         if options.vllm_python:
             contestants.append(("vllm_offline", options.vllm_python, ["--model", str(folder), *single]))

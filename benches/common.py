@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import math
 import os
-import platform
+import shlex
 import statistics
 import subprocess
 import sys
@@ -15,8 +14,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from airi.bench.rows import cpu_name
+
 ROOT = Path(__file__).resolve().parents[1]
 CONTESTANTS = ROOT / "benches" / "contestants"
+
+
+def bench_parser(description: str | None, *peers: str) -> argparse.ArgumentParser:
+    """The flags that the benches of whole engines share, and one for each peer."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--work", type=Path, default=Path("build/bench"), help="where the random checkpoint is kept"
+    )
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--json", action="store_true")
+    for peer in peers:
+        add_peer_flag(parser, peer)
+    return parser
 
 
 def add_peer_flag(parser: argparse.ArgumentParser, peer: str) -> None:
@@ -49,32 +65,16 @@ def run_contestant(
     return result
 
 
-def percentile(values: Sequence[float], q: float) -> float:
-    """The value that q percent of `values` do not exceed (nearest rank)."""
-    ordered = sorted(values)
-    return ordered[max(0, math.ceil(len(ordered) * q / 100) - 1)]
-
-
 def provenance() -> dict[str, str]:
     """Hardware, commit, date and command of this run."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [
-            line.split(":", 1)[1].strip()
-            for line in cpuinfo.read_text().splitlines()
-            if line.startswith("model name")
-        ]
-        model = f"{len(names)} x {names[0]}" if names else model
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=ROOT, check=False
     ).stdout.strip()
     return {
-        "hardware": model,
+        "hardware": f"{os.cpu_count()} x {cpu_name()}",
         "commit": commit,
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
-        "command": "python -m "
-        + " ".join([Path(sys.argv[0]).stem if "/" in sys.argv[0] else sys.argv[0], *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", f"benches.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
     }
 
 

@@ -6,51 +6,31 @@ import contextlib
 import http.client
 import json
 import os
-import signal
-import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from benches.common import ROOT
+from airi.bench.server import server_process
 
 
 @dataclass(frozen=True)
 class Server:
-    """A running server: where it listens, its process, and when that was started (`time.perf_counter`)."""
+    """A running server: where it listens, and when it was started (`time.perf_counter`)."""
 
     port: int
-    pid: int
     started: float
 
     @property
-    def base_url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/v1"
-
-
-def free_port() -> int:
-    """A loopback port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
 
 
 def airi_command(model: Path, port: int) -> list[str]:
     """`airi serve` in this interpreter."""
-    return [
-        sys.executable,
-        "-m",
-        "airi",
-        "serve",
-        str(model),
-        "--port",
-        str(port),
-        "--served-model-name",
-        "bench",
-    ]
+    command = [sys.executable, "-m", "airi", "serve", str(model)]
+    return [*command, "--port", str(port), "--served-model-name", "bench"]
 
 
 def vllm_command(python: str, model: Path, port: int) -> list[str]:
@@ -61,7 +41,7 @@ def vllm_command(python: str, model: Path, port: int) -> list[str]:
 
 @contextlib.contextmanager
 def serving(command: list[str], port: int, log: Path) -> Iterator[Server]:
-    """Runs a server process group while the block runs; ends it with SIGTERM, then SIGKILL."""
+    """Runs a server while the block runs."""
     environment = {
         **os.environ,
         "HF_HUB_OFFLINE": "1",
@@ -69,20 +49,9 @@ def serving(command: list[str], port: int, log: Path) -> Iterator[Server]:
         "VLLM_CPU_KVCACHE_SPACE": "4",
     }
     environment["PATH"] = f"{Path(command[0]).parent}{os.pathsep}{environment.get('PATH', '')}"
-    with log.open("w") as out:
-        started = time.perf_counter()
-        process = subprocess.Popen(
-            command, stdout=out, stderr=subprocess.STDOUT, cwd=ROOT, env=environment, start_new_session=True
-        )
-        try:
-            yield Server(port, process.pid, started)
-        finally:
-            process.send_signal(signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(20)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+    started = time.perf_counter()
+    with log.open("wb") as out, server_process(command, out, environment):
+        yield Server(port, started)
 
 
 def first_token(server: Server, *, timeout_s: float) -> float:

@@ -84,9 +84,10 @@ SHAPES = {
 """Shapes that `airi bench --shape` knows, named after their number of parameters."""
 
 
-def cached_checkpoint(name: str) -> Path:
-    """The folder of `SHAPES[name]` in the user's cache, written when it is first asked for."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "airi" / "bench"
+def cached_checkpoint(name: str, root: Path | None = None) -> Path:
+    """The folder of `SHAPES[name]` below `root` (the user's cache), written when it is first asked for."""
+    if root is None:
+        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "airi" / "bench"
     folder = root / name
     if not (folder / "config.json").is_file():
         root.mkdir(parents=True, exist_ok=True)
@@ -105,14 +106,15 @@ def make_checkpoint(shape: Shape, folder: Path, *, seed: int = 0) -> None:
     (folder / "tokenizer.json").write_text(
         json.dumps(_tokenizer(shape.vocab), ensure_ascii=False), encoding="utf-8"
     )
-    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": _EOS, "bos_token": _EOS}))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": _EOS, "bos_token": _EOS}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     (folder / "config.json").write_text(json.dumps(shape.config(), indent=1))
 
 
 def _write_weights(shape: Shape, path: Path, seed: int) -> None:
     """One safetensors file, written as it is drawn: numpy has no bfloat16, its bits are a float's upper half."""
     tensors = shape.tensors()
-    header: dict[str, Any] = {}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, size in tensors.items():
         end = offset + 2 * int(np.prod(size))
