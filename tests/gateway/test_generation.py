@@ -11,7 +11,7 @@ from airi.errors import EngineDeadError
 from airi.gateway.access import ANYONE
 from airi.gateway.generation import Generation
 from airi.gateway.metrics import Metrics, now
-from airi.gateway.models import ServedModel, sampling_defaults
+from airi.gateway.models import ServedModel
 from airi.outputs import ErrorInfo, FinishReason
 from airi.sampling_params import SamplingParams
 from airi.text import Tokenizer
@@ -110,11 +110,3 @@ async def test_closing_cancels_what_still_runs_and_nothing_else(
     client.abandoned.clear()
     generation.close()
     assert client.abandoned == [second]
-
-
-def test_a_checkpoints_recommended_sampling_becomes_the_default(tmp_path: Path) -> None:
-    assert sampling_defaults(tmp_path) == {}
-    (tmp_path / "generation_config.json").write_text(
-        '{"temperature": 0.6, "top_k": 20, "top_p": 0.95, "do_sample": true, "eos_token_id": [1]}'
-    )
-    assert sampling_defaults(tmp_path) == {"temperature": 0.6, "top_k": 20, "top_p": 0.95}

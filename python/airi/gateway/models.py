@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from airi.errors import CheckpointError, ConfigError
+from airi.errors import ConfigError
 from airi.gateway.errors import model_not_found
 from airi.gateway.metrics import Metrics, ModelMetrics
-from airi.text import Tokenizer
+from airi.text import Tokenizer, recommended_sampling
 from airi.transport import EngineClient, ModelInfo
-
-# What a checkpoint's generation_config.json may set for requests that leave it out.
-_DEFAULTS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +23,7 @@ class ServedModel:
     client: EngineClient
     metrics: ModelMetrics
     defaults: dict[str, float] = field(default_factory=dict)
+    """What the checkpoint recommends for sampling fields that a request leaves out."""
     created: int = 0
 
     @property
@@ -75,26 +71,8 @@ def serve_models(
             tokenizer=Tokenizer.load(info.path, chat_template=chat_template),
             client=client,
             metrics=metrics.model(info.name),
-            defaults=sampling_defaults(Path(info.path)),
+            defaults=recommended_sampling(info.path),
             created=int(time.time()),
         )
         for info in client.models
     ]
-
-
-def sampling_defaults(folder: Path) -> dict[str, float]:
-    """The sampling settings that generation_config.json recommends, if there is one."""
-    file = folder / "generation_config.json"
-    if not file.is_file():
-        return {}
-    try:
-        config: Any = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file}: cannot be read: {type(error).__name__}") from None
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{file}: must hold a JSON object, found {type(config).__name__}")
-    return {
-        name: config[name]
-        for name in _DEFAULTS
-        if isinstance(config.get(name), int | float) and not isinstance(config[name], bool)
-    }

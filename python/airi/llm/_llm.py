@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from airi.llm._interrupt import deferred_interrupt
 from airi.llm._progress import count_completions, show_loading
 from airi.llm._results import Chunk, RequestOutput
 from airi.sampling_params import SamplingParams
-from airi.text import Tokenizer
+from airi.text import Tokenizer, recommended_sampling
 
 if TYPE_CHECKING:
     from airi.engine import Engine
@@ -26,7 +25,6 @@ __all__ = ["LLM", "Messages"]
 
 Messages = Sequence[Mapping[str, Any]]
 """A conversation: messages with role and content."""
-_DEFAULTS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 
 
 class LLM:
@@ -62,7 +60,7 @@ class LLM:
         self.max_model_len = hosted.max_model_len
         """Prompt and completion together, in tokens."""
         self.tokenizer = Tokenizer.load(hosted.path, chat_template=chat_template)
-        self.default_params = _default_params(hosted.path)
+        self.default_params = SamplingParams(**recommended_sampling(hosted.path))  # type: ignore[arg-type]
         """Used where a call gives no parameters: those of the checkpoint's generation_config.json."""
         self._progress = progress
         self._lock = threading.RLock()
@@ -282,12 +280,3 @@ def _engine_options(path: str, options: dict[str, Any]) -> Any:
         if name not in known:
             raise ConfigError(f"unknown option {name!r}; accepted: {', '.join(sorted(known))}", field=name)
     return EngineOptions(models=(ModelOptions(path=path),), **options)
-
-
-def _default_params(folder: Path) -> SamplingParams:
-    try:
-        config = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return SamplingParams()
-    given = {name: config[name] for name in _DEFAULTS if isinstance(config.get(name), int | float)}
-    return SamplingParams(**given)

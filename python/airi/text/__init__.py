@@ -1,4 +1,4 @@
-"""Text: tokenise, detokenise as tokens arrive, stop strings, chat templates.
+"""Text: tokenise, detokenise as tokens arrive, stop strings, chat templates, and how to sample unless told.
 
 The gateway and `airi.LLM` share this package; it knows neither HTTP nor models.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from airi.text._detokenizer import Detokenizer
 from airi.text._messages import TemplateError
+from airi.text._recommended import recommended_sampling
 from airi.text._stops import StopChecker, StopMatch
 from airi.text._stream import TextStream
 from airi.text._template import ChatTemplate
@@ -20,4 +21,5 @@ __all__ = [
     "TemplateError",
     "TextStream",
     "Tokenizer",
+    "recommended_sampling",
 ]
