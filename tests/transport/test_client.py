@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import subprocess
+import sys
+import time
 from typing import Any
 
 import pytest
@@ -215,8 +218,8 @@ async def test_killed_engine_ends_fifty_streams_and_the_next_request_works(
 async def test_an_engine_that_stands_still_counts_as_dead(
     endpoint: str, start_stub: StartStub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("airi.transport.client._HEARTBEAT_MS", 200)
-    monkeypatch.setattr("airi.transport.client._HEARTBEAT_TIMEOUT_MS", 2000)
+    monkeypatch.setattr("airi.transport.messages._HEARTBEAT_MS", 200)
+    monkeypatch.setattr("airi.transport.messages._HEARTBEAT_TIMEOUT_MS", 2000)
     process = start_stub("--step-us", "2000")
     async with await EngineClient.connect(endpoint, timeout_s=10) as client:
         stream = client.open(request(4000))
@@ -225,6 +228,78 @@ async def test_an_engine_that_stands_still_counts_as_dead(
         assert isinstance(await _drain(stream), EngineDeadError)
         process.send_signal(signal.SIGCONT)
         assert len((await collect(client, request(5))).tokens) == 5
+
+
+_CLIENT = """
+import asyncio, sys
+from airi.sampling_params import SamplingParams
+from airi.transport import EngineClient, GenerateRequest
+
+async def main():
+    async with await EngineClient.connect(sys.argv[1], timeout_s=10) as client:
+        params = SamplingParams(max_tokens=900_000)
+        stream = client.open(GenerateRequest(model="stub", tokens=bytes(4), params=params))
+        await anext(stream)
+        print("streams", flush=True)
+        try:
+            async for _ in stream:
+                pass
+        except Exception as error:
+            print(type(error).__name__, flush=True)
+
+asyncio.run(main())
+"""
+
+
+def test_a_client_that_stands_still_counts_as_gone_and_hears_of_it(
+    endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airi.transport.messages._HEARTBEAT_MS", 200)
+    monkeypatch.setattr("airi.transport.messages._HEARTBEAT_TIMEOUT_MS", 2000)
+    options = StubOptions(endpoint=endpoint, step_us=5000, max_model_len=1_000_000)
+    command = [sys.executable, "-c", _CLIENT, endpoint]
+    with (
+        running_stub(options) as engine,
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as client,
+    ):
+        assert client.stdout is not None
+        assert client.stdout.readline() == "streams\n"
+        client.send_signal(signal.SIGSTOP)
+        until = time.monotonic() + 30
+        while engine.num_running and time.monotonic() < until:
+            time.sleep(0.01)
+        forgotten = not engine.num_running
+        client.send_signal(signal.SIGCONT if forgotten else signal.SIGKILL)
+        assert forgotten
+        assert client.stdout.readline() == "EngineDeadError\n"
+
+
+async def test_what_an_engine_sent_before_it_ended_still_counts(endpoint: str, start_stub: StartStub) -> None:
+    process = start_stub()
+    async with await EngineClient.connect(endpoint, timeout_s=10) as client:
+        stream = client.open(request(1000))
+        whole = await anext(stream)
+        process.terminate()
+        process.wait(10)  # this loop stands still until the engine has sent everything and is gone
+        async for output in stream:
+            whole.merge(output)
+    assert len(whole.tokens) == 1000
+
+
+async def test_requests_after_a_drained_engine_wait_for_the_next(
+    endpoint: str, start_stub: StartStub
+) -> None:
+    process = start_stub("--step-us", "1000")
+    async with await EngineClient.connect(endpoint, timeout_s=10) as client:
+        stream = client.open(request(100))
+        await anext(stream)
+        process.terminate()
+        while client.alive:
+            await asyncio.sleep(0.01)
+        waiting = asyncio.create_task(collect(client, request(5)))
+        await asyncio.sleep(0)
+        start_stub()
+        assert len((await waiting).tokens) == 5
 
 
 async def test_unstarted_requests_are_sent_again_and_started_ones_are_not(

@@ -28,6 +28,7 @@ from airi.transport.messages import (
     encode,
     error_info,
     error_of,
+    set_heartbeat,
 )
 from airi.transport.stream import OutputStream
 
@@ -35,11 +36,6 @@ __all__ = ["EngineClient", "ProgressSink"]
 
 Sink = Callable[[Output], None]
 ProgressSink = Callable[[Progress], None]
-
-# The engine's I/O thread answers these also while a step runs. A host that is gone, or a process that is stopped,
-# counts as dead after the second of them; a process that ends is noticed at once, by its closed connection.
-_HEARTBEAT_MS = 5_000
-_HEARTBEAT_TIMEOUT_MS = 30_000
 
 # Messages handled per wake-up before other callbacks of the loop get their turn.
 _MESSAGES_PER_WAKEUP = 64
@@ -233,8 +229,7 @@ class EngineClient:
         self._socket.setsockopt(zmq.SNDHWM, 0)
         self._socket.setsockopt(zmq.RCVHWM, 0)
         self._socket.setsockopt(zmq.RECONNECT_IVL, 20)
-        self._socket.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_MS)
-        self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, _HEARTBEAT_TIMEOUT_MS)
+        set_heartbeat(self._socket)
         self._monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._socket.connect(self.endpoint)
         self._loop.add_reader(self._socket.FD, self._on_readable)
@@ -257,16 +252,21 @@ class EngineClient:
             self._loop.call_soon(self._on_readable)
 
     def _on_readable(self) -> None:
+        if self._receive_some():
+            self._loop.call_soon(self._on_readable)
+
+    def _receive_some(self) -> bool:
+        """Handles what has come; returns whether there may be more."""
         socket = self._socket
         for _ in range(_MESSAGES_PER_WAKEUP):
             if self._closed or socket is not self._socket:
-                return
+                return False
             try:
                 frame = socket.recv(zmq.NOBLOCK)
             except zmq.Again:
-                return
+                return False
             self._receive(frame)
-        self._loop.call_soon(self._on_readable)
+        return True
 
     def _on_monitor(self) -> None:
         if self._closed:
@@ -280,13 +280,15 @@ class EngineClient:
                 break
             lost = True
         if lost:
-            self._on_readable()  # what it sent before it went still counts
-            self._on_lost()
+            while self._receive_some():  # what it sent before it went still counts
+                pass
+            if not self._closed:
+                self._on_lost()
 
     def _on_lost(self) -> None:
         """The connection broke: the engine process is gone, or about to be."""
         self._close_socket()
-        self.alive = False
+        self.alive = self.draining = False
         error = EngineDeadError("the engine process died while this request was running")
         self._end_all(error_info(error), only_started=True)
         self._start_window()

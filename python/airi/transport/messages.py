@@ -21,6 +21,7 @@ from array import array
 from collections.abc import Sequence
 
 import msgspec
+import zmq
 
 from airi.errors import AiriError, error_from_code
 from airi.outputs import ErrorInfo, Output, error_info
@@ -49,6 +50,7 @@ __all__ = [
     "error_info",
     "error_of",
     "next_request_id",
+    "set_heartbeat",
 ]
 
 PROTOCOL = 1
@@ -56,6 +58,11 @@ PROTOCOL = 1
 
 MAX_REQUEST_ID = 2**40 - 1
 """Ids of one client; the engine puts the client's own number above these bits."""
+
+# I/O threads answer heartbeats also while a step runs or a loop is busy. A host that is gone, or a process that is
+# stopped, counts as dead after the second of them; a process that ends is noticed at once, by its closed connection.
+_HEARTBEAT_MS = 5_000
+_HEARTBEAT_TIMEOUT_MS = 30_000
 
 _request_ids = itertools.count(1)
 
@@ -229,6 +236,12 @@ def decode_client_message(frame: bytes | memoryview) -> ClientMessage:
 def decode_engine_message(frame: bytes | memoryview) -> EngineMessage:
     """What an engine sent. Raises msgspec.ValidationError or DecodeError for anything else."""
     return _engine_decoder.decode(frame)
+
+
+def set_heartbeat(socket: zmq.Socket[bytes]) -> None:
+    """Has either end notice that the other has gone without a word; before the socket binds or connects."""
+    socket.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_MS)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, _HEARTBEAT_TIMEOUT_MS)
 
 
 def error_of(info: ErrorInfo) -> AiriError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import tempfile
 from collections.abc import Sequence
 
 import msgspec
@@ -32,22 +31,17 @@ from airi.transport.messages import (
     decode_client_message,
     encode,
     error_info,
+    set_heartbeat,
 )
 
-__all__ = ["CLIENT_SHIFT", "EngineServer", "private_endpoint"]
+__all__ = ["CLIENT_SHIFT", "EngineServer"]
 
 CLIENT_SHIFT = 40
 """An id inside the engine is `client number << CLIENT_SHIFT | the client's own id`."""
 
-# Messages that may wait for one client before it counts as gone: minutes of steps, tens of MB.
+# Messages that may wait for one client before it counts as gone: minutes of steps, tens of MB. A client that has
+# stopped for so long has lost its connection by then (see `set_heartbeat`) and will notice.
 _SEND_HIGH_WATER = 50_000
-_NO_ROWS = np.empty(0, np.int64)
-
-
-def private_endpoint() -> tuple[str, str]:
-    """A fresh ipc endpoint in a directory that only this user may enter; returns (endpoint, directory)."""
-    directory = tempfile.mkdtemp(prefix="airi-")
-    return f"ipc://{directory}/engine", directory
 
 
 class EngineServer:
@@ -67,6 +61,7 @@ class EngineServer:
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._socket.setsockopt(zmq.SNDHWM, _SEND_HIGH_WATER)
         self._socket.setsockopt(zmq.RCVHWM, 0)
+        set_heartbeat(self._socket)
         try:
             self._socket.bind(endpoint)
         except zmq.ZMQError as error:

@@ -22,7 +22,7 @@ import numpy as np
 from airi.errors import AiriError, ContextLengthError, ModelNotFoundError, QueueFullError
 from airi.outputs import FinishReason, Output, TokenLogprobs
 from airi.transport.messages import Cancel, EngineStats, GenerateRequest, ModelInfo, ModelStats, error_info
-from airi.transport.server import EngineServer
+from airi.transport.server import CLIENT_SHIFT, EngineServer
 
 __all__ = ["StubEngine", "StubOptions", "main"]
 
@@ -94,7 +94,7 @@ class StubEngine:
                 else:
                     self.tenants[message.tenant] = message.weight
             for number in self.server.take_gone():
-                for request_id in [i for i in self._running if i >> 40 == number]:
+                for request_id in [i for i in self._running if i >> CLIENT_SHIFT == number]:
                     del self._running[request_id]
             if self._running:
                 self._step()
