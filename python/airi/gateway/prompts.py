@@ -46,10 +46,15 @@ def _probe(model: ServedModel, text: str, field: str) -> None:
     count = len(model.tokenizer.encode(text[:probe], add_special_tokens=False))
     if count > window + _PROBE_SLACK:
         raise ContextLengthError(
-            f"{field}: the first {probe} of {len(text)} characters are {count} tokens; "
-            f"the window of {model.name} is {window}",
+            f"{field}: prompt is too long: the first {probe} of {len(text)} characters are {count} tokens; "
+            + _limit(window),
             field=field,
         )
+
+
+def _limit(window: int) -> str:
+    """By these words and "prompt is too long" clients such as litellm and langchain know what is wrong."""
+    return f"this model's maximum context length is {window} tokens"
 
 
 class ChatPrompt(Protocol):
@@ -104,10 +109,10 @@ def check_prompt(model: ServedModel, tokens: Sequence[int], max_tokens: int | No
     if not tokens:
         raise bad_field(field, "is empty; at least one token is needed", code="empty_prompt")
     if len(tokens) + (max_tokens or 1) > window:
-        asked = f" and max_tokens asks for {max_tokens} more" if max_tokens else ""
-        raise ContextLengthError(
-            f"{field}: has {len(tokens)} tokens{asked}; the window of {model.name} is {window}", field=field
-        )
+        count = f"has {len(tokens)} tokens and max_tokens asks for {max_tokens} more"
+        if len(tokens) >= window:
+            count = f"prompt is too long: {len(tokens)} tokens"
+        raise ContextLengthError(f"{field}: {count}; {_limit(window)}", field=field)
     highest = max(tokens)
     if highest >= model.info.vocab_size:
         raise bad_field(field, f"token id {highest} is outside the vocabulary of {model.info.vocab_size}")
