@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -185,6 +186,21 @@ async def test_what_outlasts_draining_ends_with_an_error(tiny_llama: Path, tmp_p
 async def test_a_checkpoint_error_reaches_the_caller_as_itself(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="nowhere"):
         await EngineSupervisor(options(tmp_path / "nowhere")).start()
+
+
+async def test_why_a_dead_engine_cannot_start_again_is_logged(
+    tiny_llama: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = shutil.copytree(tiny_llama, tmp_path / "model")
+    async with (
+        supervisor := EngineSupervisor(options(folder), first_delay_s=0.01, max_failures=1)
+    ) as client:
+        (folder / "config.json").unlink()
+        assert supervisor.pid is not None
+        os.kill(supervisor.pid, signal.SIGKILL)
+        with pytest.raises(EngineDeadError, match="given up"):
+            await collect(client, request([5], model="model", max_tokens=500, **GREEDY))
+    assert f"the engine cannot start again: {folder}/config.json is missing" in caplog.messages
 
 
 async def test_an_arena_error_reaches_the_caller_as_itself(tiny_llama: Path) -> None:

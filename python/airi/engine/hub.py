@@ -63,7 +63,10 @@ def resolve_model_path(model: str) -> Path:
         return _fetch(parse_hub_reference(model))
     folder = Path(model).expanduser()
     if not folder.is_dir():
-        raise CheckpointError(f"model folder {folder} does not exist")
+        wrong = "is a file" if folder.exists() else "does not exist"
+        raise CheckpointError(
+            f"model folder {folder} {wrong}; accepted: a folder or hf://org/name[@revision]"
+        )
     return folder
 
 

@@ -89,9 +89,10 @@ class EngineProcess:
         except _StopError:
             return 0
         except AiriError as error:
-            logger.error("%s", error)
             self.server.fail(error)
             self._wait_for_a_client()
+            if self._parent_pid is None or not self.server.num_clients:
+                logger.error("%s", error)  # else whoever started this process has heard it, and says it once
             self.server.close()
             return 1
         gc.collect()
@@ -183,7 +184,8 @@ class EngineProcess:
         """Whether the process may end now; ends what is left when the time for draining is over."""
         now = time.monotonic()
         if self._drain_until is None:
-            logger.info("draining %d requests", len(engine.request_ids))
+            if engine.request_ids:
+                logger.info("draining %d requests", len(engine.request_ids))
             self._drain_until = now + self._drain_s
             self.server.goodbye("terminated")
         if engine.has_work() and now < self._drain_until:

@@ -23,6 +23,10 @@ class AppOptions:
     body_limit: int = DEFAULT_BODY_LIMIT
     """Bytes of a request body accepted at most."""
 
+    def __post_init__(self) -> None:
+        if not all(key.strip() for key in self.api_keys):
+            raise ConfigError("api_key is empty; leave the option out to let everybody call", field="api_key")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerOptions:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
@@ -33,6 +34,8 @@ from airi.transport.messages import (
 from airi.transport.stream import OutputStream
 
 __all__ = ["EngineClient", "ProgressSink"]
+
+logger = logging.getLogger(__name__)
 
 Sink = Callable[[Output], None]
 ProgressSink = Callable[[Progress], None]
@@ -358,6 +361,8 @@ class EngineClient:
         if not self._ready.done():
             self._ready.set_exception(error if _is_start_error(error) else EngineStartError(str(error)))
             self._ready.exception()  # may have no waiter
+        elif self.models:
+            logger.error("the engine cannot start again: %s", error)
 
     # -- ends ----------------------------------------------------------------------------------
 
