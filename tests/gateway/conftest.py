@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -125,6 +126,20 @@ def events(text: str) -> list[dict[str, Any]]:
     return [json.loads(block.removeprefix("data: ")) for block in blocks[:-2]]
 
 
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    """Polls without a gate on speed: only a hang fails."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.01)
+
+
+def children(pid: int) -> list[int]:
+    """Child processes, as Linux tells."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+
+
 @contextmanager
 def stub_engine(options: StubOptions) -> Iterator[StubEngine]:
     """A stub serving from a thread."""
@@ -183,8 +198,11 @@ def serve_process(*options: str) -> Iterator[tuple[subprocess.Popen[str], str, l
         if match:
             url = match[1]
             break
-    assert url is not None, "".join(said)
     stderr = process.stderr
+    if url is None:
+        process.wait()
+        stderr.close()
+        pytest.fail("".join(said))
     reader = threading.Thread(target=lambda: said.extend(stderr))
     reader.start()
     try:

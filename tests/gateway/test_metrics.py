@@ -90,7 +90,7 @@ def test_the_page_follows_the_lint_rules(gateway: Gateway) -> None:
 def test_promtool_has_nothing_to_say(gateway: Gateway) -> None:
     promtool = shutil.which("promtool")
     if promtool is None:
-        pytest.skip("needs promtool")
+        pytest.skip("needs promtool (Debian package prometheus)")
     checked = subprocess.run(
         [promtool, "check", "metrics"], input=used(gateway), capture_output=True, text=True, check=False
     )

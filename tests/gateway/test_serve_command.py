@@ -8,7 +8,7 @@ from airi.cli import main
 from airi.cli import serve as command
 from airi.cli._serve_output import ServeOutput
 from airi.errors import ConfigError
-from airi.gateway.lifecycle import Listening
+from airi.gateway.lifecycle import Listening, bind
 from airi.transport import Progress
 
 
@@ -52,7 +52,10 @@ def test_a_name_for_no_model_of_several_is_refused(name: str) -> None:
     [
         (["--port", "70000"], "port is 70000"),
         (["--log-level", "loud"], "log_level is 'loud'"),
+        (["--nope", "model"], "No such option: --nope"),
         (["--kv-memory", "much", "model"], "kv_memory is 'much'"),
+        (["--kv-memory", "5XB", "model"], "kv_memory is '5XB'"),
+        (["--api-key", "", "model"], "api_key is empty"),
         (["--max-body", "0"], "max_body is '0'"),
         (["--device", "abacus", "model"], "device is 'abacus'"),
         (["--dtype", "int2", "model"], "dtype is 'int2'"),
@@ -71,6 +74,16 @@ def test_a_wrong_option_is_one_line_and_status_2(
     said = capsys.readouterr().err
     assert said.startswith(f"airi: {named}")
     assert len(said.strip().splitlines()) == 1
+
+
+def test_a_taken_port_is_found_before_anything_is_loaded(capsys: pytest.CaptureFixture[str]) -> None:
+    with bind("127.0.0.1", 0) as taken:
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert main(["serve", "/no/such/model", "--port", str(port)]) == 2
+    assert capsys.readouterr().err == (
+        f"airi: cannot listen on 127.0.0.1 port {port}: Address already in use\n"
+    )
 
 
 def test_the_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,17 +23,9 @@ from airi.gateway.options import ServerOptions
 from airi.text import Tokenizer
 from airi.transport.stub import StubEngine
 
-from .conftest import ANSWER, WINDOW, Gateway, StartGateway, events, gateway_thread
+from .conftest import ANSWER, WINDOW, Gateway, StartGateway, events, gateway_thread, wait_until
 
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "What?"}], "stream": True}
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    """Polls without a gate on speed: only a hang fails."""
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.01)
 
 
 def running(stub: StubEngine) -> int:
