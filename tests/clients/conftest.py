@@ -1,0 +1,37 @@
+"""Servers for the outside clients: the built-in model, which really answers and ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from tests.gateway.conftest import serve_process
+
+KEY = "sk-clients"
+SERVE = ("--served-model-name", "tiny", "--api-key", KEY, "--kv-memory", "64MiB", "--log-level", "warning")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """Where the servers listen."""
+
+    url: str
+    tight_url: str
+    """Of a server that runs one request at a time and lets one wait."""
+
+
+@pytest.fixture(scope="session")
+def served() -> Iterator[Served]:
+    """Two servers that live as long as the tests; both must end well."""
+    tight_options = ("--max-num-seqs", "1", "--max-queued", "1")
+    with (
+        serve_process(*SERVE) as (process, url, said),
+        serve_process(*SERVE, *tight_options) as (tight, tight_url, tight_said),
+    ):
+        yield Served(url=url, tight_url=tight_url)
+        for server, lines in ((process, said), (tight, tight_said)):
+            server.terminate()
+            assert server.wait(60) == 0
+            assert "Traceback" not in "".join(lines)
