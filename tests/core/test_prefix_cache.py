@@ -104,19 +104,34 @@ def test_contents_of_a_request_that_ended_in_nan_are_not_served_to_anyone() -> N
     assert cached(ex, [1] * 8 + [2] * 9) == 16
 
 
-def test_contents_distrusted_in_a_later_step_are_forgotten_with_all_that_follows_them() -> None:
-    ex = Executor([ModelSpec(blocks=64, block_size=4, max_batch_tokens=8)])
+@pytest.mark.parametrize("status", [_core.RowStatus.NAN, _core.RowStatus.FAILED])
+def test_contents_published_before_the_failure_are_forgotten_too(status: _core.RowStatus) -> None:
+    ex = Executor([ModelSpec(block_size=4, max_batch_tokens=8)])
     bad = ex.accepted([2] * 20, max_new=4)
     ex.step()
     ex.step()
-    follower = ex.accepted([2] * 20, max_new=1)
     step = ex.plan()
     assert step is not None
-    ex.commit(step, status={bad: _core.RowStatus.FAILED})
-    assert ex.finished[bad] == _core.FinishReason.FAILED
+    assert step.rows[0].start == 16, "four blocks were published"
+    ex.commit(step, status={bad: status})
+    assert cached(ex, [2] * 20) == 0
+    assert cached(ex, [2] * 20) == 16, "what a sound request computed is served again"
+
+
+def test_a_request_that_holds_distrusted_blocks_goes_on_and_nobody_finds_what_it_adds_to_them() -> None:
+    ex = Executor([ModelSpec(block_size=4, max_batch_tokens=8, max_num_seqs=2)])
+    bad = ex.accepted([2] * 22, max_new=4)
+    ex.step()
+    ex.step()
+    follower = ex.accepted([2] * 20, max_new=6)
+    step = ex.plan()
+    assert step is not None
+    assert {r.request: r.start for r in step.rows} == {bad: 16, follower: 16}
+    ex.commit(step, status={bad: _core.RowStatus.NAN})
     ex.run()
-    assert ex.finished[follower] == _core.FinishReason.LENGTH
     ex.runtime.check_invariants()
+    assert ex.finished[follower] == _core.FinishReason.LENGTH
+    assert cached(ex, [2] * 20) == 0
 
 
 @pytest.mark.parametrize("seed", range(5))
