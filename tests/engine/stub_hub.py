@@ -76,7 +76,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._fail("RevisionNotFound" if known else "RepoNotFound", "not found")
             return
         folder, sha = found
-        siblings = [{"rfilename": path.name} for path in sorted(folder.iterdir())]
+        siblings = [{"rfilename": str(path.relative_to(folder))} for path in _files(folder)]
         self._json(
             {"id": repo, "modelId": repo, "sha": sha, "siblings": siblings, "private": False, "tags": []}
         )
@@ -87,8 +87,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._fail("RevisionNotFound", "not found")
             return
         entries = [
-            {"type": "file", "path": path.name, "size": path.stat().st_size, "oid": _etag(path)}
-            for path in sorted(found[0].iterdir())
+            {
+                "type": "file",
+                "path": str(path.relative_to(found[0])),
+                "size": path.stat().st_size,
+                "oid": _etag(path),
+            }
+            for path in _files(found[0])
         ]
         self._json(entries)
 
@@ -120,6 +125,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *arguments: Any) -> None:
         """Silence: the tests read `StubHub.fetched`."""
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def _etag(path: Path) -> str:

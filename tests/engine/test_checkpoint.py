@@ -253,6 +253,12 @@ def test_info_describes_the_model(folder: Path) -> None:
     assert info.bytes_per_block(5) == 8192
 
 
+def test_ends_of_sequence_outside_the_vocabulary_are_none(folder: Path) -> None:
+    size = get_backend("cpu").load_model(folder, LoadOptions()).info.vocab_size
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [-1, 5, size]}))
+    assert get_backend("cpu").load_model(folder, LoadOptions()).info.eos_token_ids == (5,)
+
+
 def test_float32_rounds_to_bfloat16_as_torch_does() -> None:
     import torch
 

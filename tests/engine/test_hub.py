@@ -33,6 +33,8 @@ except AiriError as error:
 def hub(checkpoint: Callable[[str], Path], tmp_path: Path) -> Iterator[StubHub]:
     repository = make_checkpoint("llama", tmp_path / "tiny", max_shard_size="100KB")
     (repository / "tokenizer.json").write_text("{}")
+    (repository / "additional_chat_templates").mkdir()
+    (repository / "additional_chat_templates" / "rag.jinja").write_text("{{ documents }}")
     (repository / "pytorch_model.bin").write_bytes(b"never fetched")
     (repository / "README.md").write_text("never fetched")
     with serve_stub_hub() as server:
@@ -65,8 +67,9 @@ def test_a_snapshot_holds_the_needed_files_only_and_is_reused_offline(hub: StubH
     status, folder = resolve("hf://acme/tiny", home, HF_ENDPOINT=hub.url)
     assert status == 0, folder
     shards = {path.name for path in (tmp_path / "tiny").glob("*.safetensors")}
-    names = {path.name for path in Path(folder).iterdir()}
+    names = {str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file()}
     assert names == shards | {
+        "additional_chat_templates/rag.jinja",
         "config.json",
         "generation_config.json",
         "model.safetensors.index.json",

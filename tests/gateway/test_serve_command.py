@@ -63,6 +63,8 @@ def test_a_name_for_no_model_of_several_is_refused(name: str) -> None:
         (["--max-num-seqs", "0", "model"], "max_num_seqs is 0"),
         (["--tls-cert", "cert.pem", "model"], "tls_cert and tls_key go together"),
         (["--engine", "ipc:///x", "model"], "--engine:"),
+        (["--engine", "ipc:///x", "--served-model-name", "m"], "--engine:"),
+        (["--api-key", ""], "api_key is empty"),
         (["a/m", "b/m"], "model name 'm' is given twice"),
         (["m", "--served-model-name", "="], "served_model_name is '='"),
     ],

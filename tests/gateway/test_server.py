@@ -23,9 +23,12 @@ import pytest
 from airi.errors import ConfigError
 from airi.gateway.access import Access
 from airi.gateway.lifecycle import bind
+from airi.gateway.metrics import Metrics
+from airi.gateway.models import serve_models
 from airi.gateway.options import AppOptions, ServerOptions
 from airi.gateway.server import _config
 from airi.text import Tokenizer
+from airi.transport import EngineClient
 from airi.transport.stub import StubOptions
 
 from .conftest import Gateway, StartGateway, events, gateway_thread, serve_process, stub_engine
@@ -60,6 +63,17 @@ def test_keys_are_kept_only_as_digests() -> None:
     assert "sk-secret" not in repr(vars(access))
     assert access.principal("/v1/models", "Bearer sk-secret").name.startswith("key:")
     assert "secret" not in access.principal("/v1/models", "Bearer sk-secret").name
+
+
+@pytest.mark.parametrize("key", ["", " "])
+def test_an_empty_key_is_refused_and_opens_nothing(key: str) -> None:
+    with pytest.raises(ConfigError, match="api_key is empty"):
+        AppOptions(api_keys=("sk-one", key))
+
+
+def test_a_key_may_hold_any_characters() -> None:
+    sent = "Bearer schlüssel 🔑".encode().decode("latin-1")  # headers are read so
+    assert Access(["schlüssel 🔑"]).principal("/v1/models", sent).name.startswith("key:")
 
 
 def test_a_request_id_is_kept_or_made(gateway: Gateway) -> None:
@@ -179,6 +193,16 @@ def test_another_chat_template_replaces_the_models_own(
     with stub_engine(stub), gateway_thread(stub.endpoint, options) as (listening, _):
         done = httpx.post(f"{listening.url}/v1/chat/completions", json=CHAT).json()
     assert done["usage"]["prompt_tokens"] == len(tokenizer.encode("[What?]"))
+
+
+async def test_a_broken_chat_template_ends_the_start(model_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    (folder / "chat_template.jinja").write_text("{% for m in messages %}")
+    stub = StubOptions(endpoint=f"ipc://{tmp_path}/e", model_path=str(folder), name="tiny")
+    with stub_engine(stub):
+        async with await EngineClient.connect(stub.endpoint, timeout_s=10) as client:
+            with pytest.raises(ConfigError, match="chat template 'default': line 1"):
+                serve_models(client, Metrics("1"))
 
 
 def test_tls_files_that_do_not_fit_are_named(certificate: tuple[Path, Path], tmp_path: Path) -> None:

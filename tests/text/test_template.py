@@ -11,7 +11,7 @@ import pytest
 import transformers
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from airi.errors import ConfigError
+from airi.errors import CheckpointError, ConfigError
 from airi.text import ChatTemplate, TemplateError, Tokenizer
 
 if TYPE_CHECKING:
@@ -240,6 +240,15 @@ def test_without_a_default_template_one_must_be_named(pairs: dict[str, Pair], tm
     _copy_tokenizer(pairs["gemma"], tmp_path)
     with pytest.raises(TemplateError, match=r"the model has no chat template$"):
         Tokenizer.load(tmp_path).render_chat(CHAT)
+
+
+@pytest.mark.parametrize("item", ["x", {"name": "rag"}, {"name": "rag", "template": 5}])
+def test_a_list_of_templates_of_a_wrong_form_is_named(
+    pairs: dict[str, Pair], tmp_path: Path, item: object
+) -> None:
+    _copy_tokenizer(pairs["gemma"], tmp_path, chat_template=[item])
+    with pytest.raises(CheckpointError, match="chat_template must be a text, or a list of objects with name"):
+        Tokenizer.load(tmp_path)
 
 
 def test_a_file_or_a_text_replaces_the_checkpoints_template(pairs: dict[str, Pair], tmp_path: Path) -> None:

@@ -129,8 +129,10 @@ def serve(
         chat_template=chat_template,
         drain_timeout_s=drain_timeout,
     )
-    if engine is not None and models:
-        raise ConfigError("--engine: the engine at an endpoint has its models already; name none here")
+    if engine is not None and (models or served_model_name):
+        raise ConfigError(
+            "--engine: the engine at an endpoint has its models and names already; give none here"
+        )
     engine_options = None
     if engine is None:
         engine_options = _engine_options(

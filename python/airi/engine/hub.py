@@ -23,6 +23,7 @@ _TEXT_FILES = (
     "special_tokens_map.json",
     "chat_template.jinja",
     "chat_template.json",
+    "additional_chat_templates/*.jinja",
     INDEX_FILE,
 )
 _PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
@@ -95,7 +96,7 @@ def _snapshot(reference: HubReference, files: tuple[str, ...]) -> Path:
     except errors.LocalEntryNotFoundError:
         reason = "not in the local cache, and the hub cannot be reached or HF_HUB_OFFLINE is set"
     except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     else:
         return Path(folder)
     raise CheckpointError(f"{reference} cannot be fetched: {reason}")

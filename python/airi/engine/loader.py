@@ -40,6 +40,8 @@ def open_model(folder: Path, options: LoadOptions) -> OpenedModel:
     generation_path = folder / "generation_config.json"
     generation = read_json_if_present(generation_path)
     fields = JsonFields(generation, str(generation_path))
+    # A text-only cut of a larger model may still name ids that it has no logits for.
+    ends = fields.integers("eos_token_id") or spec.eos_token_ids
     itemsize = 2 if dtype == "bfloat16" else 4
     info = ModelInfo(
         path=folder,
@@ -53,7 +55,7 @@ def open_model(folder: Path, options: LoadOptions) -> OpenedModel:
         max_model_len=max_model_len,
         kv_bytes_per_token=2 * spec.num_layers * spec.kv_size * itemsize,
         num_parameters=checkpoint.num_elements,
-        eos_token_ids=fields.integers("eos_token_id") or spec.eos_token_ids,
+        eos_token_ids=tuple(i for i in ends if 0 <= i < spec.vocab_size),
         bos_token_id=spec.bos_token_id,
         generation_config=generation,
     )

@@ -36,7 +36,7 @@ class Access:
     """
 
     def __init__(self, api_keys: Iterable[str] = ()) -> None:
-        self._digests = tuple(hashlib.sha256(key.encode()).digest() for key in api_keys)
+        self._digests = tuple(hashlib.sha256(key.strip().encode()).digest() for key in api_keys)
 
     @property
     def needs_key(self) -> bool:
@@ -48,7 +48,7 @@ class Access:
         if not self._digests or path in OPEN_PATHS:
             return ANYONE
         scheme, _, key = (authorization or "").partition(" ")
-        given = hashlib.sha256(key.strip().encode()).digest()
+        given = hashlib.sha256(key.strip().encode("latin-1")).digest()  # the bytes that came
         known = False
         for digest in self._digests:  # every key is compared, so that time tells nothing
             known |= hmac.compare_digest(digest, given)

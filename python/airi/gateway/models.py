@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -12,6 +13,8 @@ from airi.gateway.errors import model_not_found
 from airi.gateway.metrics import Metrics, ModelMetrics
 from airi.text import Tokenizer, recommended_sampling
 from airi.transport import EngineClient, ModelInfo
+
+log = logging.getLogger("airi.gateway")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,14 +68,20 @@ def serve_models(
     client: EngineClient, metrics: Metrics, *, chat_template: str | Path | None = None
 ) -> list[ServedModel]:
     """The text side of every model the engine has loaded; raises CheckpointError or ConfigError."""
-    return [
-        ServedModel(
+    served = []
+    for info in client.models:
+        tokenizer = Tokenizer.load(info.path, chat_template=chat_template)
+        if (
+            tokenizer.chat_template is None
+        ):  # asked here, so that a broken one ends the start and not a request
+            log.info("%s has no chat template; it answers /v1/completions only", info.name)
+        model = ServedModel(
             info=info,
-            tokenizer=Tokenizer.load(info.path, chat_template=chat_template),
+            tokenizer=tokenizer,
             client=client,
             metrics=metrics.model(info.name),
             defaults=recommended_sampling(info.path),
             created=int(time.time()),
         )
-        for info in client.models
-    ]
+        served.append(model)
+    return served

@@ -64,5 +64,14 @@ def read_templates(folder: Path, config: dict[str, Any]) -> dict[str, str]:
         if isinstance(value, str):
             found["default"] = value
         elif isinstance(value, list):
-            found = {t["name"]: t["template"] for t in value if isinstance(t, dict)}
+            found = dict(_named_template(item, folder) for item in value)
     return found
+
+
+def _named_template(item: Any, folder: Path) -> tuple[str, str]:
+    match item:
+        case {"name": str(name), "template": str(template)}:
+            return name, template
+    raise CheckpointError(
+        f"{folder}: chat_template must be a text, or a list of objects with name and template"
+    )
