@@ -48,6 +48,14 @@ def test_streams_give_the_same_tokens(real: LLM) -> None:
     assert texts == [o.outputs[0].text for o in whole]
 
 
+def test_leaving_a_stream_early_leaves_nothing_in_the_engine(real: LLM) -> None:
+    stream = real.generate_stream(PROMPTS, GREEDY)
+    next(stream)
+    stream.close()  # type: ignore[attr-defined]
+    assert not real._engine.has_work()
+    assert [(model.running, model.waiting) for model in real._engine.stats()] == [(0, 0)]
+
+
 def test_a_seed_repeats_and_n_differ(real: LLM) -> None:
     params = SamplingParams(temperature=1.5, max_tokens=16, seed=11, n=3, ignore_eos=True)
     first, again = (real.generate(["the", *PROMPTS][:k], params)[0] for k in (1, 4))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from airi.gateway.access import ANYONE, Principal
@@ -38,7 +38,6 @@ class CallRecord:
     model: str | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    extra_headers: list[tuple[bytes, bytes]] = field(default_factory=list)
 
 
 class ClientGone(Exception):

@@ -220,6 +220,8 @@ class LLM:
                     if self._owners.pop(request_id, None) is not None:
                         self._engine.cancel(request_id)
                 batch.running.clear()
+                if not (self._closed or self._owners) and self._engine.has_work():
+                    self._engine.step()  # nothing runs any more: it only takes out what was cancelled
 
     def _pump(self, batch: Batch) -> None:
         """One step of the engine, for whoever has requests in it."""

@@ -159,11 +159,6 @@ class Tokenizer:
             return WindowDetokenizer(self._backend, prompt_ids, skip_special_tokens=skip_special_tokens)
         return ByteDetokenizer(pieces, prompt_ids, byte_fallback=self._byte_fallback)
 
-    @property
-    def chat_template_names(self) -> tuple[str, ...]:
-        """Names of the checkpoint's chat templates."""
-        return tuple(self._templates)
-
     @cached_property
     def chat_template(self) -> ChatTemplate | None:
         """The template used when none is named; None where the checkpoint has none."""
