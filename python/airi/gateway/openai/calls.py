@@ -35,11 +35,19 @@ R = TypeVar("R", bound=SamplingFields)
 class Answer(ABC):
     """How one request's choices become JSON. Made per request, after the prompt is tokenised."""
 
-    def __init__(self, prefix: str, request: SamplingFields, model: ServedModel) -> None:
+    def __init__(self, prefix: str, chunk: str, request: SamplingFields, model: ServedModel) -> None:
+        """`chunk` is the `object` of the events of a stream."""
         self.id = f"{prefix}-{secrets.token_hex(12)}"
         self.created = int(time.time())
         self.model = model
         self.served_as = request.model
+        self.frame = sse.ChunkFrame(
+            id=self.id,
+            object=chunk,
+            created=self.created,
+            model=self.served_as,
+            fingerprint=FINGERPRINT,
+        )
 
     @abstractmethod
     def opening(self, choice: Choice) -> bytes:
@@ -53,9 +61,9 @@ class Answer(ABC):
     def closing(self, choice: Choice) -> bytes:
         """The event that ends a streamed choice."""
 
-    @abstractmethod
     def usage_event(self, usage: Usage) -> bytes:
         """The event with the token counts, after all choices."""
+        return self.frame.usage(usage)
 
     @abstractmethod
     def keep(self, choice: Choice, pieces: Iterable[Piece]) -> None:

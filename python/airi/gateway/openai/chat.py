@@ -32,22 +32,15 @@ class ChatAnswer(Answer):
     """The choices of one chat request as messages or chunks."""
 
     def __init__(self, request: ChatCompletionRequest, model: ServedModel) -> None:
-        super().__init__("chatcmpl", request, model)
+        super().__init__("chatcmpl", "chat.completion.chunk", request, model)
         self._wants_logprobs = bool(request.logprobs)
-        self._frame = sse.ChunkFrame(
-            id=self.id,
-            object="chat.completion.chunk",
-            created=self.created,
-            model=self.served_as,
-            fingerprint=FINGERPRINT,
-        )
         self._chunks: dict[int, sse.ChatChunks] = {}
         self._texts: dict[int, list[str]] = {}
         self._logprobs: dict[int, list[ChatLogprob]] = {}
 
     def opening(self, choice: Choice) -> bytes:
         """The role, with empty content."""
-        chunks = self._chunks[choice.index] = sse.ChatChunks(self._frame, choice.index)
+        chunks = self._chunks[choice.index] = sse.ChatChunks(self.frame, choice.index)
         return chunks.first()
 
     def pieces(self, choice: Choice, pieces: Iterable[Piece]) -> bytes:
@@ -63,10 +56,6 @@ class ChatAnswer(Answer):
     def closing(self, choice: Choice) -> bytes:
         """An empty delta with the finish reason."""
         return self._chunks[choice.index].last(choice.finish_reason or "stop")
-
-    def usage_event(self, usage: Usage) -> bytes:
-        """A chunk without choices."""
-        return self._frame.usage(usage)
 
     def keep(self, choice: Choice, pieces: Iterable[Piece]) -> None:
         """Collects text and logprobs of one choice."""

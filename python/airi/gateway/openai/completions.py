@@ -35,26 +35,19 @@ class CompletionAnswer(Answer):
     """The choices of one completion request as texts or chunks."""
 
     def __init__(self, request: CompletionRequest, model: ServedModel, prompts: list[Prompt]) -> None:
-        super().__init__("cmpl", request, model)
+        super().__init__("cmpl", "text_completion", request, model)
         self._wants_logprobs = request.logprobs is not None
         self._echo = bool(request.echo)
         self._skip_special_tokens = request.skip_special_tokens is not False
         self._prompts = prompts
         self._n = request.n or 1
-        self._frame = sse.ChunkFrame(
-            id=self.id,
-            object="text_completion",
-            created=self.created,
-            model=self.served_as,
-            fingerprint=FINGERPRINT,
-        )
         self._chunks: dict[int, sse.TextChunks] = {}
         self._kept: dict[int, list[Piece]] = {}
         self._echoed: dict[int, str] = {}
 
     def opening(self, choice: Choice) -> bytes:
         """The prompt, where it is echoed."""
-        chunks = self._chunks[choice.index] = sse.TextChunks(self._frame, choice.index)
+        chunks = self._chunks[choice.index] = sse.TextChunks(self.frame, choice.index)
         if not self._echo:
             return b""
         logprobs = self._prompt_logprobs(choice) if self._wants_logprobs else None
@@ -70,10 +63,6 @@ class CompletionAnswer(Answer):
     def closing(self, choice: Choice) -> bytes:
         """An empty text with the finish reason."""
         return self._chunks[choice.index].last(choice.finish_reason or "stop")
-
-    def usage_event(self, usage: Usage) -> bytes:
-        """A chunk without choices."""
-        return self._frame.usage(usage)
 
     def keep(self, choice: Choice, pieces: Iterable[Piece]) -> None:
         """Collects the pieces of one choice."""
