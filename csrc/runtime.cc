@@ -20,12 +20,19 @@ std::vector<double> device_weights(const std::vector<ModelConfig>& models) {
   return weights;
 }
 
+void check_moment(const char* name, TimePoint moment) {
+  if (moment >= TimePoint{-kMaxMicros} && moment <= TimePoint{kMaxMicros}) return;
+  throw InvalidArgument(std::string(name) + " must lie in [-2^53, 2^53], got " +
+                        std::to_string(static_cast<std::int64_t>(moment)));
+}
+
 void check_spec(const RequestSpec& spec, std::size_t num_models, std::int32_t num_bands) {
   const auto refuse = [](const char* name, std::int64_t value, const char* accepted) {
     throw InvalidArgument(std::string(name) + " must be " + accepted + ", got " + std::to_string(value));
   };
   if (index(spec.model) >= num_models) refuse("model", raw(spec.model), "a model of this runtime");
   if (spec.band < 0 || spec.band >= num_bands) refuse("band", spec.band, "in [0, num_bands)");
+  check_moment("arrival_us", spec.arrival);
   if (spec.tokens.empty()) refuse("len(tokens)", 0, "at least 1");
   if (spec.max_new_tokens && *spec.max_new_tokens < 1) {
     refuse("max_new_tokens", *spec.max_new_tokens, "at least 1");
@@ -191,6 +198,7 @@ std::optional<StepInfo> Runtime::step(TimePoint now) {
     throw InvalidArgument("step " + std::to_string(raw(in_flight_->step_id)) +
                           " must be committed before the next one");
   }
+  check_moment("now_us", now);
   now_ = std::max(now_, now);
   read_inbox();
   expire(now_);
@@ -255,14 +263,15 @@ void Runtime::commit(StepId step_id, std::span<const std::int32_t> tokens,
                      std::span<const std::int32_t> counts, std::span<const std::uint8_t> status,
                      Micros device_time) {
   const StepInfo step = checked_step(step_id, tokens, counts, status);
-  if (device_time < 0) {
-    throw InvalidArgument("device_us must not be negative, got " + std::to_string(device_time));
+  if (device_time < 0 || device_time > kMaxMicros) {
+    throw InvalidArgument("device_us must lie in [0, 2^53], got " + std::to_string(device_time));
   }
   in_flight_.reset();
   const auto& rows = writers_[static_cast<std::size_t>(step.buffer)].rows();
   finished_.clear();
   models_[index(step.model)].commit(rows, tokens, counts, status, finished_);
-  arbiter_.charge(step.model, device_time);
+  // On a clock too coarse for a step the device would else never change hands.
+  arbiter_.charge(step.model, std::max<Micros>(device_time, 1));
   for (const auto& [request, reason] : finished_) end(request, reason);
   settle();
 }

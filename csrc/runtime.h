@@ -68,7 +68,7 @@ class Runtime {
   Runtime& operator=(const Runtime&) = delete;
 
   // Queues a request. Throws InvalidArgument for values that no limit explains: an unknown model,
-  // an empty prompt, a negative token.
+  // an empty prompt, a negative token, an arrival farther than kMaxMicros from the epoch.
   [[nodiscard]] Admit submit(RequestSpec spec);
 
   // Ends a request at the next step(). False where no live request has this id.
@@ -146,7 +146,7 @@ class Runtime {
   std::vector<RequestId> ended_;  // since the last settle()
   std::vector<ModelScheduler::Finished> finished_;
   Inbox::Mail mail_;
-  TimePoint now_{};
+  TimePoint now_{-kMaxMicros};
   std::int64_t next_step_ = 0;
   std::optional<StepInfo> in_flight_;
 };

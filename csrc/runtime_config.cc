@@ -9,6 +9,10 @@
 namespace airi {
 namespace {
 
+// Counts of tokens stay below this, so that rounding them up to blocks fits 32 bits.
+constexpr std::int32_t kMaxTokens = 1 << 30;
+constexpr std::int32_t kMaxSeqs = 1 << 20;
+
 template <class Number>
 void require(bool holds, const char* name, Number value, const char* accepted) {
   if (holds) return;
@@ -47,7 +51,10 @@ std::int64_t ModelConfig::max_deltas() const noexcept {
 void check_config(const RuntimeConfig& config) {
   require(config.max_queued >= 1, "max_queued", config.max_queued, "at least 1");
   require(config.num_bands >= 1 && config.num_bands <= 64, "num_bands", config.num_bands, "between 1 and 64");
-  if (config.aging_us) require(*config.aging_us > 0, "aging_us", *config.aging_us, "positive");
+  if (config.aging_us) {
+    const Micros aging = *config.aging_us;
+    require(aging > 0 && aging <= kMaxMicros, "aging_us", aging, "between 1 and 2^53");
+  }
   const ServiceWeights& service = config.service;
   require(service.prompt >= 0 && service.prompt <= 1024, "w_prompt", service.prompt, "in [0, 1024]");
   require(service.decode >= 0 && service.decode <= 1024, "w_decode", service.decode, "in [0, 1024]");
@@ -57,10 +64,14 @@ void check_config(const RuntimeConfig& config) {
 }
 
 void check_config(const ModelConfig& model) {
-  require(model.block_size >= 1, "block_size", model.block_size, "at least 1");
-  require(model.max_model_len >= 2, "max_model_len", model.max_model_len, "at least 2");
-  require(model.max_num_seqs >= 1, "max_num_seqs", model.max_num_seqs, "at least 1");
-  require(model.max_batch_tokens >= 1, "max_batch_tokens", model.max_batch_tokens, "at least 1");
+  require(model.block_size >= 1 && model.block_size <= kMaxTokens, "block_size", model.block_size,
+          "between 1 and 2^30");
+  require(model.max_model_len >= 2 && model.max_model_len <= kMaxTokens, "max_model_len", model.max_model_len,
+          "between 2 and 2^30");
+  require(model.max_num_seqs >= 1 && model.max_num_seqs <= kMaxSeqs, "max_num_seqs", model.max_num_seqs,
+          "between 1 and 2^20");
+  require(model.max_batch_tokens >= 1 && model.max_batch_tokens <= kMaxTokens, "max_batch_tokens",
+          model.max_batch_tokens, "between 1 and 2^30");
   if (model.num_slabs && model.share) {
     throw InvalidArgument("num_slabs and share exclude each other");
   }

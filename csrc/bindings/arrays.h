@@ -21,7 +21,7 @@ inline std::string shape_of(const pybind11::array& a) {
 
 }  // namespace detail
 
-// The elements of a C-contiguous array of exactly T. Never copies, never converts. Throws TypeError
+// The elements of an aligned C-contiguous array of exactly T. Never copies, never converts. Throws TypeError
 // naming the argument, what is wanted and what was found; never the data.
 template <class T>
 std::span<const T> as_span(const char* name, const pybind11::array& a) {
@@ -31,6 +31,9 @@ std::span<const T> as_span(const char* name, const pybind11::array& a) {
     throw pybind11::type_error(std::string(name) + " must be a C-contiguous " +
                                std::string(pybind11::str(pybind11::dtype::of<T>())) + " array, got " +
                                std::string(pybind11::str(a.dtype())) + " " + detail::shape_of(a));
+  }
+  if (reinterpret_cast<std::uintptr_t>(a.data()) % alignof(T) != 0) {
+    throw pybind11::type_error(std::string(name) + " must be aligned to its elements");
   }
   return {static_cast<const T*>(a.data()), static_cast<std::size_t>(a.size())};
 }

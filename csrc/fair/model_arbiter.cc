@@ -7,18 +7,26 @@
 #include "base/check.h"
 
 namespace airi {
+namespace {
+
+// Weights further apart would make deficits that doubles cannot add up.
+constexpr double kMinWeight = 1.0 / 1024;
+constexpr double kMaxWeight = 1024.0;
+
+}  // namespace
 
 ModelArbiter::ModelArbiter(const Options& options, const std::vector<double>& weights) : options_(options) {
-  if (options.quantum <= 0) {
-    throw InvalidArgument("quantum_us must be positive, got " + std::to_string(options.quantum));
+  if (options.quantum <= 0 || options.quantum > kMaxMicros) {
+    throw InvalidArgument("quantum_us must be positive and at most 2^53, got " +
+                          std::to_string(options.quantum));
   }
-  if (options.min_residency < 0) {
-    throw InvalidArgument("min_residency_us must not be negative, got " +
+  if (options.min_residency < 0 || options.min_residency > kMaxMicros) {
+    throw InvalidArgument("min_residency_us must not be negative nor above 2^53, got " +
                           std::to_string(options.min_residency));
   }
   for (const double weight : weights) {
-    if (!(weight > 0.0) || !std::isfinite(weight)) {
-      throw InvalidArgument("device_weight must be positive, got " + std::to_string(weight));
+    if (!(weight >= kMinWeight && weight <= kMaxWeight)) {
+      throw InvalidArgument("device_weight must lie in [1/1024, 1024], got " + std::to_string(weight));
     }
     shares_.push_back({.weight = weight});
   }
@@ -70,7 +78,7 @@ std::optional<ModelId> ModelArbiter::next() {
     turn_.reset();
   }
   for (std::size_t tried = 0; !turn_; ++tried) {
-    if (tried == num_backlogged_) skip_fruitless_rounds();
+    if (tried > 0 && tried % num_backlogged_ == 0) skip_fruitless_rounds();
     AIRI_CHECK(tried <= 4 * shares_.size()) << "no model's deficit turns positive";
     std::size_t candidate = last_;
     do {
@@ -82,11 +90,11 @@ std::optional<ModelId> ModelArbiter::next() {
 }
 
 void ModelArbiter::charge(ModelId model, Micros device_time) {
-  AIRI_CHECK(device_time >= 0) << "device_time " << device_time;
+  AIRI_CHECK(device_time >= 0 && device_time <= kMaxMicros) << "device_time " << device_time;
   Share& share = shares_.at(index(model));
   share.deficit -= static_cast<double>(device_time);
   if (!share.backlogged) share.deficit = std::min(share.deficit, 0.0);
-  if (turn_ == index(model)) residency_ += device_time;
+  if (turn_ == index(model)) residency_ = std::min(residency_ + device_time, kMaxMicros);
 }
 
 }  // namespace airi

@@ -27,7 +27,8 @@ class ModelArbiter {
     Micros min_residency = 0;
   };
 
-  // Throws InvalidArgument unless quantum > 0, min_residency >= 0 and every weight is positive.
+  // Throws InvalidArgument unless 0 < quantum <= kMaxMicros, 0 <= min_residency <= kMaxMicros and every
+  // weight lies in [1/1024, 1024].
   ModelArbiter(const Options& options, const std::vector<double>& weights);
 
   // An idle model yields at once and keeps no credit; a debt stays.
@@ -37,7 +38,7 @@ class ModelArbiter {
   // charge() return the same model. O(number of models).
   [[nodiscard]] std::optional<ModelId> next();
 
-  // Charges a batch of `model` that took `device_time`. REQUIRES: device_time >= 0.
+  // Charges a batch of `model` that took `device_time`. REQUIRES: 0 <= device_time <= kMaxMicros.
   void charge(ModelId model, Micros device_time);
 
   [[nodiscard]] double deficit(ModelId model) const { return shares_.at(index(model)).deficit; }

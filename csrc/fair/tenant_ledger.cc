@@ -10,6 +10,8 @@ namespace airi {
 namespace {
 
 constexpr std::int64_t kRebaseAbove = std::int64_t{1} << 60;
+// Where counters stop: a tenant so far ahead of V waits for ever anyway, and no sum of two overflows.
+constexpr std::int64_t kMostService = std::int64_t{1} << 61;
 
 }  // namespace
 
@@ -103,7 +105,7 @@ void TenantLedger::retire_if_idle(std::int32_t t) {
   idle_.push(idle_standing_of(t));
   raise_virtual_time();
   if (idle_.size() <= max_idle_) return;
-  lost_debt_ += idle_.top().counter - virtual_time_;
+  lost_debt_ = std::min(lost_debt_ + idle_.top().counter - virtual_time_, kMostService);
   forget(idle_.top().tenant);
 }
 
@@ -115,12 +117,15 @@ void TenantLedger::advance(TenantIndex t, const HeadKey& head, std::int64_t serv
 void TenantLedger::charge(TenantIndex t, std::int64_t service) {
   AIRI_DCHECK(service >= 0) << "service " << service;
   Tenant& tenant = tenants_[index(t)];
-  tenant.counter += service * tenant.cost_of_unit;
+  const bool fits = service <= kMostService / tenant.cost_of_unit;
+  tenant.counter =
+      std::min(tenant.counter + (fits ? service * tenant.cost_of_unit : kMostService), kMostService);
   if (is_backlogged(raw(t))) {
     backlog_.update(standing_of(raw(t)));
     raise_virtual_time();
   }
-  if (tenant.counter > kRebaseAbove) rebase();
+  // Near V == 0 it would change nothing, at O(tenants).
+  if (tenant.counter > kRebaseAbove && virtual_time_ > kRebaseAbove / 2) rebase();
 }
 
 void TenantLedger::set_weight(TenantId id, TenantWeight weight) {

@@ -17,7 +17,7 @@ namespace airi {
 // object of the core that more than one thread touches.
 //
 // Thread safety: every method may be called from any thread.
-// Invariant: a request id is live from put() until forget(); live ids are unique.
+// Invariant: a request id is live from put() until settle() is told that it ended; live ids are unique.
 class Inbox {
  public:
   enum class Put : std::uint8_t { kAccepted, kFull, kDuplicate };

@@ -92,10 +92,12 @@ def test_a_model_keeps_the_device_for_its_minimum_residency() -> None:
 @pytest.mark.parametrize(
     ("weights", "quantum", "residency", "text"),
     [
-        ([1.0, 0.0], 10, 0, "device_weight must be positive, got 0"),
-        ([float("nan")], 10, 0, "device_weight must be positive"),
-        ([1.0], 0, 0, "quantum_us must be positive, got 0"),
-        ([1.0], 10, -1, "min_residency_us must not be negative, got -1"),
+        ([1.0, 0.0], 10, 0, r"device_weight must lie in \[1/1024, 1024\], got 0"),
+        ([float("nan")], 10, 0, "device_weight must lie in"),
+        ([float("inf")], 10, 0, "device_weight must lie in"),
+        ([1e-4], 10, 0, "device_weight must lie in"),
+        ([1.0], 0, 0, r"quantum_us must be positive and at most 2\^53, got 0"),
+        ([1.0], 10, -1, r"min_residency_us must not be negative nor above 2\^53, got -1"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(

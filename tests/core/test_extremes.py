@@ -1,0 +1,136 @@
+"""Numbers at the ends of their ranges: refused in one line, or computed without overflow."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import numpy as np
+import pytest
+
+from airi import _core
+from airi._core import parts
+
+from .harness import Config, Executor, ModelSpec
+
+FAR = 2**53
+INT32_MAX = 2**31 - 1
+
+
+def test_the_dearest_service_never_turns_into_credit() -> None:
+    """w = 1024 on a prompt of 2^31 tokens at weight 1/1024 is 2^71 units."""
+    ledger = parts.TenantLedger(max_idle=1)
+    ledger.enter(0, 1 / 1024, 0, 0)
+    ledger.enter(1, 1.0, 0, 1)
+    for _ in range(5):
+        ledger.charge(0, 2**41)
+        ledger.charge(0, 2**31)
+        counter = ledger.counter(0)
+        assert counter is not None
+        assert 2**60 <= counter < 2**62
+        assert ledger.next() == 1
+        ledger.check_invariants()
+    for tenant in range(2, 6):
+        ledger.enter(tenant, 1 / 1024, 0, tenant)
+        ledger.charge(tenant, 2**41)
+        ledger.leave(tenant)
+    assert 0 < ledger.lost_debt < 2**62
+
+
+@pytest.mark.parametrize("longest", [10**6, FAR])
+def test_every_backlogged_model_gets_a_turn_whatever_weights_and_batches(longest: int) -> None:
+    for seed in range(300):
+        rng = random.Random(seed)
+        weights = [2.0 ** rng.uniform(-10, 10) for _ in range(rng.randint(1, 3))]
+        arbiter = parts.ModelArbiter(weights, rng.choice([1, 100, FAR]))
+        for model in range(len(weights)):
+            arbiter.set_backlogged(model, backlogged=True)
+        for _ in range(12):
+            chosen = arbiter.next()
+            assert chosen is not None
+            arbiter.charge(chosen, int(math.exp(rng.uniform(0, math.log(longest)))))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("max_model_len", INT32_MAX),
+        ("max_batch_tokens", INT32_MAX),
+        ("max_num_seqs", INT32_MAX),
+        ("block_size", INT32_MAX),
+    ],
+)
+def test_a_size_that_could_overflow_is_refused(field: str, value: int) -> None:
+    """Rounded up to blocks it would turn negative, and any buffer would seem large enough."""
+    config: dict[str, int] = {
+        "block_size": 16,
+        "bytes_per_block": _core.GRANULE_BYTES,
+        "max_model_len": 64,
+        "max_num_seqs": 4,
+        "max_batch_tokens": 64,
+        field: value,
+    }
+    with pytest.raises(ValueError, match=f"{field} must be between"):
+        _core.ModelConfig(**config)  # type: ignore[arg-type]
+
+
+def test_the_longest_window_needs_a_buffer_of_its_size() -> None:
+    config = _core.ModelConfig(
+        block_size=1,
+        bytes_per_block=_core.GRANULE_BYTES,
+        max_model_len=2**30,
+        max_num_seqs=2**20,
+        max_batch_tokens=2**30,
+    )
+    assert config.max_deltas == 2 * 2**20 + 2**30 + 2**30 + 1
+
+
+@pytest.mark.parametrize("moment", [-FAR - 1, FAR + 1, -(2**63), 2**63 - 1])
+def test_a_moment_too_far_from_the_epoch_is_refused(moment: int) -> None:
+    ex = Executor()
+    with pytest.raises(ValueError, match=r"arrival_us must lie in \[-2\^53, 2\^53\]"):
+        ex.submit([1], arrival=moment)
+    ex.now = moment
+    with pytest.raises(ValueError, match=r"now_us must lie in \[-2\^53, 2\^53\]"):
+        ex.plan()
+    assert not ex.runtime.has_work()
+
+
+@pytest.mark.parametrize("aging", [1, FAR])
+def test_arrivals_at_both_ends_of_time_are_served_in_order(aging: int) -> None:
+    """The earliest has aged, the latest has not: neither wraps round."""
+    ex = Executor([ModelSpec(max_num_seqs=1)], Config(num_bands=64, aging_us=aging))
+    late = ex.accepted([1, 2], band=63, arrival=FAR, deadline=2**63 - 1)
+    early = ex.accepted([3, 4], band=63, arrival=-FAR)
+    ex.now = -FAR
+    ex.step()
+    ex.now = FAR - 10**6
+    ex.run()
+    assert list(ex.finished) == [early, late]
+    ex.runtime.check_invariants()
+
+
+def test_moments_before_the_epoch_are_moments_like_any_other() -> None:
+    ex = Executor()
+    ex.now = -1_000_000
+    request = ex.accepted([1, 2], deadline=-900_000)
+    ex.run()
+    assert ex.finished == {request: _core.FinishReason.LENGTH}
+
+
+def test_a_clock_that_stands_still_lets_every_model_run() -> None:
+    """Steps of 0 microseconds: the device changes hands after as many steps as a quantum has."""
+    ex = Executor([ModelSpec(max_num_seqs=1), ModelSpec(max_num_seqs=1)], Config(quantum_us=5))
+    for model in (0, 1):
+        for _ in range(3):
+            ex.accepted([1, 2], model=model, max_new=10)
+    for _ in range(20):
+        ex.step(device_us=0)
+    assert {step.info.model for step in ex.steps} == {0, 1}
+
+
+def test_an_array_that_is_not_aligned_is_refused() -> None:
+    ex = Executor()
+    tokens = np.frombuffer(bytes(9), np.int32, count=2, offset=1)
+    with pytest.raises(TypeError, match="tokens must be aligned to its elements"):
+        ex.runtime.submit(request_id=0, model=0, tokens=tokens, max_new_tokens=1, arrival_us=0)
