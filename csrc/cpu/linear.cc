@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <string>
 
+#include "base/check.h"
 #include "cpu/gemm.h"
 
 namespace airi::cpu {
@@ -19,6 +21,11 @@ AlignedBuffer copy_of(const float* values, std::int64_t count) {
 
 const float* at(const AlignedBuffer& values, std::int64_t index) {
   return values.size() == 0 ? nullptr : values.as<float>() + index;
+}
+
+void check_rows(const void* x, const void* out, std::int64_t m) {
+  if (m < 0) throw InvalidArgument("m must be >= 0, got " + std::to_string(m));
+  if (m > 0 && (x == nullptr || out == nullptr)) throw InvalidArgument("x and out must be addresses, got 0");
 }
 
 int columns_of(const PackedWeights& weights, std::int64_t panel) {
@@ -42,6 +49,11 @@ void PackedLinear::forward_add(const void* x, std::int64_t m, float* out, std::i
 }
 
 void PackedLinear::run(const void* x, std::int64_t m, float* out, std::int64_t out_stride, bool add) const {
+  check_rows(x, out, m);
+  if (out_stride < weights_.n()) {
+    throw InvalidArgument("ldo must be >= n (" + std::to_string(weights_.n()) + "), got " +
+                          std::to_string(out_stride));
+  }
   const auto finish = add ? kernels_.add : kernels_.store;
   const Product product(kernels_, weights_, 1, x, m);
   multiply(product, [&](const Product::Sums& sums, std::int64_t row, int rows, std::int64_t panel) {
@@ -60,6 +72,7 @@ PackedGlu::PackedGlu(const void* gate, const void* up, std::int64_t n, std::int6
       up_bias_(copy_of(up_bias, n)) {}
 
 void PackedGlu::forward(const void* x, std::int64_t m, void* out) const {
+  check_rows(x, out, m);
   const auto finish = weights_.compute() == DType::kF32 ? kernels_.glu_f32 : kernels_.glu_bf16;
   const std::int64_t n = weights_.n();
   const auto element = static_cast<std::int64_t>(size_of(weights_.compute()));

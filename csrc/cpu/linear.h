@@ -23,7 +23,8 @@ class PackedLinear {
                const float* bias);
 
   // out[i, :n] = y[i]; rows of out are `out_stride` >= n floats apart.
-  // REQUIRES out and x do not overlap, m >= 0.
+  // Throws InvalidArgument for null addresses, m < 0 or a smaller stride.
+  // REQUIRES out and x do not overlap.
   void forward(const void* x, std::int64_t m, float* out, std::int64_t out_stride) const;
 
   // out[i, :n] += y[i].

@@ -7,7 +7,8 @@
 
 // What stands around the linear layers of a decoder. Rows are contiguous unless a stride
 // is given; nothing may overlap unless said. A row's result depends on that row alone,
-// so neither m nor the number of threads changes a bit of it. Safe from any thread.
+// so neither m nor the number of threads changes a bit of it. Safe from any thread. Each throws
+// InvalidArgument for a null address, m < 0, or a row without elements.
 
 namespace airi::cpu {
 

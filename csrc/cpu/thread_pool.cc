@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <string>
+#include <system_error>
 #include <utility>
 
 #include "base/check.h"
@@ -80,10 +81,15 @@ void ThreadPool::start(int threads) {
   runs_ = std::vector<Run>(static_cast<std::size_t>(threads));
   stopping_.store(false, std::memory_order_relaxed);
   const std::uint32_t seen = epoch_.load(std::memory_order_relaxed);
-  for (int i = 1; i < threads; ++i) {
-    workers_.emplace_back([this, i, seen] { worker_loop(i, seen); });
+  workers_.reserve(static_cast<std::size_t>(threads));
+  try {
+    for (int i = 1; i < threads; ++i) {
+      workers_.emplace_back([this, i, seen] { worker_loop(i, seen); });
+    }
+  } catch (const std::system_error&) {
+    // The system grants no more threads. Those there are do all the work: runs get stolen.
   }
-  size_.store(threads, std::memory_order_relaxed);
+  size_.store(static_cast<int>(workers_.size()) + 1, std::memory_order_relaxed);
 }
 
 void ThreadPool::stop() noexcept {

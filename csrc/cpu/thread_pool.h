@@ -28,7 +28,8 @@ class ThreadPool {
  public:
   static constexpr int kSpinMicros = 60;
 
-  // `threads` counts the caller: ThreadPool(1) has no worker. REQUIRES threads >= 1.
+  // `threads` counts the caller: ThreadPool(1) has no worker. Starts fewer where the system
+  // grants no more, size() says how many. REQUIRES threads >= 1.
   explicit ThreadPool(int threads);
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
