@@ -78,6 +78,7 @@ Runtime::Runtime(const RuntimeConfig& config, const std::vector<ModelConfig>& mo
         .max_batch_tokens = model.max_batch_tokens,
         .max_prefill_chunk = model.max_prefill_chunk.value_or(std::numeric_limits<std::int32_t>::max() / 2),
         .bypass_tokens = config.bypass_tokens,
+        .fairness_gap_tokens = config.fairness_gap_tokens,
         .num_bands = config.num_bands,
         .service = config.service};
     models_.emplace_back(

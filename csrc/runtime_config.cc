@@ -60,6 +60,10 @@ void check_config(const RuntimeConfig& config) {
   require(service.decode >= 0 && service.decode <= 1024, "w_decode", service.decode, "in [0, 1024]");
   require(service.hit >= 0 && service.hit <= 1024, "w_hit", service.hit, "in [0, 1024]");
   require(config.bypass_tokens >= 0, "bypass_tokens", config.bypass_tokens, "at least 0");
+  if (config.fairness_gap_tokens) {
+    const std::int64_t gap = *config.fairness_gap_tokens;
+    require(gap >= 1 && gap <= std::int64_t{1} << 40, "fairness_gap_tokens", gap, "between 1 and 2^40");
+  }
   require(config.max_preemptions >= 0, "max_preemptions", config.max_preemptions, "at least 0");
 }
 

@@ -17,6 +17,8 @@ class TenantWeight {
  public:
   static constexpr double kMin = 1.0 / 1024;
   static constexpr double kMax = 1024.0;
+  // What a unit of service costs at weight 1.
+  static constexpr std::int64_t kOne = std::int64_t{1} << 20;
 
   constexpr TenantWeight() = default;
   // Throws InvalidArgument outside [kMin, kMax].
@@ -25,7 +27,6 @@ class TenantWeight {
   [[nodiscard]] std::int64_t cost_of_unit() const noexcept { return cost_of_unit_; }
 
  private:
-  static constexpr std::int64_t kOne = std::int64_t{1} << 20;
   std::int64_t cost_of_unit_ = kOne;
 };
 

@@ -36,8 +36,9 @@ ModelScheduler::ModelScheduler(const SchedulerOptions& options, BlockTables tabl
 
 void ModelScheduler::plan(TimePoint now, StepWriter& out) {
   band_limit_ = options_.num_bands;
+  overserved_.clear();
   queue_.promote(now);
-  admit_urgent(now, out);
+  admit_first(now, out);
   make_room_for_decodes(now, out);
   for (Request* request : decodes_) out.add_decode(*request);
   std::int32_t budget = options_.max_batch_tokens - out.num_tokens();
@@ -50,28 +51,62 @@ std::int32_t ModelScheduler::growth_deltas() const noexcept {
   return 2 * options_.max_num_seqs + ceil_div(options_.max_batch_tokens, chunks_.block_size);
 }
 
-bool ModelScheduler::is_running_below(std::int32_t band) const noexcept {
-  const auto first = running_in_band_.begin() + band + 1;
-  return std::any_of(first, running_in_band_.end(), [](std::int32_t n) { return n > 0; });
+// True iff the running request's tenant leads the head's by more than the gap. Leads are comparable
+// within a band: each has a ledger of its own.
+bool ModelScheduler::is_overserved(const Request* running, const Request* head) const {
+  if (!options_.fairness_gap_tokens || running->band != head->band) return false;
+  const std::int64_t lead = queue_.counter(running) - queue_.counter(head);
+  return lead > *options_.fairness_gap_tokens * TenantWeight::kOne;
 }
 
-// A head that is more urgent than something that runs takes its place before budget is split, and
-// at a slot or block limit preempts strictly less urgent requests.
-void ModelScheduler::admit_urgent(TimePoint now, StepWriter& out) {
+// What this step preempted for others must not come back in it, in whatever guise.
+bool ModelScheduler::is_barred(const Request* head) const {
+  return head->band >= band_limit_ ||
+         std::find(overserved_.begin(), overserved_.end(), head->tenant) != overserved_.end();
+}
+
+bool ModelScheduler::is_ahead_of_running(const Request* head) const {
+  const auto first = running_in_band_.begin() + head->band + 1;
+  if (std::any_of(first, running_in_band_.end(), [](std::int32_t n) { return n > 0; })) return true;
+  if (!options_.fairness_gap_tokens) return false;
+  const auto runs = [&](const Request* r) { return r->phase != Phase::kWaiting && is_overserved(r, head); };
+  return std::ranges::any_of(decodes_, runs) || std::ranges::any_of(prefills_, runs);
+}
+
+// A head that is more urgent than something that runs, or far less served, takes its place before
+// budget is split. At a slot or block limit it preempts tenants over-served beyond the gap, also in
+// vain, because the gap must not grow; and then, if that makes enough room, less urgent requests.
+void ModelScheduler::admit_first(TimePoint now, StepWriter& out) {
   for (Request* head = queue_.head(); head != nullptr; head = queue_.head()) {
-    if (head->band >= band_limit_ || !is_running_below(head->band)) break;
+    if (is_barred(head) || !is_ahead_of_running(head)) break;
     Admission result = try_admit(head, growth_deltas(), now, out);
+    if (result == Admission::kNoBlocks) {
+      result = preempt_for(head, [&](const Request* r) { return is_overserved(r, head); }, now, out);
+    }
     if (result == Admission::kNoBlocks && can_make_way_for(head)) {
-      while (result == Admission::kNoBlocks) {
-        Request* victim = choose_victim([&](const Request* r) { return makes_way(r, head); });
-        if (victim == nullptr) break;
-        preempt(victim, now);
-        result = try_admit(head, growth_deltas(), now, out);
-      }
+      result = preempt_for(head, [&](const Request* r) { return makes_way(r, head); }, now, out);
     }
     if (result != Admission::kAdmitted) break;
   }
   sweep_running();
+}
+
+template <class Eligible>
+ModelScheduler::Admission ModelScheduler::preempt_for(Request* head, Eligible eligible, TimePoint now,
+                                                      StepWriter& out) {
+  Admission result = Admission::kNoBlocks;
+  while (result == Admission::kNoBlocks) {
+    Request* victim = choose_victim(eligible);
+    if (victim == nullptr) break;
+    if (victim->band == head->band) {
+      overserved_.push_back(victim->tenant);
+    } else {
+      band_limit_ = std::min(band_limit_, victim->band);
+    }
+    preempt(victim, now);
+    result = try_admit(head, growth_deltas(), now, out);
+  }
+  return result;
 }
 
 bool ModelScheduler::can_make_way_for(Request* head) {
@@ -96,6 +131,7 @@ void ModelScheduler::make_room_for_decodes(TimePoint now, StepWriter& out) {
     while (request->phase == Phase::kDecode && !tables_.can_grow(*request)) {
       Request* victim = choose_victim([](const Request*) { return true; });
       AIRI_CHECK(victim != nullptr) << "out of blocks with nothing to preempt";
+      band_limit_ = std::min(band_limit_, victim->band);
       preempt(victim, now);
     }
     if (request->phase == Phase::kDecode) tables_.grow(*request, 1, out);
@@ -124,7 +160,7 @@ void ModelScheduler::plan_chunk(Request* request, std::int32_t chunk, std::int32
 void ModelScheduler::admit_waiting(std::int32_t& budget, TimePoint now, StepWriter& out) {
   while (budget > 0 && !free_slots_.empty()) {
     Request* head = queue_.head();
-    if (head == nullptr || head->band >= band_limit_) return;
+    if (head == nullptr || is_barred(head)) return;
     const std::size_t running = prefills_.size();
     const std::int32_t chunk_deltas = ceil_div(budget, chunks_.block_size) + 1;
     const Admission result = try_admit(head, chunk_deltas, now, out);
@@ -188,7 +224,7 @@ bool ModelScheduler::admit_past(Request* head, TimePoint now, StepWriter& out) {
   Request* fitting = nullptr;
   std::int64_t service = 0;
   queue_.visit_in_order(head->band, kBypassSearch, [&](Request* candidate) {
-    if (candidate == head) return true;
+    if (candidate == head || is_barred(candidate)) return true;
     const PrefixMatch match = tables_.match(*candidate);
     const std::int32_t to_sample = candidate->max_length - candidate->length();
     service = prompt_charge(candidate, match.num_blocks * chunks_.block_size) +
@@ -233,7 +269,6 @@ Request* ModelScheduler::choose_victim(Eligible eligible) const {
 }
 
 void ModelScheduler::preempt(Request* request, TimePoint now) {
-  band_limit_ = std::min(band_limit_, request->band);
   stop_running(request);
   ++request->num_preemptions;
   ++counters_.preemptions;

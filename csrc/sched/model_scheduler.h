@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -22,8 +23,9 @@ struct ServiceWeights {
 struct SchedulerOptions {
   std::int32_t max_num_seqs = 0;
   std::int32_t max_batch_tokens = 0;
-  std::int32_t max_prefill_chunk = 0;  // of one request per step
-  std::int64_t bypass_tokens = 0;      // service that may pass a head that does not fit
+  std::int32_t max_prefill_chunk = 0;               // of one request per step
+  std::int64_t bypass_tokens = 0;                   // service that may pass a head that does not fit
+  std::optional<std::int64_t> fairness_gap_tokens;  // lead of a tenant that a head may preempt
   std::int32_t num_bands = 1;
   ServiceWeights service;
 };
@@ -82,7 +84,7 @@ class ModelScheduler {
   enum class Admission : std::uint8_t { kAdmitted, kNoBlocks, kNoRoomInStep };
 
   // plan(), in this order.
-  void admit_urgent(TimePoint now, StepWriter& out);
+  void admit_first(TimePoint now, StepWriter& out);
   void make_room_for_decodes(TimePoint now, StepWriter& out);
   void plan_prefills(std::int32_t& budget, StepWriter& out);
   void admit_waiting(std::int32_t& budget, TimePoint now, StepWriter& out);
@@ -98,13 +100,17 @@ class ModelScheduler {
   template <class Eligible>
   [[nodiscard]] Request* choose_victim(Eligible eligible) const;
   [[nodiscard]] bool can_make_way_for(Request* head);
+  [[nodiscard]] bool is_overserved(const Request* running, const Request* head) const;
+  [[nodiscard]] bool is_barred(const Request* head) const;
+  template <class Eligible>
+  [[nodiscard]] Admission preempt_for(Request* head, Eligible eligible, TimePoint now, StepWriter& out);
   void preempt(Request* request, TimePoint now);
 
   void commit_token(Request* request, std::int32_t token, std::vector<Finished>& finished);
   void finish(Request* request, FinishReason reason, std::vector<Finished>& finished);
   void stop_running(Request* request);
   void sweep_running();
-  [[nodiscard]] bool is_running_below(std::int32_t band) const noexcept;
+  [[nodiscard]] bool is_ahead_of_running(const Request* head) const;
   [[nodiscard]] std::int64_t prompt_charge(const Request* request, std::int32_t hits) const noexcept;
   [[nodiscard]] std::int32_t growth_deltas() const noexcept;
 
@@ -118,9 +124,10 @@ class ModelScheduler {
   std::vector<Request*> prefills_;  // by band, then in order of admission
   std::vector<SlotId> free_slots_;  // last in, first out
   std::vector<std::int32_t> running_in_band_;
-  std::int32_t band_limit_ = 0;  // this step admits from bands below it only
-  Request* newest_ = nullptr;    // what dispatch() was last called for
-  bool needs_sweep_ = false;     // decodes_ or prefills_ hold requests that left them
+  std::int32_t band_limit_ = 0;       // this step admits from bands below it only
+  std::vector<TenantId> overserved_;  // nor from these tenants, whom it preempted for others
+  Request* newest_ = nullptr;         // what dispatch() was last called for
+  bool needs_sweep_ = false;          // decodes_ or prefills_ hold requests that left them
   ModelStats counters_;
 
   // Scratch of one step; keeps its capacity.

@@ -104,6 +104,7 @@ class Config:
     max_preemptions: int = 3
     quantum_us: int = 10_000
     min_residency_us: int = 0
+    fairness_gap_tokens: int | None = None
 
 
 class Executor:
@@ -140,6 +141,7 @@ class Executor:
                 max_preemptions=c.max_preemptions,
                 quantum_us=c.quantum_us,
                 min_residency_us=c.min_residency_us,
+                fairness_gap_tokens=c.fairness_gap_tokens,
             ),
             configs,
             self.buffers,

@@ -89,6 +89,7 @@ class RuntimeConfig(metaclass=_PybindType):
         max_preemptions: int = 3,
         quantum_us: int = 10000,
         min_residency_us: int = 0,
+        fairness_gap_tokens: int | None = None,
     ) -> None: ...
 
 class StepBuffers(metaclass=_PybindType):
