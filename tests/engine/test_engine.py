@@ -203,6 +203,14 @@ def test_choices_share_the_blocks_of_their_prompt(engine: Engine) -> None:
     assert len({tuple(output.tokens) for output in outputs.values()}) == 4
 
 
+def test_newcomers_that_share_a_long_prefix_start_together(engine: Engine) -> None:
+    prompt = PROMPT * 10
+    generate(engine, prompt, max_tokens=1)
+    for index in range(8):
+        add(engine, index, [*prompt, index], max_tokens=4, **GREEDY)
+    assert len(engine.step()) == 8
+
+
 def test_salts_keep_prefixes_apart(engine: Engine) -> None:
     cached = [
         generate(engine, PROMPT, max_tokens=1, cache_salt=salt).num_cached_tokens

@@ -24,6 +24,9 @@ MAX_PRIORITY = 8
 NUM_BANDS = 2 * MAX_PRIORITY + 1
 """A request of priority p starts in band MAX_PRIORITY - p: higher priority, smaller band."""
 
+_MOST_DELTAS = 1 << 18
+"""3 MiB per buffer set."""
+
 EngineProgress = Callable[[str, str, float, float], None]
 """Called with (model name, stage, done, total)."""
 
@@ -94,7 +97,7 @@ def host_models(options: EngineOptions, progress: EngineProgress | None) -> Host
             )
         )
     configs = _model_configs(options, plan, hosted)
-    arrays = _step_arrays(options, configs)
+    arrays = _step_arrays(options, configs, hosted)
     return Hosting(tuple(hosted), _runtime(options, plan, configs, arrays), arrays, arena)
 
 
@@ -166,11 +169,16 @@ def _model_configs(
     ]
 
 
-def _step_arrays(options: EngineOptions, configs: Sequence[_core.ModelConfig]) -> tuple[StepArrays, ...]:
+def _step_arrays(
+    options: EngineOptions, configs: Sequence[_core.ModelConfig], hosted: Sequence[HostedModel]
+) -> tuple[StepArrays, ...]:
     """Two buffer sets, so that a step can be planned while the one before it runs."""
     rows = options.max_num_seqs
     tokens = max(options.max_batch_tokens, rows)
-    deltas = max(config.max_deltas for config in configs)
+    # Newcomers that share a long prefix bring a whole table each. With the least number of deltas
+    # that the core works with, a step would admit one or two of them.
+    longest = max(-(-model.max_model_len // options.block_size) for model in hosted)
+    deltas = max(config.max_deltas for config in configs) + min(rows * longest, _MOST_DELTAS)
     return tuple(StepArrays.allocate(rows, tokens, deltas) for _ in range(2))
 
 
