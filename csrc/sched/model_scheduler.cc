@@ -259,6 +259,9 @@ Request* ModelScheduler::choose_victim(Eligible eligible) const {
   for (const auto* running : {&decodes_, &prefills_}) {
     for (Request* r : *running) {
       if (r->phase == Phase::kWaiting || tables_.admission().is_pinned(*r) || !eligible(r)) continue;
+      // What comes first in the order is known at once; the rest means counting blocks.
+      const auto standing = std::pair(r->band, queue_.counter(r));
+      if (victim != nullptr && standing < std::pair(worst.band, worst.counter)) continue;
       const VictimKey key = victim_key(r);
       if (victim != nullptr && !goes_before(key, worst)) continue;
       victim = r;

@@ -57,6 +57,7 @@ RuntimeConfig draw_config(Bytes& bytes, std::int64_t slabs) {
   if (bytes.below(2) == 0) config.aging_us = 1 + bytes.below(200);
   config.service = {bytes.below(3), bytes.below(3), bytes.below(2)};
   config.bypass_tokens = bytes.below(60);
+  if (bytes.below(3) == 0) config.fairness_gap_tokens = 1 + bytes.below(60);
   config.max_preemptions = bytes.below(4);
   config.quantum_us = 1 + bytes.below(250);
   config.min_residency_us = bytes.below(100);
