@@ -123,19 +123,21 @@ def test_chat_line_answers(models: Path) -> None:
     assert done.stdout.strip()
 
 
-def test_bench_lines_are_commands() -> None:
+def test_bench_lines_run_and_those_of_peers_are_commands() -> None:
     for line in shell_lines():
         words = shlex.split(line)
         if words[:2] == ["airi", "bench"]:
-            command = [*AIRI, *words[1:], "--help"]
+            command, flags = [*AIRI, *words[1:]], []
         elif words[:2] == ["python", "-m"]:
             # A peer's PATH is the reader's own: the flags are parsed, then --help ends it.
             command = [sys.executable, *words[1:], "--help"]
+            flags = [word for word in words if word.startswith("--")]
         else:
             continue
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, done.stderr
-        for flag in (word for word in words if word.startswith("--")):
+        assert done.stdout
+        for flag in flags:
             assert flag in done.stdout, f"{line}: no {flag}"
 
 
