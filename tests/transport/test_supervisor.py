@@ -59,13 +59,21 @@ async def test_an_engine_that_cannot_start_is_an_error_at_once() -> None:
         await supervisor.start()
 
 
-async def test_an_engine_that_keeps_dying_is_given_up(tmp_path: Path) -> None:
+def absent_command(endpoint: str) -> Sequence[str]:
+    """A process that cannot be started."""
+    return ("/nowhere/engine", endpoint)
+
+
+@pytest.mark.parametrize("later", [failing_command, absent_command])
+async def test_an_engine_that_keeps_dying_is_given_up(
+    tmp_path: Path, later: Callable[[str], Sequence[str]]
+) -> None:
     marker = tmp_path / "started"
     stub = stub_command()
 
     def works_once(endpoint: str) -> Sequence[str]:
         if marker.exists():
-            return failing_command(endpoint)
+            return later(endpoint)
         marker.touch()
         return stub(endpoint)
 

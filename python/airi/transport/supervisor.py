@@ -165,7 +165,10 @@ class EngineSupervisor:
                 break
             await asyncio.sleep(self._first_delay_s * 2 ** (failures - 1))
             self.num_restarts += 1
-            await self._spawn()
+            try:
+                await self._spawn()
+            except OSError as error:  # no memory, no more processes: counts as one that ended at once
+                logger.error("the engine process cannot be started: %s", error)
         message = f"the engine process died {failures} times in a row and was given up"
         logger.error("%s", message)
         self.client.give_up(EngineDeadError(message))
