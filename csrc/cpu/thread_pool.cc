@@ -87,9 +87,10 @@ void ThreadPool::start(int threads) {
       workers_.emplace_back([this, i, seen] { worker_loop(i, seen); });
     }
   } catch (const std::system_error&) {
-    // The system grants no more threads. Those there are do all the work: runs get stolen.
+    // The system grants no more. Those there are do all the work: runs get stolen.
+    threads = static_cast<int>(workers_.size()) + 1;
   }
-  size_.store(static_cast<int>(workers_.size()) + 1, std::memory_order_relaxed);
+  size_.store(threads, std::memory_order_relaxed);
 }
 
 void ThreadPool::stop() noexcept {
