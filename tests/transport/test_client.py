@@ -318,6 +318,17 @@ async def test_unstarted_requests_are_sent_again_and_started_ones_are_not(
         assert len((await unstarted).tokens) == 6
 
 
+async def test_a_cancelled_request_is_not_sent_again(endpoint: str, start_stub: StartStub) -> None:
+    process = start_stub("--step-us", "300000")
+    async with await EngineClient.connect(endpoint, timeout_s=10) as client:
+        await anext(client.open(request(4000)))
+        message = request(6)
+        stream = client.open(message)
+        client.cancel(message.request_id)  # unread while the step takes its 300 ms
+        process.kill()
+        assert (await anext(stream)).finish_reason == "cancelled"
+
+
 async def test_waiting_for_a_dead_engine_is_bounded(endpoint: str, start_stub: StartStub) -> None:
     process = start_stub()
     async with await EngineClient.connect(endpoint, timeout_s=10, retry_window_s=0.2) as client:

@@ -47,12 +47,13 @@ _MESSAGES_PER_WAKEUP = 64
 class _Request:
     """One request that the engine owes an end. `started` once anything of it has come back."""
 
-    __slots__ = ("deadline", "message", "sink", "started")
+    __slots__ = ("cancelled", "deadline", "message", "sink", "started")
 
     def __init__(self, message: GenerateRequest, sink: Sink) -> None:
         self.message = message
         self.sink = sink
         self.started = False
+        self.cancelled = False
         timeout = message.timeout_us
         self.deadline = None if timeout is None else time.monotonic_ns() // 1000 + timeout
 
@@ -179,6 +180,7 @@ class EngineClient:
         if entry is None:
             return
         if self.alive:
+            entry.cancelled = True
             self._send(Cancel([request_id]))
         else:
             del self._requests[request_id]
@@ -294,6 +296,8 @@ class EngineClient:
         self.alive = self.draining = False
         error = EngineDeadError("the engine process died while this request was running")
         self._end_all(error_info(error), only_started=True)
+        for request_id in [i for i, entry in self._requests.items() if entry.cancelled]:
+            self.cancel(request_id)  # what nobody wants any more is not sent again
         self._start_window()
         self._open_socket()
 
