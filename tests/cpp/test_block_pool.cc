@@ -1,28 +1,12 @@
 // The block pool as an arena: owners stamp what they take and find it untouched when they give it back.
 
 #include <cstdint>
-#include <cstdlib>
-#include <new>
 #include <vector>
 
+#include "counting_new.h"
 #include "kv/block_pool.h"
 #include "random.h"
 #include "testing.h"
-
-namespace {
-
-std::size_t allocated = 0;
-
-}  // namespace
-
-void* operator new(std::size_t size) {
-  allocated += size;
-  void* memory = std::malloc(size);
-  if (memory == nullptr) throw std::bad_alloc();
-  return memory;
-}
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace airi {
 namespace {
@@ -67,9 +51,9 @@ TEST(no_block_has_two_owners_over_a_hundred_thousand_operations) {
 }
 
 TEST(bookkeeping_stays_small_beside_the_tokens_that_a_hit_compares) {
-  const std::size_t before = allocated;
+  const std::size_t before = testing::allocated_bytes;
   const BlockPool pool(10'000, 16);
-  const std::size_t per_block = (allocated - before) / 10'000;
+  const std::size_t per_block = (testing::allocated_bytes - before) / 10'000;
   EXPECT(pool.num_free() == 10'000);
   // 64 bytes of tokens, 64 of an entry, two slots of 8, a node and two ids.
   EXPECT(per_block <= 256);
@@ -85,7 +69,7 @@ TEST(taking_hitting_and_giving_back_allocates_nothing) {
     return BlockKey{parent, hashes[i], std::span(tokens).subspan(i * kBlockSize, kBlockSize), {}};
   };
   std::vector<BlockId> table(4);
-  const std::size_t before = allocated;
+  const std::size_t before = testing::allocated_bytes;
   EXPECT(pool.try_take(table));
   EntrySerial parent = kRootSerial;
   for (std::size_t i = 0; i < 4; ++i) parent = pool.publish(table[i], key(i, parent));
@@ -98,7 +82,7 @@ TEST(taking_hitting_and_giving_back_allocates_nothing) {
     parent = hit->serial;
   }
   pool.release(table);
-  EXPECT(allocated == before);
+  EXPECT(testing::allocated_bytes == before);
   EXPECT(pool.num_cached() == 4);
 }
 

@@ -1,35 +1,11 @@
 // The runtime without Python: what a step costs in allocations, and what it refuses.
 
 #include <cstdint>
-#include <cstdlib>
-#include <new>
-#include <vector>
+#include <utility>
 
+#include "counting_new.h"
 #include "simulated_runner.h"
 #include "testing.h"
-
-namespace {
-
-std::int64_t allocations = 0;
-
-// Not inlined: GCC would take the pair below for a mismatch of new and free.
-[[gnu::noinline]] void* counted(std::size_t size, std::size_t alignment) {
-  ++allocations;
-  void* memory = std::aligned_alloc(alignment, (size + alignment - 1) / alignment * alignment);
-  if (memory == nullptr) throw std::bad_alloc();
-  return memory;
-}
-
-}  // namespace
-
-void* operator new(std::size_t size) { return counted(size, alignof(std::max_align_t)); }
-void* operator new(std::size_t size, std::align_val_t at) {
-  return counted(size, static_cast<std::size_t>(at));
-}
-[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
-[[gnu::noinline]] void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
 
 namespace airi {
 namespace {
@@ -66,12 +42,12 @@ TEST(a_decode_step_allocates_nothing_whatever_the_number_of_rows) {
     EXPECT(runner.runtime().submit(request(i, 20, 300)) == Admit::kAccepted);
   }
   for (std::int64_t now = 0; now < 4; ++now) runner.step(TimePoint{now});
-  const std::int64_t before = allocations;
+  const std::int64_t before = testing::num_allocations;
   for (std::int64_t now = 4; now < 250; ++now) {
     const auto info = runner.step(TimePoint{now});
     EXPECT(info && info->num_decodes == 128);
   }
-  EXPECT(allocations == before);
+  EXPECT(testing::num_allocations == before);
 }
 
 TEST(a_prompt_is_admitted_with_a_handful_of_allocations) {
@@ -79,10 +55,10 @@ TEST(a_prompt_is_admitted_with_a_handful_of_allocations) {
   EXPECT(runner.runtime().submit(request(0, 400, 4)) == Admit::kAccepted);
   while (runner.runtime().has_work()) runner.step(TimePoint{0});
   RequestSpec spec = request(1, 400, 4);
-  const std::int64_t before = allocations;
+  const std::int64_t before = testing::num_allocations;
   EXPECT(runner.runtime().submit(std::move(spec)) == Admit::kAccepted);
   runner.step(TimePoint{1});
-  EXPECT(allocations - before <= 20);
+  EXPECT(testing::num_allocations - before <= 20);
 }
 
 TEST(models_get_disjoint_blocks_of_one_arena) {
