@@ -1,7 +1,7 @@
 # make install   .venv with all it takes to run AIRI
 # make serve     installs, then serves the built-in model and prints a curl line
 # make test      installs, then lints and runs every test that fits twelve minutes on two cores
-# make test-all  also sanitizer builds, the wheel in an empty environment, clients, long fuzzing
+# make test-all  also a ThreadSanitizer build, the wheel in an empty environment, clients, long fuzzing
 # make wheel     wheelhouse/airi-*-manylinux_*.whl
 
 PYTHON ?= python3
@@ -20,7 +20,7 @@ export PATH := $(BIN):$(PATH)
 CMAKE_TEST = cmake -S . -G Ninja -DAIRI_BUILD_TESTS=ON -DPython_EXECUTABLE=$(BIN)/python \
              -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir)
 
-.PHONY: install install-test serve test test-all lint cpp-configure cpp-test sanitize aarch64 wheel clean
+.PHONY: install install-test serve test test-all lint cpp-configure cpp-test tsan aarch64 wheel clean
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -37,9 +37,10 @@ install-test: install
 serve: install
 	airi serve --port $(PORT)
 
-# The core once more with its internal checks on; clang-tidy reads this build's compile commands.
+# The core once more with its internal checks on, under ASan and UBSan; clang-tidy reads its compile commands.
 cpp-configure: install-test
-	$(CMAKE_TEST) -B build/test -DCMAKE_BUILD_TYPE=Release -DCMAKE_EXPORT_COMPILE_COMMANDS=ON
+	$(CMAKE_TEST) -B build/test -DCMAKE_BUILD_TYPE=RelWithDebInfo -DAIRI_SANITIZE=address,undefined \
+	  -DCMAKE_EXPORT_COMPILE_COMMANDS=ON
 
 cpp-test: cpp-configure
 	cmake --build build/test
@@ -51,10 +52,7 @@ lint: cpp-configure
 test: lint cpp-test
 	python -m pytest -m "not slow and not gpu"
 
-sanitize: install-test
-	$(CMAKE_TEST) -B build/asan -DCMAKE_BUILD_TYPE=RelWithDebInfo -DAIRI_BUILD_PYTHON=OFF -DAIRI_SANITIZE=address,undefined
-	cmake --build build/asan
-	ctest --test-dir build/asan $(CTEST_FLAGS)
+tsan: install-test
 	$(CMAKE_TEST) -B build/tsan -DCMAKE_BUILD_TYPE=RelWithDebInfo -DAIRI_BUILD_PYTHON=OFF -DAIRI_SANITIZE=thread
 	cmake --build build/tsan
 	ctest --test-dir build/tsan $(CTEST_FLAGS)
@@ -72,7 +70,7 @@ wheel: $(VENV)/bin/python
 	pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
 	auditwheel repair --strip --wheel-dir wheelhouse dist/airi-*.whl
 
-test-all: test sanitize aarch64 wheel
+test-all: test tsan aarch64 wheel
 	python -m pytest -m "slow and not gpu"
 
 clean:
