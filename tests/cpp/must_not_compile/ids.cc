@@ -1,8 +1,9 @@
 // Ids do not mix. Compiled once per CASE; 0 must compile, so that the others fail for the reason they name.
 
+#include "base/ids.h"
+
 #include <vector>
 
-#include "base/ids.h"
 #include "kv/slab_map.h"
 
 namespace airi {
