@@ -87,6 +87,7 @@ def test_the_page_follows_the_lint_rules(gateway: Gateway) -> None:
     assert text.endswith("\n")
 
 
+@pytest.mark.slow  # a moment only, but it needs one of the tools that `make test-all` asks for
 def test_promtool_has_nothing_to_say(gateway: Gateway) -> None:
     promtool = shutil.which("promtool")
     if promtool is None:
