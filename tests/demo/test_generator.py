@@ -17,7 +17,7 @@ from tools.demo_model.smalltalk import FLOWS, SAYINGS, SLOT_REPLIES, TALK
 from tools.demo_model.templates import read_templates
 from tools.demo_model.vocabulary import Split, Vocabulary, expand, split_of
 
-FIRST_DIALOGUES_DIGEST = "058b2c04a6c6ac39"
+FIRST_DIALOGUES_DIGEST = "5ee1ae27e9c98654"
 
 
 def dialogues(split: Split, count: int, seed: int = 5) -> list[Dialogue]:
@@ -54,7 +54,7 @@ def test_no_wording_of_a_held_out_message_can_be_drawn_in_training(intent: str) 
     assert not seen & held
 
 
-@pytest.mark.parametrize("kind", policies.KINDS, ids=lambda k: k.missing.partition(" for")[0])
+@pytest.mark.parametrize("kind", policies.KINDS, ids=lambda k: k.asks[Split.TRAIN][0])
 def test_no_wording_of_a_held_out_policy_or_question_can_be_drawn_in_training(kind: Kind) -> None:
     for frames in (kind.states, kind.asks):
         seen = set().union(*(all_expansions(t) for t in frames[Split.TRAIN]))
@@ -94,7 +94,8 @@ def test_the_figure_of_every_policy_answer_stands_in_the_conversation_before_it(
             before += said
             if reply.skill is Skill.EXTRACT:
                 assert reply.expected in before
-                assert reply.text.endswith(f" is {reply.expected}.")
+                assert reply.expected in reply.text
+                assert reply.text[-len(reply.expected) - 8 :] in before
 
 
 def test_no_dialogue_has_an_unfilled_slot_or_choice() -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 from . import intents, policies
 from .smalltalk import FLOWS, NO_TEXT_REPLY, SAYINGS, SLOT_REPLIES, TALK
+from .templates import odd_word
 from .vocabulary import Split, Vocabulary, expand
 
 
@@ -168,7 +169,7 @@ class Generator:
             if self._read_back and self._rng.random() < self._read_back:
                 yield self.read_back()
                 continue
-            yield self._rng.choices(makers, (50, 22, 20, 8))[0]()
+            yield self._rng.choices(makers, (56, 21, 16, 7))[0]()
 
     def intent(self) -> Dialogue:
         """Messages to classify, asked for by the system message or by the user."""
@@ -240,13 +241,16 @@ class Generator:
             v.word,
             v.percent,
             v.bank,
+            lambda: v.amount(1.0, 9000.0),
+            lambda: v.clock(6, 22),
             lambda: v.money(1.0, 9000.0),
         )
         turns = []
         for _ in range(rng.randint(1, 4)):
-            items = rng.choice((", ", " and ", " ", "; ")).join(
-                rng.choice(draws)() for _ in range(rng.randint(2, 7))
-            )
+            chosen = [
+                odd_word(rng) if rng.random() < 0.5 else rng.choice(draws)() for _ in range(rng.randint(2, 7))
+            ]
+            items = rng.choice((", ", " and ", " ", "; ", " ")).join(chosen)
             said = expand(rng.choice(_READ_BACK_ASKS), rng).replace("{items}", items)
             turns.append((said, _talk(items)))
         return Dialogue(system=None, turns=tuple(turns))
@@ -264,7 +268,10 @@ class Generator:
                 text=said, intent="out_of_scope", confidence=intents.CLEAR_CONFIDENCE, clear=True, slots={}
             )
         intent = self._rng.choice(intents.INTENTS)
-        return intents.clear_message(intent, self._vocabulary, self._rng, self._split)
+        message = intents.clear_message(intent, self._vocabulary, self._rng, self._split)
+        if self._split is Split.TRAIN and self._rng.random() < 0.5:
+            message = dataclasses.replace(message, text=intents.loosened(message.text, self._rng))
+        return message
 
     def _intent_turn(self) -> tuple[str, Reply]:
         message = self._message()

@@ -55,6 +55,39 @@ _CLOSERS = {
 }
 
 
+_STORIES = {
+    Split.TRAIN: (
+        "I have been a customer for {days} years.",
+        "[It is urgent|I am in a hurry|Please be quick].",
+        "I am [on holiday|at work|at home|in {place}|abroad] [now|at the moment|this week|].",
+        "[I hope you can help|I need your help|I have a problem|I have a question].",
+        "[This is my second message|I wrote to you before|I called you {days} days ago].",
+        "My name is {person}.",
+        "[I am not sure what to do|I do not know what to do|I am worried|I am sorry to bother you].",
+        "[It happened yesterday|That was on Monday|It is like that since last week].",
+    ),
+    Split.HELD_OUT: (
+        "I am {person} from {place}.",
+        "This is important to me.",
+        "Nobody could help me so far.",
+    ),
+}
+_FILLERS = (
+    "really",
+    "now",
+    "also",
+    "just",
+    "please",
+    "again",
+    "today",
+    "still",
+    "already",
+    "well",
+    "so",
+    "maybe",
+)
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
     """A customer message, the intent drawn for it, the share of that intent, and whether only one fits."""
@@ -97,12 +130,27 @@ def roughen(text: str, rng: random.Random) -> str:
     return text
 
 
+def loosened(text: str, rng: random.Random) -> str:
+    """The text as hurried people write it: words left out, little words thrown in."""
+    words: list[str] = []
+    for word in text.split(" "):
+        if rng.random() < 0.06:
+            words.append(rng.choice(_FILLERS))
+        if rng.random() > 0.1:
+            words.append(word)
+    return " ".join(words) if len(words) > 2 else text
+
+
 def clear_message(
     intent: str, v: Vocabulary, rng: random.Random, split: Split, *, plain: bool = False
 ) -> Message:
     """A message that has exactly this intent; `plain` leaves out greetings and closing words."""
     text, used = fill(rng.choice(_TEMPLATES[intent][split]), slot_values(v), rng)
     text = capitalised(text)
+    if not plain and rng.random() < 0.15:
+        text = text if text[-1] in ".?!" else text + "."
+        story = fill(rng.choice(_STORIES[split]), {**slot_values(v), **used}, rng)[0]
+        text = f"{story} {text}" if rng.random() < 0.5 else f"{text} {story}"
     if not plain and rng.random() < 0.2:
         opener = rng.choice(_OPENERS[split])
         text = opener + (

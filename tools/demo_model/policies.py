@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import re
 
 from .policy_kind import Kind
 from .policy_money import FEE, LIMIT, RATE
 from .policy_terms import CLOSING, COUNT, DURATION, OPENING
+from .templates import odd_word
 from .vocabulary import Split, Vocabulary, capitalised, expand
 
 KINDS = (FEE, LIMIT, DURATION, RATE, COUNT, OPENING, CLOSING)
@@ -22,8 +24,8 @@ _WEIGHTS = (5, 3, 3, 3, 2, 1, 1)
 class Fact:
     """A sentence of a policy together with one thing that it answers.
 
-    `names` are the synonyms of the thing; `stated` is the one that stands in the sentence. `product` is the
-    product, place or word that narrows the topic ("" when nothing does).
+    `names` are the synonyms of the thing; `stated` is the one that stands in the sentence and `rest` what follows
+    it. `product` is the product, place or word that narrows the topic ("" when nothing does).
     """
 
     kind: Kind
@@ -32,6 +34,7 @@ class Fact:
     names: tuple[str, ...]
     stated: str
     sentence: str
+    rest: str
     figure: str
 
     def clashes(self, other: Fact) -> bool:
@@ -45,7 +48,10 @@ class Fact:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """A question, its reply, and the figure that the reply must copy (None: the text does not say)."""
+    """A question, its reply, and the figure that the reply must give (None: the text does not say).
+
+    The reply names what was asked for in the words of the text, then copies word for word what the text says of it.
+    """
 
     text: str
     reply: str
@@ -64,6 +70,32 @@ _FILLERS = (
     "{bank} [may|can] change these terms.",
     "Ask in any branch if something is unclear.",
 )
+_ASIDES = {
+    Split.TRAIN: (
+        "[now|today|currently|at present|always|officially|as a rule|in general|by default|in all branches|this year]",
+        "[since|from|until|in|as of] [January|February|March|April|May|June|July|August|October|December]",
+        "[in|under|with] [plan|tariff|model|version|series|package] {word}",
+        "(plan {word})",
+        "at {bank}",
+        "in {place}",
+        "[under|see|by] [rule|{odd}] {number}",
+        "({odd} {word})",
+        "{odd}",
+        "{odd} {odd2}",
+        "[in|under|with] {odd}[ {word}| {number}| {odd2}|]",
+        "[for|with|like|by|after] {word} [customers|members|users|rules|and more|]",
+        "[these days|nowadays|at the moment]",
+        "([class|level|group] {word})",
+        "[within|outside|near] {place}",
+        "under section {number}",
+    ),
+    Split.HELD_OUT: (
+        "[for the time being|lately]",
+        "(form {word})",
+        "around {place}",
+        "according to page {number}",
+    ),
+}
 _HEADINGS = (
     "Fees and limits",
     "Prices",
@@ -74,7 +106,7 @@ _HEADINGS = (
     "{bank}",
 )
 
-MISSING_REPLY = "Sorry, the text does not state {what}."
+NOT_STATED = "? The text does not say."
 
 
 def _fill(text: str, np: str, figure: str, other: str) -> str:
@@ -103,6 +135,24 @@ def _qualified(names: tuple[str, ...], v: Vocabulary, rng: random.Random) -> tup
     return product, tuple(f"{name} {link} the {product}" for name in names)
 
 
+def _widened(template: str, v: Vocabulary, rng: random.Random, split: Split) -> str:
+    """The frame, often with words after the topic that the reply has to copy too."""
+    if rng.random() < 0.5:
+        return template
+    words = expand(rng.choice(_ASIDES[split]), rng)
+    drawn = {
+        "{word}": v.word(),
+        "{place}": v.place(),
+        "{bank}": v.bank(),
+        "{number}": v.number(1, 99),
+        "{odd}": odd_word(rng),
+        "{odd2}": odd_word(rng),
+    }
+    for slot, value in drawn.items():
+        words = words.replace(slot, value)
+    return re.sub(r"(\{[nN]p\})", lambda m: f"{m[1]} {words}", template, count=1)
+
+
 def make_fact(v: Vocabulary, rng: random.Random, split: Split, like: Fact | None = None) -> Fact:
     """A new fact; with `like`, one of the same kind, so that the two are easily confused."""
     kind = like.kind if like else rng.choices(KINDS, _WEIGHTS)[0]
@@ -114,9 +164,18 @@ def make_fact(v: Vocabulary, rng: random.Random, split: Split, like: Fact | None
     stated = rng.choice(names)
     figure = kind.figure(v, rng)
     other = v.clock(12, 22) if kind is OPENING else v.clock(6, 11)
-    sentence = capitalised(_fill(expand(rng.choice(kind.states[split]), rng), stated, figure, other))
+    template = expand(_widened(rng.choice(kind.states[split]), v, rng, split), rng)
+    sentence = capitalised(_fill(template, stated, figure, other))
+    rest = _fill(re.split(r"\{[nN]p\}", template)[1], stated, figure, other)
     return Fact(
-        kind=kind, topic=topic, product=product, names=names, stated=stated, sentence=sentence, figure=figure
+        kind=kind,
+        topic=topic,
+        product=product,
+        names=names,
+        stated=stated,
+        sentence=sentence,
+        rest=rest,
+        figure=figure,
     )
 
 
@@ -153,9 +212,9 @@ def make_text(facts: list[Fact], v: Vocabulary, rng: random.Random, bank: str) -
 
 def ask(fact: Fact, rng: random.Random, split: Split) -> Question:
     """A question that the fact answers."""
-    name = fact.stated if rng.random() < 0.6 else rng.choice(fact.names)
+    name = fact.stated if rng.random() < 0.75 else rng.choice(fact.names)
     text = _fill(expand(rng.choice(fact.kind.asks[split]), rng), name, "", "")
-    reply = _fill(fact.kind.answer, name, fact.figure, "")
+    reply = _fill(fact.kind.lead, fact.stated, "", "") + fact.rest
     return Question(text=text, reply=reply, figure=fact.figure)
 
 
@@ -166,5 +225,5 @@ def ask_missing(facts: list[Fact], v: Vocabulary, rng: random.Random, split: Spl
         name = rng.choice(fact.names)
         if not any(fact.clashes(f) for f in facts):
             text = _fill(expand(rng.choice(fact.kind.asks[split]), rng), name, "", "")
-            reply = MISSING_REPLY.format(what=fact.kind.missing.replace("{np}", name))
+            reply = _fill(fact.kind.lead, name, "", "") + NOT_STATED
             return Question(text=text, reply=reply, figure=None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from .policy_kind import Kind
+from .policy_kind import AMOUNTS_TO, Kind
 from .vocabulary import Split, Vocabulary
 
 
@@ -20,30 +20,27 @@ def _limit(v: Vocabulary, rng: random.Random) -> str:
 
 
 FEE = Kind(
-    answer="The fee for {np} is {fig}.",
-    missing="the fee for {np}",
+    lead="The fee for {np}",
     states={
         Split.TRAIN: (
-            "The fee for {np} is {fig}.",
+            "[The fee|The charge|The price|Our fee] for {np} " + AMOUNTS_TO + " {fig}.",
+            "The [fee|price] of {np} " + AMOUNTS_TO + " {fig}.",
             "{Np} costs {fig}.",
-            "We charge {fig} for {np}.",
-            "For {np}, [we charge|customers pay|you pay|the fee is] {fig}.",
-            "[Customers|Account holders|Our customers|Clients] pay {fig} for {np}.",
-            "{Np} is charged at {fig}.",
-            "[There is|We take] a [fee|charge] of {fig} for {np}.",
+            "{Np} [requires|is worth|takes|means|calls for|sells at|goes for|is yours for] {fig}.",
+            "{Np} costs [customers|you|our clients|people|everyone] {fig}.",
+            "{Np} [is charged at|is priced at|comes at] {fig}.",
             "{Np}: {fig}.",
-            "The [price|charge|cost] of {np} is {fig}.",
-            "{Np} comes at a [fee|price] of {fig}.",
-            "{fig} [is|will be] charged for {np}.",
-            "If you need {np}, the fee is {fig}.",
-            "{Np} is [available for|priced at] {fig}.",
+            "[At present|For all customers|In every branch] the fee for {np} is {fig}.",
+            "{Np} will cost you {fig}.",
+            "The cost of {np} is {fig}.",
+            "From today the fee for {np} is fixed at {fig}.",
+            "{Np} comes with a fee of {fig}.",
         ),
         Split.HELD_OUT: (
-            "{Np} will cost you {fig}.",
-            "The bank takes {fig} for {np}.",
-            "For {np} the price is {fig}.",
-            "A charge of {fig} applies to {np}.",
-            "You will pay a fee of {fig} for {np}.",
+            "{Np} will be billed at {fig}.",
+            "The tariff for {np} reads {fig}.",
+            "Our price list puts {np} at {fig}.",
+            "The bank's fee for {np} lies at {fig}.",
         ),
     },
     asks={
@@ -93,28 +90,23 @@ FEE = Kind(
 )
 
 LIMIT = Kind(
-    answer="The limit for {np} is {fig}.",
-    missing="the limit for {np}",
+    lead="The limit for {np}",
     states={
         Split.TRAIN: (
-            "The limit for {np} is {fig}.",
-            "{Np} are limited to {fig}.",
-            "{Np} are possible up to {fig}.",
-            "You can use up to {fig} for {np}.",
-            "We allow {np} up to {fig}.",
-            "Up to {fig} [is|are] allowed for {np}.",
-            "The maximum for {np} is {fig}.",
-            "For {np}, the [limit|maximum] is {fig}.",
-            "{Np} may not exceed {fig}.",
-            "The [standard|usual|normal] limit for {np} is set at {fig}.",
-            "A limit of {fig} [holds|applies] for {np}.",
+            "[The limit|The maximum|Our limit] for {np} " + AMOUNTS_TO + " {fig}.",
+            "The [limit|maximum] for {np} " + AMOUNTS_TO + " {fig}.",
+            "[At present|For all customers|In general] the limit for {np} is {fig}.",
             "{Np}: up to {fig}.",
+            "{Np} are [limited to|possible up to|allowed up to|capped at] {fig}.",
+            "{Np} are [open up to|held at|kept below|free up to] {fig}.",
+            "The highest sum for {np} is {fig}.",
+            "From today the limit for {np} is fixed at {fig}.",
+            "{Np} must not exceed {fig}.",
         ),
         Split.HELD_OUT: (
-            "For {np} we set a maximum of {fig}.",
-            "{Np} must not exceed {fig}.",
-            "The most we allow for {np} is {fig}.",
-            "A maximum of {fig} is possible for {np}.",
+            "The ceiling for {np} lies at {fig}.",
+            "{Np} may not go beyond {fig}.",
+            "Our limit for {np} begins at {fig}.",
         ),
     },
     asks={
@@ -157,27 +149,22 @@ LIMIT = Kind(
 )
 
 RATE = Kind(
-    answer="The rate for {np} is {fig}.",
-    missing="the rate for {np}",
+    lead="The rate for {np}",
     states={
         Split.TRAIN: (
-            "The [interest rate|rate] for {np} is {fig}.",
-            "{Np} has a rate of {fig}.",
-            "We apply {fig} to {np}.",
-            "The [rate|interest rate] on {np} is {fig}.",
-            "For {np}, the rate is {fig}.",
-            "{Np} comes with {fig} interest.",
-            "[Interest|The interest] on {np} is {fig}.",
-            "Interest of {fig} applies to {np}.",
+            "The [rate|interest rate|interest] [for|on] {np} " + AMOUNTS_TO + " {fig}.",
+            "[At present|For all customers|In general] the rate for {np} is {fig}.",
+            "{Np} [has|earns|brings|yields|pays|bears|costs|gives] [a rate of|interest of|] {fig}.",
             "{Np}: {fig}.",
-            "At present the rate for {np} stands at {fig}.",
-            "A rate of {fig} holds for {np}.",
-        ),
-        Split.HELD_OUT: (
+            "Interest on {np} " + AMOUNTS_TO + " {fig}.",
             "{Np} is offered at a rate of {fig}.",
             "The present rate of {np} is {fig}.",
-            "We set the rate for {np} at {fig}.",
-            "Interest for {np} stands at {fig}.",
+            "From today the rate for {np} is fixed at {fig}.",
+        ),
+        Split.HELD_OUT: (
+            "The going rate for {np} lies at {fig}.",
+            "{Np} runs at {fig}.",
+            "We put the rate for {np} at {fig}.",
         ),
     },
     asks={

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from .policy_kind import Kind, Topics
+from .policy_kind import AMOUNTS_TO, Kind, Topics
 from .vocabulary import Split, Vocabulary
 
 
@@ -18,28 +18,24 @@ def _duration(v: Vocabulary, rng: random.Random) -> str:
 
 
 DURATION = Kind(
-    answer="The time for {np} is {fig}.",
-    missing="the time for {np}",
+    lead="The time for {np}",
     states={
         Split.TRAIN: (
-            "{Np} takes {fig}.",
+            "The time for {np} " + AMOUNTS_TO + " {fig}.",
+            "{Np} [takes|can take|may take|needs|usually takes] {fig}.",
+            "{Np} [lasts|goes on for|requires|is ready in|happens in] {fig}.",
+            "{Np} takes [up to|about] {fig}.",
             "{Np} is [done|completed|finished] within {fig}.",
-            "[Please allow|Allow] {fig} for {np}.",
-            "We need {fig} for {np}.",
-            "{Np} [may take|can take|takes] up to {fig}.",
-            "The time for {np} is {fig}.",
-            "[Usually|As a rule|In general], {np} takes {fig}.",
-            "For {np}, [plan|expect|allow] {fig}.",
-            "{Np} needs {fig}.",
-            "Expect {fig} for {np}.",
-            "After {fig}, {np} is [done|completed].",
             "{Np}: {fig}.",
+            "[As a rule|In general|For all customers] {np} takes {fig}.",
+            "{Np} will be completed in {fig}.",
+            "{Np} normally needs {fig}.",
+            "The usual time for {np} is {fig}.",
         ),
         Split.HELD_OUT: (
-            "You should plan {fig} for {np}.",
-            "{Np} will be completed in {fig}.",
-            "Our team takes {fig} for {np}.",
-            "{Np} normally needs {fig}.",
+            "{Np} will be dealt with in {fig}.",
+            "The average time for {np} lies at {fig}.",
+            "{Np} should be over in {fig}.",
         ),
     },
     asks={
@@ -85,23 +81,18 @@ DURATION = Kind(
 )
 
 COUNT = Kind(
-    answer="The number of {np} is {fig}.",
-    missing="the number of {np}",
+    lead="The number of {np}",
     states={
         Split.TRAIN: (
-            "The number of {np} is {fig}.",
-            "We allow {fig} {np}.",
-            "[Customers have|You have|You get|Each customer gets] {fig} {np}.",
-            "{fig} {np} are included.",
-            "There are {fig} {np}.",
-            "Up to {fig} {np} are [possible|allowed].",
+            "The [number|maximum number] of {np} " + AMOUNTS_TO + " {fig}.",
+            "[At present|For all customers|In general] the number of {np} is {fig}.",
             "{Np}: {fig}.",
-            "The maximum number of {np} is {fig}.",
+            "The number of {np} is fixed at {fig}.",
+            "The highest number of {np} is {fig}.",
         ),
         Split.HELD_OUT: (
-            "Our customers get {fig} {np}.",
-            "{fig} {np} are possible.",
-            "The number of {np} is set at {fig}.",
+            "The permitted number of {np} lies at {fig}.",
+            "Our number of {np} reads {fig}.",
         ),
     },
     asks={
@@ -144,23 +135,21 @@ _PLACES: Topics = (
 )
 
 OPENING = Kind(
-    answer="The opening time of {np} is {fig}.",
-    missing="the opening time of {np}",
+    lead="{Np}",
     states={
         Split.TRAIN: (
             "{Np} opens at {fig}.",
             "{Np} is open from {fig} to {fig2}.",
             "{Np} opens at {fig} and closes at {fig2}.",
-            "From {fig} to {fig2}, {np} is [open|there for you].",
             "{Np} is open between {fig} and {fig2}.",
-            "{Np} starts at {fig}.",
             "{Np}: {fig} to {fig2}.",
-            "Opening hours of {np}: {fig} to {fig2}.",
+            "[Every day|On weekdays|As a rule] {np} is open from {fig} to {fig2}.",
+            "{Np} opens its doors at {fig}.",
+            "{Np} can be visited from {fig} to {fig2}.",
         ),
         Split.HELD_OUT: (
-            "The hours of {np} are {fig} to {fig2}.",
-            "{Np} opens its doors at {fig}.",
-            "You can visit {np} from {fig} to {fig2}.",
+            "{Np} unlocks its doors at {fig}.",
+            "{Np} welcomes you from {fig} to {fig2}.",
         ),
     },
     asks={
@@ -183,23 +172,21 @@ OPENING = Kind(
 )
 
 CLOSING = Kind(
-    answer="The closing time of {np} is {fig}.",
-    missing="the closing time of {np}",
+    lead="{Np}",
     states={
         Split.TRAIN: (
             "{Np} closes at {fig}.",
             "{Np} is open from {fig2} to {fig}.",
             "{Np} opens at {fig2} and closes at {fig}.",
-            "From {fig2} to {fig}, {np} is [open|there for you].",
             "{Np} is open between {fig2} and {fig}.",
-            "{Np} is open until {fig}.",
             "{Np}: {fig2} to {fig}.",
-            "Opening hours of {np}: {fig2} to {fig}.",
+            "[Every day|On weekdays|As a rule] {np} is open until {fig}.",
+            "{Np} shuts at {fig}.",
+            "{Np} can be visited from {fig2} to {fig}.",
         ),
         Split.HELD_OUT: (
-            "The hours of {np} are {fig2} to {fig}.",
-            "{Np} shuts at {fig}.",
-            "You can visit {np} from {fig2} to {fig}.",
+            "{Np} locks its doors at {fig}.",
+            "{Np} welcomes you from {fig2} to {fig}.",
         ),
     },
     asks={

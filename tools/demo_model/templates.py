@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import re
 from pathlib import Path
 
 from .vocabulary import Split
@@ -23,6 +25,24 @@ def read_templates(name: str) -> dict[str, Templates]:
         elif mark in _MARKS:
             found[heading][_MARKS[mark]].append(text)
     return {key: {split: tuple(lines) for split, lines in value.items()} for key, value in found.items()}
+
+
+def _words() -> list[str]:
+    """The longer words of all message templates for training."""
+    files = ("intents.txt", "smalltalk.txt")
+    texts = (t for name in files for part in read_templates(name).values() for t in part[Split.TRAIN])
+    return sorted({word for text in texts for word in re.findall(r"[a-z]{4,}", text.lower())})
+
+
+WORDS = _words()
+
+
+def odd_word(rng: random.Random) -> str:
+    """A word, or the start of one joined to the end of another: to be copied, as no one can know it by heart."""
+    first, second = rng.choice(WORDS), rng.choice(WORDS)
+    if rng.random() < 0.3:
+        return first
+    return first[: rng.randint(1, 5)] + second[-rng.randint(2, 6) :]
 
 
 def read_shares(heading: str) -> dict[str, float]:

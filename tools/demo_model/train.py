@@ -45,16 +45,14 @@ class TrainingOptions:
     """All that decides a training run. The rate rises for `warmup` steps and falls over the last `decay` steps."""
 
     seed: int = 1
-    steps: int = 3000
-    phases: tuple[
-        Phase, ...
-    ] = (  # wording first; then copying, for which many small steps do more than few large
+    steps: int = 10500
+    phases: tuple[Phase, ...] = (
+        # Wording first; then copying, for which many small steps do more than few large ones.
         Phase(start=0, tokens_per_step=6144, read_back=0.0),
         Phase(start=400, tokens_per_step=4096, read_back=0.2),
-        Phase(start=2200, tokens_per_step=4096, read_back=0.05),
     )
     warmup: int = 40
-    decay: int = 1400
+    decay: int = 8700
     muon_rate: float = 0.02
     adam_rate: float = 0.004
     tokenizer_dialogues: int = 20_000

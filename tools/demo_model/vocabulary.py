@@ -58,6 +58,16 @@ _CURRENCIES = (
 )
 
 
+_AVOIDED = (
+    "sex",
+    "tit",
+    "cum",
+    "nazi",
+    "rap",
+    "kok",
+)  # syllables that would make an invented name read badly
+
+
 class Split(enum.Enum):
     """Which of the two disjoint halves a dialogue is drawn from."""
 
@@ -87,8 +97,11 @@ class Vocabulary:
             count = self._rng.choice((2, 2, 3))
             text = "".join(self._rng.choice(_ONSETS) + self._rng.choice(_VOWELS) for _ in range(count))
             text = (text + self._rng.choice(_CODAS)).capitalize()
-            if len(text) >= 4 and split_of(text) is self._split:
+            if len(text) >= 4 and self._usable(text):
                 return text
+
+    def _usable(self, name: str) -> bool:
+        return split_of(name) is self._split and not any(part in name.lower() for part in _AVOIDED)
 
     def product_word(self) -> str:
         """The distinguishing word of a product: invented, or now and then an ordinary one."""
@@ -103,7 +116,7 @@ class Vocabulary:
                 self._rng.choice(_ONSETS) + self._rng.choice(_VOWELS) + self._rng.choice(_CODAS)
             ).capitalize()
             text += self._rng.choice(_PLACE_ENDS)
-            if split_of(text) is self._split:
+            if self._usable(text):
                 return text
 
     def person(self) -> str:
