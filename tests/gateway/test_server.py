@@ -22,6 +22,7 @@ import pytest
 
 from airi.errors import ConfigError
 from airi.gateway.access import Access
+from airi.gateway.launch import launch
 from airi.gateway.lifecycle import bind
 from airi.gateway.metrics import Metrics
 from airi.gateway.models import serve_models
@@ -205,6 +206,25 @@ async def test_a_broken_chat_template_ends_the_start(model_folder: Path, tmp_pat
                 serve_models(client, Metrics("1"))
 
 
+async def test_a_broken_template_that_only_requests_with_tools_use_ends_the_start_too(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "tool_use.jinja").write_text("{% if %}")
+    stub = StubOptions(endpoint=f"ipc://{tmp_path}/e", model_path=str(folder), name="tiny")
+    with stub_engine(stub):
+        async with await EngineClient.connect(stub.endpoint, timeout_s=10) as client:
+            with pytest.raises(ConfigError, match="chat template 'tool_use': line 1"):
+                serve_models(client, Metrics("1"))
+
+
+async def test_a_chat_template_that_cannot_be_read_is_named_before_the_engine_starts(tmp_path: Path) -> None:
+    options = ServerOptions(port=0, chat_template=tmp_path / "none.jinja")
+    with pytest.raises(ConfigError, match=r"none\.jinja: cannot be read: No such file"):
+        await launch(f"ipc://{tmp_path}/nobody", options)
+
+
 def test_tls_files_that_do_not_fit_are_named(certificate: tuple[Path, Path], tmp_path: Path) -> None:
     cert, key = certificate
     with pytest.raises(ConfigError, match="tls_key"):
@@ -273,6 +293,18 @@ def test_a_draining_server_takes_no_new_connections(slow_engine: str) -> None:
             process.send_signal(signal.SIGTERM)
             _until_refused(url)
             assert "[DONE]" in "".join(pieces)
+        assert process.wait(30) == 0
+
+
+def test_what_a_drain_does_not_finish_in_time_ends_with_an_error(slow_engine: str) -> None:
+    with serve_process("--engine", slow_engine, "--drain-timeout", "0.2") as (process, url, _):
+        body = {**CHAT, "max_tokens": 200, "stream": True}
+        with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=30) as response:
+            pieces = response.iter_text()
+            text = next(pieces)
+            process.send_signal(signal.SIGTERM)
+            text += "".join(pieces)
+        assert "running requests had 0.2 s to finish" in events(text)[-1]["error"]["message"]
         assert process.wait(30) == 0
 
 

@@ -16,7 +16,6 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -73,7 +72,6 @@ class EngineProcess:
         self._stopping = False
         self._drain_until: float | None = None
         self._progress_at = 0.0
-        self._started_at = time.monotonic()
         self._stats_at = 0.0
         self._refused: list[Output] = []
 
@@ -222,8 +220,7 @@ class EngineProcess:
             )
             for model, core, counters in zip(engine.models, engine.stats(), engine.counters, strict=True)
         ]
-        uptime = now - self._started_at
-        self.server.send_stats(EngineStats(models, uptime_s=uptime, rss_bytes=_resident_bytes()))
+        self.server.send_stats(EngineStats(models))
 
 
 def _warm_up(engine: Engine) -> None:
@@ -252,11 +249,6 @@ def _model_info(model: HostedModel, options: EngineOptions) -> ModelInfo:
         max_num_seqs=options.max_num_seqs,
         num_parameters=info.num_parameters,
     )
-
-
-def _resident_bytes() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGESIZE")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

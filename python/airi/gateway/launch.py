@@ -14,6 +14,8 @@ from airi.transport import EngineClient, Progress
 from airi.transport.supervisor import EngineSupervisor
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from airi.engine.options import EngineOptions
     from airi.gateway.lifecycle import Listening
 
@@ -31,6 +33,8 @@ async def launch(
     `source` describes the engine to start, which logs at `log_level`, or is the endpoint of one that runs.
     Raises AiriError for what the user can mend: a taken port, a broken checkpoint, options that do not fit.
     """
+    if options.chat_template is not None:
+        _check_template(options.chat_template)
     with Stop().installed() as stop:
         sock = bind(options.host, options.port)
         try:
@@ -42,6 +46,13 @@ async def launch(
                 raise
         finally:
             sock.close()
+
+
+def _check_template(source: str | Path) -> None:
+    """Raises ConfigError for a template that cannot be read or compiled, before any model loads."""
+    from airi.text import ChatTemplate
+
+    ChatTemplate.load(source)
 
 
 def _load_server() -> Callable[..., Awaitable[None]]:

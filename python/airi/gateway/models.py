@@ -71,9 +71,8 @@ def serve_models(
     served = []
     for info in client.models:
         tokenizer = Tokenizer.load(info.path, chat_template=chat_template)
-        if (
-            tokenizer.chat_template is None
-        ):  # asked here, so that a broken one ends the start and not a request
+        tokenizer.compile_templates()
+        if tokenizer.chat_template is None:
             log.info("%s has no chat template; it answers /v1/completions only", info.name)
         model = ServedModel(
             info=info,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import math
 import socket
 import ssl
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator
 import uvicorn
 
 from airi import __version__
-from airi.errors import ConfigError
+from airi.errors import ConfigError, EngineDeadError
 from airi.gateway.app import create_app
 from airi.gateway.lifecycle import Listening, Stop
 from airi.gateway.metrics import Metrics
@@ -23,14 +24,31 @@ from airi.transport import EngineClient
 # Longer than the idle time after which common HTTP clients drop a pooled connection themselves.
 _KEEP_ALIVE_S = 75
 _BACKLOG = 2048
+_LAST_WORDS_S = 5  # for the errors that end what a drain did not finish
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its own signal handling, which ends the process by the signal instead of status 0."""
+    """uvicorn without its own signal handling, which ends the process by the signal instead of status 0.
+
+    What a drain has not finished after `drain_timeout_s` ends with an error instead of a cut connection.
+    """
+
+    def __init__(self, config: uvicorn.Config, client: EngineClient, drain_timeout_s: float) -> None:
+        super().__init__(config)
+        self._client, self._drain_timeout_s = client, drain_timeout_s
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        timeout = self._drain_timeout_s
+        error = EngineDeadError(f"the server shut down; running requests had {timeout:g} s to finish")
+        timer = asyncio.get_running_loop().call_later(timeout, self._client.give_up, error)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            timer.cancel()
 
 
 async def serve(
@@ -49,7 +67,7 @@ async def serve(
     metrics.watch_engine(lambda: client.stats, lambda: client.alive)
     models = ModelRegistry(serve_models(client, metrics, chat_template=options.chat_template))
     app = create_app(models, metrics, options.app)
-    server = _Server(_config(app, options))
+    server = _Server(_config(app, options), client, options.drain_timeout_s)
     stop.serves(server)
     host, port = sock.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
@@ -77,7 +95,7 @@ def _config(app: object, options: ServerOptions) -> uvicorn.Config:
         server_header=False,
         backlog=_BACKLOG,
         timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=max(1, round(options.drain_timeout_s)),
+        timeout_graceful_shutdown=math.ceil(options.drain_timeout_s) + _LAST_WORDS_S,
         ssl_certfile=options.tls_cert,
         ssl_keyfile=options.tls_key,
     )

@@ -166,6 +166,11 @@ class Tokenizer:
             return self._override
         return self._named("default") if "default" in self._templates else None
 
+    def compile_templates(self) -> None:
+        """Compiles what `render_chat` may use; ConfigError for a broken template, else met at its first use."""
+        for name in self._templates:
+            self._named(name)
+
     def render_chat(
         self,
         messages: Sequence[Mapping[str, Any]],

@@ -205,8 +205,6 @@ class EngineStats(msgspec.Struct, frozen=True, array_like=True, tag="stats"):
     """A snapshot of the engine's counters."""
 
     models: list[ModelStats]
-    uptime_s: float = 0.0
-    rss_bytes: int = 0
 
 
 class Goodbye(msgspec.Struct, frozen=True, array_like=True, tag="goodbye"):

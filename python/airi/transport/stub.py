@@ -70,7 +70,6 @@ class StubEngine:
         self._generated = 0
         self._prompted = 0
         self._steps = 0
-        self._started_at = time.monotonic()
         self._stats_at = 0.0
         self._stopping = False
         self.tenants: dict[int, float] = {}
@@ -208,7 +207,7 @@ class StubEngine:
             generated_tokens=self._generated,
             steps=self._steps,
         )
-        self.server.send_stats(EngineStats([model], uptime_s=now - self._started_at))
+        self.server.send_stats(EngineStats([model]))
 
 
 def _model_info(options: StubOptions) -> ModelInfo:
