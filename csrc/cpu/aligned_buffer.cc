@@ -20,7 +20,7 @@ constexpr std::size_t round_up(std::size_t value, std::size_t to) { return (valu
 AlignedBuffer::AlignedBuffer(std::size_t bytes) : bytes_(bytes) {
   if (bytes == 0) return;
   const std::size_t alignment = bytes >= kHugePage ? kHugePage : kCacheLine;
-  data_.reset(static_cast<std::byte*>(std::aligned_alloc(alignment, round_up(bytes, kCacheLine))));
+  data_.reset(static_cast<std::byte*>(std::aligned_alloc(alignment, round_up(bytes, alignment))));
   if (data_ == nullptr) throw std::bad_alloc();
 #ifdef __linux__
   // Advice only, for the whole pages: a huge page at the end would be mostly empty.
