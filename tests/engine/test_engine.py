@@ -354,6 +354,55 @@ def test_not_a_number_ends_its_own_row_only(
     assert engine.stats()[0].active_blocks == 0
 
 
+@pytest.mark.parametrize(
+    ("broken", "fields"),
+    [
+        ("airi.engine.sampler.cpu.apply_penalties", {"repetition_penalty": 1.1}),
+        ("airi.engine.sampler.gather_logprobs", {"logprobs": 3}),
+        ("airi.engine.runner.gather_logprobs", {"prompt_logprobs": 3}),
+    ],
+)
+def test_parameters_that_cannot_be_applied_end_their_own_row_only(
+    engine: Engine,
+    llama_references: list[Reference],
+    monkeypatch: pytest.MonkeyPatch,
+    broken: str,
+    fields: dict[str, Any],
+) -> None:
+    def fails(*_: object) -> None:
+        raise ValueError
+
+    monkeypatch.setattr(broken, fails)
+    reference = llama_references[1]
+    add(engine, 1, reference.prompt, max_tokens=64, **GREEDY)
+    add(engine, 2, PROMPT, max_tokens=64, **fields, **GREEDY)
+    outputs = run(engine)
+    assert outputs[1].tokens == reference.tokens
+    assert outputs[2].error is not None
+    assert outputs[2].error.code == "execution_failed"
+    assert engine.stats()[0].active_blocks == 0
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"temperature": 1e-50},
+        {"temperature": 100.0},
+        {"top_p": 1e-50},
+        {"min_p": 1e-50},
+        {"min_p": 1e-40},
+        {"logit_bias": {3: 1e-50, 4: -100.0}},
+        {"repetition_penalty": 0.01},
+        {"repetition_penalty": 100.0},
+        {"presence_penalty": 1e-50, "frequency_penalty": -1e-50},
+        {"logprobs": 100, "prompt_logprobs": 100},
+    ],
+)
+def test_the_ends_of_every_range_can_be_sampled(engine: Engine, fields: dict[str, Any]) -> None:
+    output = generate(engine, PROMPT, max_tokens=16, ignore_eos=True, **fields)
+    assert (output.finish_reason, output.error, len(output.tokens)) == ("length", None, 16)
+
+
 def test_a_failing_model_ends_the_requests_of_its_step_and_the_engine_lives(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -147,7 +147,8 @@ class ModelRunner:
             sampled = self.sampler.sample(logits, slots, draws)
             tokens_out, logprobs = sampled.tokens, sampled.logprobs
             status[sampling] = sampled.is_nan  # 1 is RowStatus.NAN
-            self._prompt_logprobs(step)
+            status[sampling[list(sampled.failed)]] = _ROW_FAILED
+            self._prompt_logprobs(step, status)
         except Exception:
             logger.exception("a step of %d rows and %d tokens failed", rows, tokens)
             status[:] = _ROW_FAILED
@@ -171,8 +172,11 @@ class ModelRunner:
         for row in np.flatnonzero(arrays.row_flags[:rows] & _ROW_FIRST).tolist():
             self.sampler.assign(int(arrays.slots[row]), states[int(arrays.request_ids[row])])
 
-    def _prompt_logprobs(self, step: StepInputs) -> None:
-        """Takes the log-probabilities of prompt tokens whose predecessors this step computed."""
+    def _prompt_logprobs(self, step: StepInputs, status: NDArray[np.uint8]) -> None:
+        """Takes the log-probabilities of prompt tokens whose predecessors this step computed.
+
+        A row for which that fails fails alone, in `status` [rows].
+        """
         features = self.sampler.features(step.slots)
         wanted = np.flatnonzero(features & int(Feature.PROMPT_LOGPROBS)).tolist()
         for row in wanted:
@@ -183,7 +187,11 @@ class ModelRunner:
             begin = max(int(positions[0]) + 1, len(state.prompt_logprobs))
             end = min(int(positions[-1]) + 2, len(state.prompt))
             offset = first - int(positions[0]) - 1
-            self._extend_prompt_logprobs(state, begin, end, offset)
+            try:
+                self._extend_prompt_logprobs(state, begin, end, offset)
+            except Exception:
+                logger.exception("prompt log-probabilities failed for request %d alone", state.request_id)
+                status[row] = _ROW_FAILED
 
     def _extend_prompt_logprobs(self, state: RequestState, begin: int, end: int, offset: int) -> None:
         """Appends entries `begin` to `end` of the prompt; entry p comes from the step's token p + offset."""

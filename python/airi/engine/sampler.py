@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ from airi.outputs import TokenLogprobs
 
 __all__ = ["Sampled", "Sampler", "gather_logprobs"]
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
@@ -25,13 +28,15 @@ class Sampled:
     """[n] 1 where the logits held not-a-number; the token means nothing then."""
     logprobs: dict[int, TokenLogprobs]
     """By row, for rows that asked."""
+    failed: set[int]
+    """Rows whose own parameters could not be applied; their tokens mean nothing."""
 
 
 class Sampler:
     """Sampling parameters of a model's slots, and the sampling itself.
 
     *Thread safety*: none. *Invariant*: a row's token depends on its logits, parameters, seed and draw index
-    alone, never on the other rows of the batch.
+    alone, never on the other rows of the batch; what fails for one row's parameters fails that row only.
     """
 
     def __init__(self, max_num_seqs: int, vocab_size: int) -> None:
@@ -76,10 +81,11 @@ class Sampler:
         """
         rows = len(slots)
         if not rows:  # a step of prefill chunks only
-            return Sampled(self._gathered.tokens[:0], self._gathered.is_nan[:0], {})
+            return Sampled(self._gathered.tokens[:0], self._gathered.is_nan[:0], {}, set())
         features = self._features[slots]
         special = np.flatnonzero(features).tolist() if features.any() else []
-        raw = self._alter(logits, slots, draws, special) if special else {}
+        failed: set[int] = set()
+        raw = self._alter(logits, slots, draws, special, failed) if special else {}
         columns = self._gathered
         for source, target in (
             (self._temperature, columns.temperature),
@@ -92,8 +98,8 @@ class Sampler:
         columns.draws[:rows] = draws
         cpu.sample(logits.ctypes.data, rows, self._vocab_size, *columns.addresses)
         tokens = columns.tokens[:rows]
-        logprobs = self._after(logits, raw, slots, tokens, special) if special else {}
-        return Sampled(tokens, columns.is_nan[:rows], logprobs)
+        logprobs = self._after(logits, raw, slots, tokens, special, failed) if special else {}
+        return Sampled(tokens, columns.is_nan[:rows], logprobs, failed)
 
     def _alter(
         self,
@@ -101,8 +107,12 @@ class Sampler:
         slots: NDArray[np.int32],
         draws: NDArray[np.int32],
         special: Sequence[int],
+        failed: set[int],
     ) -> dict[int, NDArray[np.float32]]:
-        """Applies penalties, bias and min_tokens; returns copies of the rows whose own logits are still needed."""
+        """Applies penalties, bias and min_tokens; returns copies of the rows whose own logits are still needed.
+
+        Rows for which that fails are added to `failed`.
+        """
         raw: dict[int, NDArray[np.float32]] = {}
         for row in special:
             state = self.state(int(slots[row]))
@@ -111,7 +121,10 @@ class Sampler:
             line = logits[row]
             if state.features & Feature.LOGPROBS:
                 raw[row] = line.copy()
-            self._alter_row(line, state, int(draws[row]))
+            try:
+                self._alter_row(line, state, int(draws[row]))
+            except Exception:
+                _fail(row, state, failed)
         return raw
 
     def _alter_row(self, line: NDArray[np.float32], state: RequestState, draw: int) -> None:
@@ -146,17 +159,33 @@ class Sampler:
         slots: NDArray[np.int32],
         tokens: NDArray[np.int32],
         special: Sequence[int],
+        failed: set[int],
     ) -> dict[int, TokenLogprobs]:
-        """Remembers tokens for the penalties and takes log-probabilities where asked for."""
+        """Remembers tokens for the penalties and takes log-probabilities where asked for.
+
+        Rows for which that fails are added to `failed`; those that are in it already are left out.
+        """
         logprobs: dict[int, TokenLogprobs] = {}
         for row in special:
+            if row in failed:
+                continue
             state = self.state(int(slots[row]))
-            if state.features & Feature.PENALTIES:
-                state.remember(int(tokens[row]))
-            if state.features & Feature.LOGPROBS:
-                line = raw.get(row, logits[row])[None]
-                logprobs[row] = gather_logprobs(line, tokens[row : row + 1], state.params.logprobs or 0)[0]
+            try:
+                if state.features & Feature.PENALTIES:
+                    state.remember(int(tokens[row]))
+                if state.features & Feature.LOGPROBS:
+                    line = raw.get(row, logits[row])[None]
+                    count = state.params.logprobs or 0
+                    logprobs[row] = gather_logprobs(line, tokens[row : row + 1], count)[0]
+            except Exception:
+                _fail(row, state, failed)
         return logprobs
+
+
+def _fail(row: int, state: RequestState, failed: set[int]) -> None:
+    """Notes that `row` ends here; called where its exception is caught."""
+    logger.exception("sampling failed for request %d alone", state.request_id)
+    failed.add(row)
 
 
 class _Columns:
