@@ -7,7 +7,7 @@
     ├── RequestError           one request cannot be accepted; the engine itself is fine
     │   ├── ContextLengthError   prompt (and what was asked for) exceed the window or the arena
     │   ├── ModelNotFoundError   no model of that name is loaded
-    │   └── QueueFullError       too many requests wait; try again after `retry_after_s`
+    │   └── QueueFullError       too many requests wait; try again a little later
     └── EngineError            the engine process cannot serve
         ├── EngineStartError     it ended, or reported an error, before it was ready
         ├── EngineDeadError      it died, or was given up, while it owed this request tokens
@@ -90,13 +90,9 @@ class ModelNotFoundError(RequestError):
 
 
 class QueueFullError(RequestError):
-    """Too many requests wait already; worth a retry after `retry_after_s` seconds."""
+    """Too many requests wait already; worth a retry a little later."""
 
     code = "queue_full"
-
-    def __init__(self, message: str, *, field: str | None = None, retry_after_s: float = 1.0) -> None:
-        super().__init__(message, field=field)
-        self.retry_after_s = retry_after_s
 
 
 class EngineError(AiriError):

@@ -8,10 +8,22 @@ from dataclasses import dataclass, field, replace
 
 from airi.errors import RequestError
 
-__all__ = ["MAX_LOGPROBS", "MAX_SEED", "SamplingParams"]
+__all__ = [
+    "MAX_LOGPROBS",
+    "MAX_PRIORITY",
+    "MAX_REPETITION_PENALTY",
+    "MAX_SEED",
+    "MIN_REPETITION_PENALTY",
+    "SamplingParams",
+]
 
 MAX_LOGPROBS = 100
+MAX_PRIORITY = 8
+"""A request's priority, which stands beside these parameters, is in [-MAX_PRIORITY, MAX_PRIORITY]."""
 MAX_SEED = 2**64 - 1
+# Logits are float32: divided by much less than this they may become infinite.
+MIN_REPETITION_PENALTY = 0.01
+MAX_REPETITION_PENALTY = 100.0
 _MAX_N = 128
 _MAX_STOPS = 64
 _INT32_MAX = 2**31 - 1
@@ -39,7 +51,7 @@ class SamplingParams:
     min_p: float = 0.0
     """Drop tokens less likely than this fraction of the most likely one, in [0, 1]."""
     repetition_penalty: float = 1.0
-    """Divides positive and multiplies negative logits of tokens in prompt or output; > 0, 1 is off."""
+    """Divides positive and multiplies negative logits of tokens in prompt or output; in [0.01, 100], 1 is off."""
     presence_penalty: float = 0.0
     """Subtracted once from the logits of tokens in the output, in [-2, 2]."""
     frequency_penalty: float = 0.0
@@ -78,7 +90,9 @@ class SamplingParams:
         _check_int("top_k", self.top_k, 0, _INT32_MAX)
         _check_float("top_p", self.top_p, 0.0, 1.0, low_open=True)
         _check_float("min_p", self.min_p, 0.0, 1.0)
-        _check_float("repetition_penalty", self.repetition_penalty, 0.0, 100.0, low_open=True)
+        _check_float(
+            "repetition_penalty", self.repetition_penalty, MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY
+        )
         _check_float("presence_penalty", self.presence_penalty, -2.0, 2.0)
         _check_float("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
         for token, bias in self.logit_bias.items():

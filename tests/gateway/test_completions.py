@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -44,6 +45,37 @@ def test_a_batch_numbers_its_choices_prompt_by_prompt(gateway: Gateway, tokenize
         assert choice["text"].startswith(prompts[choice["index"] // 2])
     assert done["usage"]["prompt_tokens"] == sum(len(tokenizer.encode(p)) for p in prompts)
     assert done["usage"]["completion_tokens"] == 12
+
+
+@pytest.mark.parametrize(("prompts", "inline"), [(["is it " * 20] * 3, True), (["is it " * 20] * 64, False)])
+def test_a_batch_that_is_long_as_a_whole_is_not_tokenised_on_the_event_loop(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, prompts: list[str], *, inline: bool
+) -> None:
+    on_loop = watch(monkeypatch, "encode")
+    ask(gateway, prompt=prompts, max_tokens=1)
+    assert on_loop == [inline] * len(prompts)
+
+
+def test_the_strings_of_many_tokens_are_not_made_on_the_event_loop(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_loop = watch(monkeypatch, "token_text")
+    body = {"prompt": ANSWER * 2000, "return_token_strs": True}
+    made = gateway.http.post("/tokenize", json=body).json()
+    assert "".join(made["token_strs"]) != ""
+    assert on_loop == [False] * made["count"]
+
+
+def watch(monkeypatch: pytest.MonkeyPatch, name: str) -> list[bool]:
+    """Whether each call of this method of the tokenizer came from a thread with an event loop."""
+    original, on_loop = getattr(Tokenizer, name), list[bool]()
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        on_loop.append(asyncio._get_running_loop() is not None)
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(Tokenizer, name, noted)
+    return on_loop
 
 
 def test_a_streamed_batch_joins_to_the_same_texts(gateway: Gateway) -> None:

@@ -16,6 +16,7 @@ from airi.gateway.metrics import Metrics
 from airi.gateway.models import ModelRegistry
 from airi.gateway.openapi import OPERATIONS, openapi_document
 from airi.gateway.options import AppOptions
+from airi.sampling_params import MAX_PRIORITY
 
 from .conftest import Gateway, StartGateway
 
@@ -54,6 +55,8 @@ def test_the_document_holds_together(gateway: Gateway) -> None:
     request = document["components"]["schemas"]["ChatCompletionRequest"]
     assert set(request["required"]) == {"model", "messages"}
     assert request["properties"]["model"]["examples"] == ["tiny", "tiny-alias"]
+    (priority, _) = request["properties"]["priority"]["anyOf"]
+    assert (priority["minimum"], priority["maximum"]) == (-MAX_PRIORITY, MAX_PRIORITY)
 
 
 def test_with_keys_every_guarded_operation_says_so() -> None:

@@ -29,12 +29,13 @@ from airi.gateway.models import serve_models
 from airi.gateway.options import AppOptions, ServerOptions
 from airi.gateway.server import _config
 from airi.text import Tokenizer
-from airi.transport import EngineClient
+from airi.transport import EngineClient, GenerateRequest
 from airi.transport.stub import StubOptions
 
 from .conftest import Gateway, StartGateway, events, gateway_thread, serve_process, stub_engine
 
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "What?"}], "max_tokens": 3}
+TEXT = {"model": "tiny", "prompt": "What?", "max_tokens": 3}
 
 
 def test_without_the_key_only_probes_are_answered(start_gateway: StartGateway) -> None:
@@ -62,8 +63,48 @@ def test_without_the_key_only_probes_are_answered(start_gateway: StartGateway) -
 def test_keys_are_kept_only_as_digests() -> None:
     access = Access(["sk-secret"])
     assert "sk-secret" not in repr(vars(access))
-    assert access.principal("/v1/models", "Bearer sk-secret").name.startswith("key:")
-    assert "secret" not in access.principal("/v1/models", "Bearer sk-secret").name
+    assert "sk-secret" not in repr(access.principal("/v1/models", "Bearer sk-secret"))
+
+
+def test_each_key_is_a_tenant_of_its_own(
+    start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = start_gateway(app=AppOptions(api_keys=("sk-one", "sk-two")))
+    seen = requests_of(gateway, monkeypatch)
+    for key in ("sk-one", "sk-two", "sk-one"):
+        headers = {"authorization": f"Bearer {key}"}
+        gateway.http.post("/v1/chat/completions", json=CHAT, headers=headers)
+        gateway.http.post("/v1/completions", json=TEXT, headers=headers)
+    assert [request.tenant for request in seen] == [1, 1, 2, 2, 1, 1]
+
+
+def test_without_keys_all_are_one_tenant(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = requests_of(gateway, monkeypatch)
+    gateway.http.post("/v1/chat/completions", json=CHAT)
+    assert [request.tenant for request in seen] == [0]
+
+
+def test_priority_and_salt_reach_the_engine(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = requests_of(gateway, monkeypatch)
+    for path, body in (("chat/completions", CHAT), ("completions", TEXT)):
+        for salt in ("über", None):
+            sent = {**body, "priority": 3, "cache_salt": salt}
+            assert gateway.http.post(f"/v1/{path}", json=sent).status_code == 200
+    assert [request.cache_salt for request in seen] == ["über".encode(), None] * 2
+    assert {request.priority for request in seen} == {3}
+
+
+def requests_of(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> list[GenerateRequest]:
+    """What the gateway's engine is sent from now on."""
+    seen: list[GenerateRequest] = []
+    add = gateway.stub._add
+
+    def noted(request: GenerateRequest) -> None:
+        seen.append(request)
+        add(request)
+
+    monkeypatch.setattr(gateway.stub, "_add", noted)
+    return seen
 
 
 @pytest.mark.parametrize("key", ["", " "])
@@ -74,7 +115,7 @@ def test_an_empty_key_is_refused_and_opens_nothing(key: str) -> None:
 
 def test_a_key_may_hold_any_characters() -> None:
     sent = "Bearer schlüssel 🔑".encode().decode("latin-1")  # headers are read so
-    assert Access(["schlüssel 🔑"]).principal("/v1/models", sent).name.startswith("key:")
+    assert Access(["other", "schlüssel 🔑"]).principal("/v1/models", sent).tenant == 2
 
 
 def test_a_request_id_is_kept_or_made(gateway: Gateway) -> None:
@@ -127,6 +168,23 @@ def test_an_unexpected_error_is_a_500_with_the_id_and_without_the_content(
     assert "r500" in response.json()["error"]["message"]
     assert secret not in response.text + caplog.text
     assert "ZeroDivisionError" in caplog.text
+
+
+def test_an_unexpected_error_in_a_stream_is_in_the_log_with_its_traceback(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = "".join(reversed("hsifdrows"))  # the traceback may show this line
+
+    def broken(*_: object) -> bytes:
+        raise ZeroDivisionError(secret)
+
+    monkeypatch.setattr("airi.gateway.openai.chat.ChatAnswer.closing", broken)
+    body = {**CHAT, "stream": True, "max_tokens": 100}
+    response = gateway.http.post("/v1/chat/completions", json=body, headers={"x-request-id": "r501"})
+    assert "r501" in events(response.text)[-1]["error"]["message"]
+    assert "in broken" in caplog.text
+    assert "ZeroDivisionError" in caplog.text
+    assert secret not in response.text + caplog.text
 
 
 def test_scripts_of_allowed_origins_may_call(start_gateway: StartGateway) -> None:

@@ -37,7 +37,12 @@ def running(stub: StubEngine) -> int:
 )
 def test_events_built_from_bytes_are_the_json_they_stand_for(text: str) -> None:
     frame = sse.ChunkFrame(
-        id='i"d', object="chat.completion.chunk", created=7, model='mo"del\n', fingerprint="f"
+        id='i"d',
+        object="chat.completion.chunk",
+        created=7,
+        model='mo"del\n',
+        fingerprint="f",
+        counts_follow=True,
     )
     chat, plain = sse.ChatChunks(frame, 3), sse.TextChunks(frame, 3)
     for data in (chat.first(), chat.delta(text), chat.delta(text, {"content": []}), chat.last("stop")):
@@ -64,6 +69,25 @@ def test_every_event_fits_the_published_schema(gateway: Gateway) -> None:
     text = {"model": "tiny", "prompt": "a", "stream": True, "max_tokens": 9, "logprobs": 1, "echo": True}
     for event in events(gateway.http.post("/v1/completions", json=text).text):
         msgspec.convert(event, CompletionChunk)
+
+
+@pytest.mark.parametrize(
+    ("path", "prompt"),
+    [("chat/completions", {"messages": CHAT["messages"]}), ("completions", {"prompt": "a"})],
+)
+def test_with_usage_asked_for_only_the_last_event_has_it(
+    gateway: Gateway, path: str, prompt: dict[str, Any]
+) -> None:
+    body = {"model": "tiny", "stream": True, "max_tokens": 5, **prompt}
+    counted = {**body, "stream_options": {"include_usage": True}}
+    *earlier, last = events(gateway.http.post(f"/v1/{path}", json=counted).text)
+    assert last["choices"] == []
+    assert last["usage"]["completion_tokens"] == 5
+    assert all(event["usage"] is None for event in earlier)
+    for plain in (body, {**body, "stream_options": {"include_usage": False}}):
+        assert not any(
+            "usage" in event for event in events(gateway.http.post(f"/v1/{path}", json=plain).text)
+        )
 
 
 def test_each_token_is_an_event_of_its_own(start_gateway: StartGateway, tokenizer: Tokenizer) -> None:

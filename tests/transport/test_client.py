@@ -141,6 +141,15 @@ async def test_a_refused_request_raises_its_error(
             assert len((await collect(client, request(2))).tokens) == 2
 
 
+async def test_a_priority_out_of_range_is_refused(endpoint: str) -> None:
+    message = request(2)
+    message.priority = 9
+    with running_stub(StubOptions(endpoint=endpoint)):
+        async with await EngineClient.connect(endpoint, timeout_s=10) as client:
+            with pytest.raises(RequestError, match=r"priority must be in \[-8, 8\], got 9"):
+                await collect(client, message)
+
+
 async def test_a_full_queue_raises_queue_full(endpoint: str) -> None:
     with running_stub(StubOptions(endpoint=endpoint, max_queued=1, step_us=1000)):
         async with await EngineClient.connect(endpoint, timeout_s=10) as client:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from airi import _core
-from airi.engine.loading import MAX_PRIORITY, EngineProgress, HostedModel, host_models
+from airi.engine.loading import EngineProgress, HostedModel, host_models
 from airi.engine.options import EngineOptions
 from airi.engine.requests import Feature, RequestState
 from airi.engine.runner import StepResult
@@ -24,7 +24,7 @@ from airi.errors import (
     RequestError,
 )
 from airi.outputs import ErrorInfo, FinishReason, Output, error_info
-from airi.sampling_params import SamplingParams
+from airi.sampling_params import MAX_PRIORITY, SamplingParams
 
 __all__ = ["Engine", "ModelCounters", "StepOutputs", "now_us"]
 

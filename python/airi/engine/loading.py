@@ -17,10 +17,10 @@ from airi.engine.hub import resolve_model_path
 from airi.engine.options import EngineOptions, ModelOptions
 from airi.engine.resources import available_memory, usable_cores
 from airi.engine.runner import ModelRunner, StepArrays
+from airi.sampling_params import MAX_PRIORITY
 
-__all__ = ["MAX_PRIORITY", "NUM_BANDS", "EngineProgress", "HostedModel", "Hosting", "host_models"]
+__all__ = ["NUM_BANDS", "EngineProgress", "HostedModel", "Hosting", "host_models"]
 
-MAX_PRIORITY = 8
 NUM_BANDS = 2 * MAX_PRIORITY + 1
 """A request of priority p starts in band MAX_PRIORITY - p: higher priority, smaller band."""
 

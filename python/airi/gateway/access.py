@@ -19,18 +19,17 @@ OPEN_PATHS = frozenset({"/health", "/ready", "/version"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Principal:
-    """A caller: a name for logs and the numbers the core needs to be fair to it."""
+    """A caller, as the core needs to know it to be fair to all."""
 
-    name: str
-    tenant: int = 0
-    priority: int = 0
+    tenant: int
+    """Its requests share the device evenly with those of every other tenant."""
 
 
-ANYONE = Principal(name="anyone")
+ANYONE = Principal(tenant=0)
 
 
 class Access:
-    """Names the caller of a request. Never keeps a key, only digests.
+    """Names the caller of a request: each key is a tenant of its own. Never keeps a key, only digests.
 
     *Thread safety*: immutable after construction.
     """
@@ -49,9 +48,8 @@ class Access:
             return ANYONE
         scheme, _, key = (authorization or "").partition(" ")
         given = hashlib.sha256(key.strip().encode("latin-1")).digest()  # the bytes that came
-        known = False
-        for digest in self._digests:  # every key is compared, so that time tells nothing
-            known |= hmac.compare_digest(digest, given)
-        if not known or scheme.lower() != "bearer":
+        # Every key is compared, so that time tells nothing.
+        matches = [hmac.compare_digest(digest, given) for digest in self._digests]
+        if True not in matches or scheme.lower() != "bearer":
             raise unauthorized()
-        return Principal(name=f"key:{given.hex()[:8]}")
+        return Principal(tenant=1 + matches.index(True))

@@ -6,7 +6,6 @@ one; whatever it does not know is a bug and becomes a 500 that says nothing but 
 
 from __future__ import annotations
 
-import math
 import re
 from typing import Any, TypeVar
 
@@ -25,7 +24,7 @@ from airi.text import TemplateError
 
 T = TypeVar("T")
 
-RETRY_AFTER_S = 1  # a queue of short requests turns over within about a second
+_RETRY_AFTER = ((b"retry-after", b"1"),)  # seconds: a queue of short requests turns over within about one
 
 _VALIDATION = re.compile(r"^(?P<what>.*?) - at `(?:(?P<key>key) in )?(?P<path>\$.*)`$", re.DOTALL)
 _MAX_MESSAGE = 500
@@ -115,7 +114,7 @@ def unavailable(message: str) -> ApiError:
         message,
         type="service_unavailable",
         code="engine_unavailable",
-        headers=_retry_after(RETRY_AFTER_S),
+        headers=_RETRY_AFTER,
     )
 
 
@@ -137,7 +136,7 @@ def api_error_from(error: Exception) -> ApiError | None:
                 str(error),
                 type="rate_limit_error",
                 code="queue_full",
-                headers=_retry_after(error.retry_after_s),
+                headers=_RETRY_AFTER,
             )
         case ContextLengthError():
             return ApiError(400, str(error), param=error.field, code="context_length_exceeded")
@@ -154,6 +153,15 @@ def api_error_from(error: Exception) -> ApiError | None:
             return unavailable(str(error))
         case _:
             return None
+
+
+class Failure(Exception):
+    """Stands in the log for an unexpected error: its type and traceback, not its text."""
+
+
+def without_text(error: Exception) -> Failure:
+    """The error with its traceback but without its text, which might quote the request."""
+    return Failure(type(error).__name__).with_traceback(error.__traceback__)
 
 
 def decode_body(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
@@ -201,7 +209,3 @@ def _number_at(body: bytes | Any, path: str) -> int | float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return value
-
-
-def _retry_after(seconds: float) -> tuple[tuple[bytes, bytes], ...]:
-    return ((b"retry-after", str(max(1, math.ceil(seconds))).encode()),)

@@ -145,14 +145,17 @@ class Generation:
         """Whether every choice has finished."""
         return not self._open and not self._ready
 
-    def add(self, tokens: list[int], params: SamplingParams, *, priority: int) -> None:
+    def add(
+        self, tokens: list[int], params: SamplingParams, *, priority: int | None, cache_salt: str | None
+    ) -> None:
         """One more choice, sent to the engine at once."""
         request = GenerateRequest(
             model=self._model.name,
             tokens=GenerateRequest.pack_tokens(tokens),
             params=params,
             tenant=self._principal.tenant,
-            priority=priority,
+            priority=priority or 0,
+            cache_salt=None if cache_salt is None else cache_salt.encode(),
         )
         text = self._model.tokenizer.stream(
             tokens,

@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Awaitable, Callable
 
 from airi.gateway.access import Access
-from airi.gateway.errors import ApiError, api_error_from, internal_error
+from airi.gateway.errors import ApiError, api_error_from, internal_error, without_text
 from airi.gateway.http import (
     CLIENT_GONE_STATUS,
     CallRecord,
@@ -72,7 +72,8 @@ class RequestMiddleware:
     async def _answer_failure(self, error: Exception, record: CallRecord, send: Send) -> None:
         known = api_error_from(error)
         if known is None:
-            log.error("request %s failed: %s", record.request_id, type(error).__name__, exc_info=_safe(error))
+            name = type(error).__name__
+            log.error("request %s failed: %s", record.request_id, name, exc_info=without_text(error))
         if record.response_started:
             raise ConnectionError("the response had begun; the connection is closed") from None
         await respond_error(send, known or internal_error(record.request_id))
@@ -128,12 +129,3 @@ def _request_id(given: str | None) -> str:
 def _printable(path: str) -> str:
     """A path as one log word: bounded, with nothing that could forge a line."""
     return "".join(c if c.isascii() and c.isprintable() and c != " " else "?" for c in path[:200])
-
-
-class Failure(Exception):
-    """Stands in the log for an unexpected error: its type and traceback, not its text."""
-
-
-def _safe(error: Exception) -> Failure:
-    """The error with its traceback but without its text, which might quote the request."""
-    return Failure(type(error).__name__).with_traceback(error.__traceback__)

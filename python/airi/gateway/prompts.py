@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from airi.errors import ContextLengthError
 from airi.gateway.errors import bad_field
 from airi.gateway.models import ServedModel
 
-# Longer texts are tokenised in a thread (the tokenizer releases the GIL); 4k characters take about 1 ms.
+T = TypeVar("T")
+
+# More text is tokenised in a thread (the tokenizer releases the GIL); 4k characters take about 1 ms.
 _INLINE_CHARACTERS = 4096
+# What one more text or message costs beside its characters, as so many characters.
+ITEM_CHARACTERS = 64
 # A longer text than this many characters per token of the window is first tokenised in part: ordinary text has
 # 3 to 5, so nearly all such prompts are refused after a small part of the work.
 _PROBE_CHARACTERS_PER_TOKEN = 16
@@ -21,20 +25,31 @@ _RESERVED = ("messages", "tools", "documents", "add_generation_prompt", "continu
 _PROBE_SLACK = 64
 
 
+async def in_thread_if_long(work: Callable[[], T], characters: int) -> T:
+    """What `work` gives, which takes about as long as tokenising this many characters."""
+    return work() if characters <= _INLINE_CHARACTERS else await asyncio.to_thread(work)
+
+
 async def encode_text(
     model: ServedModel, text: str, *, add_special_tokens: bool, field: str | None
 ) -> list[int]:
+    """As `encode_now`, in a thread where the text is long."""
+
+    def encode() -> list[int]:
+        return encode_now(model, text, add_special_tokens=add_special_tokens, field=field)
+
+    return await in_thread_if_long(encode, len(text))
+
+
+def encode_now(model: ServedModel, text: str, *, add_special_tokens: bool, field: str | None) -> list[int]:
     """Token ids of `text`.
 
     Raises ContextLengthError naming `field` for a text that is clearly too long for the window; None tokenises
     whatever comes.
     """
-    encode = model.tokenizer.encode
-    if len(text) <= _INLINE_CHARACTERS:
-        return encode(text, add_special_tokens=add_special_tokens)
     if field is not None:
-        await asyncio.to_thread(_probe, model, text, field)
-    return await asyncio.to_thread(encode, text, add_special_tokens=add_special_tokens)
+        _probe(model, text, field)
+    return model.tokenizer.encode(text, add_special_tokens=add_special_tokens)
 
 
 def _probe(model: ServedModel, text: str, field: str) -> None:
@@ -91,16 +106,12 @@ async def render_chat(
             chat_template_kwargs=kwargs,
         )
 
+    size = sum(len(content) for m in messages if isinstance(content := m.get("content"), str | list))
     try:
-        text = await _in_thread_if_long(render, messages)
+        text = await in_thread_if_long(render, size + ITEM_CHARACTERS * (len(messages) - 1))
     except RecursionError:
         raise bad_field("messages", "or what comes with them is nested too deeply") from None
     return await encode_text(model, text, add_special_tokens=False, field=field)
-
-
-async def _in_thread_if_long(render: Callable[[], str], messages: Sequence[Mapping[str, Any]]) -> str:
-    size = sum(len(content) for m in messages if isinstance(content := m.get("content"), str | list))
-    return render() if size <= _INLINE_CHARACTERS and len(messages) <= 64 else await asyncio.to_thread(render)
 
 
 def check_prompt(model: ServedModel, tokens: Sequence[int], max_tokens: int | None, *, field: str) -> None:

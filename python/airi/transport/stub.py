@@ -19,8 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from airi.errors import AiriError, ContextLengthError, ModelNotFoundError, QueueFullError
+from airi.errors import AiriError, ContextLengthError, ModelNotFoundError, QueueFullError, RequestError
 from airi.outputs import FinishReason, Output, TokenLogprobs
+from airi.sampling_params import MAX_PRIORITY
 from airi.transport.messages import Cancel, EngineStats, GenerateRequest, ModelInfo, ModelStats, error_info
 from airi.transport.server import CLIENT_SHIFT, EngineServer
 
@@ -118,6 +119,11 @@ class StubEngine:
         error: AiriError | None = None
         if request.model not in (self._info.name, *self._info.aliases):
             error = ModelNotFoundError(f"model {request.model!r} is not loaded", field="model")
+        elif abs(request.priority) > MAX_PRIORITY:
+            error = RequestError(
+                f"priority must be in [{-MAX_PRIORITY}, {MAX_PRIORITY}], got {request.priority}",
+                field="priority",
+            )
         elif room < 1:
             error = ContextLengthError(
                 f"prompt has {request.num_tokens} tokens; at most {self._info.max_model_len - 1} fit",

@@ -17,13 +17,13 @@ import msgspec
 
 from airi import __version__
 from airi.gateway import sse
-from airi.gateway.errors import api_error_from, decode_body, internal_error
+from airi.gateway.errors import api_error_from, decode_body, internal_error, without_text
 from airi.gateway.gate import Gate
 from airi.gateway.generation import Choice, Generation, Piece
 from airi.gateway.http import CallRecord, Receive, Scope, Send, read_body, record_of, respond, watching
 from airi.gateway.models import ServedModel
 from airi.gateway.openai.schemas_common import PromptTokensDetails, SamplingFields, Usage
-from airi.gateway.sampling import check_stream_options
+from airi.gateway.sampling import check_stream_options, wants_usage
 
 log = logging.getLogger("airi.gateway")
 
@@ -41,12 +41,14 @@ class Answer(ABC):
         self.created = int(time.time())
         self.model = model
         self.served_as = request.model
+        self.wants_usage = wants_usage(request)
         self.frame = sse.ChunkFrame(
             id=self.id,
             object=chunk,
             created=self.created,
             model=self.served_as,
             fingerprint=FINGERPRINT,
+            counts_follow=self.wants_usage,
         )
 
     @abstractmethod
@@ -95,13 +97,13 @@ class ModelCall(ABC, Generic[R]):
         request = decode_body(self._decoder, body)
         del body
         model = self._gate.admit(record, request.model)
-        include_usage = check_stream_options(request)
+        check_stream_options(request)
         generation = Generation(model, record.principal, arrived=record.started)
         try:
             async with watching(receive):
                 answer = await self.start(request, model, generation)
                 if request.stream:
-                    await self._stream(answer, generation, send, record, include_usage=include_usage)
+                    await self._stream(answer, generation, send, record)
                 else:
                     await self._whole(answer, generation, send, record)
         finally:
@@ -115,9 +117,7 @@ class ModelCall(ABC, Generic[R]):
         body = answer.whole(generation.choices, _usage(generation))
         await respond(send, 200, body)
 
-    async def _stream(
-        self, answer: Answer, generation: Generation, send: Send, record: CallRecord, *, include_usage: bool
-    ) -> None:
+    async def _stream(self, answer: Answer, generation: Generation, send: Send, record: CallRecord) -> None:
         # Headers wait for the first output: until then a failure still has a status of its own.
         opened: set[int] = set()
         try:
@@ -132,7 +132,7 @@ class ModelCall(ABC, Generic[R]):
                     if choice.finish_reason is not None:
                         events.append(answer.closing(choice))
                 if generation.done:
-                    if include_usage:
+                    if answer.wants_usage:
                         events.append(answer.usage_event(_usage(generation)))
                     events.append(sse.DONE)
                 data = b"".join(events)
@@ -146,7 +146,12 @@ class ModelCall(ABC, Generic[R]):
     async def _end_with_error(self, error: Exception, send: Send, record: CallRecord) -> None:
         known = api_error_from(error)
         if known is None:
-            log.error("request %s failed while streaming: %s", record.request_id, type(error).__name__)
+            log.error(
+                "request %s failed while streaming: %s",
+                record.request_id,
+                type(error).__name__,
+                exc_info=without_text(error),
+            )
             known = internal_error(record.request_id)
         await send({"type": "http.response.body", "body": b"data: " + known.body() + sse.END + sse.DONE})
 

@@ -112,7 +112,12 @@ class ChatCompletions(ModelCall[ChatCompletionRequest]):
         logprobs = (request.top_logprobs or 0) if request.logprobs else None
         params = sampling_params(request, model, max_tokens=max_tokens, logprobs=logprobs)
         for index in range(params.n):
-            generation.add(tokens, params.for_choice(index), priority=request.priority or 0)
+            generation.add(
+                tokens,
+                params.for_choice(index),
+                priority=request.priority,
+                cache_salt=request.cache_salt,
+            )
         return ChatAnswer(request, model)
 
 

@@ -18,7 +18,7 @@ from airi.gateway.openai.schemas_completions import (
     CompletionLogprobs,
     CompletionRequest,
 )
-from airi.gateway.prompts import check_prompt, encode_text
+from airi.gateway.prompts import ITEM_CHARACTERS, check_prompt, encode_now, in_thread_if_long
 from airi.gateway.sampling import sampling_params
 
 _MAX_CHOICES = 2048
@@ -137,11 +137,10 @@ class Completions(ModelCall[CompletionRequest]):
             raise bad_field(
                 "prompt", f"{len(given)} prompts with n={n}; at most {_MAX_CHOICES} choices in one request"
             )
-        prompts: list[Prompt] = []
-        for item in given:
-            prompt = await _tokens_of(item, request, model)
-            check_prompt(model, prompt.tokens, request.max_tokens, field="prompt")
-            prompts.append(prompt)
+        size = sum(len(item) + ITEM_CHARACTERS for item in given) - ITEM_CHARACTERS
+        prompts = await in_thread_if_long(
+            lambda: [_read_prompt(item, request, model) for item in given], size
+        )
         params = sampling_params(
             request,
             model,
@@ -151,7 +150,12 @@ class Completions(ModelCall[CompletionRequest]):
         )
         for prompt in prompts:
             for index in range(n):
-                generation.add(prompt.tokens, params.for_choice(index), priority=request.priority or 0)
+                generation.add(
+                    prompt.tokens,
+                    params.for_choice(index),
+                    priority=request.priority,
+                    cache_salt=request.cache_salt,
+                )
         generation.choices_per_prompt = n
         return CompletionAnswer(request, model, prompts)
 
@@ -172,11 +176,15 @@ def _split(prompt: str | list[str | int | list[int]]) -> list[str | list[int]]:
     return [item for item in prompt if not isinstance(item, int)]
 
 
-async def _tokens_of(item: str | list[int], request: CompletionRequest, model: ServedModel) -> Prompt:
-    if not isinstance(item, str):
-        return Prompt(item, None)
-    special = request.add_special_tokens is not False
-    return Prompt(await encode_text(model, item, add_special_tokens=special, field="prompt"), item)
+def _read_prompt(item: str | list[int], request: CompletionRequest, model: ServedModel) -> Prompt:
+    """The prompt of a text or of token ids; raises for what cannot be served."""
+    if isinstance(item, str):
+        special = request.add_special_tokens is not False
+        prompt = Prompt(encode_now(model, item, add_special_tokens=special, field="prompt"), item)
+    else:
+        prompt = Prompt(item, None)
+    check_prompt(model, prompt.tokens, request.max_tokens, field="prompt")
+    return prompt
 
 
 def _joined(first: CompletionLogprobs, second: CompletionLogprobs) -> CompletionLogprobs:

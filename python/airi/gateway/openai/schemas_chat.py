@@ -159,12 +159,12 @@ class ChatChunkChoice(msgspec.Struct, kw_only=True):
 
 
 class ChatCompletionChunk(msgspec.Struct, kw_only=True):
-    """One server-sent event of a streamed chat; the last one may carry `usage` and no choice."""
+    """One server-sent event of a streamed chat; where usage is asked for, the last one has it, and no choice."""
 
     id: str
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
     created: int
     model: str
     choices: list[ChatChunkChoice]
-    usage: Usage | UnsetType = UNSET
+    usage: Usage | UnsetType | None = UNSET
     system_fingerprint: str

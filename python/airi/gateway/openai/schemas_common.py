@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from airi.sampling_params import MAX_PRIORITY, MAX_REPETITION_PENALTY, MIN_REPETITION_PENALTY
+
 Tokens = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 StopString = Annotated[str, Meta(min_length=1, max_length=4096)]
@@ -34,7 +36,9 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
     top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1, description="0 or -1: all tokens.")] | None = None
     min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
-    repetition_penalty: Annotated[float, Meta(gt=0, le=100)] | None = None
+    repetition_penalty: (
+        Annotated[float, Meta(ge=MIN_REPETITION_PENALTY, le=MAX_REPETITION_PENALTY)] | None
+    ) = None
     presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
     logit_bias: (
@@ -54,7 +58,18 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
     priority: (
-        Annotated[int, Meta(ge=-(2**31), le=2**31 - 1, description="Higher is served first.")] | None
+        Annotated[int, Meta(ge=-MAX_PRIORITY, le=MAX_PRIORITY, description="Higher is served first.")] | None
+    ) = None
+    cache_salt: (
+        Annotated[
+            str,
+            Meta(
+                min_length=1,
+                max_length=1024,
+                description="The prompt's prefix is shared only with requests of the same salt.",
+            ),
+        ]
+        | None
     ) = None
     user: Annotated[str, Meta(max_length=1024)] | None = None
     metadata: dict[str, Any] | None = None

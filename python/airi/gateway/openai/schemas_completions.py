@@ -63,12 +63,12 @@ class CompletionChunkChoice(msgspec.Struct, kw_only=True):
 
 
 class CompletionChunk(msgspec.Struct, kw_only=True):
-    """One server-sent event of a streamed completion; the last one may carry `usage` and no choice."""
+    """One server-sent event of a streamed completion; where usage is asked for, the last one has it, and no choice."""
 
     id: str
     object: Literal["text_completion"] = "text_completion"
     created: int
     model: str
     choices: list[CompletionChunkChoice]
-    usage: Usage | UnsetType = UNSET
+    usage: Usage | UnsetType | None = UNSET
     system_fingerprint: str

@@ -18,7 +18,7 @@ from airi.gateway.openai.schemas_common import (
     TokenizeRequest,
     TokenizeResponse,
 )
-from airi.gateway.prompts import encode_text, render_chat
+from airi.gateway.prompts import encode_text, in_thread_if_long, render_chat
 
 T = TypeVar("T")
 
@@ -48,7 +48,10 @@ class Tokenize(TokenEndpoint):
         tokens = await self._tokens(request, model)
         response = TokenizeResponse(count=len(tokens), max_model_len=model.info.max_model_len, tokens=tokens)
         if request.return_token_strs:
-            response.token_strs = [model.tokenizer.token_text(token) for token in tokens]
+            text_of = model.tokenizer.token_text
+            response.token_strs = await in_thread_if_long(
+                lambda: [text_of(token) for token in tokens], len(tokens)
+            )
         await respond(send, 200, msgspec.json.encode(response))
 
     async def _tokens(self, request: TokenizeRequest, model: ServedModel) -> list[int]:
