@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
-from airi.errors import AiriError, ConfigError
+from airi.errors import AiriError, ConfigError, ContextLengthError
 
 __all__ = ["OpenAIServer", "split_url"]
 
@@ -75,9 +75,10 @@ class OpenAIServer:
         self._connection.request(method, self._base + path, data, self._headers)
         response = self._connection.getresponse()
         if response.status != 200:
-            message = _message(response.read())
+            answer = response.read()
             self.close()
-            raise AiriError(f"{self.url}: status {response.status}: {message}")
+            kind = ContextLengthError if _code(answer) == ContextLengthError.code else AiriError
+            raise kind(f"{self.url}: status {response.status}: {_message(answer)}")
         return response
 
     @contextmanager
@@ -85,6 +86,8 @@ class OpenAIServer:
         """Turns whatever goes wrong between here and the server into one line."""
         try:
             yield
+        except AiriError:
+            raise  # says it already; some are ValueErrors, too
         except (OSError, http.client.HTTPException) as error:
             self.close()
             raise AiriError(f"{self.url} cannot be reached: {error or type(error).__name__}") from None
@@ -101,6 +104,14 @@ def _events(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
                 return
             yield json.loads(data)
     raise ConnectionError("the answer broke off")
+
+
+def _code(body: bytes) -> object:
+    """The code in an OpenAI error body; None where there is none."""
+    try:
+        return json.loads(body)["error"]["code"]
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _message(body: bytes | dict[str, Any]) -> str:

@@ -51,6 +51,8 @@ class StubServer:
 
     url: str = ""
     status: int = 200
+    code: str | None = None
+    """Of the error where the status is another."""
     models: list[str] = field(default_factory=lambda: ["stub-1", "stub-2"])
     words: list[str] = field(default_factory=lambda: ["Hel", "lo ", "there."])
     bodies: list[dict[str, Any]] = field(default_factory=list)
@@ -79,7 +81,9 @@ def server() -> Iterator[StubServer]:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             stub.bodies.append({"path": self.path, **body})
             if stub.status != 200:
-                self._send(stub.status, json.dumps({"error": {"message": "not today"}}).encode())
+                self._send(
+                    stub.status, json.dumps({"error": {"message": "not today", "code": stub.code}}).encode()
+                )
                 return
             self.send_response(200)
             self.send_header("Transfer-Encoding", "chunked" if stub.chunked else "identity")

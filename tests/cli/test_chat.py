@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from airi.errors import AiriError, ContextLengthError
 from tests.cli.conftest import StubServer
 
 Airi = Callable[..., Any]
@@ -99,7 +100,7 @@ def test_a_server_of_another_kind_is_one_line(airi: Airi, server: StubServer, pa
 def test_an_answer_that_breaks_off_is_one_line(airi: Airi, server: StubServer, *, chunked: bool) -> None:
     server.cut_after, server.chunked = 2, chunked
     result = airi("chat", "--url", server.url, "-m", "Hi")
-    assert (result.code, result.out) == (2, "Hello ")
+    assert (result.code, result.out) == (2, "Hello \n")
     assert result.err.startswith(f"airi: {server.url} cannot be reached: ")
 
 
@@ -129,7 +130,7 @@ class Terminal(io.StringIO):
 
 
 class Echo:
-    """Answers with what was said; is interrupted in the middle of an answer to "long"."""
+    """Answers with what was said; is interrupted in the middle of an answer to "long", fails at other words."""
 
     name = "echo-model"
     heard: ClassVar[list[list[str]]] = []
@@ -142,6 +143,10 @@ class Echo:
         yield "you said "
         if messages[-1]["content"] == "long":
             raise KeyboardInterrupt
+        if messages[-1]["content"] == "full":
+            raise ContextLengthError("no room")
+        if messages[-1]["content"] == "break":
+            raise AiriError("broke\noff")
         yield messages[-1]["content"]
 
     def close(self) -> None:
@@ -163,3 +168,39 @@ def test_a_terminal_shows_the_model_and_survives_interrupts(
         ["one", "you said one", "two"],
         ["closed"],
     ]
+
+
+def test_a_failed_answer_does_not_end_a_conversation_at_a_terminal(
+    airi: Airi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airi.cli.chat.LocalTalker", Echo)
+    monkeypatch.setattr(sys, "stdin", Terminal("one\nbreak\nfull\ntwo\n"))
+    result = airi("chat")
+    assert result.code == 0
+    assert result.err == "airi: broke off\nairi: no room; /reset forgets the conversation\n"
+    assert Echo.heard[-2:] == [["one", "you said one", "two"], ["closed"]]
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "said"),
+    [
+        (429, "queue_full", "status 429: not today\n"),
+        (400, "context_length_exceeded", "status 400: not today; /reset forgets the conversation\n"),
+    ],
+)
+def test_a_servers_refusal_does_not_end_a_conversation_at_a_terminal(
+    airi: Airi, server: StubServer, monkeypatch: pytest.MonkeyPatch, status: int, code: str, said: str
+) -> None:
+    server.status, server.code = status, code
+    monkeypatch.setattr(sys, "stdin", Terminal("one\ntwo\n"))
+    result = airi("chat", "--url", server.url)
+    assert (result.code, result.err) == (0, f"airi: {server.url}: {said}" * 2)
+    assert [m["content"] for m in server.bodies[1]["messages"]] == ["two"]
+
+
+def test_a_failed_answer_ends_a_pipe(airi: Airi, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("airi.cli.chat.LocalTalker", Echo)
+    say(monkeypatch, "one", "full", "two")
+    result = airi("chat")
+    assert (result.code, result.err) == (2, "airi: no room\n")
+    assert result.out == "you said one\nyou said \n"

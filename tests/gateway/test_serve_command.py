@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from airi import builtin
 from airi.cli import main
 from airi.cli import serve as command
 from airi.cli._serve_output import ServeOutput
@@ -41,6 +44,22 @@ def test_a_folder_is_served_under_its_base_name_and_further_ones() -> None:
     assert (second.name, second.aliases) == ("b", ("embed",))
 
 
+def test_a_model_may_be_given_another_name_than_its_folders() -> None:
+    paths = ["a=/m/a", "org/b:8b=hf://org/a@main", "demo=airi-demo"]
+    first, second, third = command.named_models(paths, ["a=chat", "org/b:8b=talk"])
+    assert (first.name, first.path, first.aliases) == ("a", "/m/a", ("chat",))
+    assert (second.name, second.path, second.aliases) == ("org/b:8b", "hf://org/a@main", ("talk",))
+    assert (third.name, third.path) == ("demo", builtin.resolve(None))
+
+
+def test_a_path_may_hold_an_equals_sign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lr=3").mkdir()
+    for path in ("lr=3", "./x=y", "/m/x=y", "../x=y", "=y", "x="):
+        (model,) = command.named_models([path], [])
+        assert (model.path, model.name) == (path, path.rpartition("/")[2])
+
+
 @pytest.mark.parametrize("name", ["chat", "c=chat", "a=", "="])
 def test_a_name_for_no_model_of_several_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="MODEL=NAME, MODEL one of: a, b"):
@@ -65,7 +84,8 @@ def test_a_name_for_no_model_of_several_is_refused(name: str) -> None:
         (["--engine", "ipc:///x", "model"], "--engine:"),
         (["--engine", "ipc:///x", "--served-model-name", "m"], "--engine:"),
         (["--api-key", ""], "api_key is empty"),
-        (["a/m", "b/m"], "model name 'm' is given twice"),
+        (["a/m", "b/m"], "model name 'm' is given twice; give one of them another: NAME=b/m"),
+        (["m=a/x", "m=b/y"], "model name 'm' is given twice; give one of them another: NAME=b/y"),
         (["m", "--served-model-name", "="], "served_model_name is '='"),
     ],
 )

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Protocol
 
 import typer
 
-from airi.errors import ConfigError
+from airi.errors import AiriError, ConfigError, ContextLengthError
 
 __all__ = ["chat"]
 
@@ -194,7 +194,13 @@ def _converse(talker: Talker, messages: list[dict[str, str]]) -> None:
             del messages[first:]
         elif line.strip():
             messages.append({"role": "user", "content": line})
-            answer = _answer(talker, messages)
+            try:
+                answer = _answer(talker, messages)
+            except AiriError as error:
+                if not interactive:
+                    raise
+                answer = None
+                _report(error)
             if answer is None:
                 messages.pop()
             else:
@@ -211,6 +217,12 @@ def _read(*, prompt: str) -> str | None:
         return ""
 
 
+def _report(error: AiriError) -> None:
+    """One line for an answer that failed; the conversation goes on without it."""
+    hint = "; /reset forgets the conversation" if isinstance(error, ContextLengthError) else ""
+    typer.echo(f"airi: {' '.join(str(error).split())}{hint}", err=True)
+
+
 def _answer(talker: Talker, messages: list[dict[str, str]]) -> str | None:
     """Prints the answer as it comes; None when it was interrupted."""
     parts: list[str] = []
@@ -223,6 +235,10 @@ def _answer(talker: Talker, messages: list[dict[str, str]]) -> str | None:
     except KeyboardInterrupt:
         typer.echo()
         return None
+    except AiriError:
+        if parts:
+            typer.echo()  # what is said about the error gets a line of its own
+        raise
     finally:
         close = getattr(pieces, "close", None)
         if close is not None:

@@ -29,7 +29,8 @@ def serve(
     models: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Checkpoint folders or hf://org/name[@revision]; a folder is served under its base name. "
+            help="Checkpoint folders or hf://org/name[@revision], served under their base names; "
+            "NAME=PATH gives another name. "
             "Left out: the small demonstration model that comes with AIRI.",
             show_default=False,
         ),
@@ -48,7 +49,7 @@ def serve(
         list[str] | None,
         typer.Option(
             envvar="AIRI_API_KEY",
-            help="Key that clients must send; may be repeated.",
+            help="Key that clients must send; may be repeated. Keys share the device evenly.",
             show_envvar=True,
             rich_help_panel=_HTTP,
         ),
@@ -159,11 +160,22 @@ def parse_size(name: str, text: str) -> int:
 
 
 def named_models(paths: Sequence[str], names: Sequence[str]) -> tuple[ModelOptions, ...]:
-    """Models with their further names: NAME where there is one model, MODEL=NAME where there are several."""
+    """Models with their further names: NAME where there is one model, MODEL=NAME where there are several.
+
+    A path may be NAME=PATH.
+    """
     from airi.engine.options import ModelOptions
 
-    models = [ModelOptions(path=builtin.resolve(path)) for path in paths]
-    aliases: dict[str, list[str]] = {model.name: [] for model in models}
+    models = [_model(given) for given in paths]
+    aliases: dict[str, list[str]] = {}
+    for model, given in zip(models, paths, strict=True):
+        if model.name in aliases:
+            path = given.removeprefix(f"{model.name}=")
+            raise ConfigError(
+                f"model name {model.name!r} is given twice; give one of them another: NAME={path}",
+                field="models",
+            )
+        aliases[model.name] = []
     for given in names:
         target, separator, alias = given.rpartition("=")
         if not separator and len(models) == 1:
@@ -177,6 +189,16 @@ def named_models(paths: Sequence[str], names: Sequence[str]) -> tuple[ModelOptio
         if alias != target and alias not in aliases[target]:
             aliases[target].append(alias)
     return tuple(ModelOptions(path=m.path, name=m.name, aliases=tuple(aliases[m.name])) for m in models)
+
+
+def _model(given: str) -> ModelOptions:
+    """A model from PATH or NAME=PATH. What is a path as it stands, or can only be one, names nothing."""
+    from airi.engine.options import ModelOptions
+
+    name, separator, path = given.partition("=")
+    if not (separator and name and path) or given.startswith((".", "/", "hf://")) or Path(given).exists():
+        name, path = "", given
+    return ModelOptions(path=builtin.resolve(path), name=name)
 
 
 def setup_logging(level: str) -> None:
