@@ -46,6 +46,19 @@ def test_parameters_may_differ_per_prompt(llm: LLM) -> None:
         llm.generate("a", params)
 
 
+@pytest.mark.parametrize(
+    ("params", "found"),
+    [({"max_tokens": 5}, "dict"), (5, "int"), ("greedy", "str"), ([{"n": 2}], "a list of something else")],
+)
+def test_parameters_of_another_type_are_named(llm: LLM, engine: FakeEngine, params: Any, found: str) -> None:
+    for call in (llm.generate, llm.generate_stream):
+        with pytest.raises(TypeError, match=f"^params must be SamplingParams, .* got {found}$"):
+            call("a", params)
+    with pytest.raises(TypeError, match="params must be SamplingParams"):
+        llm.chat([{"role": "user", "content": "a"}], params)
+    assert not engine.has_work()
+
+
 def test_without_parameters_the_checkpoints_own_are_used(llm: LLM) -> None:
     assert llm.default_params == SamplingParams(temperature=0.25, top_k=7)
 

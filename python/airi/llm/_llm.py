@@ -179,6 +179,9 @@ class LLM:
             return [self.default_params] * count
         if isinstance(params, SamplingParams):
             return [params] * count
+        if not (_is_list(params) and all(isinstance(each, SamplingParams) for each in params)):
+            found = type(params).__name__ if not _is_list(params) else "a list of something else"
+            raise TypeError(f"params must be SamplingParams, or a list of one per prompt, got {found}")
         if len(params) != count:
             raise RequestError(
                 f"params has {len(params)} entries for {count} prompts; give one, or one per prompt",
