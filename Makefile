@@ -20,14 +20,18 @@ export PATH := $(BIN):$(PATH)
 CMAKE_TEST = cmake -S . -G Ninja -DAIRI_BUILD_TESTS=ON -DPython_EXECUTABLE=$(BIN)/python \
              -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir)
 
+# Made last: a virtual environment whose pip could not be upgraded is not taken for a whole one.
+VENV_READY := $(VENV)/.ready
+
 .PHONY: install install-test serve test test-all lint cpp-configure cpp-test tsan aarch64 wheel clean
 
-$(VENV)/bin/python:
+$(VENV_READY):
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet "pip>=25.1"
+	touch $@
 
 # The build tools live in .venv and not in pip's throw-away environment: CMake's objects stay valid.
-install: $(VENV)/bin/python
+install: $(VENV_READY)
 	pip install --quiet --group build
 	pip install --quiet --no-build-isolation .
 
@@ -64,7 +68,7 @@ aarch64: install
 	  -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ -DAIRI_BUILD_PYTHON=OFF
 	cmake --build build/aarch64
 
-wheel: $(VENV)/bin/python
+wheel: $(VENV_READY)
 	pip install --quiet --group build
 	rm -rf dist wheelhouse
 	pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
