@@ -24,6 +24,8 @@ class StubHub:
     """(repository, revision) -> folder."""
     fetched: list[str] = field(default_factory=list)
     """Files whose content was sent, in order."""
+    drops: str | None = None
+    """A file that breaks off in its middle, and is not answered for again."""
 
     def find(self, repo: str, revision: str) -> tuple[Path, str] | None:
         """The folder and commit of a branch, tag or commit."""
@@ -105,11 +107,23 @@ class _Handler(BaseHTTPRequestHandler):
             return
         body = path.read_bytes()
         if self.command == "GET":
+            again = name in self.server.hub.fetched
             self.server.hub.fetched.append(name)
+            if name == self.server.hub.drops:
+                self._break_off(body, answer=not again)
+                return
         self._send(200, body, {"ETag": f'"{_etag(path)}"', "X-Repo-Commit": found[1]})
 
     def _fail(self, code: str, message: str) -> None:
         self._send(404, b"{}", {"X-Error-Code": code, "X-Error-Message": message})
+
+    def _break_off(self, body: bytes, *, answer: bool) -> None:
+        if answer:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body[: len(body) // 2])
+        self.close_connection = True
 
     def _json(self, value: Any) -> None:
         self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})

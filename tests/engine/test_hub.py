@@ -17,8 +17,10 @@ from airi.errors import CheckpointError, ConfigError
 from tests.engine.stub_hub import StubHub, serve_stub_hub
 from tests.engine.tiny_models import make_checkpoint
 
+# Without the pauses between the attempts of huggingface_hub.
 _PROGRAM = """
-import sys
+import sys, time
+time.sleep = lambda seconds: None
 from airi.engine.hub import resolve_model_path
 from airi.errors import AiriError
 try:
@@ -104,6 +106,14 @@ def test_what_the_hub_does_not_have_is_one_line(
     assert "\n" not in line
     assert line.startswith(model)
     assert reason in line
+
+
+def test_a_download_that_breaks_off_is_one_line(hub: StubHub, tmp_path: Path) -> None:
+    hub.drops = "config.json"
+    status, line = resolve("hf://acme/tiny", tmp_path / "home", HF_ENDPOINT=hub.url)
+    assert status == 3
+    assert "\n" not in line
+    assert line.startswith("hf://acme/tiny cannot be fetched: RemoteProtocolError: ")
 
 
 @pytest.mark.parametrize("environment", [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}])

@@ -97,6 +97,10 @@ def _snapshot(reference: HubReference, files: tuple[str, ...]) -> Path:
         reason = "not in the local cache, and the hub cannot be reached or HF_HUB_OFFLINE is set"
     except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    except (
+        Exception
+    ) as error:  # its HTTP and Xet clients raise their own; which ones differs between releases
+        reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
     else:
         return Path(folder)
     raise CheckpointError(f"{reference} cannot be fetched: {reason}")
