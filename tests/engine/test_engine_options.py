@@ -37,16 +37,24 @@ def test_a_model_is_named_after_its_folder(path: str, name: str) -> None:
         ("backend", "magic"),
         ("dtype", "int3"),
         ("threads", 0),
+        ("threads", 1025),
         ("kv_memory", -1),
         ("kv_fraction", 1.0),
         ("block_size", 12),
         ("block_size", 512),
         ("max_num_seqs", 0),
+        ("max_num_seqs", 200_000_000),
         ("max_batch_tokens", True),
+        ("max_batch_tokens", 2**31),
         ("max_model_len", 1.5),
+        ("max_model_len", 1),
+        ("max_model_len", 2**31),
         ("max_queued", 0),
+        ("max_queued", 10**20),
+        ("kv_memory", 2**63),
         ("admission", "never"),
         ("aging_s", 0.0),
+        ("aging_s", 1e300),
     ],
 )
 def test_a_value_out_of_range_names_its_field(field: str, value: Any) -> None:
@@ -57,7 +65,7 @@ def test_a_value_out_of_range_names_its_field(field: str, value: Any) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("path", ""), ("weight", 0.0), ("kv_share", -1.0), ("max_model_len", 0), ("dtype", "x")],
+    [("path", ""), ("weight", 0.0), ("kv_share", -1.0), ("max_model_len", 2**40), ("dtype", "x")],
 )
 def test_a_models_value_out_of_range_names_its_field(field: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=field):

@@ -80,6 +80,10 @@ def test_a_name_for_no_model_of_several_is_refused(name: str) -> None:
         (["--dtype", "int2", "model"], "dtype is 'int2'"),
         (["--block-size", "7", "model"], "block_size is 7"),
         (["--max-num-seqs", "0", "model"], "max_num_seqs is 0"),
+        (["--max-num-seqs", "200000000", "model"], "max_num_seqs is 200000000"),
+        (["--max-queued", "9" * 20, "model"], f"max_queued is {'9' * 20}"),
+        (["--threads", "10000000000", "model"], "threads is 10000000000"),
+        (["--max-model-len", "1", "model"], "max_model_len is 1"),
         (["--tls-cert", "cert.pem", "model"], "tls_cert and tls_key go together"),
         (["--engine", "ipc:///x", "model"], "--engine:"),
         (["--engine", "ipc:///x", "--served-model-name", "m"], "--engine:"),
@@ -113,6 +117,20 @@ def test_the_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> N
     text = capsys.readouterr().out
     for option in ("--host", "--port", "--kv-memory", "--api-key", "--served-model-name", "--chat-template"):
         assert option in text
+
+
+def test_the_bars_of_a_terminal_stay_hidden_once_it_listens(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich: as if stderr were a terminal
+    monkeypatch.setenv("TERM", "xterm")
+    with ServeOutput() as output:
+        output.progress(Progress(model="m", stage="weights", done=1, total=2))
+        output.listening(Listening(url="http://127.0.0.1:1", models=("m",)))
+        assert "m: weights" in capsys.readouterr().err
+        output.progress(Progress(model="m", stage="weights", done=1, total=2))  # the engine starts again
+        output.progress(Progress(model="m", stage="weights", done=2, total=2))
+    assert capsys.readouterr().err == ""
 
 
 def test_plain_output_says_each_stage_once_and_where_it_listens(capsys: pytest.CaptureFixture[str]) -> None:

@@ -300,6 +300,9 @@ def test_a_taken_port_and_an_unknown_host_are_named() -> None:
             bind("127.0.0.1", port)
     with pytest.raises(ConfigError, match="host"):
         bind("no such host", 0)
+    for host in ("foo..bar", "." * 300):
+        with pytest.raises(ConfigError, match="not a host name"):
+            bind(host, 0)
     with pytest.raises(ConfigError, match="port"):
         ServerOptions(port=70_000)
 

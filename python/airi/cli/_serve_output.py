@@ -27,6 +27,7 @@ class ServeOutput:
         )
         self._tasks: dict[tuple[str, str], TaskID] = {}
         self._bars_shown = False
+        self._loading = True
 
     def __enter__(self) -> Self:
         return self
@@ -37,7 +38,9 @@ class ServeOutput:
         self._hide_bars()
 
     def progress(self, update: LoadProgress) -> None:
-        """One step of loading a model."""
+        """One step of loading a model; not shown for an engine that starts again, which the log tells."""
+        if not self._loading:
+            return
         key = (update.model, update.stage)
         label = f"{update.model}: {update.stage}" if update.model else f"engine: {update.stage}"
         if not self._console.is_terminal:
@@ -54,6 +57,7 @@ class ServeOutput:
 
     def listening(self, server: Listening) -> None:
         """Requests are answered now."""
+        self._loading = False
         self._hide_bars()
         url, model = server.url, server.models[0]
         self._console.print(f"Serving {', '.join(server.models)} at {url}/v1   (Ctrl-C ends)", soft_wrap=True)

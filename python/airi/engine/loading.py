@@ -17,6 +17,7 @@ from airi.engine.hub import resolve_model_path
 from airi.engine.options import EngineOptions, ModelOptions
 from airi.engine.resources import available_memory, usable_cores
 from airi.engine.runner import ModelRunner, StepArrays
+from airi.errors import MemoryBudgetError
 from airi.sampling_params import MAX_PRIORITY
 
 __all__ = ["NUM_BANDS", "EngineProgress", "HostedModel", "Hosting", "host_models"]
@@ -68,6 +69,16 @@ class Hosting:
 
 def host_models(options: EngineOptions, progress: EngineProgress | None) -> Hosting:
     """Loads every model and divides the arena; raises CheckpointError or ConfigError."""
+    try:
+        return _host_models(options, progress)
+    except MemoryError as error:
+        raise MemoryBudgetError(
+            f"not enough memory: {str(error) or 'an allocation failed'}; what limits ask for grows with "
+            "max_num_seqs, max_batch_tokens and max_model_len"
+        ) from None
+
+
+def _host_models(options: EngineOptions, progress: EngineProgress | None) -> Hosting:
     _set_threads(options)
     loaded = [_load(options, model, progress) for model in options.models]
     lengths = [_window(options, model, item) for model, item in zip(options.models, loaded, strict=True)]

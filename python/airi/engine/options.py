@@ -15,6 +15,19 @@ __all__ = ["ADMISSIONS", "DEVICES", "EngineOptions", "ModelOptions"]
 DEVICES = ("auto", "cpu")
 ADMISSIONS = ("max_util", "no_evict")
 
+_BOUNDS = {
+    "threads": (1, 1024),
+    "kv_memory": (1, 2**63 - 1),
+    "block_size": (1, 256),
+    "max_num_seqs": (1, 2**20),
+    "max_batch_tokens": (1, 2**30),
+    "max_model_len": (2, 2**30),
+    "max_queued": (1, 2**30),
+}
+"""What the core works with."""
+_OPTIONAL = ("threads", "kv_memory", "max_model_len")
+_MOST_AGING_S = 1e9
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelOptions:
@@ -41,7 +54,8 @@ class ModelOptions:
             value = getattr(self, field)
             if not (isinstance(value, int | float) and 0 < value < math.inf):
                 raise ConfigError(f"{field} is {value}; it must be a positive number", field=field)
-        _check_optional("max_model_len", self.max_model_len)
+        if self.max_model_len is not None:
+            _check_whole("max_model_len", self.max_model_len)
         if self.dtype is not None:
             _check_choice("dtype", self.dtype, DTYPES)
         if not self.name:
@@ -89,11 +103,11 @@ class EngineOptions:
         _check_choice("backend", self.backend, ("auto", *BACKENDS))
         _check_choice("dtype", self.dtype, DTYPES)
         _check_choice("admission", self.admission, ADMISSIONS)
-        for field in ("threads", "kv_memory", "max_model_len"):
-            _check_optional(field, getattr(self, field))
-        for field in ("block_size", "max_num_seqs", "max_batch_tokens", "max_queued"):
-            _check_positive(field, getattr(self, field))
-        if self.block_size % 8 or self.block_size > 256:
+        for field in _BOUNDS:
+            value = getattr(self, field)
+            if value is not None or field not in _OPTIONAL:
+                _check_whole(field, value)
+        if self.block_size % 8:
             raise ConfigError(
                 f"block_size is {self.block_size}; it must be a multiple of 8 up to 256", field="block_size"
             )
@@ -101,8 +115,10 @@ class EngineOptions:
             raise ConfigError(
                 f"kv_fraction is {self.kv_fraction:g}; it must be in (0, 0.95]", field="kv_fraction"
             )
-        if self.aging_s is not None and not 0.0 < self.aging_s < math.inf:
-            raise ConfigError(f"aging_s is {self.aging_s:g}; it must be positive or None", field="aging_s")
+        if self.aging_s is not None and not 0.0 < self.aging_s <= _MOST_AGING_S:
+            raise ConfigError(
+                f"aging_s is {self.aging_s:g}; it must be in (0, {_MOST_AGING_S:g}] or None", field="aging_s"
+            )
         _check_names(self.models)
 
     @property
@@ -133,11 +149,9 @@ def _check_choice(field: str, value: str, accepted: Sequence[str]) -> None:
         raise ConfigError(f"{field} is {value!r}; accepted: {', '.join(accepted)}", field=field)
 
 
-def _check_positive(field: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f"{field} is {value!r}; it must be a whole number of at least 1", field=field)
-
-
-def _check_optional(field: str, value: object) -> None:
-    if value is not None:
-        _check_positive(field, value)
+def _check_whole(field: str, value: object) -> None:
+    least, most = _BOUNDS[field]
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise ConfigError(
+            f"{field} is {value!r}; it must be a whole number from {least} to {most}", field=field
+        )

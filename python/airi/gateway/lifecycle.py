@@ -78,8 +78,9 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         sock = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise ConfigError(f"host {host!r} cannot be resolved: {error.strerror}", field="host") from None
+    except (OSError, UnicodeError) as error:  # the latter: not a host name at all, such as "a..b"
+        reason = (isinstance(error, OSError) and error.strerror) or "not a host name"
+        raise ConfigError(f"host {host!r} cannot be resolved: {reason}", field="host") from None
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
