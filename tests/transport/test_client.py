@@ -350,6 +350,19 @@ async def test_waiting_for_a_dead_engine_is_bounded(endpoint: str, start_stub: S
             await collect(client, request(5))
 
 
+async def test_giving_up_stops_the_requests_of_an_engine_that_lives(endpoint: str) -> None:
+    with running_stub(StubOptions(endpoint=endpoint, step_us=500, max_model_len=1_000_000)) as engine:
+        async with await EngineClient.connect(endpoint, timeout_s=10) as client:
+            streams = [client.open(request(900_000)) for _ in range(3)]
+            for stream in streams:
+                await anext(stream)
+            client.give_up(EngineDeadError("enough"))
+            while engine.num_running:
+                await asyncio.sleep(0.01)
+            for stream in streams:
+                assert isinstance(await _drain(stream), EngineDeadError)
+
+
 async def test_tenant_weights_are_told_to_every_engine(endpoint: str) -> None:
     options = StubOptions(endpoint=endpoint)
     with running_stub(options) as first:

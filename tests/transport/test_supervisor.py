@@ -53,6 +53,43 @@ async def test_a_killed_engine_is_started_again_and_fifty_streams_end() -> None:
         assert supervisor.pid != first_pid
 
 
+# A request with a prompt of 13 tokens kills it.
+_FRAGILE = """
+import os, sys
+from airi.transport.stub import StubEngine, StubOptions
+
+class Fragile(StubEngine):
+    def _add(self, request):
+        if request.num_tokens == 13:
+            os._exit(1)
+        super()._add(request)
+
+Fragile(StubOptions(endpoint=sys.argv[1])).run()
+"""
+
+
+async def test_a_request_that_kills_two_engines_is_not_sent_to_a_third() -> None:
+    def command(endpoint: str) -> Sequence[str]:
+        return (sys.executable, "-c", _FRAGILE, endpoint)
+
+    async with (supervisor := EngineSupervisor(command=command, first_delay_s=0.01)) as client:
+        with pytest.raises(EngineDeadError, match="died 2 times before this request began"):
+            await collect(client, request(5, prompt=13))
+        assert len((await collect(client, request(5))).tokens) == 5
+        assert supervisor.num_restarts == 2
+
+
+async def test_the_counters_of_a_dead_engine_are_not_shown() -> None:
+    async with (supervisor := EngineSupervisor(command=stub_command())) as client:
+        while client.stats is None:
+            await asyncio.sleep(0.01)
+        assert supervisor.pid is not None
+        os.kill(supervisor.pid, signal.SIGKILL)
+        while client.alive:
+            await asyncio.sleep(0.01)
+        assert client.stats is None
+
+
 async def test_an_engine_that_cannot_start_is_an_error_at_once() -> None:
     supervisor = EngineSupervisor(command=failing_command)
     with pytest.raises(EngineStartError, match="status 3"):
@@ -100,6 +137,28 @@ async def test_stopping_leaves_no_process_and_no_directory() -> None:
     await supervisor.stop()
     assert not is_running(pid)
     assert not directory.exists()
+
+
+async def test_stopping_does_not_wait_for_what_still_runs(tmp_path: Path) -> None:
+    status = tmp_path / "status"
+    code = (
+        "import sys; from airi.transport.stub import main; from pathlib import Path;"
+        "Path(sys.argv[1]).write_text(str(main(sys.argv[2:])))"
+    )
+    arguments = ("--step-us", "5000", "--max-model-len", "1000000")  # an hour of steps
+
+    def command(endpoint: str) -> Sequence[str]:
+        return (sys.executable, "-c", code, str(status), "--endpoint", endpoint, *arguments)
+
+    supervisor = EngineSupervisor(command=command, kill_after_s=60)
+    client = await supervisor.start()
+    stream = client.open(request(900_000))
+    await anext(stream)
+    await supervisor.stop()
+    assert status.read_text() == "0", "the engine was killed instead of told that nothing is wanted"
+    with pytest.raises(EngineDeadError, match="stopped"):
+        async for _ in stream:
+            pass
 
 
 async def test_an_engine_that_ignores_the_signal_is_killed() -> None:

@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import zmq
 
-from airi.errors import AiriError, EngineDeadError, EngineStartError, ModelNotFoundError
+from airi.errors import EngineDeadError, EngineStartError, ModelNotFoundError
 from airi.outputs import ErrorInfo, Output
 from airi.transport.messages import (
     Cancel,
@@ -31,38 +31,25 @@ from airi.transport.messages import (
     error_of,
     set_heartbeat,
 )
-from airi.transport.stream import OutputStream
+from airi.transport.stream import OpenRequest, OutputStream, Sink
 
 __all__ = ["EngineClient", "ProgressSink"]
 
 logger = logging.getLogger(__name__)
 
-Sink = Callable[[Output], None]
 ProgressSink = Callable[[Progress], None]
 
 # Messages handled per wake-up before other callbacks of the loop get their turn.
 _MESSAGES_PER_WAKEUP = 64
-
-
-class _Request:
-    """One request that the engine owes an end. `started` once anything of it has come back."""
-
-    __slots__ = ("cancelled", "deadline", "message", "sink", "started")
-
-    def __init__(self, message: GenerateRequest, sink: Sink) -> None:
-        self.message = message
-        self.sink = sink
-        self.started = False
-        self.cancelled = False
-        timeout = message.timeout_us
-        self.deadline = None if timeout is None else time.monotonic_ns() // 1000 + timeout
+_MOST_DEATHS = 2
+"""Engines that may die of a request before it is not sent again: it may be what kills them."""
 
 
 class EngineClient:
     """Sends requests to one engine and hands each stream what every step gave it.
 
     When the engine dies, streams that had started end with EngineDeadError; the others are sent
-    again once an engine answers at the same endpoint, for at most `retry_window_s`.
+    again, once, when an engine answers at the same endpoint within `retry_window_s`.
     *Thread safety*: none; everything runs on the event loop that called `connect`.
     *Invariant*: every request ends with exactly one output that has a finish reason.
     """
@@ -74,20 +61,21 @@ class EngineClient:
         self.models: list[ModelInfo] = []
         """What the engine serves; kept while it restarts."""
         self.stats: EngineStats | None = None
-        """The latest counters the engine pushed."""
+        """The latest counters the engine pushed; None until one has, also after a restart."""
         self.alive = False
         """Whether an engine is there and serves."""
         self.draining = False
         """Whether the engine has said that it accepts nothing new."""
+        self.dead: EngineDeadError | None = None
+        """Why no engine will come back, once that is known."""
         self.on_progress = on_progress
         self._retry_window_s = retry_window_s
         self._loop = asyncio.get_running_loop()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
-        self._requests: dict[int, _Request] = {}
+        self._requests: dict[int, OpenRequest] = {}
         self._tenants: dict[int, SetTenant] = {}
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._window: asyncio.TimerHandle | None = None
-        self._dead: EngineDeadError | None = None
         self._closed = False
         self._open_socket()
 
@@ -161,10 +149,10 @@ class EngineClient:
         """
         if request.request_id in self._requests:
             raise ValueError(f"request id {request.request_id} is in use")
-        entry = _Request(request, sink)
+        entry = OpenRequest(request, sink)
         self._requests[request.request_id] = entry
-        if self._dead is not None or self.draining or self._closed:
-            error = self._dead or EngineDeadError("the engine is shutting down")
+        if self.dead is not None or self.draining or self._closed:
+            error = self.dead or EngineDeadError("the engine is shutting down")
             self._loop.call_soon(self._end_with_error, request.request_id, error_info(error))
         elif self.alive:
             self._send(request)
@@ -199,8 +187,13 @@ class EngineClient:
             self._send(message)
 
     def give_up(self, error: EngineDeadError) -> None:
-        """No engine will come back: ends every request, and later ones at once, with `error`."""
-        self._dead = error
+        """No engine will come back: ends every request, and later ones at once, with `error`.
+
+        An engine that lives all the same is told to stop them.
+        """
+        if self.alive and self._requests:
+            self._send(Cancel(list(self._requests)))
+        self.dead = error
         self.alive = False
         self._end_all(error_info(error), only_started=False)
         if not self._ready.done():
@@ -293,13 +286,24 @@ class EngineClient:
     def _on_lost(self) -> None:
         """The connection broke: the engine process is gone, or about to be."""
         self._close_socket()
-        self.alive = self.draining = False
+        had_requests, self.alive = self.alive, False
+        self.draining, self.stats = False, None
         error = EngineDeadError("the engine process died while this request was running")
         self._end_all(error_info(error), only_started=True)
         for request_id in [i for i, entry in self._requests.items() if entry.cancelled]:
             self.cancel(request_id)  # what nobody wants any more is not sent again
+        if had_requests:
+            self._count_death()
         self._start_window()
         self._open_socket()
+
+    def _count_death(self) -> None:
+        """Another engine died with these requests; ends those that have had their second chance."""
+        error = EngineDeadError(f"the engine process died {_MOST_DEATHS} times before this request began")
+        for request_id, entry in list(self._requests.items()):
+            entry.deaths += 1
+            if entry.deaths == _MOST_DEATHS:
+                self._end_with_error(request_id, error_info(error))
 
     def _on_window_closed(self) -> None:
         self._window = None
@@ -363,7 +367,9 @@ class EngineClient:
     def _on_failed(self, message: Failed) -> None:
         error = error_of(message.error)
         if not self._ready.done():
-            self._ready.set_exception(error if _is_start_error(error) else EngineStartError(str(error)))
+            # A load error says more as itself than wrapped.
+            itself = error.code in ("invalid_checkpoint", "invalid_config", "memory_budget")
+            self._ready.set_exception(error if itself else EngineStartError(str(error)))
             self._ready.exception()  # may have no waiter
         elif self.models:
             logger.error("the engine cannot start again: %s", error)
@@ -389,8 +395,3 @@ class EngineClient:
         entry = self._requests.pop(request_id, None)
         if entry is not None:
             entry.sink(Output(request_id, [], "error", error=info))
-
-
-def _is_start_error(error: AiriError) -> bool:
-    """Whether a load error says more as itself (checkpoint, config) than wrapped."""
-    return error.code in ("invalid_checkpoint", "invalid_config", "memory_budget")

@@ -1,17 +1,39 @@
-"""One request's outputs as an asynchronous iterator."""
+"""One request as its client sees it: what it is owed, and its outputs as an asynchronous iterator."""
 
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Self
 
 from airi.outputs import ErrorInfo, Output
-from airi.transport.messages import error_of
+from airi.transport.messages import GenerateRequest, error_of
 
 if TYPE_CHECKING:
     from airi.transport.client import EngineClient
 
-__all__ = ["OutputStream"]
+__all__ = ["OpenRequest", "OutputStream", "Sink"]
+
+Sink = Callable[[Output], None]
+
+
+class OpenRequest:
+    """One request that the engine owes an end. `started` once anything of it has come back.
+
+    *Thread safety*: none; event loop only.
+    """
+
+    __slots__ = ("cancelled", "deadline", "deaths", "message", "sink", "started")
+
+    def __init__(self, message: GenerateRequest, sink: Sink) -> None:
+        self.message = message
+        self.sink = sink
+        self.started = False
+        self.cancelled = False
+        self.deaths = 0
+        timeout = message.timeout_us
+        self.deadline = None if timeout is None else time.monotonic_ns() // 1000 + timeout
 
 
 class OutputStream:

@@ -33,7 +33,7 @@ class EngineSupervisor:
     """Owns one engine process and the client connected to it.
 
     When the process dies it is started again after a growing delay; after `max_failures` deaths in a row, each
-    within `healthy_s` of its start, it is given up and every request ends with EngineDeadError.
+    within `healthy_s` of its start, it is given up: `client.dead` says so and every request ends with it.
     *Thread safety*: none; event loop only. *Invariant*: at most one engine process runs, and none after `stop`.
     """
 
@@ -54,7 +54,8 @@ class EngineSupervisor:
         """`command` makes another engine's command line from an endpoint; without it `options` says what runs.
 
         `endpoint` None is a socket in a fresh directory that only this user may enter. `drain_s` is how long
-        a stopped engine finishes requests; it is killed `kill_after_s` later.
+        an engine that somebody else ends (a service manager that signals every process) finishes requests.
+        One that `stop` ends, which has none, is killed after `kill_after_s`.
         """
         self._directory: str | None = None
         if endpoint is None:
@@ -65,7 +66,7 @@ class EngineSupervisor:
         """Times that a dead engine has been started again."""
         self._command = command or _engine_command(options, drain_s, log_level)
         self._on_progress = on_progress
-        self._stop_s = drain_s + kill_after_s
+        self._kill_after_s = kill_after_s
         self._max_failures = max_failures
         self._first_delay_s = first_delay_s
         self._healthy_s = healthy_s
@@ -73,7 +74,6 @@ class EngineSupervisor:
         self._started_at = 0.0
         self._client: EngineClient | None = None
         self._watcher: asyncio.Task[None] | None = None
-        self._stopping = False
 
     @property
     def client(self) -> EngineClient:
@@ -104,12 +104,16 @@ class EngineSupervisor:
         return self._client
 
     async def stop(self) -> None:
-        """Drains and ends the engine (SIGTERM, then SIGKILL when it takes too long), closes the client."""
-        self._stopping = True
+        """Ends the engine (SIGTERM, then SIGKILL when it takes too long) and closes the client.
+
+        Requests that still run end with EngineDeadError, in the engine too: whoever wants them waits before.
+        """
         if self._watcher is not None:
             self._watcher.cancel()
             with suppress(asyncio.CancelledError):
                 await self._watcher
+        if self._client is not None:
+            self._client.give_up(EngineDeadError("the engine was stopped"))
         if self._process is not None:
             await self._end_process(self._process)
         if self._client is not None:
@@ -169,9 +173,9 @@ class EngineSupervisor:
                 await self._spawn()
             except OSError as error:  # no memory, no more processes: counts as one that ended at once
                 logger.error("the engine process cannot be started: %s", error)
-        message = f"the engine process died {failures} times in a row and was given up"
-        logger.error("%s", message)
-        self.client.give_up(EngineDeadError(message))
+        self.client.give_up(
+            EngineDeadError(f"the engine process died {failures} times in a row and was given up")
+        )
 
     async def _end_process(self, process: asyncio.subprocess.Process) -> None:
         if process.returncode is not None:
@@ -179,7 +183,7 @@ class EngineSupervisor:
         with suppress(ProcessLookupError):
             process.send_signal(signal.SIGTERM)
         try:
-            await asyncio.wait_for(process.wait(), self._stop_s)
+            await asyncio.wait_for(process.wait(), self._kill_after_s)
         except TimeoutError:
             with suppress(ProcessLookupError):
                 process.kill()
