@@ -3,7 +3,7 @@
     python -m airi.engine.process --endpoint ipc:///run/airi/engine --options '{"models": [{"path": "..."}]}'
 
 Started by `airi.transport.EngineSupervisor`. SIGTERM drains: what was accepted is finished, at most for
-`--drain-s` seconds, then the process exits with 0.
+`--drain-s` seconds, then the process exits with 0. While models still load it exits at once.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ _NO_IDS = np.empty(0, np.int64)
 _NO_TOKENS = np.empty(0, np.int32)
 
 
-class _StopError(Exception):
-    """Leaves loading when the process is told to end."""
+class _OrphanError(Exception):
+    """Leaves loading when nobody waits for it any more."""
 
 
 class EngineProcess:
@@ -66,6 +66,8 @@ class EngineProcess:
         self, options: EngineOptions, endpoint: str, *, parent_pid: int | None = None, drain_s: float = 30.0
     ) -> None:
         self.server = EngineServer(endpoint)
+        self.serves = False
+        """Whether loading is over, and requests may have been accepted."""
         self._options = options
         self._parent_pid = parent_pid
         self._drain_s = drain_s
@@ -84,7 +86,7 @@ class EngineProcess:
         try:
             engine = Engine(self._options, self._on_progress)
             _warm_up(engine)
-        except _StopError:
+        except _OrphanError:
             return 0
         except AiriError as error:
             self.server.fail(error)
@@ -95,6 +97,7 @@ class EngineProcess:
             return 1
         gc.collect()
         gc.freeze()  # what lives as long as the process is not worth looking at again
+        self.serves = True
         self.server.ready([_model_info(model, engine.options) for model in engine.models])
         self._serve(engine)
         self.server.close()
@@ -109,8 +112,8 @@ class EngineProcess:
         self._progress_at = now
         self.server.poll(0)
         self.server.progress(Progress(model, stage, done, total))
-        if self._stopping or self._is_orphan():
-            raise _StopError
+        if self._is_orphan():
+            raise _OrphanError
 
     def _wait_for_a_client(self) -> None:
         """Gives whoever started this process the time to connect and hear why it ends."""
@@ -271,9 +274,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (AiriError, msgspec.ValidationError) as error:
         logger.error("%s", error)
         return 2
-    signal.signal(signal.SIGTERM, lambda *_: process.stop())
+
+    def stop(*_: object) -> None:
+        if not process.serves:
+            os._exit(0)  # nothing to finish; an exception would first wait for the threads of a download
+        process.stop()
+
+    signal.signal(signal.SIGTERM, stop)
     # A terminal's Ctrl-C reaches the whole group; the parent decides what it means for its engine.
-    signal.signal(signal.SIGINT, signal.SIG_IGN if given.parent_pid else lambda *_: process.stop())
+    signal.signal(signal.SIGINT, signal.SIG_IGN if given.parent_pid else stop)
     return process.run()
 
 

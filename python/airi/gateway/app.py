@@ -58,7 +58,7 @@ def _routes(models: ModelRegistry, metrics: Metrics, access: Access, options: Ap
     return [
         Route("/v1/chat/completions", ChatCompletions(gate, body_limit=limit), methods=post),
         Route("/v1/completions", Completions(gate, body_limit=limit), methods=post),
-        Route("/health", system.Health(), methods=get),
+        Route("/health", system.Health(models), methods=get),
         Route("/ready", system.Ready(models), methods=get),
         Route("/metrics", system.MetricsPage(metrics), methods=get),
         Route("/version", system.Version(), methods=get),

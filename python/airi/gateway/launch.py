@@ -31,7 +31,8 @@ async def launch(
     """Serves until SIGTERM or SIGINT and returns once everything has drained.
 
     `source` describes the engine to start, which logs at `log_level`, or is the endpoint of one that runs.
-    Raises AiriError for what the user can mend: a taken port, a broken checkpoint, options that do not fit.
+    Raises AiriError for what the user can mend: a taken port, a broken checkpoint, options that do not fit;
+    EngineDeadError when the engine keeps dying.
     """
     if options.chat_template is not None:
         _check_template(options.chat_template)

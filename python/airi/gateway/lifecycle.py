@@ -33,7 +33,9 @@ class Listening:
 
 
 class Stop:
-    """Turns SIGTERM and SIGINT into a drain; a second signal ends without waiting.
+    """Turns SIGTERM and SIGINT into a drain; a second signal ends it without waiting.
+
+    A start-up is cancelled, once: further signals do not interrupt its end, which is short.
 
     *Thread safety*: none; lives on the main thread's event loop.
     """
@@ -53,7 +55,7 @@ class Stop:
         if self._server is not None:
             self._server.force_exit = self.requested
             self._server.should_exit = True
-        elif self._loading is not None:
+        elif self._loading is not None and not self.requested:
             self._loading.cancel()
         self.requested = True
 

@@ -102,6 +102,7 @@ OPERATIONS: tuple[Operation, ...] = (
         name="health",
         summary="Whether this process answers.",
         response=common.HealthResponse,
+        errors=(503,),
         open=True,
     ),
     Operation(

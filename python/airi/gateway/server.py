@@ -31,18 +31,24 @@ class _Server(uvicorn.Server):
     """uvicorn without its own signal handling, which ends the process by the signal instead of status 0.
 
     What a drain has not finished after `drain_timeout_s` ends with an error instead of a cut connection.
+    An engine that was given up ends the server, too.
     """
 
     def __init__(self, config: uvicorn.Config, client: EngineClient, drain_timeout_s: float) -> None:
         super().__init__(config)
         self._client, self._drain_timeout_s = client, drain_timeout_s
+        self.lost: EngineDeadError | None = None
+        """Why the engine was given up, where that is what ended the server."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
+    async def on_tick(self, counter: int) -> bool:
+        return await super().on_tick(counter) or self._client.dead is not None
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        timeout = self._drain_timeout_s
+        self.lost, timeout = self._client.dead, self._drain_timeout_s
         error = EngineDeadError(f"the server shut down; running requests had {timeout:g} s to finish")
         timer = asyncio.get_running_loop().call_later(timeout, self._client.give_up, error)
         try:
@@ -61,7 +67,8 @@ async def serve(
 ) -> None:
     """Answers requests with the models of `client` until a signal, then drains.
 
-    Raises ConfigError or CheckpointError for TLS files or a text side that cannot be used.
+    Raises ConfigError or CheckpointError for TLS files or a text side that cannot be used, and EngineDeadError
+    when the engine was given up: whoever runs this process may start it afresh.
     """
     metrics = Metrics(__version__)
     metrics.watch_engine(lambda: client.stats, lambda: client.alive)
@@ -81,6 +88,8 @@ async def serve(
     finally:
         announcing.cancel()
         gc.unfreeze()
+    if server.lost is not None:
+        raise server.lost
 
 
 def _config(app: object, options: ServerOptions) -> uvicorn.Config:

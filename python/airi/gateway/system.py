@@ -40,8 +40,14 @@ class GetModel:
 class Health:
     """`/health`: this process answers."""
 
+    def __init__(self, models: ModelRegistry) -> None:
+        self._models = models
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one GET."""
+        """Answer one GET; 503 when an engine was given up and the process is about to end."""
+        for model in self._models.models:
+            if model.client.dead is not None:
+                raise unavailable(str(model.client.dead))
         await respond(send, 200, msgspec.json.encode(HealthResponse(status="ok")))
 
 
