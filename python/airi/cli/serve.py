@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from airi.gateway.options import ServerOptions
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kmg]i?)?b?", re.IGNORECASE)
+_SIZE = re.compile(r"(\d{1,18}(?:\.\d+)?) ?([kmg]i?)?b?", re.IGNORECASE)
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 
 _ENGINE = "Engine"
