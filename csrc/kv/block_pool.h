@@ -56,6 +56,17 @@ class BlockPool {
   // The published block with these contents, one in use if there is one. Takes no reference.
   [[nodiscard]] std::optional<Hit> find(const BlockKey& key) const noexcept;
 
+  // True iff `holds` of the published block or of another with the same contents.
+  template <class Predicate>
+  [[nodiscard]] bool any_twin(BlockId block, Predicate holds) const {
+    std::int32_t at = raw(block);
+    do {
+      if (holds(BlockId{at})) return true;
+      at = nodes_[static_cast<std::size_t>(at)].twin_next;
+    } while (at != raw(block));
+    return false;
+  }
+
   // Takes out.size() blocks with one reference each, or none: on false, `out` is untouched.
   // Evicts CACHED blocks where FREE ones do not suffice. O(out.size()); never allocates.
   [[nodiscard]] bool try_take(std::span<BlockId> out);

@@ -26,7 +26,8 @@ BlockTables::BlockTables(std::vector<std::int32_t> entries, const AdmissionContr
       pool_(static_cast<std::int32_t>(entries_.size()), chain->block_size()),
       admission_(admission),
       chain_(std::move(chain)),
-      caches_prefixes_(caches_prefixes) {
+      caches_prefixes_(caches_prefixes),
+      leaving_references_(entries_.size()) {
   hits_.reserve(entries_.size());
 }
 
@@ -107,13 +108,37 @@ void BlockTables::release(Request& request) {
   request.chain_tail = kRootSerial;
 }
 
-std::int32_t BlockTables::num_exclusive(const Request& request) const noexcept {
-  return static_cast<std::int32_t>(std::ranges::count_if(
-      request.block_table, [this](BlockId block) { return pool_.ref_count(block) == 1; }));
+std::int32_t BlockTables::gain_of_release(const Request& request) const noexcept {
+  const auto exclusive = std::ranges::count_if(request.block_table,
+                                               [this](BlockId block) { return pool_.ref_count(block) == 1; });
+  return static_cast<std::int32_t>(exclusive) + AdmissionControl::promised(request);
 }
 
-std::int32_t BlockTables::gain_of_release(const Request& request) const noexcept {
-  return num_exclusive(request) + AdmissionControl::promised(request);
+bool BlockTables::would_fit(Request& request, std::span<Request* const> leaving, bool nothing_runs) {
+  PrefixMatch match = this->match(request);
+  std::int32_t available = pool_.num_available();
+  std::int32_t most = available;
+  for (const Request* r : leaving) {
+    available += AdmissionControl::promised(*r);
+    most += AdmissionControl::promised(*r) + static_cast<std::int32_t>(r->block_table.size());
+  }
+  const auto fits = [&](std::int32_t blocks) {
+    return admission_.fits(admission_.demand(request, match.num_blocks, match.num_cached), blocks,
+                           nothing_runs);
+  };
+  if (!fits(most)) return false;
+  for (const Request* r : leaving) {
+    for (const BlockId block : r->block_table) {
+      if (++leaving_references_[index(block)] == pool_.ref_count(block)) ++available;
+    }
+  }
+  const auto stays_held = [&](BlockId b) { return pool_.ref_count(b) > leaving_references_[index(b)]; };
+  match.num_cached = static_cast<std::int32_t>(
+      std::ranges::count_if(hits_, [&](BlockId hit) { return !pool_.any_twin(hit, stays_held); }));
+  for (const Request* r : leaving) {
+    for (const BlockId block : r->block_table) leaving_references_[index(block)] = 0;
+  }
+  return fits(available);
 }
 
 }  // namespace airi

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "kv/block_pool.h"
@@ -64,7 +65,10 @@ class BlockTables {
 
   // Blocks that a release would make available, promises included.
   [[nodiscard]] std::int32_t gain_of_release(const Request& request) const noexcept;
-  [[nodiscard]] std::int32_t num_exclusive(const Request& request) const noexcept;
+
+  // True iff admission would let `request` in once all of `leaving` were released, after which
+  // `nothing_runs` or not. O(blocks), but O(leaving) where even all their blocks would not do.
+  [[nodiscard]] bool would_fit(Request& request, std::span<Request* const> leaving, bool nothing_runs);
 
  private:
   std::vector<std::int32_t> entries_;  // by block
@@ -72,7 +76,8 @@ class BlockTables {
   AdmissionControl admission_;
   std::shared_ptr<const HashChain> chain_;
   bool caches_prefixes_;
-  std::vector<BlockId> hits_;  // of the latest match
+  std::vector<BlockId> hits_;                     // of the latest match
+  std::vector<std::int32_t> leaving_references_;  // by block; zeros outside would_fit()
 };
 
 }  // namespace airi

@@ -1,6 +1,7 @@
 #include "sched/model_scheduler.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "base/check.h"
@@ -31,6 +32,7 @@ ModelScheduler::ModelScheduler(const SchedulerOptions& options, BlockTables tabl
   prefills_.reserve(seqs);
   demands_.reserve(seqs);
   shares_.reserve(seqs);
+  leaving_.reserve(seqs);
   for (std::int32_t i = options.max_num_seqs; i-- > 0;) free_slots_.push_back(SlotId{i});
 }
 
@@ -110,19 +112,15 @@ ModelScheduler::Admission ModelScheduler::preempt_for(Request* head, Eligible el
 }
 
 bool ModelScheduler::can_make_way_for(Request* head) {
-  std::int32_t gain = 0;
-  std::int32_t slots = static_cast<std::int32_t>(free_slots_.size());
+  leaving_.clear();
   for (const auto* running : {&decodes_, &prefills_}) {
-    for (const Request* r : *running) {
-      if (!makes_way(r, head) || tables_.admission().is_pinned(*r)) continue;
-      gain += tables_.gain_of_release(*r);
-      ++slots;
-    }
+    std::ranges::copy_if(*running, std::back_inserter(leaving_), [&](const Request* r) {
+      return makes_way(r, head) && !tables_.admission().is_pinned(*r);
+    });
   }
-  // Hits that a victim holds become hits nobody holds: count them all as needed.
-  const PrefixMatch match = tables_.match(*head);
-  const auto demand = tables_.admission().demand(*head, match.num_blocks, match.num_blocks);
-  return slots > 0 && tables_.admission().fits(demand, tables_.pool().num_available() + gain, false);
+  if (leaving_.empty()) return false;
+  const bool nothing_stays = leaving_.size() == decodes_.size() + prefills_.size();
+  return tables_.would_fit(*head, leaving_, nothing_stays);
 }
 
 void ModelScheduler::make_room_for_decodes(TimePoint now, StepWriter& out) {
@@ -247,7 +245,7 @@ VictimKey ModelScheduler::victim_key(const Request* request) const {
   return {.band = request->band,
           .counter = queue_.counter(request),
           .lost_tokens = std::max(request->num_computed - kept, 0),
-          .freed_blocks = tables_.num_exclusive(*request),
+          .freed_blocks = tables_.gain_of_release(*request),
           .arrival = request->arrival,
           .id = request->id};
 }

@@ -133,6 +133,7 @@ class ModelScheduler {
   // Scratch of one step; keeps its capacity.
   std::vector<PrefillDemand> demands_;
   std::vector<std::int32_t> shares_;
+  std::vector<Request*> leaving_;
 };
 
 }  // namespace airi

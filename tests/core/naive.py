@@ -6,6 +6,7 @@ scheduling.md tells it.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 
 from .harness import Config, ModelSpec
@@ -165,18 +166,29 @@ class NaiveScheduler:
     def demand(self, r: NaiveRequest) -> int:
         return -(-(r.max_length if self.to_completion(r) else len(r.text)) // self.block)
 
-    def fits(self, r: NaiveRequest, *, gain: int | None = None) -> bool:
+    def fits(self, r: NaiveRequest) -> bool:
         hits = self.hits(r)
-        idle_hits = sum(self.pool.refs[b] == 0 for b in hits) if gain is None else len(hits)
-        runs = bool(self.decodes or self.prefills) or gain is not None
+        idle_hits = sum(self.pool.refs[b] == 0 for b in hits)
+        runs = bool(self.decodes or self.prefills)
         spare = (
             -int(-self.spec.watermark * self.spec.blocks // 1) if runs and not self.to_completion(r) else 0
         )
         needed = self.demand(r) - len(hits) + idle_hits + spare
-        return needed <= self.pool.available() + (gain or 0) - self.outstanding()
+        return needed <= self.pool.available() - self.outstanding()
 
-    def exclusive(self, r: NaiveRequest) -> int:
-        return sum(self.pool.refs[b] == 1 for b in r.table)
+    def would_fit(self, r: NaiveRequest, leaving: list[NaiveRequest]) -> bool:
+        """Whether `r` fits once all of `leaving` are gone: they go, in a copy."""
+        trial = copy.copy(self)
+        trial.pool = copy.deepcopy(self.pool)
+        trial.decodes = [d for d in self.decodes if d not in leaving]
+        trial.prefills = [p for p in self.prefills if p not in leaving]
+        for other in leaving:
+            trial.pool.release(other.table)
+        return trial.fits(r)
+
+    def gain(self, r: NaiveRequest) -> int:
+        """The blocks that preempting `r` makes available."""
+        return sum(self.pool.refs[b] == 1 for b in r.table) + max(r.promised - len(r.table), 0)
 
     def grow(self, r: NaiveRequest, upto: int) -> None:
         while len(r.table) * self.block < upto:
@@ -266,7 +278,7 @@ class NaiveScheduler:
             running = [r for r in running if r.band > head.band and r.first_band > head.first_band]
 
         def cost(r: NaiveRequest) -> tuple[float, ...]:
-            freed = self.exclusive(r)
+            freed = self.gain(r)
             lost = max(r.computed - r.published * self.block, 0)
             ratio = lost / freed if freed else float("inf")
             return -r.band, -self.ledgers[r.band].counter[r.tenant], ratio, -r.arrival, -r.id
@@ -295,8 +307,7 @@ class NaiveScheduler:
                 return
             if not (self.free_slots and self.fits(head)):
                 candidates = self.victims(head)
-                gain = sum(self.exclusive(r) + max(r.promised - len(r.table), 0) for r in candidates)
-                if not (self.free_slots or candidates) or not self.fits(head, gain=gain):
+                if not candidates or not self.would_fit(head, candidates):
                     return
                 while not (self.free_slots and self.fits(head)):
                     candidates = self.victims(head)

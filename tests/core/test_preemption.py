@@ -169,6 +169,40 @@ def test_making_way_in_vain_does_not_happen() -> None:
     ex.run()
 
 
+def test_a_head_whose_prefix_stays_held_needs_only_the_rest() -> None:
+    """P2: hits that belong to nobody who makes way cost nothing."""
+    spec = ModelSpec(blocks=34, max_num_seqs=8, max_batch_tokens=64, max_model_len=96)
+    ex = Executor([spec], Config(num_bands=2))
+    prefix = [7] * 40  # 10 blocks
+    ex.accepted([*prefix, 1], max_new=55, band=0)  # 24 blocks in all
+    ex.accepted([2] * 20, max_new=12, band=1)  # 8
+    for _ in range(3):
+        ex.step()
+    urgent = ex.accepted([*prefix, 3, 3, 3, 3], max_new=12, band=0)  # 4 more than the prefix, 2 are free
+    step = ex.step()
+    assert step is not None
+    assert urgent in {r.request for r in step.rows}
+    assert ex.runtime.stats()[0].preemptions == 1
+    ex.run()
+
+
+def test_blocks_that_only_victims_share_are_room_for_a_head() -> None:
+    """P2: neither of two victims alone would free their common prefix."""
+    spec = ModelSpec(blocks=20, max_num_seqs=8, max_batch_tokens=64, max_model_len=80)
+    ex = Executor([spec], Config(num_bands=2))
+    prefix = [7] * 40  # 10 blocks
+    ex.accepted([*prefix, 1], max_new=15, band=1)  # and 4 more
+    ex.step()
+    ex.accepted([*prefix, 2], max_new=15, band=1)
+    ex.step()
+    urgent = ex.accepted([3] * 60, max_new=20, band=0)  # 20 blocks
+    step = ex.step()
+    assert step is not None
+    assert urgent in {r.request for r in step.rows}
+    assert ex.runtime.stats()[0].preemptions == 2
+    ex.run()
+
+
 def test_a_request_reaches_the_first_band_after_its_band_times_the_aging_time() -> None:
     """P1: a flood of urgent requests holds up a patient one until then, and no longer."""
     for band, aging in ((1, 1000), (2, 1000), (3, 400)):
