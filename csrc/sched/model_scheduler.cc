@@ -28,11 +28,9 @@ ModelScheduler::ModelScheduler(const SchedulerOptions& options, BlockTables tabl
       queue_(options.num_bands, aging, weights),
       running_in_band_(static_cast<std::size_t>(options.num_bands)) {
   const auto seqs = static_cast<std::size_t>(options.max_num_seqs);
-  decodes_.reserve(seqs);
-  prefills_.reserve(seqs);
+  for (auto* requests : {&decodes_, &prefills_, &leaving_}) requests->reserve(seqs);
   demands_.reserve(seqs);
   shares_.reserve(seqs);
-  leaving_.reserve(seqs);
   for (std::int32_t i = options.max_num_seqs; i-- > 0;) free_slots_.push_back(SlotId{i});
 }
 
@@ -40,17 +38,25 @@ void ModelScheduler::plan(TimePoint now, StepWriter& out) {
   band_limit_ = options_.num_bands;
   overserved_.clear();
   queue_.promote(now);
-  admit_first(now, out);
   make_room_for_decodes(now, out);
+  admit_first(now, out);
   for (Request* request : decodes_) out.add_decode(*request);
   std::int32_t budget = options_.max_batch_tokens - out.num_tokens();
   plan_prefills(budget, out);
   admit_waiting(budget, now, out);
 }
 
-// The deltas that decodes and running prefills may still need in this step.
-std::int32_t ModelScheduler::growth_deltas() const noexcept {
-  return 2 * options_.max_num_seqs + ceil_div(options_.max_batch_tokens, chunks_.block_size);
+std::ptrdiff_t ModelScheduler::num_prefills_ahead(const Request* request) const {
+  const auto behind = [=](const Request* other) { return other->band > request->band; };
+  return std::ranges::find_if(prefills_, behind) - prefills_.begin();
+}
+
+// What is left for the head before the split: each prefill ahead of it takes a block at most, or,
+// where that is more, an equal share, which leaves the head its own.
+ModelScheduler::Room ModelScheduler::room_before_split(const Request* head) const {
+  const std::int64_t ahead = std::ssize(decodes_) + num_prefills_ahead(head) * chunks_.block_size;
+  return {.tokens = options_.max_batch_tokens - ahead,
+          .reserved_deltas = options_.max_num_seqs + ceil_div(options_.max_batch_tokens, chunks_.block_size)};
 }
 
 // True iff the running request's tenant leads the head's by more than the gap. Leads are comparable
@@ -76,12 +82,13 @@ bool ModelScheduler::is_ahead_of_running(const Request* head) const {
 }
 
 // A head that is more urgent than something that runs, or far less served, takes its place before
-// budget is split. At a slot or block limit it preempts tenants over-served beyond the gap, also in
-// vain, because the gap must not grow; and then, if that makes enough room, less urgent requests.
+// budget is split, where that leaves it a token. At a slot or block limit it preempts tenants that
+// are over-served beyond the gap, also in vain, because the gap must not grow; and then, if that
+// makes enough room, less urgent requests.
 void ModelScheduler::admit_first(TimePoint now, StepWriter& out) {
   for (Request* head = queue_.head(); head != nullptr; head = queue_.head()) {
     if (is_barred(head) || !is_ahead_of_running(head)) break;
-    Admission result = try_admit(head, growth_deltas(), now, out);
+    Admission result = try_admit(head, room_before_split(head), now, out);
     if (result == Admission::kNoBlocks) {
       result = preempt_for(head, [&](const Request* r) { return is_overserved(r, head); }, now, out);
     }
@@ -90,7 +97,6 @@ void ModelScheduler::admit_first(TimePoint now, StepWriter& out) {
     }
     if (result != Admission::kAdmitted) break;
   }
-  sweep_running();
 }
 
 template <class Eligible>
@@ -106,7 +112,8 @@ ModelScheduler::Admission ModelScheduler::preempt_for(Request* head, Eligible el
       band_limit_ = std::min(band_limit_, victim->band);
     }
     preempt(victim, now);
-    result = try_admit(head, growth_deltas(), now, out);
+    sweep_running();
+    result = try_admit(head, room_before_split(head), now, out);
   }
   return result;
 }
@@ -160,10 +167,10 @@ void ModelScheduler::admit_waiting(std::int32_t& budget, TimePoint now, StepWrit
     Request* head = queue_.head();
     if (head == nullptr || is_barred(head)) return;
     const std::size_t running = prefills_.size();
-    const std::int32_t chunk_deltas = ceil_div(budget, chunks_.block_size) + 1;
-    const Admission result = try_admit(head, chunk_deltas, now, out);
+    const Room room{.tokens = budget, .reserved_deltas = ceil_div(budget, chunks_.block_size) + 1};
+    const Admission result = try_admit(head, room, now, out);
     if (result == Admission::kNoRoomInStep) return;
-    if (result == Admission::kNoBlocks && !admit_past(head, now, out)) return;
+    if (result == Admission::kNoBlocks && !admit_past(head, room, now, out)) return;
     AIRI_DCHECK(prefills_.size() == running + 1);
     Request* admitted = newest_;
     const PrefillDemand demand{.start = admitted->num_computed,
@@ -172,16 +179,17 @@ void ModelScheduler::admit_waiting(std::int32_t& budget, TimePoint now, StepWrit
   }
 }
 
-ModelScheduler::Admission ModelScheduler::try_admit(Request* request, std::int32_t reserved_deltas,
-                                                    TimePoint now, StepWriter& out) {
-  if (free_slots_.empty()) return Admission::kNoBlocks;
+ModelScheduler::Admission ModelScheduler::try_admit(Request* request, const Room& room, TimePoint now,
+                                                    StepWriter& out) {
+  if (room.tokens <= 0) return Admission::kNoRoomInStep;
   const PrefixMatch match = tables_.match(*request);
+  if (match.num_blocks + room.reserved_deltas > out.delta_room()) return Admission::kNoRoomInStep;
   const auto demand = tables_.admission().demand(*request, match.num_blocks, match.num_cached);
   const bool nothing_runs = free_slots_.size() == static_cast<std::size_t>(options_.max_num_seqs);
-  if (!tables_.admission().fits(demand, tables_.pool().num_available(), nothing_runs)) {
+  if (free_slots_.empty() ||
+      !tables_.admission().fits(demand, tables_.pool().num_available(), nothing_runs)) {
     return Admission::kNoBlocks;
   }
-  if (match.num_blocks + reserved_deltas > out.delta_room()) return Admission::kNoRoomInStep;
   dispatch(request, match, demand, now, out);
   return Admission::kAdmitted;
 }
@@ -208,15 +216,13 @@ void ModelScheduler::dispatch(Request* request, const PrefixMatch& match,
   request->bypassed = 0;
   tables_.admit(*request, match, demand, out);
   ++running_in_band_[static_cast<std::size_t>(request->band)];
-  const auto later = std::find_if(prefills_.begin(), prefills_.end(),
-                                  [=](const Request* other) { return other->band > request->band; });
-  prefills_.insert(later, request);
+  prefills_.insert(prefills_.begin() + num_prefills_ahead(request), request);
   newest_ = request;
 }
 
 // The head does not fit. Lets the first one pass that does and whose service, added to what has
 // passed the head already, stays within the allowance.
-bool ModelScheduler::admit_past(Request* head, TimePoint now, StepWriter& out) {
+bool ModelScheduler::admit_past(Request* head, const Room& room, TimePoint now, StepWriter& out) {
   const std::int64_t allowance = options_.bypass_tokens - head->bypassed;
   if (allowance <= 0) return false;
   Request* fitting = nullptr;
@@ -233,9 +239,7 @@ bool ModelScheduler::admit_past(Request* head, TimePoint now, StepWriter& out) {
     fitting = candidate;
     return false;
   });
-  if (fitting == nullptr) return false;
-  const std::int32_t chunk_deltas = ceil_div(options_.max_batch_tokens, chunks_.block_size) + 1;
-  if (try_admit(fitting, chunk_deltas, now, out) != Admission::kAdmitted) return false;
+  if (fitting == nullptr || try_admit(fitting, room, now, out) != Admission::kAdmitted) return false;
   head->bypassed += service;
   return true;
 }
@@ -371,9 +375,9 @@ void ModelScheduler::check_invariants() const {
       AIRI_CHECK(!std::exchange(used[index(r->slot)], 1)) << "slot " << raw(r->slot) << " is shared";
       AIRI_CHECK(r->covered == static_cast<std::int32_t>(r->block_table.size()) * chunks_.block_size);
       AIRI_CHECK(r->num_computed <= r->covered && r->num_computed < r->length());
+      AIRI_CHECK(!r->first_step) << "request " << raw(r->id) << " was admitted to a step and not planned";
       for (const BlockId block : r->block_table) ++refs[index(block)];
-      const auto held = static_cast<std::int32_t>(r->block_table.size());
-      outstanding += std::max(r->reserved_blocks - held, 0);
+      outstanding += AdmissionControl::promised(*r);
     }
   }
   for (std::size_t i = 0; i < refs.size(); ++i) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -83,17 +84,22 @@ class ModelScheduler {
  private:
   enum class Admission : std::uint8_t { kAdmitted, kNoBlocks, kNoRoomInStep };
 
+  // What a step has left for a request that is admitted to it.
+  struct Room {
+    std::int64_t tokens = 0;
+    std::int32_t reserved_deltas = 0;  // what others may still need
+  };
+
   // plan(), in this order.
-  void admit_first(TimePoint now, StepWriter& out);
   void make_room_for_decodes(TimePoint now, StepWriter& out);
+  void admit_first(TimePoint now, StepWriter& out);
   void plan_prefills(std::int32_t& budget, StepWriter& out);
   void admit_waiting(std::int32_t& budget, TimePoint now, StepWriter& out);
 
-  [[nodiscard]] Admission try_admit(Request* request, std::int32_t reserved_deltas, TimePoint now,
-                                    StepWriter& out);
+  [[nodiscard]] Admission try_admit(Request* request, const Room& room, TimePoint now, StepWriter& out);
   void dispatch(Request* request, const PrefixMatch& match, const AdmissionControl::Demand& demand,
                 TimePoint now, StepWriter& out);
-  bool admit_past(Request* head, TimePoint now, StepWriter& out);
+  bool admit_past(Request* head, const Room& room, TimePoint now, StepWriter& out);
   void plan_chunk(Request* request, std::int32_t chunk, std::int32_t& budget, StepWriter& out);
 
   [[nodiscard]] VictimKey victim_key(const Request* request) const;
@@ -112,7 +118,8 @@ class ModelScheduler {
   void sweep_running();
   [[nodiscard]] bool is_ahead_of_running(const Request* head) const;
   [[nodiscard]] std::int64_t prompt_charge(const Request* request, std::int32_t hits) const noexcept;
-  [[nodiscard]] std::int32_t growth_deltas() const noexcept;
+  [[nodiscard]] std::ptrdiff_t num_prefills_ahead(const Request* request) const;
+  [[nodiscard]] Room room_before_split(const Request* head) const;
 
   // Immutable after construction.
   SchedulerOptions options_;

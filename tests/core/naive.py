@@ -201,9 +201,11 @@ class NaiveScheduler:
         self.rows: list[NaiveRow] = []
         self.deltas: list[tuple[int, int, int]] = []
         self.limit = self.config.num_bands
+        self.preempted: list[tuple[NaiveRequest, int]] = []
+        self.admitted: list[NaiveRequest] = []
         self.promote(now)
-        self.admit_urgent(now)
         self.make_room(now)
+        self.admit_urgent(now)
         for r in self.decodes:
             self.add_row(r, 1)
         self.budget = self.spec.max_batch_tokens - len(self.rows)
@@ -263,6 +265,7 @@ class NaiveScheduler:
         r.table = list(hits)
         r.computed = len(hits) * self.block
         r.tail, r.published, r.hit_blocks = tail, len(hits), len(hits)
+        self.admitted.append(r)
         at = next((i for i, other in enumerate(self.prefills) if other.band > r.band), len(self.prefills))
         self.prefills.insert(at, r)
 
@@ -289,6 +292,7 @@ class NaiveScheduler:
         self.limit = min(self.limit, r.band)
         r.preemptions += 1
         self.preempted_ever += 1
+        self.preempted.append((r, r.band))
         self.stop(r)
         self.push(r, now)
 
@@ -300,10 +304,14 @@ class NaiveScheduler:
         self.ledgers[r.band].end_work(r.tenant)
         r.state = "stopped"
 
+    def gets_a_token(self, head: NaiveRequest) -> bool:
+        ahead = sum(r.band <= head.band for r in self.prefills)
+        return len(self.decodes) + ahead * self.block < self.spec.max_batch_tokens
+
     def admit_urgent(self, now: int) -> None:
         while (head := self.head()) is not None:
             worst = max((r.band for r in self.decodes + self.prefills), default=-1)
-            if head.band >= self.limit or worst <= head.band:
+            if head.band >= self.limit or worst <= head.band or not self.gets_a_token(head):
                 return
             if not (self.free_slots and self.fits(head)):
                 candidates = self.victims(head)

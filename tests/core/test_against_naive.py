@@ -164,8 +164,17 @@ class Twin:
         head = naive.head()
         if naive.budget > 0 and naive.free_slots and head is not None and head.band < naive.limit:
             assert not naive.fits(head), "C4: tokens are left and the head fits"
+        self.check_preemptions(naive, rows)
         decodes = naive.decodes
         assert step.info.num_decodes == len(decodes), "C2: a decode was skipped"
+
+    def check_preemptions(self, naive: NaiveScheduler, rows: list[NaiveRow]) -> None:
+        planned = [row.request for row in rows]
+        for r in naive.admitted:
+            assert r in planned, "admitted to a step that has no token for it"
+            for victim, band in naive.preempted:
+                same = (r.tenant, r.band) == (victim.tenant, band)
+                assert not (same and r.key() >= victim.key()), "R4: preempted, and a later one admitted"
 
     def check_ends(self) -> None:
         ended = {i: REASONS[reason] for naive in self.naive for i, reason in naive.ended}

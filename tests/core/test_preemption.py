@@ -169,6 +169,24 @@ def test_making_way_in_vain_does_not_happen() -> None:
     ex.run()
 
 
+def test_nobody_makes_way_for_a_head_that_gets_no_token() -> None:
+    """Slots are full of decodes: as many go as the budget has blocks' worth of tokens, not all of them."""
+    spec = ModelSpec(blocks=400, max_num_seqs=8, max_batch_tokens=12, max_model_len=200)
+    ex = Executor([spec], Config(num_bands=2))
+    for i in range(8):
+        ex.accepted([i + 1], max_new=100, band=1)
+    while len(ex.steps) < 2 or ex.steps[-1].info.num_decodes < 8:
+        ex.step()
+    urgent = {ex.accepted([i + 1] * 120, max_new=4, band=0) for i in range(8)}
+    for _ in range(5):
+        step = ex.step()
+        assert step is not None
+        served = urgent & {r.request for r in step.rows}
+        assert ex.runtime.stats()[0].preemptions == len(served), "each holds its slot and gets its tokens"
+    assert served
+    ex.run()
+
+
 def test_a_head_whose_prefix_stays_held_needs_only_the_rest() -> None:
     """P2: hits that belong to nobody who makes way cost nothing."""
     spec = ModelSpec(blocks=34, max_num_seqs=8, max_batch_tokens=64, max_model_len=96)
@@ -200,6 +218,24 @@ def test_blocks_that_only_victims_share_are_room_for_a_head() -> None:
     assert step is not None
     assert urgent in {r.request for r in step.rows}
     assert ex.runtime.stats()[0].preemptions == 2
+    ex.run()
+
+
+def test_decodes_have_their_blocks_before_a_head_is_admitted_ahead_of_them() -> None:
+    """R4, with two bands: the head does not take the block for want of which one of its own kind then goes."""
+    spec = ModelSpec(blocks=3, max_model_len=12, admission=Admission.MAX_UTIL, prefix_caching=False)
+    ex = Executor([spec], Config(num_bands=2))
+    running = {ex.accepted([i + 1] * 3, max_new=6, band=0) for i in range(2)}
+    ex.accepted([3] * 2, max_new=6, band=1)
+    ex.step()
+    ex.step()
+    head = ex.accepted([4] * 2, max_new=6, band=0)
+    for _ in range(2):
+        step = ex.step()
+        assert step is not None
+        assert head not in {r.request for r in step.rows}
+    assert ex.runtime.stats()[0].preemptions == 2
+    assert len({r.request for r in step.rows} & running) == 1
     ex.run()
 
 
