@@ -44,7 +44,8 @@ struct RuntimeConfig {
   std::optional<Micros> aging_us;  // nothing: bands are strict
   ServiceWeights service;
   std::int64_t bypass_tokens = 0;
-  // A head that does not fit preempts tenants served this much more, per weight, than its own.
+  // A head that does not fit preempts tenants served this much more, per weight, than its own,
+  // however often: max_preemptions does not count here.
   std::optional<std::int64_t> fairness_gap_tokens;  // nothing: it waits
   std::int32_t max_preemptions = 3;
   Micros quantum_us = 10'000;

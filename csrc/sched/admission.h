@@ -58,8 +58,8 @@ class AdmissionControl {
 
   [[nodiscard]] std::int32_t outstanding() const noexcept { return outstanding_; }
 
-  // A request that was preempted this often is readmitted with its full reservation only and is
-  // never preempted again.
+  // A request that was preempted this often is readmitted with its full reservation only, and is
+  // preempted neither for memory nor for an urgent request again.
   [[nodiscard]] bool is_pinned(const Request& request) const noexcept {
     return request.num_preemptions >= max_preemptions_;
   }

@@ -12,10 +12,8 @@ namespace {
 // How many waiting requests one search past a head that does not fit looks at.
 constexpr std::size_t kBypassSearch = 64;
 
-// Aging moves a request past others in the queue but never costs a request of its own class, which
-// merely started earlier, its place: both the present bands and the classes must differ.
-bool makes_way(const Request* running, const Request* head) noexcept {
-  return running->band > head->band && running->first_band > head->first_band;
+bool contains(const std::vector<TenantId>& tenants, TenantId tenant) {
+  return std::ranges::find(tenants, tenant) != tenants.end();
 }
 
 }  // namespace
@@ -29,6 +27,7 @@ ModelScheduler::ModelScheduler(const SchedulerOptions& options, BlockTables tabl
       running_in_band_(static_cast<std::size_t>(options.num_bands)) {
   const auto seqs = static_cast<std::size_t>(options.max_num_seqs);
   for (auto* requests : {&decodes_, &prefills_, &leaving_}) requests->reserve(seqs);
+  for (auto* tenants : {&served_, &overserved_}) tenants->reserve(seqs);
   demands_.reserve(seqs);
   shares_.reserve(seqs);
   for (std::int32_t i = options.max_num_seqs; i-- > 0;) free_slots_.push_back(SlotId{i});
@@ -36,6 +35,7 @@ ModelScheduler::ModelScheduler(const SchedulerOptions& options, BlockTables tabl
 
 void ModelScheduler::plan(TimePoint now, StepWriter& out) {
   band_limit_ = options_.num_bands;
+  served_.clear();
   overserved_.clear();
   queue_.promote(now);
   make_room_for_decodes(now, out);
@@ -59,18 +59,25 @@ ModelScheduler::Room ModelScheduler::room_before_split(const Request* head) cons
           .reserved_deltas = options_.max_num_seqs + ceil_div(options_.max_batch_tokens, chunks_.block_size)};
 }
 
+// Aging moves a request past others in the queue but never costs a request of its own class, which
+// merely started earlier, its place: both the present bands and the classes must differ.
+bool ModelScheduler::makes_way(const Request* running, const Request* head) const {
+  return running->band > head->band && running->first_band > head->first_band &&
+         !tables_.admission().is_pinned(*running);
+}
+
 // True iff the running request's tenant leads the head's by more than the gap. Leads are comparable
-// within a band: each has a ledger of its own.
+// within a band: each has a ledger of its own. Being pinned does not help: the lead would grow. What
+// this step admitted, and has charged for its prompt, is not driven out by it.
 bool ModelScheduler::is_overserved(const Request* running, const Request* head) const {
   if (!options_.fairness_gap_tokens || running->band != head->band) return false;
   const std::int64_t lead = queue_.counter(running) - queue_.counter(head);
-  return lead > *options_.fairness_gap_tokens * TenantWeight::kOne;
+  return lead > *options_.fairness_gap_tokens * TenantWeight::kOne && !contains(served_, running->tenant);
 }
 
 // What this step preempted for others must not come back in it, in whatever guise.
 bool ModelScheduler::is_barred(const Request* head) const {
-  return head->band >= band_limit_ ||
-         std::find(overserved_.begin(), overserved_.end(), head->tenant) != overserved_.end();
+  return head->band >= band_limit_ || contains(overserved_, head->tenant);
 }
 
 bool ModelScheduler::is_ahead_of_running(const Request* head) const {
@@ -96,6 +103,7 @@ void ModelScheduler::admit_first(TimePoint now, StepWriter& out) {
       result = preempt_for(head, [&](const Request* r) { return makes_way(r, head); }, now, out);
     }
     if (result != Admission::kAdmitted) break;
+    served_.push_back(head->tenant);
   }
 }
 
@@ -121,9 +129,8 @@ ModelScheduler::Admission ModelScheduler::preempt_for(Request* head, Eligible el
 bool ModelScheduler::can_make_way_for(Request* head) {
   leaving_.clear();
   for (const auto* running : {&decodes_, &prefills_}) {
-    std::ranges::copy_if(*running, std::back_inserter(leaving_), [&](const Request* r) {
-      return makes_way(r, head) && !tables_.admission().is_pinned(*r);
-    });
+    std::ranges::copy_if(*running, std::back_inserter(leaving_),
+                         [&](const Request* r) { return makes_way(r, head); });
   }
   if (leaving_.empty()) return false;
   const bool nothing_stays = leaving_.size() == decodes_.size() + prefills_.size();
@@ -134,7 +141,7 @@ void ModelScheduler::make_room_for_decodes(TimePoint now, StepWriter& out) {
   for (Request* request : decodes_) {
     if (request->phase != Phase::kDecode || request->num_computed < request->covered) continue;
     while (request->phase == Phase::kDecode && !tables_.can_grow(*request)) {
-      Request* victim = choose_victim([](const Request*) { return true; });
+      Request* victim = choose_victim([&](const Request* r) { return !tables_.admission().is_pinned(*r); });
       AIRI_CHECK(victim != nullptr) << "out of blocks with nothing to preempt";
       band_limit_ = std::min(band_limit_, victim->band);
       preempt(victim, now);
@@ -260,7 +267,7 @@ Request* ModelScheduler::choose_victim(Eligible eligible) const {
   VictimKey worst;
   for (const auto* running : {&decodes_, &prefills_}) {
     for (Request* r : *running) {
-      if (r->phase == Phase::kWaiting || tables_.admission().is_pinned(*r) || !eligible(r)) continue;
+      if (r->phase == Phase::kWaiting || !eligible(r)) continue;
       // What comes first in the order is known at once; the rest means counting blocks.
       const auto standing = std::pair(r->band, queue_.counter(r));
       if (victim != nullptr && standing < std::pair(worst.band, worst.counter)) continue;

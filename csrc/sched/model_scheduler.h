@@ -105,6 +105,7 @@ class ModelScheduler {
   [[nodiscard]] VictimKey victim_key(const Request* request) const;
   template <class Eligible>
   [[nodiscard]] Request* choose_victim(Eligible eligible) const;
+  [[nodiscard]] bool makes_way(const Request* running, const Request* head) const;
   [[nodiscard]] bool can_make_way_for(Request* head);
   [[nodiscard]] bool is_overserved(const Request* running, const Request* head) const;
   [[nodiscard]] bool is_barred(const Request* head) const;
@@ -133,6 +134,7 @@ class ModelScheduler {
   std::vector<std::int32_t> running_in_band_;
   std::int32_t band_limit_ = 0;       // this step admits from bands below it only
   std::vector<TenantId> overserved_;  // nor from these tenants, whom it preempted for others
+  std::vector<TenantId> served_;      // nor preempts these for the gap: it admitted them first
   Request* newest_ = nullptr;         // what dispatch() was last called for
   bool needs_sweep_ = false;          // decodes_ or prefills_ hold requests that left them
   ModelStats counters_;

@@ -10,7 +10,7 @@ import copy
 from dataclasses import dataclass, field
 
 from .harness import Config, ModelSpec
-from .naive_parts import Key, NaiveLedger, NaivePool
+from .naive_parts import UNIT, Key, NaiveLedger, NaivePool
 
 
 @dataclass(eq=False, kw_only=True)
@@ -201,6 +201,7 @@ class NaiveScheduler:
         self.rows: list[NaiveRow] = []
         self.deltas: list[tuple[int, int, int]] = []
         self.limit = self.config.num_bands
+        self.overserved: set[int] = set()
         self.preempted: list[tuple[NaiveRequest, int]] = []
         self.admitted: list[NaiveRequest] = []
         self.promote(now)
@@ -275,21 +276,16 @@ class NaiveScheduler:
         cached = hits * self.block
         return (r.prompt - cached) * self.config.w_prompt + cached * self.config.w_hit
 
-    def victims(self, head: NaiveRequest | None = None) -> list[NaiveRequest]:
-        running = [r for r in self.decodes + self.prefills if not self.pinned(r)]
-        if head is not None:
-            running = [r for r in running if r.band > head.band and r.first_band > head.first_band]
-
+    def worst(self, among: list[NaiveRequest]) -> NaiveRequest:
         def cost(r: NaiveRequest) -> tuple[float, ...]:
             freed = self.gain(r)
             lost = max(r.computed - r.published * self.block, 0)
             ratio = lost / freed if freed else float("inf")
             return -r.band, -self.ledgers[r.band].counter[r.tenant], ratio, -r.arrival, -r.id
 
-        return sorted(running, key=cost)
+        return min(among, key=cost)
 
     def preempt(self, r: NaiveRequest, now: int) -> None:
-        self.limit = min(self.limit, r.band)
         r.preemptions += 1
         self.preempted_ever += 1
         self.preempted.append((r, r.band))
@@ -304,24 +300,49 @@ class NaiveScheduler:
         self.ledgers[r.band].end_work(r.tenant)
         r.state = "stopped"
 
+    def running(self) -> list[NaiveRequest]:
+        return self.decodes + self.prefills
+
+    def leads(self, r: NaiveRequest, head: NaiveRequest) -> bool:
+        """Whether the tenant of `r`, which runs, is too far ahead of the head's."""
+        gap = self.config.fairness_gap_tokens
+        if gap is None or r.band != head.band or r.tenant in [a.tenant for a in self.admitted]:
+            return False
+        counter = self.ledgers[head.band].counter
+        return counter[r.tenant] - counter[head.tenant] > gap * UNIT
+
+    def yields(self, r: NaiveRequest, head: NaiveRequest) -> bool:
+        return r.band > head.band and r.first_band > head.first_band and not self.pinned(r)
+
+    def barred(self, head: NaiveRequest) -> bool:
+        return head.band >= self.limit or head.tenant in self.overserved
+
     def gets_a_token(self, head: NaiveRequest) -> bool:
         ahead = sum(r.band <= head.band for r in self.prefills)
         return len(self.decodes) + ahead * self.block < self.spec.max_batch_tokens
 
+    def lacks(self, head: NaiveRequest) -> bool:
+        """A slot, or blocks."""
+        return not self.free_slots or not self.fits(head)
+
     def admit_urgent(self, now: int) -> None:
-        while (head := self.head()) is not None:
-            worst = max((r.band for r in self.decodes + self.prefills), default=-1)
-            if head.band >= self.limit or worst <= head.band or not self.gets_a_token(head):
+        while (head := self.head()) is not None and not self.barred(head):
+            if not any(r.band > head.band or self.leads(r, head) for r in self.running()):
                 return
-            if not (self.free_slots and self.fits(head)):
-                candidates = self.victims(head)
-                if not candidates or not self.would_fit(head, candidates):
+            if not self.gets_a_token(head):
+                return
+            while self.lacks(head) and (leading := [r for r in self.running() if self.leads(r, head)]):
+                victim = self.worst(leading)
+                self.overserved.add(victim.tenant)
+                self.preempt(victim, now)
+            if self.lacks(head):
+                leaving = [r for r in self.running() if self.yields(r, head)]
+                if not leaving or not self.would_fit(head, leaving):
                     return
-                while not (self.free_slots and self.fits(head)):
-                    candidates = self.victims(head)
-                    if not candidates:
-                        return
-                    self.preempt(candidates[0], now)
+            while self.lacks(head):
+                victim = self.worst([r for r in self.running() if self.yields(r, head)])
+                self.limit = min(self.limit, victim.band)
+                self.preempt(victim, now)
             self.dispatch(head, now)
 
     def make_room(self, now: int) -> None:
@@ -329,7 +350,8 @@ class NaiveScheduler:
             if r.state != "decode" or r.computed < len(r.table) * self.block:
                 continue
             while r.promised <= len(r.table) and self.pool.available() <= self.outstanding():
-                victim = self.victims()[0]
+                victim = self.worst([v for v in self.running() if not self.pinned(v)])
+                self.limit = min(self.limit, victim.band)
                 self.preempt(victim, now)
                 if victim is r:
                     break
@@ -339,7 +361,7 @@ class NaiveScheduler:
     def admit_waiting(self, now: int) -> None:
         while self.budget > 0 and self.free_slots:
             head = self.head()
-            if head is None or head.band >= self.limit:
+            if head is None or self.barred(head):
                 return
             chosen = head if self.fits(head) else self.passing(head)
             if chosen is None:
@@ -352,7 +374,7 @@ class NaiveScheduler:
         for r in self.in_order(head.band)[:64]:
             service = self.prompt_charge(r, len(self.hits(r)))
             service += (r.max_length - len(r.text)) * self.config.w_decode
-            if r is not head and service <= allowance and self.fits(r):
+            if r is not head and not self.barred(r) and service <= allowance and self.fits(r):
                 head.bypassed += service
                 return r
         return None

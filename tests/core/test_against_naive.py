@@ -162,7 +162,7 @@ class Twin:
         assert step.deltas == [(slot, column, first + block) for slot, column, block in deltas]
         naive = self.naive[step.info.model]
         head = naive.head()
-        if naive.budget > 0 and naive.free_slots and head is not None and head.band < naive.limit:
+        if naive.budget > 0 and naive.free_slots and head is not None and not naive.barred(head):
             assert not naive.fits(head), "C4: tokens are left and the head fits"
         self.check_preemptions(naive, rows)
         decodes = naive.decodes
@@ -210,6 +210,7 @@ configs = st.builds(
     w_hit=st.integers(0, 1),
     bypass_tokens=st.sampled_from([0, 0, 20, 100]),
     max_preemptions=st.integers(0, 3),
+    fairness_gap_tokens=st.sampled_from([None, 1, 8, 40]),
     quantum_us=st.sampled_from([1, 150]),
 )
 # Few tokens and salts: prefixes meet, and diverge late.
@@ -329,6 +330,7 @@ def random_config(rng: random.Random) -> Config:
         w_hit=rng.randint(0, 1),
         bypass_tokens=rng.choice([0, 40, 300]),
         max_preemptions=rng.randint(0, 4),
+        fairness_gap_tokens=rng.choice([None, None, 1, 20, 150]),
         quantum_us=rng.choice([1, 300, 5000]),
         min_residency_us=rng.choice([0, 500]),
     )

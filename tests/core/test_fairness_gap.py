@@ -26,11 +26,12 @@ class GapRun:
             blocks=self.rng.randint(24, 60),
             max_model_len=96,
             max_num_seqs=self.rng.randint(2, 8),
-            max_batch_tokens=96,  # for a row of everything that runs, in every step
+            max_batch_tokens=96,  # for a block of everything that runs, in every step
             admission=self.rng.choice([_core.Admission.NO_EVICT, _core.Admission.MAX_UTIL]),
-            prefix_caching=False,
+            prefix_caching=self.rng.random() < 0.5,
         )
-        config = Config(fairness_gap_tokens=gap, max_preemptions=10_000, num_bands=num_bands)
+        bypass = self.rng.choice([0, 100])
+        config = Config(fairness_gap_tokens=gap, num_bands=num_bands, bypass_tokens=bypass)
         self.ex = Executor([spec], config)
         self.tenants = list(range(self.rng.randint(2, 4)))
         self.owner: dict[int, int] = {}
@@ -93,6 +94,22 @@ def test_with_a_gap_set_no_backlogged_tenant_leads_another_by_more(seed: int) ->
     assert run.ex.runtime.stats()[0].active_blocks == 0
 
 
+def test_the_gap_holds_however_often_a_request_was_preempted() -> None:
+    """One slot, two tenants with long requests: they take turns, far more often than max_preemptions."""
+    ex = Executor([ModelSpec(max_num_seqs=1, max_model_len=600, blocks=150)], Config(fairness_gap_tokens=20))
+    for tenant in range(2):
+        for _ in range(2):
+            ex.accepted([tenant + 1], tenant=tenant, max_new=250)
+    leads = []
+    while not ex.finished:
+        ex.step()
+        counters = [ex.runtime.tenant_counter(0, 0, tenant) or 0 for tenant in range(2)]
+        leads.append(abs(counters[0] - counters[1]))
+    assert ex.runtime.stats()[0].preemptions > ex.config.max_preemptions * 4
+    assert max(leads) <= (20 + 2) * UNIT
+    ex.run()
+
+
 def test_without_a_gap_what_already_runs_is_left_alone() -> None:
     """Negative: plain admission exceeds what the gap of zero would allow."""
     runs = [GapRun(seed, None) for seed in range(5)]
@@ -126,7 +143,7 @@ def test_no_step_preempts_a_tenant_for_the_gap_and_admits_it_again(seed: int) ->
 
 def test_a_flooder_gives_way_to_who_comes_later() -> None:
     """Every slot is taken by long requests of one tenant: the other waits no longer than the gap lasts."""
-    ex = Executor([ModelSpec(max_num_seqs=2, blocks=64)], Config(fairness_gap_tokens=20, max_preemptions=100))
+    ex = Executor([ModelSpec(max_num_seqs=2, blocks=64)], Config(fairness_gap_tokens=20))
     for _ in range(8):
         ex.accepted([1, 2], tenant=0, max_new=50)
     ex.step()
