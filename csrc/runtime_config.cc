@@ -27,7 +27,8 @@ void require_size(std::size_t size, std::int64_t at_least, const char* name) {
 
 std::int32_t slabs_wanted(const ModelConfig& model, const SlabMap& slabs) {
   if (model.num_slabs) return *model.num_slabs;
-  return static_cast<std::int32_t>(std::floor(model.share.value_or(0.0) * slabs.num_slabs()));
+  // 0.57 * 100 is a little below 57.
+  return static_cast<std::int32_t>(std::floor(model.share.value_or(0.0) * slabs.num_slabs() + 1e-9));
 }
 
 void give(std::size_t model, std::int32_t count, SlabMap& slabs) {

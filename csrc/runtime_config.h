@@ -57,8 +57,9 @@ void check_config(const RuntimeConfig& config);
 void check_config(const ModelConfig& model);
 void check_buffers(const StepBuffers& buffers, const std::vector<ModelConfig>& models);
 
-// Gives every model its slabs: numbers first, then shares, then equal parts of what is left.
-// Throws InvalidArgument where they do not suffice or a model would get none.
+// Gives every model its slabs: first, in their order, those that name a number or a share; then
+// equal parts of what is left to the others. Throws InvalidArgument where they do not suffice or a model
+// would get none.
 void assign_slabs(const std::vector<ModelConfig>& models, SlabMap& slabs);
 
 }  // namespace airi

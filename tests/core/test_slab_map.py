@@ -10,6 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from airi import _core
 from airi._core import parts
 
+from .harness import make_buffers
+
 GRANULE = _core.GRANULE_BYTES
 
 
@@ -96,3 +98,22 @@ def test_a_block_that_fits_no_slab_is_refused() -> None:
     for size in (0, 100, 3 * GRANULE):
         with pytest.raises(ValueError, match=f"fits a slab of 8192 bytes, got {size}"):
             slab_map.block_entries(0, size)
+
+
+@pytest.mark.parametrize("percent", range(1, 100))
+def test_a_share_of_a_hundred_slabs_is_its_percentage(percent: int) -> None:
+    """0.57 * 100 is 56.99999999999999."""
+    models = [
+        _core.ModelConfig(
+            block_size=4,
+            bytes_per_block=GRANULE,
+            max_model_len=16,
+            max_num_seqs=2,
+            max_batch_tokens=16,
+            share=share,
+        )
+        for share in (percent / 100, None)
+    ]
+    config = _core.RuntimeConfig(arena_bytes=100 * GRANULE, slab_bytes=GRANULE, hash_key=bytes(16))
+    runtime = _core.Runtime(config, models, [make_buffers(models, rows=2, tokens=16, spare=0)])
+    assert [s.capacity for s in runtime.stats()] == [percent, 100 - percent]
