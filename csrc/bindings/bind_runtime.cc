@@ -43,7 +43,6 @@ struct PyRuntime {
 // One row of drain_events().
 struct EventRecord {
   std::int64_t request_id;
-  std::int32_t kind;
   std::int32_t reason;
   std::int32_t model;
   std::int32_t num_prompt_tokens;
@@ -124,7 +123,6 @@ py::array_t<EventRecord> drain_events(PyRuntime& self) {
   py::array_t<EventRecord> records(static_cast<py::ssize_t>(events.size()));
   std::ranges::transform(events, records.mutable_data(), [](const FinishedEvent& e) {
     return EventRecord{.request_id = raw(e.request_id),
-                       .kind = 0,
                        .reason = raw(e.reason),
                        .model = raw(e.model),
                        .num_prompt_tokens = e.num_prompt_tokens,
@@ -236,7 +234,7 @@ void bind_configs(const py::module_& m) {
 }
 
 void bind_results(const py::module_& m) {
-  PYBIND11_NUMPY_DTYPE(EventRecord, request_id, kind, reason, model, num_prompt_tokens, num_cached_tokens,
+  PYBIND11_NUMPY_DTYPE(EventRecord, request_id, reason, model, num_prompt_tokens, num_cached_tokens,
                        num_generated_tokens);
   py::class_<StepInfo>(m, "StepInfo", "What step() planned.")
       .def_property_readonly("step_id", [](const StepInfo& s) { return raw(s.step_id); })

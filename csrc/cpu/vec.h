@@ -45,12 +45,6 @@ AIRI_INLINE VecF exp(VecF x) {
   return scale_by_power_of_two(p, n);
 }
 
-// 1 / (1 + e^-x) to about 2 ulp.
-AIRI_INLINE VecF sigmoid(VecF x) {
-  const VecF one = VecF::set1(1.0F);
-  return one / (one + exp(VecF::zero() - x));
-}
-
 // tanh to about 2 ulp everywhere, also near 0.
 AIRI_INLINE VecF tanh(VecF x) {
   const VecF one = VecF::set1(1.0F);

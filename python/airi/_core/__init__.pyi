@@ -234,8 +234,8 @@ class Runtime(metaclass=_PybindType):
     def drain_events(self) -> npt.NDArray[np.void]:
         """What ended since the last call, oldest first: a structured array with the fields
 
-        request_id, kind (0: finished), reason (FinishReason), model, num_prompt_tokens,
-        num_cached_tokens, num_generated_tokens.
+        request_id, reason (FinishReason), model, num_prompt_tokens, num_cached_tokens,
+        num_generated_tokens.
         """
 
     def has_work(self) -> bool:
