@@ -27,12 +27,15 @@ class NamedLedger {
     ledger_.enter(TenantId{tenant}, TenantWeight(weight), {TimePoint{arrival}, RequestId{id}});
   }
   void set_head(std::int64_t tenant, std::int64_t arrival, std::int64_t id) {
-    ledger_.set_head(known(tenant), {TimePoint{arrival}, RequestId{id}});
+    ledger_.set_head(queued(tenant), {TimePoint{arrival}, RequestId{id}});
   }
-  void leave(std::int64_t tenant) { ledger_.leave(known(tenant)); }
-  void begin_work(std::int64_t tenant) { ledger_.begin_work(known(tenant)); }
+  void leave(std::int64_t tenant) { ledger_.leave(queued(tenant)); }
+  void begin_work(std::int64_t tenant) { ledger_.begin_work(active(tenant)); }
   void end_work(std::int64_t tenant) { ledger_.end_work(known(tenant)); }
-  void charge(std::int64_t tenant, std::int64_t service) { ledger_.charge(known(tenant), service); }
+  void charge(std::int64_t tenant, std::int64_t service) {
+    if (service < 0) throw InvalidArgument("service must be at least 0, got " + std::to_string(service));
+    ledger_.charge(active(tenant), service);
+  }
   void set_weight(std::int64_t tenant, double weight) {
     ledger_.set_weight(TenantId{tenant}, TenantWeight(weight));
   }
@@ -61,6 +64,21 @@ class NamedLedger {
     const auto found = ledger_.find(TenantId{tenant});
     if (!found) throw InvalidArgument("tenant " + std::to_string(tenant) + " is not known");
     return *found;
+  }
+
+  [[nodiscard]] TenantIndex queued(std::int64_t tenant) const {
+    const TenantIndex found = known(tenant);
+    if (!ledger_.has_queue(found)) {
+      throw InvalidArgument("tenant " + std::to_string(tenant) + " has an empty queue");
+    }
+    return found;
+  }
+  [[nodiscard]] TenantIndex active(std::int64_t tenant) const {
+    const TenantIndex found = known(tenant);
+    if (!ledger_.has_queue(found) && !ledger_.has_running_work(found)) {
+      throw InvalidArgument("tenant " + std::to_string(tenant) + " has neither a queue nor running work");
+    }
+    return found;
   }
 
   TenantLedger ledger_;

@@ -33,6 +33,12 @@ BlockId to_block(const BlockPool& pool, std::int32_t block) {
                         std::to_string(block));
 }
 
+BlockId to_held_or_cached(const BlockPool& pool, std::int32_t id) {
+  const BlockId block = to_block(pool, id);
+  if (pool.ref_count(block) > 0 || pool.is_published(block)) return block;
+  throw InvalidArgument("block " + std::to_string(id) + " is FREE: only ACTIVE and CACHED ones can be held");
+}
+
 std::vector<BlockId> to_blocks(const BlockPool& pool, const std::vector<std::int32_t>& ids) {
   std::vector<BlockId> blocks;
   blocks.reserve(ids.size());
@@ -130,7 +136,7 @@ void bind_block_pool(const py::module_& m) {
           },
           "count"_a)
       .def(
-          "hold", [](BlockPool& self, std::int32_t b) { self.hold(to_block(self, b)); }, "block"_a)
+          "hold", [](BlockPool& self, std::int32_t b) { self.hold(to_held_or_cached(self, b)); }, "block"_a)
       .def(
           "release",
           [](BlockPool& self, const std::vector<std::int32_t>& table) {

@@ -2,9 +2,11 @@
 #include <pybind11/stl.h>
 
 #include <cstdint>
+#include <string>
 #include <tuple>
 #include <vector>
 
+#include "base/check.h"
 #include "sched/planner.h"
 #include "sched/preemption.h"
 #include "sched/priority.h"
@@ -18,6 +20,11 @@ namespace {
 
 std::vector<std::int32_t> split(const std::vector<std::pair<std::int32_t, std::int32_t>>& prefills,
                                 std::int32_t budget, std::int32_t block_size, std::int32_t cap) {
+  if (block_size < 1 || cap < block_size || budget < 0) {
+    throw InvalidArgument("block_size must be at least 1, cap at least block_size, budget at least 0, got " +
+                          std::to_string(block_size) + ", " + std::to_string(cap) + " and " +
+                          std::to_string(budget));
+  }
   std::vector<PrefillDemand> demands;
   demands.reserve(prefills.size());
   for (const auto& [start, remaining] : prefills) demands.push_back({start, remaining});
@@ -48,6 +55,9 @@ void bind_sched(py::module_& parts) {
   parts.def(
       "aged_band",
       [](std::int32_t first_band, std::optional<std::int64_t> aging_us, std::int64_t waited_us) {
+        if (aging_us && *aging_us < 1) {
+          throw InvalidArgument("aging_us must be at least 1, got " + std::to_string(*aging_us));
+        }
         return AgingRule(aging_us).band(first_band, waited_us);
       },
       "first_band"_a, "aging_us"_a, "waited_us"_a, "The band a request stands in after waiting.");

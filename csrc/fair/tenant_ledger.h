@@ -90,6 +90,8 @@ class TenantLedger {
   // Normalised service: 2^20 units are one unit of service at weight 1.
   [[nodiscard]] std::int64_t counter(TenantIndex tenant) const { return tenants_[index(tenant)].counter; }
   [[nodiscard]] TenantId tenant(TenantIndex t) const { return tenants_[index(t)].id; }
+  [[nodiscard]] bool has_queue(TenantIndex t) const { return is_backlogged(raw(t)); }
+  [[nodiscard]] bool has_running_work(TenantIndex t) const { return tenants_[index(t)].running > 0; }
   [[nodiscard]] std::optional<TenantIndex> find(TenantId tenant) const;
   [[nodiscard]] std::int64_t virtual_time() const noexcept { return virtual_time_; }
   [[nodiscard]] std::size_t num_backlogged() const noexcept { return backlog_.size(); }

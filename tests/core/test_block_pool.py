@@ -266,6 +266,11 @@ def test_misuse_is_a_bug_of_the_caller_and_says_so() -> None:
     block = took(pool, 1)[0]
     with pytest.raises(ValueError, match=r"block must lie in \[0, 2\), got 2"):
         pool.hold(2)
+    with pytest.raises(
+        ValueError, match=f"block {1 - block} is FREE: only ACTIVE and CACHED ones can be held"
+    ):
+        pool.hold(1 - block)
+    pool.check_invariants()
     pool.publish(block, 0, (1, 1), [1, 1])
     with pytest.raises(_core.InternalError, match="published already"):
         pool.publish(block, 0, (1, 1), [1, 1])

@@ -43,6 +43,12 @@ def test_a_budget_is_split_evenly_aligned_and_to_the_last_token(
             assert chunk == most, "C4: what is left goes to whoever can take more"
 
 
+@pytest.mark.parametrize(("budget", "block", "cap"), [(8, 0, 4), (8, 4, 3), (-1, 4, 4)])
+def test_a_budget_that_cannot_be_split_is_refused(budget: int, block: int, cap: int) -> None:
+    with pytest.raises(ValueError, match=f"got {block}, {cap} and {budget}"):
+        parts.split_budget([(0, 8)], budget, block, cap)
+
+
 def test_decodes_never_wait_for_prefills() -> None:
     """C2: while long prompts are computed chunk by chunk, every running decode gets a token in every step."""
     ex = Executor(

@@ -272,3 +272,8 @@ def test_strict_bands_wait_for_ever_and_run_when_the_urgent_ones_are_done() -> N
 def test_the_aged_band_follows_the_waiting_time(band: int, aging: int | None, waited: int) -> None:
     expected = band if aging is None else max(0, band - max(waited, 0) // aging)
     assert parts.aged_band(band, aging, waited) == expected
+
+
+def test_an_aging_time_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="aging_us must be at least 1, got 0"):
+        parts.aged_band(2, 0, 5)

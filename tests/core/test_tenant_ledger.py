@@ -274,3 +274,27 @@ def test_beyond_the_cap_the_smallest_debts_are_dropped_and_counted() -> None:
 def test_a_weight_out_of_range_is_refused(weight: float) -> None:
     with pytest.raises(ValueError, match=r"weight must lie in \[1/1024, 1024\]"):
         parts.TenantLedger().enter(1, weight, 0, 0)
+
+
+def test_misuse_is_refused_and_changes_nothing() -> None:
+    ledger = parts.TenantLedger()
+    ledger.enter(1, 1.0, 0, 10)
+    ledger.enter(2, 1.0, 0, 20)
+    with pytest.raises(ValueError, match="service must be at least 0, got -1"):
+        ledger.charge(1, -1)
+    ledger.begin_work(1)
+    ledger.charge(1, 5)
+    ledger.leave(1)
+    with pytest.raises(ValueError, match="tenant 1 has an empty queue"):
+        ledger.leave(1)
+    with pytest.raises(ValueError, match="tenant 1 has an empty queue"):
+        ledger.set_head(1, 0, 11)
+    ledger.end_work(1)
+    with pytest.raises(ValueError, match="tenant 1 has neither a queue nor running work"):
+        ledger.begin_work(1)
+    with pytest.raises(ValueError, match="tenant 1 has neither a queue nor running work"):
+        ledger.charge(1, 1)
+    with pytest.raises(ValueError, match="tenant 3 is not known"):
+        ledger.leave(3)
+    assert ledger.order(10) == [2]
+    ledger.check_invariants()
