@@ -253,7 +253,7 @@ class Engine:
     def _end(self, others: dict[int, Output], result: StepResult | None) -> None:
         """Turns the core's events into last outputs, in `others` by request id."""
         for event in self._runtime.drain_events().tolist():
-            request_id, _, code, _, num_prompt, num_cached, num_generated = event
+            request_id, code, _, num_prompt, num_cached, num_generated = event
             if self._states.pop(request_id, None) is None:
                 continue
             reason = _REASONS[code]
