@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
-from tools.demo_model.chat_format import END, pieces, save_tokenizer, train_tokenizer
+from tools.demo_model import induction
+from tools.demo_model.chat_format import END, SPECIAL_TOKENS, pieces, save_tokenizer, train_tokenizer
 from tools.demo_model.generate import Generator
 from tools.demo_model.model import Decoder, ModelConfig
 from tools.demo_model.packing import DIALOGUES_PER_CHUNK, batches
@@ -23,9 +24,10 @@ SMALL = ModelConfig(
 )
 OPTIONS = TrainingOptions(
     steps=4,
+    tokens_per_step=512,
     phases=(
-        Phase(start=0, tokens_per_step=512, read_back=0.0),
-        Phase(start=3, tokens_per_step=512, read_back=0.5),
+        Phase(start=0, read_back=0.0, repeat_every=0),
+        Phase(start=1, read_back=0.5, repeat_every=2),
     ),
     warmup=1,
     decay=1,
@@ -41,7 +43,7 @@ def tokenizer() -> Tokenizer:
 
 def test_two_training_steps_lower_the_loss_of_a_batch(tokenizer: Tokenizer) -> None:
     training = Training(OPTIONS, SMALL, tokenizer)
-    batch = next(batches(OPTIONS.seed, tokenizer, OPTIONS.phases[0].tokens_per_step))
+    batch = next(batches(OPTIONS.seed, tokenizer, OPTIONS.tokens_per_step))
     with torch.no_grad():
         before = float(training.loss(batch))
     training.run(2)
@@ -80,6 +82,49 @@ def test_each_prediction_sits_on_the_token_before_its_target(tokenizer: Tokenize
             1
         ] != 0  # the target of a row's last token lies outside
         assert torch.equal(batch.tokens.flatten()[batch.picked[inside] + 1], batch.targets[inside])
+
+
+def test_every_asked_token_of_a_repeat_follows_the_same_token_as_before(tokenizer: Tokenizer) -> None:
+    for batch in islice(batches(1, tokenizer, 512, repeat_every=1), 20):
+        assert int(batch.tokens[batch.segments >= 0].min()) >= len(SPECIAL_TOKENS)
+        tokens, segments = batch.tokens.flatten().tolist(), batch.segments.flatten().tolist()
+        for place, target in zip(batch.picked.tolist(), batch.targets.tolist(), strict=True):
+            start = segments.index(segments[place], place // 256 * 256)
+            followers = [
+                tokens[i + 1] for i in range(start, place) if tokens[i] == tokens[place] and i + 1 <= place
+            ]
+            assert target in followers
+
+
+def test_every_third_batch_repeats_and_the_others_are_the_dialogues_in_order(tokenizer: Tokenizer) -> None:
+    plain = batches(1, tokenizer, 512)
+    mixed = list(islice(batches(1, tokenizer, 512, repeat_every=3), 6))
+    for number, batch in enumerate(mixed):
+        if number % 3 != 2:
+            assert torch.equal(batch.tokens, next(plain).tokens)
+    skipped = list(islice(batches(1, tokenizer, 512, repeat_every=3, skip=4), 2))
+    for got, want in zip(skipped, mixed[4:], strict=True):
+        assert torch.equal(got.tokens, want.tokens)
+
+
+def test_the_start_weights_predict_what_followed_a_token_before() -> None:
+    torch.manual_seed(1)
+    config = ModelConfig()
+    model = Decoder(config)
+    body = torch.randint(3, config.vocab_size, (1, 24))
+    tokens = torch.cat((body, body), dim=1)
+    places = torch.arange(48)[None]
+
+    def rank_of_the_follower() -> float:
+        """The mean share of the vocabulary that scores above the token to come, over the second half."""
+        with torch.no_grad():
+            scores = model.logits(model(tokens, places, torch.zeros_like(tokens)))[24:47]
+        right = scores.gather(1, tokens[0, 25:, None])
+        return float((scores > right).float().mean())
+
+    assert rank_of_the_follower() > 0.3
+    induction.lay_out(model)
+    assert rank_of_the_follower() < 0.15
 
 
 def test_dialogues_in_one_row_do_not_see_each_other(tokenizer: Tokenizer) -> None:

@@ -17,8 +17,8 @@ from typing import Any
 
 from . import intents, policies
 from .smalltalk import FLOWS, NO_TEXT_REPLY, SAYINGS, SLOT_REPLIES, TALK
-from .templates import odd_word
-from .vocabulary import Split, Vocabulary, expand
+from .templates import odd_word, some_words
+from .vocabulary import Split, Vocabulary, capitalised, expand
 
 
 class Skill(enum.Enum):
@@ -90,6 +90,7 @@ _INTENT_ASKS = {
         "Here is a customer message: {message}\nWhich intent does it have?",
     ),
 }
+_INTENT_CUES = ("[intent|Intent|the intent|its intent|which intent]", "[classify|Classify|label|Label]")
 _POLICY_SYSTEMS = {
     Split.TRAIN: (
         "You are the assistant of {bank}. Answer from [these paragraphs|this text|this policy].\n\n{text}",
@@ -169,7 +170,7 @@ class Generator:
             if self._read_back and self._rng.random() < self._read_back:
                 yield self.read_back()
                 continue
-            yield self._rng.choices(makers, (56, 21, 16, 7))[0]()
+            yield self._rng.choices(makers, (50, 28, 15, 7))[0]()
 
     def intent(self) -> Dialogue:
         """Messages to classify, asked for by the system message or by the user."""
@@ -193,7 +194,7 @@ class Generator:
         questions = [self._question(facts) for _ in range(rng.randint(2, 6))]
         turns = [(q.text, _policy_reply(q)) for q in questions]
         if rng.random() < 0.4:
-            system = expand(rng.choice(_POLICY_SYSTEMS[self._split]), rng).replace("{bank}", bank)
+            system = self._policy_system().replace("{bank}", bank)
             return Dialogue(system=system.replace("{text}", text), turns=tuple(turns))
         turns[0] = (self._with_text(turns[0][0], text), turns[0][1])
         return Dialogue(system=self._any_system(0.2), turns=tuple(turns))
@@ -275,9 +276,7 @@ class Generator:
 
     def _intent_turn(self) -> tuple[str, Reply]:
         message = self._message()
-        said = expand(self._rng.choice(_INTENT_ASKS[self._split]), self._rng).replace(
-            "{message}", message.text
-        )
+        said = self._intent_ask().replace("{message}", message.text)
         return said, _intent_reply(message)
 
     def _question(self, facts: list[policies.Fact]) -> policies.Question:
@@ -285,8 +284,44 @@ class Generator:
             return policies.ask_missing(facts, self._vocabulary, self._rng, self._split)
         return policies.ask(self._rng.choice(facts), self._rng, self._split)
 
+    def _is_loose(self) -> bool:
+        return self._split is Split.TRAIN and self._rng.random() < policies.LOOSE_SHARE
+
+    def _loose_intro(self) -> str:
+        """Words without meaning before a text, or nothing."""
+        words = some_words(self._rng, 0, 6)
+        return capitalised(words) + self._rng.choice((": ", ". ", ":\n", "\n", " ")) if words else ""
+
+    def _policy_system(self) -> str:
+        if self._is_loose():
+            return self._loose_intro() + "{text}"
+        return expand(self._rng.choice(_POLICY_SYSTEMS[self._split]), self._rng)
+
+    def _intent_ask(self) -> str:
+        rng = self._rng
+        if not self._is_loose():
+            return expand(rng.choice(_INTENT_ASKS[self._split]), rng)
+        cue = expand(rng.choice(_INTENT_CUES), rng)
+        around = f"{some_words(rng, 0, 3)} {cue} {some_words(rng, 0, 2)}".strip()
+        message = rng.choice(("{message}", '"{message}"'))
+        if rng.random() < 0.5:
+            return around + rng.choice((": ", " ", "\n", "? ")) + message
+        return message + rng.choice((" ", "\n", "\n\n")) + capitalised(around) + rng.choice("?.")
+
     def _with_text(self, question: str, text: str) -> str:
-        frame = expand(self._rng.choice(_POLICY_ASKS[self._split]), self._rng)
+        rng = self._rng
+        if self._is_loose():
+            parts = ["{text}", "{question}"]
+            rng.shuffle(parts)
+            frame = (
+                self._loose_intro()
+                + parts[0]
+                + rng.choice((" ", "\n", "\n\n"))
+                + self._loose_intro()
+                + parts[1]
+            )
+        else:
+            frame = expand(rng.choice(_POLICY_ASKS[self._split]), rng)
         return frame.replace("{text}", text).replace("{question}", question)
 
     def _says(self, topic: str) -> str:

@@ -23,11 +23,11 @@ class ModelConfig:
     hidden_size: int = 192
     intermediate_size: int = 512
     num_layers: int = 5
-    num_heads: int = 6
-    num_kv_heads: int = 3
-    head_dim: int = 32
+    num_heads: int = 4
+    num_kv_heads: int = 2
+    head_dim: int = 64
     max_position_embeddings: int = 1024
-    rope_theta: float = 10_000.0
+    rope_theta: float = 500_000.0  # most of a head keeps its angle over a dialogue, and can match contents
     rms_norm_eps: float = 1e-5
 
     def as_huggingface(self) -> dict[str, Any]:
@@ -87,7 +87,7 @@ class Attention(nn.Module):  # type: ignore[misc]  # torch is not followed
         self.o_proj = nn.Linear(q, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, bias: Tensor) -> Tensor:
-        # Written out: with rows of 256 and heads of 32 the compiled product takes a third of the time of torch's
+        # Written out: with rows of 256 the compiled product takes a third of the time of torch's
         # scaled_dot_product_attention on a CPU, forward and backward together.
         rows, length, _ = x.shape
         shape = (rows, length, -1, self._head_dim)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import random
 from collections.abc import Iterator
 
@@ -11,7 +12,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from .chat_format import pieces
+from .chat_format import SPECIAL_TOKENS, pieces
 from .generate import Generator
 from .vocabulary import Split
 
@@ -102,17 +103,10 @@ def _batch(rows: list[list[Encoded]], length: int) -> Batch:
     )
 
 
-def batches(
-    seed: int,
-    tokenizer: Tokenizer,
-    tokens_per_batch: int,
-    *,
-    read_back: float = 0.0,
-    worker: int = 0,
-    workers: int = 1,
-    skip: int = 0,
-) -> Iterator[Batch]:
-    """Endless batches of one worker; the same arguments give the same ones. `skip` leaves out the first so many."""
+def _dialogue_rows(
+    seed: int, tokenizer: Tokenizer, tokens_per_batch: int, read_back: float, worker: int, workers: int
+) -> Iterator[tuple[list[list[Encoded]], int]]:
+    """Endless batches of one worker as rows of dialogues and the length of a row."""
     chunk = worker
     while True:
         chunk_seed = seed * 1_000_003 + chunk
@@ -128,9 +122,54 @@ def batches(
             ready += [(rows[i : i + count], length) for i in range(0, len(rows) - count + 1, count)]
             shortest = length
         rng.shuffle(ready)
-        for rows, length in ready:
-            if skip > 0:
-                skip -= 1
-            else:
-                yield _batch(rows, length)
+        yield from ready
         chunk += workers
+
+
+def _repeats(rng: random.Random, vocab_size: int) -> Encoded:
+    """Random tokens twice or three times over; from the second token of the second time on each is known."""
+    body = [rng.randrange(len(SPECIAL_TOKENS), vocab_size) for _ in range(rng.randint(4, 40))]
+    ids = body * rng.randint(2, 3)
+    return ids, [place > len(body) for place in range(len(ids))]
+
+
+def _repeat_rows(rng: random.Random, vocab_size: int, count: int, length: int) -> list[list[Encoded]]:
+    """Rows filled with repeats up to the last one that fits."""
+    rows = []
+    for _ in range(count):
+        row: list[Encoded] = []
+        room = length
+        while len((drawn := _repeats(rng, vocab_size))[0]) <= room:
+            row.append(drawn)
+            room -= len(drawn[0])
+        rows.append(row)
+    return rows
+
+
+def batches(
+    seed: int,
+    tokenizer: Tokenizer,
+    tokens_per_batch: int,
+    *,
+    read_back: float = 0.0,
+    repeat_every: int = 0,
+    worker: int = 0,
+    workers: int = 1,
+    skip: int = 0,
+) -> Iterator[Batch]:
+    """Endless batches of one worker; the same arguments give the same ones.
+
+    Every `repeat_every`-th batch (0: none) is of random tokens repeated instead of dialogues. `skip` leaves out the
+    first so many batches.
+    """
+    rows = _dialogue_rows(seed, tokenizer, tokens_per_batch, read_back, worker, workers)
+    short = ROW_LENGTHS[0]
+    for number in itertools.count():
+        if repeat_every and number % repeat_every == repeat_every - 1:
+            rng = random.Random(f"{seed}/{worker}/{number}")
+            chosen = _repeat_rows(rng, tokenizer.get_vocab_size(), max(1, tokens_per_batch // short), short)
+            length = short
+        else:
+            chosen, length = next(rows)
+        if number >= skip:
+            yield _batch(chosen, length)

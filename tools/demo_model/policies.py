@@ -13,7 +13,7 @@ import re
 from .policy_kind import Kind
 from .policy_money import FEE, LIMIT, RATE
 from .policy_terms import CLOSING, COUNT, DURATION, OPENING
-from .templates import odd_word
+from .templates import odd_word, some_words
 from .vocabulary import Split, Vocabulary, capitalised, expand
 
 KINDS = (FEE, LIMIT, DURATION, RATE, COUNT, OPENING, CLOSING)
@@ -106,6 +106,7 @@ _HEADINGS = (
     "{bank}",
 )
 
+LOOSE_SHARE = 0.35  # of training wordings that are strung together of any words, so that none is relied on
 NOT_STATED = "? The text does not say."
 
 
@@ -133,6 +134,36 @@ def _qualified(names: tuple[str, ...], v: Vocabulary, rng: random.Random) -> tup
     product = rng.choice((v.card, v.account))()
     link = rng.choice(("with", "with", "for"))
     return product, tuple(f"{name} {link} the {product}" for name in names)
+
+
+def _loose_statement(rng: random.Random) -> str:
+    """A frame of words that mean nothing: a reply can only copy them."""
+    before = rng.choice(
+        ("{Np}", "{Np}", "{Np}", "The " + some_words(rng, 1, 2) + " {np}", some_words(rng, 1, 3) + " {np}")
+    )
+    joint = rng.choice((" ", " ", " ", ", ", ": ", " is "))
+    after = some_words(rng, 1, 3) if rng.random() < 0.3 else ""
+    return capitalised(f"{before} {some_words(rng, 0, 4)}{joint}{{fig}} {after}".rstrip()) + "."
+
+
+def _loose_question(kind: Kind, rng: random.Random) -> str:
+    """A question in words that mean nothing but for one that tells what it asks for."""
+    cue = rng.choice(kind.cues)
+    parts = [cue, rng.choice(("", "for ", "with ", "does ", "of ")) + "{np}"]
+    rng.shuffle(parts)
+    text = f"{some_words(rng, 0, 3)} {parts[0]} {some_words(rng, 0, 2)} {parts[1]} {some_words(rng, 0, 2)}"
+    return capitalised(" ".join(text.split())) + rng.choice("???.")
+
+
+def _statement(kind: Kind, rng: random.Random, split: Split) -> str:
+    loose = split is Split.TRAIN and rng.random() < LOOSE_SHARE
+    return _loose_statement(rng) if loose else rng.choice(kind.states[split])
+
+
+def _asking(kind: Kind, rng: random.Random, split: Split) -> str:
+    if split is Split.TRAIN and rng.random() < LOOSE_SHARE:
+        return _loose_question(kind, rng)
+    return expand(rng.choice(kind.asks[split]), rng)
 
 
 def _widened(template: str, v: Vocabulary, rng: random.Random, split: Split) -> str:
@@ -164,7 +195,7 @@ def make_fact(v: Vocabulary, rng: random.Random, split: Split, like: Fact | None
     stated = rng.choice(names)
     figure = kind.figure(v, rng)
     other = v.clock(12, 22) if kind is OPENING else v.clock(6, 11)
-    template = expand(_widened(rng.choice(kind.states[split]), v, rng, split), rng)
+    template = expand(_widened(_statement(kind, rng, split), v, rng, split), rng)
     sentence = capitalised(_fill(template, stated, figure, other))
     rest = _fill(re.split(r"\{[nN]p\}", template)[1], stated, figure, other)
     return Fact(
@@ -213,7 +244,7 @@ def make_text(facts: list[Fact], v: Vocabulary, rng: random.Random, bank: str) -
 def ask(fact: Fact, rng: random.Random, split: Split) -> Question:
     """A question that the fact answers."""
     name = fact.stated if rng.random() < 0.75 else rng.choice(fact.names)
-    text = _fill(expand(rng.choice(fact.kind.asks[split]), rng), name, "", "")
+    text = _fill(_asking(fact.kind, rng, split), name, "", "")
     reply = _fill(fact.kind.lead, fact.stated, "", "") + fact.rest
     return Question(text=text, reply=reply, figure=fact.figure)
 
@@ -224,6 +255,6 @@ def ask_missing(facts: list[Fact], v: Vocabulary, rng: random.Random, split: Spl
         fact = make_fact(v, rng, split, rng.choice(facts) if rng.random() < 0.7 else None)
         name = rng.choice(fact.names)
         if not any(fact.clashes(f) for f in facts):
-            text = _fill(expand(rng.choice(fact.kind.asks[split]), rng), name, "", "")
+            text = _fill(_asking(fact.kind, rng, split), name, "", "")
             reply = _fill(fact.kind.lead, name, "", "") + NOT_STATED
             return Question(text=text, reply=reply, figure=None)

@@ -21,9 +21,13 @@ Topics = tuple[tuple[str, ...], ...]
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """One sort of figure: how replies begin, the frames that state it and ask for it, its topics."""
+    """One sort of figure: how replies begin, the frames that state it and ask for it, its topics.
+
+    `cues` are the words by which a question asks for this sort, whatever else stands in it.
+    """
 
     lead: str
+    cues: tuple[str, ...]
     states: dict[Split, tuple[str, ...]]
     asks: dict[Split, tuple[str, ...]]
     topics: Topics

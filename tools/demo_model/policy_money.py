@@ -21,6 +21,20 @@ def _limit(v: Vocabulary, rng: random.Random) -> str:
 
 FEE = Kind(
     lead="The fee for {np}",
+    cues=(
+        "fee",
+        "price",
+        "cost",
+        "costs",
+        "charge",
+        "how much",
+        "pay",
+        "expensive",
+        "what does it cost",
+        "charged",
+        "paying",
+        "the fee",
+    ),
     states={
         Split.TRAIN: (
             "[The fee|The charge|The price|Our fee] for {np} " + AMOUNTS_TO + " {fig}.",
@@ -91,6 +105,18 @@ FEE = Kind(
 
 LIMIT = Kind(
     lead="The limit for {np}",
+    cues=(
+        "limit",
+        "maximum",
+        "most",
+        "up to",
+        "highest sum",
+        "allowed",
+        "how high",
+        "limited",
+        "the limit",
+        "at most",
+    ),
     states={
         Split.TRAIN: (
             "[The limit|The maximum|Our limit] for {np} " + AMOUNTS_TO + " {fig}.",
@@ -150,6 +176,16 @@ LIMIT = Kind(
 
 RATE = Kind(
     lead="The rate for {np}",
+    cues=(
+        "rate",
+        "interest",
+        "percent",
+        "percentage",
+        "interest rate",
+        "the rate",
+        "how many percent",
+        "yield",
+    ),
     states={
         Split.TRAIN: (
             "The [rate|interest rate|interest] [for|on] {np} " + AMOUNTS_TO + " {fig}.",

@@ -19,6 +19,20 @@ def _duration(v: Vocabulary, rng: random.Random) -> str:
 
 DURATION = Kind(
     lead="The time for {np}",
+    cues=(
+        "how long",
+        "time",
+        "how many days",
+        "wait",
+        "how fast",
+        "when will",
+        "days",
+        "how quickly",
+        "take",
+        "finished",
+        "ready",
+        "duration",
+    ),
     states={
         Split.TRAIN: (
             "The time for {np} " + AMOUNTS_TO + " {fig}.",
@@ -82,6 +96,7 @@ DURATION = Kind(
 
 COUNT = Kind(
     lead="The number of {np}",
+    cues=("how many", "number", "the number", "how often", "count", "many"),
     states={
         Split.TRAIN: (
             "The [number|maximum number] of {np} " + AMOUNTS_TO + " {fig}.",
@@ -136,6 +151,7 @@ _PLACES: Topics = (
 
 OPENING = Kind(
     lead="{Np}",
+    cues=("open", "opens", "opening", "start", "from when", "begin", "in the morning", "how early", "opened"),
     states={
         Split.TRAIN: (
             "{Np} opens at {fig}.",
@@ -173,6 +189,7 @@ OPENING = Kind(
 
 CLOSING = Kind(
     lead="{Np}",
+    cues=("close", "closes", "closing", "shut", "until when", "end", "in the evening", "how late", "closed"),
     states={
         Split.TRAIN: (
             "{Np} closes at {fig}.",

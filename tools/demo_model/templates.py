@@ -45,6 +45,12 @@ def odd_word(rng: random.Random) -> str:
     return first[: rng.randint(1, 5)] + second[-rng.randint(2, 6) :]
 
 
+def some_words(rng: random.Random, low: int, high: int) -> str:
+    """From `low` to `high` words without meaning together, half of them real ones."""
+    count = rng.randint(low, high)
+    return " ".join(rng.choice(WORDS) if rng.random() < 0.5 else odd_word(rng) for _ in range(count))
+
+
 def read_shares(heading: str) -> dict[str, float]:
     """The intents that a heading names with the share of each: {"card_lost": 1.0} for a plain name."""
     parts = (part.split() for part in heading.split(","))

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor, multiprocessing
 
+from . import induction
 from .chat_format import save_tokenizer, train_tokenizer
 from .model import Decoder, ModelConfig
 from .optimiser import Optimiser
@@ -33,28 +34,32 @@ from .packing import Batch, batches
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Phase:
-    """Steps from `start` on: the tokens in each, all workers together, and the share of copying exercises."""
+    """What steps are made of from `start` on: the share of copying exercises, the period of random repeats."""
 
     start: int
-    tokens_per_step: int
     read_back: float
+    repeat_every: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingOptions:
-    """All that decides a training run. The rate rises for `warmup` steps and falls over the last `decay` steps."""
+    """All that decides a training run. The rate rises for `warmup` steps and falls over the last `decay` steps.
+
+    `tokens_per_step` counts all workers together.
+    """
 
     seed: int = 1
-    steps: int = 10500
+    steps: int = 12_000
+    tokens_per_step: int = 4096
     phases: tuple[Phase, ...] = (
-        # Wording first; then copying, for which many small steps do more than few large ones.
-        Phase(start=0, tokens_per_step=6144, read_back=0.0),
-        Phase(start=400, tokens_per_step=4096, read_back=0.2),
+        Phase(start=0, read_back=0.0, repeat_every=1),
+        Phase(start=150, read_back=0.3, repeat_every=6),
+        Phase(start=1500, read_back=0.1, repeat_every=30),
     )
     warmup: int = 40
-    decay: int = 8700
-    muon_rate: float = 0.02
-    adam_rate: float = 0.004
+    decay: int = 10_000
+    muon_rate: float = 0.005
+    adam_rate: float = 0.002
     tokenizer_dialogues: int = 20_000
     workers: int = 2
     compile: bool = True
@@ -88,6 +93,7 @@ class Training:
         torch.set_num_threads(1)
         self._options, self._tokenizer, self._worker = options, tokenizer, worker
         self.model = Decoder(config)
+        induction.lay_out(self.model)
         if options.compile:  # layer by layer: one small graph serves all layers and compiles in seconds
             for layer in self.model.layers:
                 layer.compile(dynamic=False)
@@ -122,8 +128,9 @@ class Training:
             source = batches(
                 options.seed + number,
                 self._tokenizer,
-                phase.tokens_per_step // options.workers,
+                options.tokens_per_step // options.workers,
                 read_back=phase.read_back,
+                repeat_every=phase.repeat_every,
                 worker=self._worker,
                 workers=options.workers,
                 skip=max(0, self.step - phase.start),
