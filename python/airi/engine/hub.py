@@ -97,9 +97,8 @@ def _snapshot(reference: HubReference, files: tuple[str, ...]) -> Path:
         reason = "not in the local cache, and the hub cannot be reached or HF_HUB_OFFLINE is set"
     except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    except (
-        Exception
-    ) as error:  # its HTTP and Xet clients raise their own; which ones differs between releases
+    except Exception as error:
+        # Its HTTP and Xet clients raise errors of their own, which differ between releases.
         reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
     else:
         return Path(folder)
