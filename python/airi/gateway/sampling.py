@@ -46,15 +46,13 @@ def sampling_params(
     )
 
 
-def check_stream_options(request: SamplingFields) -> None:
-    """Raises where options of a stream are given without a stream."""
-    if request.stream_options is not None and not request.stream:
+def check_stream_options(request: SamplingFields) -> bool:
+    """Whether usage is wanted at the end of the stream; raises where options are given without a stream."""
+    if request.stream_options is None:
+        return False
+    if not request.stream:
         raise bad_field("stream_options", "is only allowed with `stream: true`")
-
-
-def wants_usage(request: SamplingFields) -> bool:
-    """Whether the stream is to end with the token counts."""
-    return request.stream_options is not None and bool(request.stream_options.include_usage)
+    return bool(request.stream_options.include_usage)
 
 
 def _first(given: float | None, default: float | None, otherwise: float) -> float:

@@ -31,10 +31,7 @@ def event(payload: Any) -> bytes:
 class ChunkFrame:
     """The unchanging bytes around the choices of one streamed response."""
 
-    def __init__(
-        self, *, id: str, object: str, created: int, model: str, fingerprint: str, counts_follow: bool
-    ) -> None:
-        """`counts_follow`: the last event has the usage, and those before it say that theirs is null."""
+    def __init__(self, *, id: str, object: str, created: int, model: str, fingerprint: str) -> None:
         fixed = {
             "id": id,
             "object": object,
@@ -42,8 +39,7 @@ class ChunkFrame:
             "model": model,
             "system_fingerprint": fingerprint,
         }
-        self._fixed = b"data: " + encode(fixed)[:-1]
-        self._head = self._fixed + (b',"usage":null' if counts_follow else b"") + b',"choices":['
+        self._head = b"data: " + encode(fixed)[:-1] + b',"choices":['
 
     def choice_head(self, index: int) -> bytes:
         """All bytes up to the choice's own fields."""
@@ -51,7 +47,7 @@ class ChunkFrame:
 
     def usage(self, usage: msgspec.Struct) -> bytes:
         """The last event of a stream that asked for usage: no choice, only the counts."""
-        return self._fixed + b',"choices":[],"usage":' + encode(usage) + b"}" + END
+        return self._head + b'],"usage":' + encode(usage) + b"}" + END
 
 
 CHOICE_END = b"}]}" + END

@@ -23,7 +23,7 @@ from airi.gateway.generation import Choice, Generation, Piece
 from airi.gateway.http import CallRecord, Receive, Scope, Send, read_body, record_of, respond, watching
 from airi.gateway.models import ServedModel
 from airi.gateway.openai.schemas_common import PromptTokensDetails, SamplingFields, Usage
-from airi.gateway.sampling import check_stream_options, wants_usage
+from airi.gateway.sampling import check_stream_options
 
 log = logging.getLogger("airi.gateway")
 
@@ -41,14 +41,12 @@ class Answer(ABC):
         self.created = int(time.time())
         self.model = model
         self.served_as = request.model
-        self.wants_usage = wants_usage(request)
         self.frame = sse.ChunkFrame(
             id=self.id,
             object=chunk,
             created=self.created,
             model=self.served_as,
             fingerprint=FINGERPRINT,
-            counts_follow=self.wants_usage,
         )
 
     @abstractmethod
@@ -97,13 +95,13 @@ class ModelCall(ABC, Generic[R]):
         request = decode_body(self._decoder, body)
         del body
         model = self._gate.admit(record, request.model)
-        check_stream_options(request)
+        include_usage = check_stream_options(request)
         generation = Generation(model, record.principal, arrived=record.started)
         try:
             async with watching(receive):
                 answer = await self.start(request, model, generation)
                 if request.stream:
-                    await self._stream(answer, generation, send, record)
+                    await self._stream(answer, generation, send, record, include_usage=include_usage)
                 else:
                     await self._whole(answer, generation, send, record)
         finally:
@@ -117,7 +115,9 @@ class ModelCall(ABC, Generic[R]):
         body = answer.whole(generation.choices, _usage(generation))
         await respond(send, 200, body)
 
-    async def _stream(self, answer: Answer, generation: Generation, send: Send, record: CallRecord) -> None:
+    async def _stream(
+        self, answer: Answer, generation: Generation, send: Send, record: CallRecord, *, include_usage: bool
+    ) -> None:
         # Headers wait for the first output: until then a failure still has a status of its own.
         opened: set[int] = set()
         try:
@@ -132,7 +132,7 @@ class ModelCall(ABC, Generic[R]):
                     if choice.finish_reason is not None:
                         events.append(answer.closing(choice))
                 if generation.done:
-                    if answer.wants_usage:
+                    if include_usage:
                         events.append(answer.usage_event(_usage(generation)))
                     events.append(sse.DONE)
                 data = b"".join(events)
