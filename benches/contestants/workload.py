@@ -23,7 +23,9 @@ class Workload:
 
     def prompts(self, round_index: int) -> list[list[int]]:
         """Token ids [requests][input_len]; other ones each round, so that no prefix cache helps."""
-        draw = random.Random(self.seed * 1000 + round_index)
+        draw = random.Random(
+            f"{self.seed}/{round_index}"
+        )  # a number would lose its sign: the warm-up is round -1
         return [[draw.randrange(1000, 40000) for _ in range(self.input_len)] for _ in range(self.requests)]
 
 

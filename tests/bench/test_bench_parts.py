@@ -18,6 +18,7 @@ from airi.bench.shapes import SHAPES, cached_checkpoint, make_checkpoint
 from airi.bench.workload import MIXES, Workload
 from airi.errors import ConfigError
 from airi.text import Tokenizer
+from benches.contestants import workload as contestants
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30), st.floats(0, 100))
@@ -105,3 +106,11 @@ def test_a_scheduler_without_requests_or_steps_is_refused() -> None:
         measure_scheduler((4, 0))
     with pytest.raises(ConfigError, match="steps is 0; it must be at least 1"):
         measure_scheduler((4,), steps=0)
+
+
+def test_no_round_of_a_contestant_repeats_a_prompt_of_another_or_of_the_warm_up() -> None:
+    workload = contestants.Workload(
+        model="m", requests=4, input_len=8, output_len=1, threads=1, seed=0, rounds=5
+    )
+    prompts = [tuple(prompt) for index in range(-1, 5) for prompt in workload.prompts(index)]
+    assert len(set(prompts)) == len(prompts) == 24
