@@ -10,6 +10,7 @@
 #include "sched/planner.h"
 #include "sched/preemption.h"
 #include "sched/priority.h"
+#include "sched/step_time.h"
 
 // The pure functions of the planner, for tests.
 
@@ -46,6 +47,22 @@ VictimKey to_key(const VictimTuple& t) {
 
 void bind_sched(py::module_& parts) {
   using namespace pybind11::literals;
+  // (tokens, seqs, decode context, prefill pairs)
+  using WorkTuple = std::tuple<std::int64_t, std::int64_t, std::int64_t, double>;
+  const auto to_work = [](const WorkTuple& t) {
+    return StepWork{std::get<0>(t), std::get<1>(t), std::get<2>(t), std::get<3>(t)};
+  };
+  py::class_<StepTimeModel>(parts, "StepTimeModel",
+                            "How long a step takes, learnt from how long earlier ones took. Work is (tokens, "
+                            "sequences, sum of decode contexts, sum over chunks of q * (context + q / 2)).")
+      .def(py::init())
+      .def(
+          "observe", [=](StepTimeModel& m, const WorkTuple& w, double us) { m.observe(to_work(w), us); },
+          "work"_a, "micros"_a)
+      .def(
+          "estimate", [=](const StepTimeModel& m, const WorkTuple& w) { return m.estimate(to_work(w)); },
+          "work"_a, "Microseconds; 0 before the first observation.")
+      .def_property_readonly("sigma", &StepTimeModel::sigma);
   parts.def("split_budget", &split, "prefills"_a, "budget"_a, "block_size"_a, "cap"_a,
             "Tokens of each running prefill, given as (start, remaining) in order of decision.");
   parts.def(

@@ -107,6 +107,20 @@ class ModelArbiter(metaclass=_PybindType):
     def charge(self, model: int, device_us: int) -> None: ...
     def deficit(self, model: int) -> float: ...
 
+class StepTimeModel(metaclass=_PybindType):
+    """How long a step takes, learnt from how long earlier ones took.
+
+    Work is (tokens, sequences, sum of decode contexts, sum over chunks of q * (context + q / 2)).
+    """
+
+    def __init__(self) -> None: ...
+    def observe(self, work: tuple[int, int, int, float], micros: float) -> None: ...
+    def estimate(self, work: tuple[int, int, int, float]) -> float:
+        """Microseconds; 0 before the first observation."""
+
+    @property
+    def sigma(self) -> float: ...
+
 def split_budget(prefills: Sequence[tuple[int, int]], budget: int, block_size: int, cap: int) -> list[int]:
     """Tokens of each running prefill, given as (start, remaining) in order of decision."""
 

@@ -1,0 +1,130 @@
+#include "sched/step_time.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace airi {
+namespace {
+
+constexpr std::size_t kMemory = 0;
+constexpr std::size_t kArithmetic = 1;
+
+constexpr double kForgetting = 0.998;
+constexpr std::int64_t kTrainingSamples = 32;  // of each piece, told apart by what the step holds
+constexpr int kSweeps = 8;
+constexpr double kClip = 5;  // spreads that one residual may count
+constexpr double kSpreadStep = 0.02;
+constexpr double kLeastSpread = 0.02;
+constexpr int kChangeRun = 8;  // clipped residuals of one sign in a row: no outliers any more
+constexpr double kKeptHistory = 0.02;
+constexpr double kSpreadAfterChange = 0.1;
+constexpr double kSigmaStep = 0.02;
+
+// Divides each feature by its usual size, so that all weights are of one magnitude.
+constexpr std::array kUsual = {1.0, 256.0, 64.0, 65'536.0, 1'048'576.0};
+
+}  // namespace
+
+StepTimeModel::Vector StepTimeModel::features(const StepWork& work) noexcept {
+  return {1.0 / kUsual[0], static_cast<double>(work.tokens) / kUsual[1],
+          static_cast<double>(work.seqs) / kUsual[2], static_cast<double>(work.decode_context) / kUsual[3],
+          work.prefill_pairs / kUsual[4]};
+}
+
+double StepTimeModel::dot(const Vector& a, const Vector& b) noexcept {
+  double sum = 0;
+  for (std::size_t i = 0; i < kFeatures; ++i) sum += a[i] * b[i];
+  return sum;
+}
+
+void StepTimeModel::scale(Piece& piece, double gram, double target) noexcept {
+  for (Vector& row : piece.gram) {
+    for (double& value : row) value *= gram;
+  }
+  for (double& value : piece.target) value *= target;
+}
+
+// Coordinate descent from the last solution, which is close: each weight in turn takes its best value of at
+// least 0 with the others as they are.
+void StepTimeModel::solve(Piece& piece) noexcept {
+  for (int sweep = 0; sweep < kSweeps; ++sweep) {
+    for (std::size_t i = 0; i < kFeatures; ++i) {
+      if (piece.gram[i][i] <= 0) continue;
+      const double gap = piece.target[i] - dot(piece.gram[i], piece.weights);
+      piece.weights[i] = std::max(0.0, piece.weights[i] + gap / piece.gram[i][i]);
+    }
+  }
+}
+
+bool StepTimeModel::is_trained() const noexcept {
+  return std::ranges::all_of(pieces_, [](const Piece& p) { return p.samples >= kTrainingSamples; });
+}
+
+double StepTimeModel::estimate(const StepWork& work) const noexcept {
+  const Vector x = features(work);
+  return std::max(dot(pieces_[kMemory].weights, x), dot(pieces_[kArithmetic].weights, x));
+}
+
+// The device has become slower or faster: keeps the shape at another scale, and forgets most of the past.
+void StepTimeModel::rescale(double factor) noexcept {
+  for (Piece& piece : pieces_) {
+    scale(piece, kKeptHistory, kKeptHistory * factor);
+    for (double& weight : piece.weights) weight *= factor;
+  }
+  spread_ = kSpreadAfterChange;
+  run_ = 0;
+}
+
+double StepTimeModel::target_of(double micros, double expected) {
+  const double residual = micros - expected;
+  if (spread_ == 0) spread_ = std::abs(residual) / expected;
+  spread_ = std::max(spread_, kLeastSpread);
+  const double limit = kClip * spread_ * expected;
+  spread_ *= std::abs(residual) > spread_ * expected ? 1 + kSpreadStep : 1 - kSpreadStep;
+  if (std::abs(residual) <= limit) {
+    run_ = 0;
+    return micros;
+  }
+  const int sign = residual > 0 ? 1 : -1;
+  run_ = run_ * sign > 0 ? run_ + sign : sign;
+  if (std::abs(run_) < kChangeRun) return expected + sign * limit;
+  rescale(micros / expected);
+  return micros;
+}
+
+void StepTimeModel::learn(Piece& piece, const Vector& x, double target, double size) noexcept {
+  ++piece.samples;
+  // Steps take from tens of microseconds to seconds: relative errors are what should be small.
+  const double weight = 1 / (size * size);
+  scale(piece, kForgetting, kForgetting);
+  for (std::size_t i = 0; i < kFeatures; ++i) {
+    for (std::size_t j = 0; j < kFeatures; ++j) piece.gram[i][j] += weight * x[i] * x[j];
+    piece.target[i] += weight * x[i] * target;
+  }
+  solve(piece);
+}
+
+void StepTimeModel::observe(const StepWork& work, double micros) {
+  if (!std::isfinite(micros) || micros <= 0) return;
+  if (work.tokens < 0 || work.seqs < 0 || work.decode_context < 0 || !(work.prefill_pairs >= 0)) return;
+  const Vector x = features(work);
+  const double expected = estimate(work);
+  if (!is_trained()) {
+    // From equal starts one piece would never be the larger one: they begin with steps without and with
+    // prefills.
+    Piece& piece = pieces_[work.tokens > work.seqs ? kArithmetic : kMemory];
+    learn(piece, x, micros, std::max(micros, dot(piece.weights, x)));
+    sigma_ += kSigmaStep * (std::abs(micros - expected) - sigma_);
+    return;
+  }
+  const double target = expected > 0 ? target_of(micros, expected) : micros;
+  sigma_ += kSigmaStep * (std::abs(target - expected) - sigma_);
+  const double size = std::max(target, estimate(work));
+  const double memory = dot(pieces_[kMemory].weights, x);
+  const double arithmetic = dot(pieces_[kArithmetic].weights, x);
+  const bool is_memory = std::abs(memory - target) < std::abs(arithmetic - target);
+  if (is_memory || memory > target) learn(pieces_[kMemory], x, target, size);
+  if (!is_memory || arithmetic > target) learn(pieces_[kArithmetic], x, target, size);
+}
+
+}  // namespace airi

@@ -1,0 +1,67 @@
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+
+namespace airi {
+
+// What the time of a step depends on.
+struct StepWork {
+  std::int64_t tokens = 0;
+  std::int64_t seqs = 0;
+  std::int64_t decode_context = 0;  // sum of the lengths that decodes attend to
+  double prefill_pairs = 0;         // sum over prefill chunks of tokens * (context + tokens / 2)
+};
+
+// Estimates how long a step takes from how long earlier ones took: the larger of two linear pieces with
+// weights that are never negative, one for steps bound by memory, one for steps bound by arithmetic.
+//
+// Each piece is the weighted least-squares fit, by relative error, of the steps that it came closer to, and
+// of those that it put too high; older ones fade. It never looks at a clock, and never moves far for one
+// step.
+//
+// Thread safety: none.
+// Invariant: every weight is finite and at least 0, so estimates are monotone in all work.
+class StepTimeModel {
+ public:
+  // A finished step. Measurements that are not positive and finite, or work that is negative, are ignored.
+  void observe(const StepWork& work, double micros);
+
+  // Microseconds; 0 before the first observation.
+  [[nodiscard]] double estimate(const StepWork& work) const noexcept;
+
+  // How far estimates have been off lately: a fading mean of the distance in microseconds.
+  [[nodiscard]] double sigma() const noexcept { return sigma_; }
+
+ private:
+  static constexpr std::size_t kFeatures = 5;
+  using Vector = std::array<double, kFeatures>;
+
+  // A fit as its normal equations, gram * weights = target.
+  struct Piece {
+    Vector weights{};
+    std::array<Vector, kFeatures> gram{};
+    Vector target{};
+    std::int64_t samples = 0;
+  };
+
+  static Vector features(const StepWork& work) noexcept;
+  static double dot(const Vector& a, const Vector& b) noexcept;
+  static void scale(Piece& piece, double gram, double target) noexcept;
+  static void solve(Piece& piece) noexcept;
+
+  [[nodiscard]] bool is_trained() const noexcept;
+  void learn(Piece& piece, const Vector& x, double target, double size) noexcept;
+  void rescale(double factor) noexcept;
+  // What to learn from a measurement: it, or, where it is far from what was expected, something in between;
+  // unless many in a row say that the device has changed.
+  double target_of(double micros, double expected);
+
+  std::array<Piece, 2> pieces_;  // bound by memory, by arithmetic
+  double spread_ = 0;            // running median of relative residuals
+  int run_ = 0;                  // clipped residuals in a row, with their sign
+  double sigma_ = 0;
+};
+
+}  // namespace airi
