@@ -7,55 +7,10 @@ scheduling.md tells it.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
 
 from .harness import Config, ModelSpec
 from .naive_parts import UNIT, Key, NaiveLedger, NaivePool
-
-
-@dataclass(eq=False, kw_only=True)
-class NaiveRequest:
-    """A request and all that the core may know of it."""
-
-    id: int
-    tenant: int
-    first_band: int
-    arrival: int
-    deadline: int | None
-    text: list[int]
-    prompt: int
-    max_length: int
-    min_length: int
-    stop: tuple[int, ...]
-    salts: tuple[tuple[int, bytes], ...]
-    compute_all: bool
-    band: int = 0
-    since: int = 0
-    waited: int = 0
-    state: str = "waiting"
-    computed: int = 0
-    slot: int = -1
-    table: list[int] = field(default_factory=list)
-    tail: int = 0
-    published: int = 0
-    hit_blocks: int = 0
-    promised: int = 0
-    preemptions: int = 0
-    bypassed: int = 0
-    cached: int | None = None
-    first: bool = False
-
-    def key(self) -> tuple[int, int]:
-        return self.arrival, self.id
-
-
-@dataclass(kw_only=True)
-class NaiveRow:
-    """What a row of the plan must be."""
-
-    request: NaiveRequest
-    count: int
-    first: bool
+from .naive_request import NaiveRequest, NaiveRow
 
 
 class NaiveScheduler:

@@ -13,7 +13,8 @@ from airi import _core
 from airi._core import Admission
 
 from .harness import Config, Executor, ModelSpec, Step
-from .naive import NaiveRequest, NaiveRow, NaiveScheduler
+from .naive import NaiveScheduler
+from .naive_request import NaiveRequest, NaiveRow
 
 REASONS = {
     "stop": _core.FinishReason.STOP,

@@ -13,7 +13,7 @@ import pytest
 
 from airi.errors import EngineDeadError, EngineStartError
 from airi.transport import EngineSupervisor
-from tests.transport.test_client import collect, request
+from tests.transport.calls import collect, request
 
 
 def stub_command(*arguments: str) -> Callable[[str], Sequence[str]]:

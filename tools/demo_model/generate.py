@@ -15,7 +15,7 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from . import intents, policies
+from . import framing, intents, policies
 from .smalltalk import FLOWS, NO_TEXT_REPLY, SAYINGS, SLOT_REPLIES, TALK
 from .templates import odd_word, some_words
 from .vocabulary import Split, Vocabulary, capitalised, expand
@@ -59,94 +59,8 @@ class Dialogue:
         return found
 
 
-_INTENT_SYSTEMS = {
-    Split.TRAIN: (
-        "[Name|Give|State|Tell] the intent of [each|the|every] [customer |]message with a confidence.",
-        "You [classify|label] customer messages. [Answer|Reply] with the intent and a confidence.",
-        "[Classify|Label] the [intent of the|] [customer |]message.",
-        "You are an intent classifier for {bank}.",
-        "Intent classification. Reply with intent and confidence.",
-        "What is the intent of the customer?",
-    ),
-    Split.HELD_OUT: (
-        "Name the customer's intent and your confidence.",
-        "Reply with the intent of each message from customers of {bank}.",
-    ),
-}
-_INTENT_ASKS = {
-    Split.TRAIN: (
-        "[What is|Name|Give me|Tell me] the intent of this message[ and a confidence|]: {message}",
-        "[Intent|intent|Intent?|Classify|classify|Label]: {message}",
-        'What is the [customer\'s |]intent? "{message}"',
-        '[Classify|Label] [this message|this|the following message]: "{message}"',
-        "Message: {message}\n[Intent?|What is the intent?|Intent:]",
-        "{message}\n\n[What is the intent of this message?|Which intent is this?|Name the intent.]",
-        'A customer writes: "{message}" What is the intent?',
-        "Which intent does this message have? {message}",
-        '[What is|Name|Tell me] the intent of[:|] ["{message}"|{message}]',
-    ),
-    Split.HELD_OUT: (
-        'Please name the intent of "{message}"',
-        "Here is a customer message: {message}\nWhich intent does it have?",
-    ),
-}
-_INTENT_CUES = ("[intent|Intent|the intent|its intent|which intent]", "[classify|Classify|label|Label]")
-_POLICY_SYSTEMS = {
-    Split.TRAIN: (
-        "You are the assistant of {bank}. Answer from [these paragraphs|this text|this policy].\n\n{text}",
-        "[Answer|Reply to] [the customer|the question] from [this policy|these paragraphs|the text below]:\n{text}",
-        "Policy of {bank}:\n{text}",
-        "{text}",
-        "Use only this text.\n\n{text}",
-    ),
-    Split.HELD_OUT: (
-        "You help customers of {bank}. Use only these paragraphs:\n\n{text}",
-        "Reply from the policy below.\n{text}",
-    ),
-}
-_POLICY_ASKS = {
-    Split.TRAIN: (
-        "{text}\n\n{question}",
-        "{text}\n{question}",
-        "[Policy|Text|Paragraphs|Context|Here is the policy|Our terms]:\n{text}\n\n[Question: |]{question}",
-        "[Here is our policy.|This is the text.|Use this text.|Read this:] {text} {question}",
-        "{question}\n\n{text}",
-        "{question} [Here is the text:|This is the policy:|Look here:] {text}",
-        '"{text}" {question}',
-        "Question: {question}\nText: {text}",
-        "{text} {question}",
-    ),
-    Split.HELD_OUT: (
-        "Please answer from this policy.\n{text}\n\nMy question: {question}",
-        "The terms say: {text} {question}",
-        "{question} These are the terms: {text}",
-    ),
-}
-_CHAT_SYSTEMS = {
-    Split.TRAIN: (
-        "You are the [assistant|chat assistant|friendly assistant|helper] of {bank}.",
-        "You [work for|help customers of|talk to customers of] {bank}.",
-        "{bank} customer service.",
-    ),
-    Split.HELD_OUT: ("You are a helpful assistant at {bank}.",),
-}
 _GREETED = ("who", "can", "out_of_scope")  # subjects that people often open with a greeting
-_GREETINGS = {
-    Split.TRAIN: ("[Hello|Hi|Hey|Good morning|Good evening], ", "[Hello|Hi|Hey]! ", "[hello|hi|hey] "),
-    Split.HELD_OUT: ("Hi there, ", "Hello there! ", "Good day. "),
-}
-_READ_BACK_ASKS = (
-    "[Repeat|Read back|Say again|Copy]: {items}",
-    "[Please repeat|Please read back|Repeat after me]: {items}",
-    "{items}\n[Repeat this.|Read that back.|Say it again.]",
-)
 _FACT_COUNTS = (1, 2, 2, 2, 3, 3, 3, 4, 4, 4, 5, 5, 6, 7, 9, 14)
-_PLAIN_SYSTEMS = (
-    "You are a helpful assistant.",
-    "You are a friendly assistant.",
-    "Be brief.",
-    "Answer briefly and politely.",
-)
 
 
 class Generator:
@@ -176,7 +90,7 @@ class Generator:
         """Messages to classify, asked for by the system message or by the user."""
         rng = self._rng
         if rng.random() < 0.4:
-            system = expand(rng.choice(_INTENT_SYSTEMS[self._split]), rng).replace(
+            system = expand(rng.choice(framing.INTENT_SYSTEMS[self._split]), rng).replace(
                 "{bank}", self._vocabulary.bank()
             )
             turns = [(m.text, _intent_reply(m)) for m in (self._message() for _ in range(rng.randint(2, 6)))]
@@ -205,9 +119,9 @@ class Generator:
         bank = self._vocabulary.bank() if rng.random() < 0.35 else None
         system = None
         if bank is not None:
-            system = expand(rng.choice(_CHAT_SYSTEMS[self._split]), rng).replace("{bank}", bank)
+            system = expand(rng.choice(framing.CHAT_SYSTEMS[self._split]), rng).replace("{bank}", bank)
         elif rng.random() < 0.2:
-            system = rng.choice(_PLAIN_SYSTEMS)
+            system = rng.choice(framing.PLAIN_SYSTEMS)
         turns: list[tuple[str, Reply]] = []
         for _ in range(rng.randint(1, 5)):
             turns += self._chat_turns(bank)
@@ -252,12 +166,12 @@ class Generator:
                 odd_word(rng) if rng.random() < 0.5 else rng.choice(draws)() for _ in range(rng.randint(2, 7))
             ]
             items = rng.choice((", ", " and ", " ", "; ", " ")).join(chosen)
-            said = expand(rng.choice(_READ_BACK_ASKS), rng).replace("{items}", items)
+            said = expand(rng.choice(framing.READ_BACK_ASKS), rng).replace("{items}", items)
             turns.append((said, _talk(items)))
         return Dialogue(system=None, turns=tuple(turns))
 
     def _any_system(self, share: float) -> str | None:
-        return self._rng.choice(_PLAIN_SYSTEMS) if self._rng.random() < share else None
+        return self._rng.choice(framing.PLAIN_SYSTEMS) if self._rng.random() < share else None
 
     def _message(self) -> intents.Message:
         form = self._rng.random()
@@ -295,13 +209,13 @@ class Generator:
     def _policy_system(self) -> str:
         if self._is_loose():
             return self._loose_intro() + "{text}"
-        return expand(self._rng.choice(_POLICY_SYSTEMS[self._split]), self._rng)
+        return expand(self._rng.choice(framing.POLICY_SYSTEMS[self._split]), self._rng)
 
     def _intent_ask(self) -> str:
         rng = self._rng
         if not self._is_loose():
-            return expand(rng.choice(_INTENT_ASKS[self._split]), rng)
-        cue = expand(rng.choice(_INTENT_CUES), rng)
+            return expand(rng.choice(framing.INTENT_ASKS[self._split]), rng)
+        cue = expand(rng.choice(framing.INTENT_CUES), rng)
         around = f"{some_words(rng, 0, 3)} {cue} {some_words(rng, 0, 2)}".strip()
         message = rng.choice(("{message}", '"{message}"'))
         if rng.random() < 0.5:
@@ -321,13 +235,13 @@ class Generator:
                 + parts[1]
             )
         else:
-            frame = expand(rng.choice(_POLICY_ASKS[self._split]), rng)
+            frame = expand(rng.choice(framing.POLICY_ASKS[self._split]), rng)
         return frame.replace("{text}", text).replace("{question}", question)
 
     def _says(self, topic: str) -> str:
         template = self._rng.choice(SAYINGS[topic][self._split])
         if topic in _GREETED and self._rng.random() < 0.25:
-            template = self._rng.choice(_GREETINGS[self._split]) + template
+            template = self._rng.choice(framing.GREETINGS[self._split]) + template
         return intents.roughen(
             intents.fill(template, intents.slot_values(self._vocabulary), self._rng)[0], self._rng
         )

@@ -1,0 +1,30 @@
+"""Requests to a stub engine, and their answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airi.sampling_params import SamplingParams
+from airi.transport import EngineClient, GenerateRequest, Output
+
+
+def request(
+    max_tokens: int | None = 8, *, prompt: int = 3, model: str = "stub", **params: Any
+) -> GenerateRequest:
+    return GenerateRequest(
+        model=model,
+        tokens=GenerateRequest.pack_tokens(range(prompt)),
+        params=SamplingParams(max_tokens=max_tokens, **params),
+    )
+
+
+async def collect(client: EngineClient, message: GenerateRequest) -> Output:
+    """All outputs of a request as one."""
+    whole: Output | None = None
+    async for output in client.generate(message):
+        if whole is None:
+            whole = output
+        else:
+            whole.merge(output)
+    assert whole is not None
+    return whole
