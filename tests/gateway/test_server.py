@@ -258,6 +258,19 @@ async def test_a_broken_chat_template_ends_the_start(model_folder: Path, tmp_pat
                 serve_models(client, Metrics("1"))
 
 
+def test_a_template_given_instead_of_a_broken_one_is_all_that_counts(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    (folder / "chat_template.jinja").write_text("{% for m in messages %}")
+    template = tmp_path / "template.jinja"
+    template.write_text("{% for m in messages %}[{{ m.content }}]{% endfor %}")
+    stub = StubOptions(endpoint=f"ipc://{tmp_path}/e", model_path=str(folder), name="tiny")
+    options = ServerOptions(port=0, chat_template=template)
+    with stub_engine(stub), gateway_thread(stub.endpoint, options) as (listening, _):
+        assert httpx.post(f"{listening.url}/v1/chat/completions", json=CHAT).status_code == 200
+
+
 async def test_a_broken_template_that_only_requests_with_tools_use_ends_the_start_too(
     model_folder: Path, tmp_path: Path
 ) -> None:

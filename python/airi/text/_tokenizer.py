@@ -167,8 +167,8 @@ class Tokenizer:
         return self._named("default") if "default" in self._templates else None
 
     def compile_templates(self) -> None:
-        """Compiles what `render_chat` may use; ConfigError for a broken template, else met at its first use."""
-        for name in self._templates:
+        """Compiles what requests may use; ConfigError for a broken template, else met at its first use."""
+        for name in () if self._override else self._templates:
             self._named(name)
 
     def render_chat(

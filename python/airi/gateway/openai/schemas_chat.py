@@ -166,5 +166,5 @@ class ChatCompletionChunk(msgspec.Struct, kw_only=True):
     created: int
     model: str
     choices: list[ChatChunkChoice]
-    usage: Usage | UnsetType | None = UNSET
+    usage: Usage | UnsetType = UNSET
     system_fingerprint: str

@@ -70,5 +70,5 @@ class CompletionChunk(msgspec.Struct, kw_only=True):
     created: int
     model: str
     choices: list[CompletionChunkChoice]
-    usage: Usage | UnsetType | None = UNSET
+    usage: Usage | UnsetType = UNSET
     system_fingerprint: str
