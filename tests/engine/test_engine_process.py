@@ -20,9 +20,10 @@ from airi.engine import Engine
 from airi.engine.options import EngineOptions, ModelOptions
 from airi.errors import CheckpointError, ConfigError, EngineDeadError, ModelNotFoundError, RequestError
 from airi.sampling_params import SamplingParams
-from airi.transport import EngineClient, EngineSupervisor, GenerateRequest, Output
+from airi.transport import EngineClient, EngineSupervisor, GenerateRequest
 from tests.engine.engine_helpers import GREEDY, MIB
 from tests.engine.tiny_models import Reference
+from tests.transport.calls import collect
 
 
 def options(*paths: Path, **fields: Any) -> EngineOptions:
@@ -40,17 +41,6 @@ def request(
         params=SamplingParams(**params),
         timeout_us=timeout_us,
     )
-
-
-async def collect(client: EngineClient, message: GenerateRequest) -> Output:
-    whole: Output | None = None
-    async for output in client.generate(message):
-        if whole is None:
-            whole = output
-        else:
-            whole.merge(output)
-    assert whole is not None
-    return whole
 
 
 @pytest.fixture

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +14,7 @@ import numpy as np
 from airi.text import Tokenizer
 from tests.engine.tiny_models import STEPS, Reference
 
-from .conftest import events
+from .conftest import events, serve_process
 
 SERVE = ("--threads", "1", "--kv-memory", "32MiB", "--log-level", "warning")
 LOGPROB_TOLERANCE = 1e-3  # float32 sums in another order over 96 positions; observed below 1e-4
@@ -38,6 +40,20 @@ class Served:
         """What the reference's first tokens read like after its prompt."""
         stream = self.tokenizer.stream(reference.prompt)
         return stream.push(reference.tokens[:count]) + stream.finish()
+
+
+@contextmanager
+def serving(
+    *arguments: str, references: dict[str, list[Reference]], tokenizer: Tokenizer
+) -> Iterator[Served]:
+    """`airi serve` with these arguments, as a user starts it; it must end well, too."""
+    with (
+        serve_process(*arguments) as (process, url, _),
+        httpx.Client(base_url=url, timeout=60) as http,
+    ):
+        yield Served(url=url, process=process, http=http, references=references, tokenizer=tokenizer)
+        process.terminate()
+        assert process.wait(30) == 0
 
 
 def log_softmax(logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

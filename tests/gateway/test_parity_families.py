@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import httpx
 import pytest
 
 from airi.text import Tokenizer
@@ -18,8 +17,8 @@ from tests.engine.tiny_models import (
     make_checkpoint,
 )
 
-from .conftest import serve_process, write_text_side
-from .parity import SERVE, Served, check_echo, check_greedy, streamed_texts
+from .conftest import write_text_side
+from .parity import SERVE, Served, check_echo, check_greedy, serving, streamed_texts
 
 pytestmark = [
     pytest.mark.slow,  # 40 s, most of it transformers' greedy decoding
@@ -37,19 +36,13 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     parent = tmp_path_factory.mktemp("families")
     folders = {name: write_text_side(make_checkpoint(name, parent / name), VOCAB_SIZE) for name in MODELS}
     options = (*SERVE, "--max-model-len", str(WINDOW), "--kv-memory", "256MiB")
-    with (
-        serve_process(*(str(folder) for folder in folders.values()), *options) as (process, url, _),
-        httpx.Client(base_url=url, timeout=60) as http,
-    ):
-        yield Served(
-            url=url,
-            process=process,
-            http=http,
-            references={name: compute_references(folder) for name, folder in folders.items()},
-            tokenizer=Tokenizer.load(folders[MODELS[0]]),
-        )
-        process.terminate()
-        assert process.wait(30) == 0
+    with serving(
+        *(str(folder) for folder in folders.values()),
+        *options,
+        references={name: compute_references(folder) for name, folder in folders.items()},
+        tokenizer=Tokenizer.load(folders[MODELS[0]]),
+    ) as served:
+        yield served
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -20,7 +20,7 @@ from airi.text import Tokenizer
 from tests.engine.tiny_models import STEPS, VOCAB_SIZE, Reference, compute_references, make_checkpoint
 
 from .conftest import children, events, serve_process, write_text_side
-from .parity import SERVE, Served, check_echo, check_greedy, streamed_texts
+from .parity import SERVE, Served, check_echo, check_greedy, serving, streamed_texts
 
 MODELS = ("qwen3", "gemma3")
 
@@ -37,19 +37,14 @@ def served(folders: dict[str, Path]) -> Iterator[Served]:
     """`airi serve` of both models, started as a user starts it."""
     paths = [str(folders[name]) for name in MODELS]
     names = ["--served-model-name", "gemma3=other"]
-    with (
-        serve_process(*paths, *names, *SERVE) as (process, url, _),
-        httpx.Client(base_url=url, timeout=60) as http,
-    ):
-        yield Served(
-            url=url,
-            process=process,
-            http=http,
-            references={name: compute_references(folders[name]) for name in MODELS},
-            tokenizer=Tokenizer.load(folders["qwen3"]),
-        )
-        process.terminate()
-        assert process.wait(30) == 0
+    with serving(
+        *paths,
+        *names,
+        *SERVE,
+        references={name: compute_references(folders[name]) for name in MODELS},
+        tokenizer=Tokenizer.load(folders["qwen3"]),
+    ) as served:
+        yield served
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -1,4 +1,4 @@
-"""Requests to a stub engine, and their answers."""
+"""Requests to a stub engine, and the answers of any."""
 
 from __future__ import annotations
 
