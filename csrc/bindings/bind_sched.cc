@@ -12,7 +12,7 @@
 #include "sched/priority.h"
 #include "sched/step_time.h"
 
-// The pure functions of the planner, for tests.
+// The planner's pure functions and the step-time model.
 
 namespace py = pybind11;
 

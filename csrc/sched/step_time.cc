@@ -109,16 +109,16 @@ void StepTimeModel::observe(const StepWork& work, double micros) {
   if (work.tokens < 0 || work.seqs < 0 || work.decode_context < 0 || !(work.prefill_pairs >= 0)) return;
   const Vector x = features(work);
   const double expected = estimate(work);
-  if (!is_trained()) {
+  const bool trained = is_trained();
+  const double target = trained && expected > 0 ? target_of(micros, expected) : micros;
+  sigma_ += kSigmaStep * (std::abs(target - expected) - sigma_);
+  if (!trained) {
     // From equal starts one piece would never be the larger one: they begin with steps without and with
     // prefills.
     Piece& piece = pieces_[work.tokens > work.seqs ? kArithmetic : kMemory];
     learn(piece, x, micros, std::max(micros, dot(piece.weights, x)));
-    sigma_ += kSigmaStep * (std::abs(micros - expected) - sigma_);
     return;
   }
-  const double target = expected > 0 ? target_of(micros, expected) : micros;
-  sigma_ += kSigmaStep * (std::abs(target - expected) - sigma_);
   const double size = std::max(target, estimate(work));
   const double memory = dot(pieces_[kMemory].weights, x);
   const double arithmetic = dot(pieces_[kArithmetic].weights, x);

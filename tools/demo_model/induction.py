@@ -32,7 +32,7 @@ def lay_out(model: Decoder) -> None:
     All other output projections start at zero, so that the circuit reads plain embeddings.
     """
     config = model.config
-    first, *_ = (layer.self_attn for layer in model.layers)
+    first = model.layers[0].self_attn
     with torch.no_grad():
         for layer in model.layers:
             layer.self_attn.o_proj.weight.zero_()
