@@ -58,11 +58,16 @@ Runtime::Runtime(const RuntimeConfig& config, const std::vector<ModelConfig>& mo
   check_config(config);
   for (const ModelConfig& model : models) check_config(model);
   if (models.empty()) throw InvalidArgument("models must hold at least 1, got 0");
-  if (buffers.empty()) throw InvalidArgument("buffers must hold at least 1 set, got 0");
+  const auto num_sets = static_cast<std::int64_t>(buffers.size());
+  if (num_sets <= config.steps_ahead) {
+    throw InvalidArgument("buffers must hold at least " + std::to_string(config.steps_ahead + 1) +
+                          " sets, got " + std::to_string(num_sets));
+  }
   for (const StepBuffers& set : buffers) {
     check_buffers(set, models);
     writers_.emplace_back(set);
   }
+  in_flight_.reserve(static_cast<std::size_t>(config.steps_ahead) + 1);
   assign_slabs(models, slabs_);
   for (std::size_t i = 0; i < models.size(); ++i) {
     const ModelConfig& model = models[i];
@@ -188,15 +193,15 @@ void Runtime::end(Request* request, FinishReason reason) {
 }
 
 void Runtime::settle() {
-  std::size_t waiting = 0;
+  std::int64_t waiting = 0;
   for (const ModelScheduler& model : models_) waiting += model.num_waiting();
-  inbox_.settle(static_cast<std::int64_t>(waiting), ended_);
+  inbox_.settle(waiting, ended_);
   ended_.clear();
 }
 
 std::optional<StepInfo> Runtime::step(TimePoint now) {
-  if (in_flight_) {
-    throw InvalidArgument("step " + std::to_string(raw(in_flight_->step_id)) +
+  if (in_flight_.size() > static_cast<std::size_t>(config_.steps_ahead)) {
+    throw InvalidArgument("step " + std::to_string(raw(in_flight_.front().step_id)) +
                           " must be committed before the next one");
   }
   check_moment("now_us", now);
@@ -207,34 +212,40 @@ std::optional<StepInfo> Runtime::step(TimePoint now) {
     arbiter_.set_backlogged(ModelId{static_cast<std::int32_t>(i)}, models_[i].has_work());
   }
   const std::optional<ModelId> model = arbiter_.next();
-  if (model) {
-    const auto buffer = static_cast<std::size_t>(next_step_) % writers_.size();
-    StepWriter& writer = writers_[buffer];
-    writer.clear();
-    models_[index(*model)].plan(now_, writer);
-    AIRI_CHECK(writer.num_rows() > 0) << "model " << raw(*model) << " has work and plans nothing";
-    in_flight_ = StepInfo{.step_id = StepId{next_step_++},
-                          .model = *model,
-                          .buffer = static_cast<std::int32_t>(buffer),
-                          .num_rows = writer.num_rows(),
-                          .num_tokens = writer.num_tokens(),
-                          .num_deltas = writer.num_deltas(),
-                          .num_samples = writer.num_samples(),
-                          .num_decodes = writer.num_decodes(),
-                          .num_prefill_tokens = writer.num_tokens() - writer.num_decodes()};
-  }
+  const std::optional<StepInfo> planned = model ? plan(*model) : std::nullopt;
   settle();
-  return in_flight_;
+  return planned;
+}
+
+std::optional<StepInfo> Runtime::plan(ModelId model) {
+  const auto buffer = static_cast<std::size_t>(next_step_) % writers_.size();
+  StepWriter& writer = writers_[buffer];
+  writer.clear();
+  models_[index(model)].plan(now_, writer);
+  if (writer.num_rows() == 0) {
+    AIRI_CHECK(!in_flight_.empty()) << "model " << raw(model) << " has work and plans nothing";
+    return std::nullopt;
+  }
+  in_flight_.push_back({.step_id = StepId{next_step_++},
+                        .model = model,
+                        .buffer = static_cast<std::int32_t>(buffer),
+                        .num_rows = writer.num_rows(),
+                        .num_tokens = writer.num_tokens(),
+                        .num_deltas = writer.num_deltas(),
+                        .num_samples = writer.num_samples(),
+                        .num_decodes = writer.num_decodes(),
+                        .num_prefill_tokens = writer.num_tokens() - writer.num_decodes()});
+  return in_flight_.back();
 }
 
 StepInfo Runtime::checked_step(StepId step_id, std::span<const std::int32_t> tokens,
                                std::span<const std::int32_t> counts,
                                std::span<const std::uint8_t> status) const {
-  if (!in_flight_ || in_flight_->step_id != step_id) {
-    throw InvalidArgument("step_id must be that of the uncommitted step, got " +
+  if (in_flight_.empty() || in_flight_.front().step_id != step_id) {
+    throw InvalidArgument("step_id must be that of the oldest uncommitted step, got " +
                           std::to_string(raw(step_id)));
   }
-  const auto& rows = writers_[static_cast<std::size_t>(in_flight_->buffer)].rows();
+  const auto rows = writers_[static_cast<std::size_t>(in_flight_.front().buffer)].rows();
   if (counts.size() != rows.size() || status.size() != rows.size()) {
     throw InvalidArgument("counts and status must have " + std::to_string(rows.size()) + " rows, got " +
                           std::to_string(counts.size()) + " and " + std::to_string(status.size()));
@@ -257,7 +268,7 @@ StepInfo Runtime::checked_step(StepId step_id, std::span<const std::int32_t> tok
   if (std::ranges::any_of(tokens, [](std::int32_t t) { return t < 0; })) {
     throw InvalidArgument("tokens must not be negative");
   }
-  return *in_flight_;
+  return in_flight_.front();
 }
 
 void Runtime::commit(StepId step_id, std::span<const std::int32_t> tokens,
@@ -267,8 +278,8 @@ void Runtime::commit(StepId step_id, std::span<const std::int32_t> tokens,
   if (device_time < 0 || device_time > kMaxMicros) {
     throw InvalidArgument("device_us must lie in [0, 2^53], got " + std::to_string(device_time));
   }
-  in_flight_.reset();
-  const auto& rows = writers_[static_cast<std::size_t>(step.buffer)].rows();
+  in_flight_.erase(in_flight_.begin());
+  const auto rows = writers_[static_cast<std::size_t>(step.buffer)].rows();
   finished_.clear();
   models_[index(step.model)].commit(rows, tokens, counts, status, finished_);
   // On a clock too coarse for a step the device would else never change hands.

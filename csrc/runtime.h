@@ -57,8 +57,11 @@ struct FinishedEvent {
 //
 // Thread safety: submit, cancel, set_tenant and has_work from any thread; everything else from one
 // owner thread.
+// Steps run on the device in the order planned, and are committed in it. What a step is planned to overwrite may
+// therefore still be in use by the one before.
+//
 // Invariant: each live request stands in the inbox or in exactly one model's scheduler; at most
-// one step is uncommitted, and its rows are neither preempted nor dropped before its commit.
+// 1 + steps_ahead steps are uncommitted; a request that has ended gets no token.
 class Runtime {
  public:
   // Throws InvalidArgument naming the first setting that cannot work, with its value.
@@ -77,13 +80,14 @@ class Runtime {
   // Sets the tenant's weight from the next step() on.
   void set_tenant(TenantId tenant, double weight);
 
-  // Plans the next step, or nothing where no model has work. `now` should not go back; where it
-  // does, the latest time seen counts. Throws InvalidArgument while a step is uncommitted.
+  // Plans the next step, or nothing where no model has work or all of it waits for a step in flight. `now`
+  // should not go back; where it does, the latest time seen counts. Throws InvalidArgument while more than
+  // steps_ahead steps are uncommitted.
   [[nodiscard]] std::optional<StepInfo> step(TimePoint now);
 
-  // Applies what the step brought. `tokens` is ragged by `counts`: one for a row that samples, none
-  // for another, either for a row whose status is not kOk. Throws InvalidArgument, and changes
-  // nothing, where an argument does not match the step.
+  // Applies what the oldest uncommitted step brought. `tokens` is ragged by `counts`: one for a row that
+  // samples, none for another, either for a row whose status is not kOk; what it brings to requests that have
+  // ended since is ignored. Throws InvalidArgument, and changes nothing, where an argument does not match it.
   void commit(StepId step_id, std::span<const std::int32_t> tokens, std::span<const std::int32_t> counts,
               std::span<const std::uint8_t> status, Micros device_time);
 
@@ -118,6 +122,7 @@ class Runtime {
   void drop(Request* request, FinishReason reason);
   void end(Request* request, FinishReason reason);
   void settle();
+  [[nodiscard]] std::optional<StepInfo> plan(ModelId model);
   [[nodiscard]] StepInfo checked_step(StepId step_id, std::span<const std::int32_t> tokens,
                                       std::span<const std::int32_t> counts,
                                       std::span<const std::uint8_t> status) const;
@@ -148,7 +153,7 @@ class Runtime {
   Inbox::Mail mail_;
   TimePoint now_{-kMaxMicros};
   std::int64_t next_step_ = 0;
-  std::optional<StepInfo> in_flight_;
+  std::vector<StepInfo> in_flight_;  // uncommitted, oldest first
 };
 
 }  // namespace airi

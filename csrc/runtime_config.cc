@@ -66,6 +66,7 @@ void check_config(const RuntimeConfig& config) {
     require(gap >= 1 && gap <= std::int64_t{1} << 40, "fairness_gap_tokens", gap, "between 1 and 2^40");
   }
   require(config.max_preemptions >= 0, "max_preemptions", config.max_preemptions, "at least 0");
+  require(config.steps_ahead >= 0 && config.steps_ahead <= 1, "steps_ahead", config.steps_ahead, "0 or 1");
 }
 
 void check_config(const ModelConfig& model) {

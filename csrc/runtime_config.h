@@ -48,6 +48,8 @@ struct RuntimeConfig {
   // however often: max_preemptions does not count here.
   std::optional<std::int64_t> fairness_gap_tokens;  // nothing: it waits
   std::int32_t max_preemptions = 3;
+  // How many steps may be uncommitted when another one is planned: 1 plans a step while the one before runs.
+  std::int32_t steps_ahead = 0;
   Micros quantum_us = 10'000;
   Micros min_residency_us = 0;
 };

@@ -188,7 +188,7 @@ RuntimeConfig make_config(std::int64_t arena_bytes, std::int64_t slab_bytes, con
                           std::optional<std::int64_t> aging_us, std::int32_t w_prompt, std::int32_t w_decode,
                           std::int32_t w_hit, std::int64_t bypass_tokens, std::int32_t max_preemptions,
                           std::int64_t quantum_us, std::int64_t min_residency_us,
-                          std::optional<std::int64_t> fairness_gap_tokens) {
+                          std::optional<std::int64_t> fairness_gap_tokens, std::int32_t steps_ahead) {
   RuntimeConfig config{.arena_bytes = arena_bytes,
                        .slab_bytes = slab_bytes,
                        .hash_key = to_key(hash_key),
@@ -199,6 +199,7 @@ RuntimeConfig make_config(std::int64_t arena_bytes, std::int64_t slab_bytes, con
                        .bypass_tokens = bypass_tokens,
                        .fairness_gap_tokens = fairness_gap_tokens,
                        .max_preemptions = max_preemptions,
+                       .steps_ahead = steps_ahead,
                        .quantum_us = quantum_us,
                        .min_residency_us = min_residency_us};
   check_config(config);
@@ -218,7 +219,8 @@ void bind_configs(const py::module_& m) {
       .def(py::init(&make_config), py::kw_only(), "arena_bytes"_a, "slab_bytes"_a, "hash_key"_a,
            "max_queued"_a = 4096, "num_bands"_a = 1, "aging_us"_a = std::nullopt, "w_prompt"_a = 1,
            "w_decode"_a = 2, "w_hit"_a = 0, "bypass_tokens"_a = 0, "max_preemptions"_a = 3,
-           "quantum_us"_a = 10'000, "min_residency_us"_a = 0, "fairness_gap_tokens"_a = std::nullopt);
+           "quantum_us"_a = 10'000, "min_residency_us"_a = 0, "fairness_gap_tokens"_a = std::nullopt,
+           "steps_ahead"_a = 0);
   py::class_<PyStepBuffers>(m, "StepBuffers", "One set of arrays that steps are written into.")
       .def(py::init(&make_buffers), py::kw_only(), "request_ids"_a, "slots"_a, "query_start"_a, "seq_lens"_a,
            "row_flags"_a, "draw_index"_a, "tokens"_a, "positions"_a, "deltas"_a)
@@ -268,6 +270,7 @@ void bind_runtime(const py::module_& m) {
   bind_results(m);
   m.attr("ROW_SAMPLE") = kRowSample;
   m.attr("ROW_FIRST") = kRowFirst;
+  m.attr("ROW_PENDING") = kRowPending;
   m.attr("GRANULE_BYTES") = kGranuleBytes;
   py::class_<PyRuntime>(m, "Runtime", "The scheduling core of one device.")
       .def(py::init<const RuntimeConfig&, const std::vector<ModelConfig>&, std::vector<PyStepBuffers>>(),

@@ -79,11 +79,12 @@ void BlockTables::grow(Request& request, std::int32_t count, StepWriter& out) {
   request.covered += blocks * block_size();
 }
 
-void BlockTables::publish(Request& request) {
+void BlockTables::publish(Request& request, std::int32_t computed) {
   if (!caches_prefixes_) return;
-  const std::int32_t full = request.num_computed / block_size();
+  const std::int32_t full = computed / block_size();
   if (full == request.num_published) return;
-  chain_->extend(request.tokens, request.extras, request.hashes);
+  const auto known = std::span(request.tokens).first(static_cast<std::size_t>(computed));
+  chain_->extend(known, request.extras, request.hashes);
   for (; request.num_published < full; ++request.num_published) {
     const std::int32_t block = request.num_published;
     request.chain_tail = pool_.publish(request.block_table[static_cast<std::size_t>(block)],

@@ -54,8 +54,9 @@ class BlockTables {
   // promised at admission, or can_grow() for the one block they need.
   void grow(Request& request, std::int32_t count, StepWriter& out);
 
-  // Publishes what has become full. O(new full blocks).
-  void publish(Request& request);
+  // Publishes the blocks that the first `computed` tokens, all of them known, have filled.
+  // O(new full blocks).
+  void publish(Request& request, std::int32_t computed);
 
   // Forgets the contents of every block this request computed itself: they cannot be trusted.
   void distrust(Request& request);

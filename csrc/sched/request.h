@@ -24,8 +24,14 @@ enum class RowStatus : std::uint8_t { kOk, kNan, kFailed };
 enum class Phase : std::uint8_t {
   kWaiting,  // in the waiting queue: holds no block and no slot
   kPrefill,  // runs; some of its known tokens have no KV yet, the last one aside
-  kDecode,   // runs; all its known tokens but the last have KV
+  kDecode,   // runs; all its tokens but the last have KV
+  kParked,   // holds no block and no slot, but a token of it is still being computed
 };
+
+struct PlannedRow;
+
+// Stands in Request::tokens for a token that is still being computed.
+inline constexpr std::int32_t kPendingToken = -1;
 
 // What a caller asks for. Plain data; Runtime::submit validates it.
 struct RequestSpec {
@@ -46,11 +52,13 @@ struct RequestSpec {
 // A request as the core sees it. What queues and decodes touch fills the first two cache lines; with
 // ten thousand tenants waiting, misses are what a dispatch costs.
 //
-// Lifecycle of num_computed (n), known tokens (len) and blocks:
-//   [0, n)            KV written; full blocks are published
-//   [n, len)          to compute; len - 1 == n while decoding
+// Lifecycle of num_computed (n), tokens (len) and blocks:
+//   [0, n)            KV written, or to be written by steps that are planned; what is committed of it is
+//                     published block by block
+//   [n, len)          to compute; len - 1 == n while decoding. The last pending_tokens of len are
+//                     placeholders: planned steps sample them
 //   [len, max_length) to sample
-// block_table covers [0, n) between steps and [0, n + chunk) during one.
+// block_table covers [0, n) between plans and [0, n + chunk) during one.
 struct alignas(64) Request {
   RequestId id{};
   TimePoint arrival{};
@@ -67,10 +75,15 @@ struct alignas(64) Request {
   std::int32_t prompt_length = 0;
   std::int32_t max_length = 0;  // prompt + max new tokens
   std::int32_t min_length = 0;  // prompt + min new tokens: stop ids count from here on
-  std::int32_t last_token = 0;
+  std::int32_t last_token = 0;  // or kPendingToken
 
   std::vector<std::int32_t> tokens;  // prompt, then what was sampled
   std::vector<std::int32_t> stop_ids;
+  PlannedRow* newest_row = nullptr;  // where rows_in_flight > 0
+  std::int32_t rows_in_flight = 0;   // in steps that are not committed
+  std::int32_t pending_tokens = 0;   // of those rows' samples
+
+  // Written when it is queued and dispatched.
   TimePoint waiting_since{};
   Micros waited = 0;  // over earlier stays in the queue
 
@@ -97,7 +110,10 @@ struct alignas(64) Request {
   HeapPlace deadline_place = kOutsideHeap;
 
   [[nodiscard]] std::int32_t length() const noexcept { return static_cast<std::int32_t>(tokens.size()); }
-  [[nodiscard]] std::int32_t generated() const noexcept { return length() - prompt_length; }
+  [[nodiscard]] std::int32_t generated() const noexcept { return length() - pending_tokens - prompt_length; }
+  // True iff steps that are planned sample all it may ever be given.
+  [[nodiscard]] bool is_planned_out() const noexcept { return length() >= max_length; }
+  [[nodiscard]] bool awaits_token() const noexcept { return pending_tokens > 0; }
   [[nodiscard]] bool dispatched_before() const noexcept { return num_cached.has_value(); }
   [[nodiscard]] bool is_stop(std::int32_t token) const noexcept {
     return std::find(stop_ids.begin(), stop_ids.end(), token) != stop_ids.end();

@@ -7,6 +7,13 @@
 
 namespace airi {
 
+void forget_row(Request& request) {
+  AIRI_DCHECK(request.rows_in_flight <= 1) << "rows of several steps";
+  if (request.rows_in_flight > 0) request.newest_row->request = nullptr;
+  request.tokens.resize(request.tokens.size() - static_cast<std::size_t>(request.pending_tokens));
+  request.rows_in_flight = request.pending_tokens = 0;
+}
+
 StepWriter::StepWriter(const StepBuffers& buffers) : buffers_(buffers) {
   rows_.reserve(buffers.slots.size());
   buffers_.query_start[0] = 0;
@@ -23,14 +30,15 @@ void StepWriter::add_row(Request& request, std::int32_t count, bool samples) noe
   buffers_.request_ids[row] = raw(request.id);
   buffers_.slots[row] = raw(request.slot);
   buffers_.seq_lens[row] = end;
-  buffers_.row_flags[row] =
-      static_cast<std::uint8_t>((samples ? kRowSample : 0) | (request.first_step ? kRowFirst : 0));
+  const bool pending = request.awaits_token();
+  buffers_.row_flags[row] = static_cast<std::uint8_t>(
+      (samples ? kRowSample : 0) | (request.first_step ? kRowFirst : 0) | (pending ? kRowPending : 0));
   buffers_.draw_index[row] = std::max(end - request.prompt_length, 0);
   num_tokens_ += count;
   buffers_.query_start[row + 1] = num_tokens_;
   num_samples_ += samples ? 1 : 0;
   request.first_step = false;
-  rows_.push_back({&request, count, samples});
+  rows_.push_back({.request = &request, .end = end, .num_tokens = count, .samples = samples});
 }
 
 void StepWriter::add_decode(Request& request) noexcept {

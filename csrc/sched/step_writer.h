@@ -12,6 +12,8 @@ namespace airi {
 // Bits of StepBuffers::row_flags.
 inline constexpr std::uint8_t kRowSample = 1;  // the row needs one token
 inline constexpr std::uint8_t kRowFirst = 2;   // first step of the request in this slot
+// The row's token is what the step before samples in this slot; kPendingToken stands in its place.
+inline constexpr std::uint8_t kRowPending = 4;
 
 // One set of arrays that a step is written into. The caller owns the memory; R rows, T tokens,
 // D deltas. Nothing is written beyond the counts that StepInfo reports.
@@ -29,10 +31,15 @@ struct StepBuffers {
 
 // One row of a planned step, kept until its commit.
 struct PlannedRow {
-  Request* request = nullptr;
+  Request* request = nullptr;  // null: it ended, or was taken off, since
+  std::int32_t end = 0;        // tokens with KV once the step has run
   std::int32_t num_tokens = 0;
   bool samples = false;
 };
+
+// What the one step in flight computes for the request, if it does, means nothing any more: the request keeps
+// the tokens that are known.
+void forget_row(Request& request);
 
 // Writes a step into one set of buffers and remembers its rows. Decides nothing.
 //
@@ -51,7 +58,8 @@ class StepWriter {
   [[nodiscard]] std::int32_t delta_room() const noexcept {
     return static_cast<std::int32_t>(buffers_.deltas.size() / 3) - num_deltas_;
   }
-  [[nodiscard]] const std::vector<PlannedRow>& rows() const noexcept { return rows_; }
+  [[nodiscard]] std::span<PlannedRow> rows() noexcept { return rows_; }
+  [[nodiscard]] std::span<const PlannedRow> rows() const noexcept { return rows_; }
 
   // A decode: the last known token of `request`.
   void add_decode(Request& request) noexcept;

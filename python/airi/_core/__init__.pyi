@@ -16,6 +16,7 @@ class InternalError(RuntimeError): ...
 
 ROW_SAMPLE: Final[int]
 ROW_FIRST: Final[int]
+ROW_PENDING: Final[int]
 GRANULE_BYTES: Final[int]
 
 class Admit(enum.IntEnum):
@@ -90,6 +91,7 @@ class RuntimeConfig(metaclass=_PybindType):
         quantum_us: int = 10000,
         min_residency_us: int = 0,
         fairness_gap_tokens: int | None = None,
+        steps_ahead: int = 0,
     ) -> None: ...
 
 class StepBuffers(metaclass=_PybindType):

@@ -1,0 +1,128 @@
+#include "sched/admitter.h"
+
+namespace airi {
+namespace {
+
+// How many waiting requests one search past a head that does not fit looks at.
+constexpr std::size_t kBypassSearch = 64;
+
+}  // namespace
+
+Admitter::Admitter(const Options& options, const ChunkRule& chunks, BlockTables& tables, WaitingQueue& queue,
+                   RunningSet& running, Preemptor& preemptor)
+    : options_(options),
+      chunks_(chunks),
+      tables_(tables),
+      queue_(queue),
+      running_(running),
+      preemptor_(preemptor) {}
+
+// What is left for the head before the split: each prefill ahead of it takes a block at most, or,
+// where that is more, an equal share, which leaves the head its own.
+Admitter::Room Admitter::room_before_split(const Request* head) const {
+  const auto decodes = std::ssize(running_.decodes());
+  const std::int64_t ahead = decodes + running_.num_prefills_ahead(head->band) * chunks_.block_size;
+  const std::int32_t blocks = ceil_div(options_.max_batch_tokens, chunks_.block_size);
+  return {.tokens = options_.max_batch_tokens - ahead,
+          .reserved_deltas = static_cast<std::int32_t>(running_.num_slots()) + blocks};
+}
+
+// At a slot or block limit a head preempts tenants that are over-served beyond the gap, also in vain, because
+// the gap must not grow; and then, if that makes enough room, less urgent requests.
+void Admitter::admit_first(TimePoint now, StepWriter& out) {
+  for (Request* head = queue_.head(); head != nullptr; head = queue_.head()) {
+    if (preemptor_.is_barred(head) || !preemptor_.is_ahead_of_running(head)) break;
+    const Outcome outcome = make_way(head, try_admit(head, room_before_split(head), now, out), now, out);
+    if (outcome != Outcome::kAdmitted) break;
+    preemptor_.note_served(head);
+  }
+}
+
+Admitter::Outcome Admitter::make_way(Request* head, Outcome outcome, TimePoint now, StepWriter& out) {
+  const auto retry = [&] {
+    running_.sweep();
+    return try_admit(head, room_before_split(head), now, out);
+  };
+  while (outcome == Outcome::kNoBlocks && preemptor_.preempt_overserved(head, now) != nullptr) {
+    outcome = retry();
+  }
+  if (outcome != Outcome::kNoBlocks || !preemptor_.can_make_way_for(head)) return outcome;
+  while (outcome == Outcome::kNoBlocks && preemptor_.preempt_less_urgent(head, now) != nullptr) {
+    outcome = retry();
+  }
+  return outcome;
+}
+
+Request* Admitter::admit_next(std::int32_t budget, TimePoint now, StepWriter& out) {
+  Request* head = queue_.head();
+  if (budget <= 0 || running_.is_full() || head == nullptr || preemptor_.is_barred(head)) return nullptr;
+  const Room room{.tokens = budget, .reserved_deltas = ceil_div(budget, chunks_.block_size) + 1};
+  switch (try_admit(head, room, now, out)) {
+    case Outcome::kAdmitted:
+      return head;
+    case Outcome::kNoBlocks:
+      return admit_past(head, room, now, out);
+    case Outcome::kNoRoomInStep:
+      break;
+  }
+  return nullptr;
+}
+
+Admitter::Outcome Admitter::try_admit(Request* request, const Room& room, TimePoint now, StepWriter& out) {
+  if (room.tokens <= 0) return Outcome::kNoRoomInStep;
+  const PrefixMatch match = tables_.match(*request);
+  if (match.num_blocks + room.reserved_deltas > out.delta_room()) return Outcome::kNoRoomInStep;
+  const auto demand = tables_.admission().demand(*request, match.num_blocks, match.num_cached);
+  if (running_.is_full() ||
+      !tables_.admission().fits(demand, tables_.pool().num_available(), running_.empty())) {
+    return Outcome::kNoBlocks;
+  }
+  dispatch(request, match, demand, now, out);
+  return Outcome::kAdmitted;
+}
+
+std::int64_t Admitter::prompt_charge(const Request* request, std::int32_t hits) const noexcept {
+  if (request->dispatched_before()) return 0;
+  const std::int64_t computed = request->prompt_length - hits;
+  return computed * options_.service.prompt + std::int64_t{hits} * options_.service.hit;
+}
+
+void Admitter::dispatch(Request* request, const PrefixMatch& match, const AdmissionControl::Demand& demand,
+                        TimePoint now, StepWriter& out) {
+  const std::int32_t hits = match.num_blocks * chunks_.block_size;
+  queue_.dispatch(request, prompt_charge(request, hits), now);
+  if (!request->dispatched_before()) {
+    request->num_cached = hits;
+    counters_.query_tokens += request->prompt_length;
+    counters_.hit_tokens += hits;
+  }
+  request->bypassed = 0;
+  running_.enter(request);
+  tables_.admit(*request, match, demand, out);
+}
+
+// The head does not fit. Lets the first one pass that does and whose service, added to what has
+// passed the head already, stays within the allowance.
+Request* Admitter::admit_past(Request* head, const Room& room, TimePoint now, StepWriter& out) {
+  const std::int64_t allowance = options_.bypass_tokens - head->bypassed;
+  if (allowance <= 0) return nullptr;
+  Request* fitting = nullptr;
+  std::int64_t service = 0;
+  queue_.visit_in_order(head->band, kBypassSearch, [&](Request* candidate) {
+    if (candidate == head || preemptor_.is_barred(candidate)) return true;
+    const PrefixMatch match = tables_.match(*candidate);
+    const std::int32_t to_sample = candidate->max_length - candidate->length();
+    service = prompt_charge(candidate, match.num_blocks * chunks_.block_size) +
+              std::int64_t{to_sample} * options_.service.decode;
+    if (service > allowance) return true;
+    const auto demand = tables_.admission().demand(*candidate, match.num_blocks, match.num_cached);
+    if (!tables_.admission().fits(demand, tables_.pool().num_available(), false)) return true;
+    fitting = candidate;
+    return false;
+  });
+  if (fitting == nullptr || try_admit(fitting, room, now, out) != Outcome::kAdmitted) return nullptr;
+  head->bypassed += service;
+  return fitting;
+}
+
+}  // namespace airi

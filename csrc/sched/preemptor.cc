@@ -1,0 +1,153 @@
+#include "sched/preemptor.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace airi {
+namespace {
+
+bool contains(const std::vector<TenantId>& tenants, TenantId tenant) {
+  return std::ranges::find(tenants, tenant) != tenants.end();
+}
+
+}  // namespace
+
+Preemptor::Preemptor(std::optional<std::int64_t> fairness_gap_tokens, std::int32_t num_bands,
+                     BlockTables& tables, WaitingQueue& queue, RunningSet& running)
+    : fairness_gap_tokens_(fairness_gap_tokens),
+      num_bands_(num_bands),
+      tables_(tables),
+      queue_(queue),
+      running_(running),
+      band_limit_(num_bands) {
+  for (auto* tenants : {&served_, &overserved_}) tenants->reserve(running.num_slots());
+  leaving_.reserve(running.num_slots());
+}
+
+void Preemptor::begin_step() {
+  band_limit_ = num_bands_;
+  served_.clear();
+  overserved_.clear();
+}
+
+bool Preemptor::is_barred(const Request* head) const {
+  return head->band >= band_limit_ || contains(overserved_, head->tenant);
+}
+
+// Aging moves a request past others in the queue but never costs a request of its own class, which
+// merely started earlier, its place: both the present bands and the classes must differ.
+bool Preemptor::makes_way(const Request* running, const Request* head) const {
+  return running->band > head->band && running->first_band > head->first_band &&
+         !tables_.admission().is_pinned(*running);
+}
+
+// True iff the running request's tenant leads the head's by more than the gap. Leads are comparable
+// within a band: each has a ledger of its own. Being pinned does not help: the lead would grow. What
+// this step admitted, and has charged for its prompt, is not driven out by it.
+bool Preemptor::is_overserved(const Request* running, const Request* head) const {
+  if (!fairness_gap_tokens_ || running->band != head->band) return false;
+  const std::int64_t lead = queue_.counter(running) - queue_.counter(head);
+  return lead > *fairness_gap_tokens_ * TenantWeight::kOne && !contains(served_, running->tenant);
+}
+
+bool Preemptor::is_ahead_of_running(const Request* head) const {
+  if (running_.runs_behind(head->band)) return true;
+  if (!fairness_gap_tokens_) return false;
+  bool found = false;
+  running_.for_each([&](const Request* r) { found = found || is_overserved(r, head); });
+  return found;
+}
+
+bool Preemptor::can_make_way_for(Request* head) {
+  leaving_.clear();
+  running_.for_each([&](Request* r) {
+    if (makes_way(r, head)) leaving_.push_back(r);
+  });
+  if (leaving_.empty()) return false;
+  return tables_.would_fit(*head, leaving_, leaving_.size() == running_.size());
+}
+
+VictimKey Preemptor::victim_key(const Request* request) const {
+  const std::int32_t kept = request->num_published * tables_.block_size();
+  return {.band = request->band,
+          .counter = queue_.counter(request),
+          .lost_tokens = std::max(request->num_computed - kept, 0),
+          .freed_blocks = tables_.gain_of_release(*request),
+          .arrival = request->arrival,
+          .id = request->id};
+}
+
+template <class Eligible>
+Request* Preemptor::choose(Eligible eligible) const {
+  Request* victim = nullptr;
+  VictimKey worst;
+  running_.for_each([&](Request* r) {
+    if (!eligible(r)) return;
+    // What comes first in the order is known at once; the rest means counting blocks.
+    const auto standing = std::pair(r->band, queue_.counter(r));
+    if (victim != nullptr && standing < std::pair(worst.band, worst.counter)) return;
+    const VictimKey key = victim_key(r);
+    if (victim != nullptr && !goes_before(key, worst)) return;
+    victim = r;
+    worst = key;
+  });
+  return victim;
+}
+
+Request* Preemptor::preempt_for_memory(TimePoint now) {
+  // What has its last token planned needs its blocks no more.
+  Request* victim = choose([](const Request* r) { return r->is_planned_out(); });
+  if (victim == nullptr) {
+    victim = choose([&](const Request* r) { return !tables_.admission().is_pinned(*r); });
+    if (victim != nullptr) band_limit_ = std::min(band_limit_, victim->band);
+  }
+  if (victim != nullptr) preempt(victim, now);
+  return victim;
+}
+
+Request* Preemptor::preempt_overserved(const Request* head, TimePoint now) {
+  Request* victim = choose([&](const Request* r) { return is_overserved(r, head); });
+  if (victim == nullptr) return nullptr;
+  overserved_.push_back(victim->tenant);
+  preempt(victim, now);
+  return victim;
+}
+
+Request* Preemptor::preempt_less_urgent(const Request* head, TimePoint now) {
+  Request* victim = choose([&](const Request* r) { return makes_way(r, head); });
+  if (victim == nullptr) return nullptr;
+  band_limit_ = std::min(band_limit_, victim->band);
+  preempt(victim, now);
+  return victim;
+}
+
+void Preemptor::preempt(Request* request, TimePoint now) {
+  if (!request->is_planned_out()) {
+    ++request->num_preemptions;
+    ++num_preemptions_;
+  }
+  if (request->awaits_token()) {
+    stop(request, Phase::kParked);
+    request->waiting_since = now;
+    ++num_parked_;
+    return;
+  }
+  forget_row(*request);
+  stop(request, Phase::kWaiting);
+  queue_.end_work(request);
+  queue_.push(request, now);
+}
+
+void Preemptor::stop(Request* request, Phase phase) {
+  tables_.release(*request);
+  running_.leave(request, phase);
+}
+
+void Preemptor::unpark(Request* request, bool ended) {
+  --num_parked_;
+  queue_.end_work(request);
+  if (ended) return;
+  queue_.push(request, request->waiting_since);
+}
+
+}  // namespace airi
