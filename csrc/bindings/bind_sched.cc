@@ -62,7 +62,18 @@ void bind_sched(py::module_& parts) {
       .def(
           "estimate", [=](const StepTimeModel& m, const WorkTuple& w) { return m.estimate(to_work(w)); },
           "work"_a, "Microseconds; 0 before the first observation.")
-      .def_property_readonly("sigma", &StepTimeModel::sigma);
+      .def_property_readonly("sigma", &StepTimeModel::sigma)
+      .def_property_readonly("is_trained", &StepTimeModel::is_trained)
+      .def(
+          "export_state",
+          [](const StepTimeModel& m) {
+            const StepTimeModel::State state = m.export_state();
+            return std::vector<double>(state.begin(), state.end());
+          },
+          "All that was learnt.")
+      .def(
+          "import_state", [](StepTimeModel& m, const std::vector<double>& state) { m.import_state(state); },
+          "state"_a, "Goes on as the model that exported the state would.");
   parts.def("split_budget", &split, "prefills"_a, "budget"_a, "block_size"_a, "cap"_a,
             "Tokens of each running prefill, given as (start, remaining) in order of decision.");
   parts.def(

@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <string>
+
+#include "base/check.h"
 
 namespace airi {
 namespace {
@@ -125,6 +128,50 @@ void StepTimeModel::observe(const StepWork& work, double micros) {
   const bool is_memory = std::abs(memory - target) < std::abs(arithmetic - target);
   if (is_memory || memory > target) learn(pieces_[kMemory], x, target, size);
   if (!is_memory || arithmetic > target) learn(pieces_[kArithmetic], x, target, size);
+}
+
+StepTimeModel::State StepTimeModel::export_state() const noexcept {
+  State state{};
+  auto out = state.begin();
+  for (const Piece& piece : pieces_) {
+    out = std::ranges::copy(piece.weights, out).out;
+    for (const Vector& row : piece.gram) out = std::ranges::copy(row, out).out;
+    out = std::ranges::copy(piece.target, out).out;
+    *out++ = static_cast<double>(piece.samples);
+  }
+  for (const double value : {spread_, static_cast<double>(run_), sigma_}) *out++ = value;
+  return state;
+}
+
+void StepTimeModel::import_state(std::span<const double> state) {
+  const auto require = [](bool holds, const char* what) {
+    if (!holds) throw InvalidArgument(std::string("state of a step-time model must ") + what);
+  };
+  require(state.size() == kStateSize, "be what export_state() gave: its length differs");
+  require(std::ranges::all_of(state, [](double v) { return std::isfinite(v); }), "be finite");
+  const auto is_count = [](double v) { return v >= 0 && v <= 0x1p53 && v == std::floor(v); };
+  StepTimeModel read;
+  auto in = state.begin();
+  const auto fill = [&](Vector& vector) {
+    for (double& value : vector) value = *in++;
+  };
+  for (Piece& piece : read.pieces_) {
+    fill(piece.weights);
+    require(std::ranges::all_of(piece.weights, [](double w) { return w >= 0; }), "have no negative weight");
+    for (Vector& row : piece.gram) fill(row);
+    for (std::size_t i = 0; i < kFeatures; ++i) {
+      require(piece.gram[i][i] >= 0, "have normal equations that samples give");
+    }
+    fill(piece.target);
+    require(is_count(*in), "count samples");
+    piece.samples = static_cast<std::int64_t>(*in++);
+  }
+  read.spread_ = *in++;
+  require(std::abs(*in) < kChangeRun && is_count(std::abs(*in)), "count residuals");
+  read.run_ = static_cast<int>(*in++);
+  read.sigma_ = *in;
+  require(read.spread_ >= 0 && read.sigma_ >= 0, "have no negative spread");
+  *this = read;
 }
 
 }  // namespace airi

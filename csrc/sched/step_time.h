@@ -3,6 +3,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 namespace airi {
 
@@ -25,14 +26,26 @@ struct StepWork {
 // Invariant: every weight is finite and at least 0, so estimates are monotone in all work.
 class StepTimeModel {
  public:
+  // Per piece: weights, normal equations, number of samples; then what tells outliers apart.
+  static constexpr std::size_t kStateSize = 2 * (5 + 5 * 5 + 5 + 1) + 3;
+  using State = std::array<double, kStateSize>;
+
   // A finished step. Measurements that are not positive and finite, or work that is negative, are ignored.
   void observe(const StepWork& work, double micros);
 
   // Microseconds; 0 before the first observation.
   [[nodiscard]] double estimate(const StepWork& work) const noexcept;
 
+  // True once both pieces have samples enough for decisions to rest on estimates.
+  [[nodiscard]] bool is_trained() const noexcept;
+
   // How far estimates have been off lately: a fading mean of the distance in microseconds.
   [[nodiscard]] double sigma() const noexcept { return sigma_; }
+
+  // All that was learnt, for a run elsewhere or later: a model that imports it goes on as this one would.
+  [[nodiscard]] State export_state() const noexcept;
+  // Throws InvalidArgument, and changes nothing, where `state` cannot come from export_state().
+  void import_state(std::span<const double> state);
 
  private:
   static constexpr std::size_t kFeatures = 5;
@@ -51,7 +64,6 @@ class StepTimeModel {
   static void scale(Piece& piece, double gram, double target) noexcept;
   static void solve(Piece& piece) noexcept;
 
-  [[nodiscard]] bool is_trained() const noexcept;
   void learn(Piece& piece, const Vector& x, double target, double size) noexcept;
   void rescale(double factor) noexcept;
   // What to learn from a measurement: it, or, where it is far from what was expected, something in between;

@@ -207,3 +207,45 @@ def test_decodes_alone_are_enough_for_decodes() -> None:
         model.observe((running, running, 300 * running, 0.0), 1000.0 + 50 * running)
     assert model.estimate((100, 100, 30_000, 0.0)) == pytest.approx(6000, rel=0.02)
     assert StepTimeModel().estimate((1, 1, 1, 0.0)) == 0
+
+
+def test_a_model_that_imports_the_state_of_another_goes_on_as_it() -> None:
+    original, rng = observed(true_time, count=300, seed=5, noise=0.05)
+    copied = StepTimeModel()
+    assert not copied.is_trained
+    copied.import_state(original.export_state())
+    assert copied.is_trained
+    assert copied.sigma == original.sigma
+    for _ in range(200):
+        work = draw(rng)
+        assert copied.estimate(work) == original.estimate(work)
+        micros = 3 * true_time(work) * math.exp(0.05 * rng.gauss(0, 1))
+        copied.observe(work, micros)
+        original.observe(work, micros)
+    assert copied.export_state() == original.export_state()
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (0, -1.0),
+        (3, math.nan),
+        (5, -1.0),
+        (35, 0.5),
+        (35, -1.0),
+        (72, -0.1),
+        (73, 8.0),
+        (73, 0.5),
+        (74, -1.0),
+    ],
+)
+def test_a_state_that_no_model_exports_is_refused(place: int, value: float) -> None:
+    model, _ = observed(true_time, count=200, seed=1)
+    before = model.export_state()
+    state = list(before)
+    state[place] = value
+    with pytest.raises(ValueError, match="state of a step-time model must"):
+        model.import_state(state)
+    with pytest.raises(ValueError, match="its length differs"):
+        model.import_state(before[:-1])
+    assert model.export_state() == before

@@ -120,6 +120,13 @@ class StepTimeModel(metaclass=_PybindType):
 
     @property
     def sigma(self) -> float: ...
+    @property
+    def is_trained(self) -> bool: ...
+    def export_state(self) -> list[float]:
+        """All that was learnt."""
+
+    def import_state(self, state: Sequence[float]) -> None:
+        """Goes on as the model that exported the state would; ValueError for what no model exports."""
 
 def split_budget(prefills: Sequence[tuple[int, int]], budget: int, block_size: int, cap: int) -> list[int]:
     """Tokens of each running prefill, given as (start, remaining) in order of decision."""
