@@ -57,8 +57,8 @@ struct FinishedEvent {
 //
 // Thread safety: submit, cancel, set_tenant and has_work from any thread; everything else from one
 // owner thread.
-// Steps run on the device in the order planned, and are committed in it. What a step is planned to overwrite may
-// therefore still be in use by the one before.
+// Steps run on the device in the order planned, and are committed in it. What a step is planned to overwrite
+// may therefore still be in use by the one before.
 //
 // Invariant: each live request stands in the inbox or in exactly one model's scheduler; at most
 // 1 + steps_ahead steps are uncommitted; a request that has ended gets no token.

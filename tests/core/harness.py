@@ -30,6 +30,7 @@ class Row:
     count: int
     samples: bool
     first: bool
+    pending: bool
     draw: int
     tokens: list[int]
 
@@ -105,6 +106,7 @@ class Config:
     quantum_us: int = 10_000
     min_residency_us: int = 0
     fairness_gap_tokens: int | None = None
+    steps_ahead: int = 0
 
 
 class Executor:
@@ -142,6 +144,7 @@ class Executor:
                 quantum_us=c.quantum_us,
                 min_residency_us=c.min_residency_us,
                 fairness_gap_tokens=c.fairness_gap_tokens,
+                steps_ahead=c.steps_ahead,
             ),
             configs,
             self.buffers,
@@ -225,6 +228,7 @@ class Executor:
                     count=end - begin,
                     samples=bool(flags & _core.ROW_SAMPLE),
                     first=bool(flags & _core.ROW_FIRST),
+                    pending=bool(flags & _core.ROW_PENDING),
                     draw=int(buffers.draw_index[i]),
                     tokens=[int(t) for t in buffers.tokens[begin:end]],
                 )
@@ -237,13 +241,9 @@ class Executor:
     def commit(self, step: Step, *, device_us: int = 100, status: dict[int, int] | None = None) -> None:
         """Answers every row; `status` maps request ids to a RowStatus other than OK."""
         status = status or {}
-        tokens: list[int] = []
-        for row in step.rows:
-            if not row.samples:
-                continue
-            token = self.rule(row.request, row.draw, row.tokens[-1])
-            tokens.append(token)
-            if row.request not in status:
+        tokens = self._execute(step)
+        for row, token in zip((r for r in step.rows if r.samples), tokens, strict=True):
+            if row.request not in status and row.request not in self.finished:
                 self.outputs[row.request].append(token)
                 self.texts[row.request].append(token)
         self.runtime.commit(
@@ -255,6 +255,10 @@ class Executor:
         )
         self.now += device_us
         self._drain()
+
+    def _execute(self, step: Step) -> list[int]:
+        """The tokens of the rows that sample."""
+        return [self.rule(r.request, r.draw, r.tokens[-1]) for r in step.rows if r.samples]
 
     def step(self, **kwargs: object) -> Step | None:
         planned = self.plan()

@@ -59,6 +59,7 @@ RuntimeConfig draw_config(Bytes& bytes, std::int64_t slabs) {
   config.bypass_tokens = bytes.below(60);
   if (bytes.below(3) == 0) config.fairness_gap_tokens = 1 + bytes.below(60);
   config.max_preemptions = bytes.below(4);
+  config.steps_ahead = bytes.below(2);
   config.quantum_us = 1 + bytes.below(250);
   config.min_residency_us = bytes.below(100);
   return config;
@@ -84,6 +85,7 @@ class Session {
       AIRI_CHECK(i < 20'000) << "requests that never end";
       step();
     }
+    step();  // rows for requests that have ended may be in flight
     collect();
     AIRI_CHECK(live_.empty()) << live_.size() << " requests vanished";
     for (const ModelStats& stats : runner_.runtime().stats()) {

@@ -8,10 +8,13 @@
 
 namespace airi::testing {
 
-// A runtime with the buffers it writes into, and a runner that answers every row with one token.
+// A runtime with the buffers it writes into, and a runner that answers every row with one token. Where the
+// runtime plans ahead, one step is always in flight between calls.
 class SimulatedRunner {
  public:
-  SimulatedRunner(const RuntimeConfig& config, const std::vector<ModelConfig>& models) {
+  SimulatedRunner(const RuntimeConfig& config, const std::vector<ModelConfig>& models)
+      : steps_ahead_(static_cast<std::size_t>(config.steps_ahead)) {
+    in_flight_.reserve(2);
     std::size_t rows = 1;
     std::size_t tokens = 1;
     std::size_t deltas = 1;
@@ -38,23 +41,18 @@ class SimulatedRunner {
 
   Runtime& runtime() { return *runtime_; }
 
-  // Plans and commits one step, if there is one. Rows for which failing(row) holds end in NaN.
+  // Plans a step, if there is one, and commits the oldest beyond those that may be in flight, or, where there
+  // is none to plan, the oldest. Rows for which failing(row) holds end in NaN.
   template <class Failing>
   std::optional<StepInfo> step(TimePoint now, Micros device_time, std::int32_t token, Failing failing) {
-    const auto info = runtime_->step(now);
-    if (!info) return info;
-    const Arrays& arrays = arrays_[static_cast<std::size_t>(info->buffer)];
-    sampled_.clear();
-    counts_.clear();
-    status_.clear();
-    for (std::size_t row = 0; row < static_cast<std::size_t>(info->num_rows); ++row) {
-      const bool samples = (arrays.flags[row] & kRowSample) != 0;
-      counts_.push_back(samples ? 1 : 0);
-      status_.push_back(static_cast<std::uint8_t>(failing(row) ? RowStatus::kNan : RowStatus::kOk));
-      if (samples) sampled_.push_back(token);
+    const auto planned = runtime_->step(now);
+    if (planned) in_flight_.push_back(*planned);
+    if (in_flight_.size() > steps_ahead_ || (!planned && !in_flight_.empty())) {
+      const StepInfo oldest = in_flight_.front();
+      in_flight_.erase(in_flight_.begin());
+      answer(oldest, device_time, token, failing);
     }
-    runtime_->commit(info->step_id, sampled_, counts_, status_, device_time);
-    return info;
+    return planned;
   }
 
   std::optional<StepInfo> step(TimePoint now) {
@@ -62,6 +60,21 @@ class SimulatedRunner {
   }
 
  private:
+  template <class Failing>
+  void answer(const StepInfo& info, Micros device_time, std::int32_t token, Failing failing) {
+    const Arrays& arrays = arrays_[static_cast<std::size_t>(info.buffer)];
+    sampled_.clear();
+    counts_.clear();
+    status_.clear();
+    for (std::size_t row = 0; row < static_cast<std::size_t>(info.num_rows); ++row) {
+      const bool samples = (arrays.flags[row] & kRowSample) != 0;
+      counts_.push_back(samples ? 1 : 0);
+      status_.push_back(static_cast<std::uint8_t>(failing(row) ? RowStatus::kNan : RowStatus::kOk));
+      if (samples) sampled_.push_back(token);
+    }
+    runtime_->commit(info.step_id, sampled_, counts_, status_, device_time);
+  }
+
   struct Arrays {
     std::vector<std::int64_t> ids;
     std::vector<std::uint8_t> flags;
@@ -72,6 +85,8 @@ class SimulatedRunner {
     }
   };
 
+  std::size_t steps_ahead_;
+  std::vector<StepInfo> in_flight_;
   Arrays arrays_[2];
   std::unique_ptr<Runtime> runtime_;
   std::vector<std::int32_t> sampled_;

@@ -36,8 +36,10 @@ RequestSpec request(std::int64_t id, std::int32_t prompt, std::int32_t max_new) 
   return spec;
 }
 
-TEST(a_decode_step_allocates_nothing_whatever_the_number_of_rows) {
-  testing::SimulatedRunner runner(config_of(128 * 32), {model_of(128)});
+void expect_decodes_to_allocate_nothing(std::int32_t steps_ahead) {
+  RuntimeConfig config = config_of(128 * 32);
+  config.steps_ahead = steps_ahead;
+  testing::SimulatedRunner runner(config, {model_of(128)});
   for (std::int64_t i = 0; i < 128; ++i) {
     EXPECT(runner.runtime().submit(request(i, 20, 300)) == Admit::kAccepted);
   }
@@ -49,6 +51,10 @@ TEST(a_decode_step_allocates_nothing_whatever_the_number_of_rows) {
   }
   EXPECT(testing::num_allocations == before);
 }
+
+TEST(a_decode_step_allocates_nothing_whatever_the_number_of_rows) { expect_decodes_to_allocate_nothing(0); }
+
+TEST(a_decode_step_that_is_planned_ahead_allocates_nothing) { expect_decodes_to_allocate_nothing(1); }
 
 TEST(a_prompt_is_admitted_with_a_handful_of_allocations) {
   testing::SimulatedRunner runner(config_of(4096), {model_of(64)});
@@ -86,6 +92,7 @@ TEST(settings_that_cannot_work_are_refused) {
   refused([](RuntimeConfig& c, ModelConfig&) { c.quantum_us = 0; });
   refused([](RuntimeConfig& c, ModelConfig&) { c.service.decode = -1; });
   refused([](RuntimeConfig& c, ModelConfig&) { c.bypass_tokens = -1; });
+  refused([](RuntimeConfig& c, ModelConfig&) { c.steps_ahead = 2; });
   refused([](RuntimeConfig&, ModelConfig& m) { m.block_size = 0; });
   refused([](RuntimeConfig&, ModelConfig& m) { m.bytes_per_block = 100; });
   refused([](RuntimeConfig&, ModelConfig& m) { m.max_model_len = 1; });
