@@ -1,0 +1,132 @@
+"""At how many times its speed can a trace be served so that 90 % of requests meet both targets?
+
+AIRI's runtime against vLLM's Scheduler as it is by default, under virtual time with the same step-time model. A
+request meets its targets if its first token comes within --ttft-ms and 99 % of its gaps between tokens are within
+--itl-ms. A second figure takes the mean gap instead, which hides stalls: there the two cannot differ much, because
+what ends it is how much the device can compute.
+
+What the numbers do not mean: no model runs, and the time that a scheduler takes itself is not in them. The factor is
+found to 5 %.
+
+    python -m benches.bench_goodput --trace azure_llm_2023_conv.csv.gz --vllm-python ENV/bin/python
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from airi.bench.rows import percentile
+from benches.common import add_peer_flag, print_rows, verdict
+from benches.virtual_airi import Policy, run_airi
+from benches.virtual_peer import VllmPeer
+from benches.virtual_time import Outcome, Setup, Trace
+from benches.virtual_traces import read_azure
+
+SHARE = 0.9
+TARGET_RATIO = 1.3
+SLOWEST, GRID = 0.5, 1.05
+STEPS = 64
+"""Factors that are tried: SLOWEST * GRID ** k for k < STEPS, up to 10.8."""
+
+Meets = Callable[[Outcome], npt.NDArray[np.bool_]]
+
+
+def by_gaps(ttft_us: int, itl_us: int) -> Meets:
+    return lambda outcome: (outcome.ttft_us <= ttft_us) & (outcome.gap_quantile_us(0.99) <= itl_us)
+
+
+def by_mean(ttft_us: int, itl_us: int) -> Meets:
+    return lambda outcome: (outcome.ttft_us <= ttft_us) & (outcome.mean_gap_us() <= itl_us)
+
+
+class Ladder:
+    """Runs of one scheduler at the factors of the grid, each at most once."""
+
+    def __init__(self, name: str, run: Callable[[Trace], Outcome], trace: Trace) -> None:
+        self._name, self._run, self._trace = name, run, trace
+        self._known: dict[int, Outcome] = {}
+
+    def outcome(self, step: int) -> Outcome:
+        if step not in self._known:
+            print(f"{self._name} at {factor(step):.2f} x", file=sys.stderr)
+            self._known[step] = self._run(self._trace.at_speed(factor(step)))
+        return self._known[step]
+
+    def highest(self, meets: Meets) -> int | None:
+        """The last step of the ladder on which SHARE of the requests meet their targets; by bisection."""
+        low, high = -1, STEPS
+        while high - low > 1:
+            middle = (low + high) // 2
+            if meets(self.outcome(middle)).mean() >= SHARE:
+                low = middle
+            else:
+                high = middle
+        return low if low >= 0 else None
+
+
+def factor(step: int) -> float:
+    return SLOWEST * GRID**step
+
+
+def row_of(question: str, ladder: Ladder, name: str, meets: Meets) -> dict[str, Any]:
+    """The highest factor, and how the requests fared there."""
+    step = ladder.highest(meets)
+    if step is None:
+        return {"question": question, "variant": name, "factor": 0.0}
+    outcome = ladder.outcome(step)
+    seconds = (outcome.trace.arrival_us[-1] - outcome.trace.arrival_us[0]) / 1e6
+    return {
+        "question": question,
+        "variant": name,
+        "factor": round(factor(step), 3),
+        "met": round(float(meets(outcome).mean()), 4),
+        "request_s": round(len(outcome.trace) / seconds, 2),
+        "ttft_ms_p90": round(percentile((outcome.ttft_us / 1000).tolist(), 90), 1),
+        "itl_ms_p50": round(percentile((outcome.gaps_us() / 1000).tolist(), 50), 2),
+        "itl_ms_p99": round(percentile((outcome.gaps_us() / 1000).tolist(), 99), 2),
+        "preemptions": outcome.preemptions,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--trace", type=Path, required=True, help="Azure LLM inference 2023, CSV")
+    parser.add_argument("--seconds", type=float, default=600, help="of the trace, from its start")
+    parser.add_argument("--ttft-ms", type=int, default=1000)
+    parser.add_argument("--itl-ms", type=int, default=50)
+    parser.add_argument("--json", action="store_true")
+    add_peer_flag(parser, "vllm")
+    options = parser.parse_args()
+    trace, setup = read_azure(options.trace).until(round(options.seconds * 1e6)), Setup()
+    targets = (options.ttft_ms * 1000, options.itl_ms * 1000)
+    stated = f"ttft <= {options.ttft_ms} ms, itl <= {options.itl_ms} ms"
+    questions = [
+        (f"highest load, {stated} for 99 % of gaps", by_gaps(*targets), TARGET_RATIO),
+        (f"highest load, {stated} for the mean gap", by_mean(*targets), None),
+    ]
+    ours = Ladder("airi", lambda faster: run_airi(faster, setup, Policy()), trace)
+    rows: list[dict[str, Any]] = [row_of(name, ours, "airi", meets) for name, meets, _ in questions]
+    if options.vllm_python:
+        with VllmPeer(options.vllm_python) as peer:
+            theirs = Ladder("vllm", lambda faster: peer.run(faster, setup), trace)
+            for i, (name, meets, target) in enumerate(questions):
+                row = row_of(name, theirs, peer.name, meets)
+                rows.append(row)
+                compared = verdict(
+                    f"{name}, against vLLM", rows[i]["factor"], row["factor"], target or 1.0, unit="x"
+                )
+                rows.append(compared)
+    print_rows(rows, as_json=options.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""AIRI's runtime behind the loop of virtual time."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from airi import _core
+from airi.bench.scheduler import make_buffers
+from benches.virtual_time import (
+    PLAIN_TOKEN,
+    STOP_TOKEN,
+    Ints,
+    Outcome,
+    Setup,
+    Trace,
+    Work,
+    drive,
+    work_of,
+)
+
+_SLAB_BLOCKS = 256
+_STOP_IDS = np.array([STOP_TOKEN], np.int32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """Settings of the core beyond what both sides are given."""
+
+    model: dict[str, Any] = field(default_factory=lambda: {"admission": _core.Admission.MAX_UTIL})
+    runtime: dict[str, Any] = field(default_factory=dict)
+
+
+class AiriScheduler:
+    """A runtime of one model whose sampled tokens end each request where the trace says."""
+
+    def __init__(self, trace: Trace, setup: Setup, policy: Policy) -> None:
+        model = _core.ModelConfig(
+            block_size=setup.block_size,
+            bytes_per_block=_core.GRANULE_BYTES,
+            max_model_len=setup.max_model_len,
+            max_num_seqs=setup.max_num_seqs,
+            max_batch_tokens=setup.max_batch_tokens,
+            **policy.model,
+        )
+        if setup.kv_blocks % _SLAB_BLOCKS:
+            raise ValueError(f"kv_blocks is {setup.kv_blocks}; it must be a multiple of {_SLAB_BLOCKS}")
+        config = _core.RuntimeConfig(
+            arena_bytes=setup.kv_blocks * _core.GRANULE_BYTES,
+            slab_bytes=_SLAB_BLOCKS * _core.GRANULE_BYTES,
+            hash_key=bytes(16),
+            max_queued=max(len(trace), 1),
+            steps_ahead=setup.steps_ahead,
+            **policy.runtime,
+        )
+        rows, tokens = setup.max_num_seqs, setup.max_batch_tokens
+        self._buffers = [make_buffers(rows, tokens, model) for _ in range(2 + setup.steps_ahead)]
+        self.runtime = _core.Runtime(config, [model], self._buffers)
+        self._trace = trace
+        self._emitted = np.zeros(len(trace), np.int64)
+        self._planned: deque[_core.StepInfo] = deque()
+        self._ok = np.zeros(rows, np.uint8)
+        self._cached = np.zeros(len(trace), np.int64)
+
+    @property
+    def cached(self) -> Ints:
+        return self._cached
+
+    @property
+    def preemptions(self) -> int:
+        return self.runtime.stats()[0].preemptions
+
+    def submit(self, index: int) -> None:
+        trace = self._trace
+        admit = self.runtime.submit(
+            request_id=index,
+            model=0,
+            tenant=int(trace.tenant[index]),
+            tokens=trace.prompt(index),
+            max_new_tokens=int(trace.max_tokens[index]),
+            stop_ids=_STOP_IDS,
+            arrival_us=int(trace.arrival_us[index]),
+        )
+        if admit != _core.Admit.ACCEPTED:
+            raise ValueError(f"request {index} was refused: {admit.name}")
+
+    def plan(self, now_us: int) -> Work | None:
+        info = self.runtime.step(now_us)
+        if info is None:
+            return None
+        self._planned.append(info)
+        buffers = self._buffers[info.buffer]
+        queries = np.diff(buffers.query_start[: info.num_rows + 1])
+        return work_of(queries, buffers.seq_lens[: info.num_rows])
+
+    def planned_rows(self) -> tuple[Ints, npt.NDArray[np.uint8], Ints]:
+        """Of the step planned last: request, flags, and how many of its tokens were computed before."""
+        info = self._planned[-1]
+        buffers, rows = self._buffers[info.buffer], slice(info.num_rows)
+        queries = np.diff(buffers.query_start[: info.num_rows + 1])
+        computed = (buffers.seq_lens[rows] - queries).astype(np.int64)
+        return buffers.request_ids[rows].copy(), buffers.row_flags[rows].copy(), computed
+
+    def commit(self, device_us: int) -> Ints:
+        info = self._planned.popleft()
+        buffers = self._buffers[info.buffer]
+        counts = (buffers.row_flags[: info.num_rows] & _core.ROW_SAMPLE).astype(np.int32)
+        sampled = buffers.request_ids[: info.num_rows][counts > 0]
+        self._emitted[sampled] += 1
+        past_end = self._emitted[sampled] - self._trace.output[sampled]
+        tokens = np.where(past_end == 0, STOP_TOKEN, PLAIN_TOKEN).astype(np.int32)
+        self.runtime.commit(info.step_id, tokens, counts, self._ok[: info.num_rows], device_us)
+        if (past_end == 0).any():
+            events = self.runtime.drain_events()
+            self._cached[events["request_id"]] = events["num_cached_tokens"]
+        # A step that was planned before the stop token was known brings one more, which nobody sees.
+        return sampled[past_end <= 0]
+
+
+def run_airi(trace: Trace, setup: Setup, policy: Policy | None = None) -> Outcome:
+    """The trace through AIRI's runtime."""
+    return drive(AiriScheduler(trace, setup, policy or Policy()), trace, setup)
