@@ -10,6 +10,7 @@
 #include "base/check.h"
 #include "bindings/arrays.h"
 #include "bindings/convert.h"
+#include "kv/memory_op.h"
 #include "runtime.h"
 
 namespace py = pybind11;
@@ -152,6 +153,14 @@ void bind_enums(const py::module_& m) {
       .value("OK", RowStatus::kOk)
       .value("NAN", RowStatus::kNan)
       .value("FAILED", RowStatus::kFailed)
+      .finalize();
+  py::native_enum<MemoryOpKind>(m, "MemoryOpKind", "enum.IntEnum",
+                                "What a runner does to memory before a step's batch.")
+      .value("ZERO", MemoryOpKind::kZero)
+      .value("STORE", MemoryOpKind::kStore)
+      .value("LOAD", MemoryOpKind::kLoad)
+      .value("SPILL", MemoryOpKind::kSpill)
+      .value("FETCH", MemoryOpKind::kFetch)
       .finalize();
   py::native_enum<AdmissionPolicy>(m, "Admission", "enum.IntEnum",
                                    "How much memory a request must be promised to run.")

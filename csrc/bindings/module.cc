@@ -9,6 +9,7 @@ void bind_fair(const py::module_& parts);
 void bind_kv(const py::module_& parts);
 void bind_runtime(const py::module_& m);
 void bind_sched(py::module_& parts);
+void bind_tiers(py::module_& parts);
 }  // namespace airi::bindings
 
 PYBIND11_MODULE(_core, m) {
@@ -19,5 +20,6 @@ PYBIND11_MODULE(_core, m) {
   airi::bindings::bind_kv(parts);
   airi::bindings::bind_fair(parts);
   airi::bindings::bind_sched(parts);
+  airi::bindings::bind_tiers(parts);
   airi::bindings::bind_cpu(m);
 }

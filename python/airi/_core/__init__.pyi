@@ -39,6 +39,19 @@ class RowStatus(enum.IntEnum):
     NAN = 1
     FAILED = 2
 
+class MemoryOpKind(enum.IntEnum):
+    """What a runner does to memory before a step's batch.
+
+    ZERO a range of the device arena; STORE device to host; LOAD host to device; SPILL host to disk; FETCH disk to
+    host.
+    """
+
+    ZERO = 0
+    STORE = 1
+    LOAD = 2
+    SPILL = 3
+    FETCH = 4
+
 class Admission(enum.IntEnum):
     NO_EVICT = 0
     MAX_UTIL = 1

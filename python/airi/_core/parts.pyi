@@ -4,9 +4,9 @@ Hashes are pairs of 64-bit halves (low, high); times are integer microseconds.
 """
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from airi._core import _PybindType
+from airi._core import MemoryOpKind, _PybindType
 
 class ExtraKind(enum.IntEnum):
     ADAPTER = 1
@@ -138,3 +138,80 @@ def is_preempted_before(
 
 def aged_band(first_band: int, aging_us: int | None, waited_us: int) -> int:
     """The band a request stands in after waiting."""
+
+class TierSource(enum.IntEnum):
+    """Where a copy can be read; ARRIVING: on its way from the disk to the host."""
+
+    NONE = 0
+    HOST = 1
+    DISK = 2
+    ARRIVING = 3
+
+class TransferEnd(enum.IntEnum):
+    """What became of a transfer; CANCELLED: it never began."""
+
+    DONE = 0
+    FAILED = 1
+    CANCELLED = 2
+
+class TierCache(metaclass=_PybindType):
+    """Copies of one model's blocks in host memory and on disk. Blocks and slots lie one after the other.
+
+    rates are (bytes per microsecond, fixed microseconds) by MemoryOpKind; 0 bytes: it never arrives.
+    """
+
+    def __init__(
+        self,
+        *,
+        entries: int,
+        blocks: int,
+        host: int,
+        disk: int,
+        granules: int,
+        store_on_reuse: int,
+        rates: Sequence[tuple[float, float]],
+    ) -> None: ...
+    def begin_step(self, capacity: int) -> None: ...
+    def ops(self) -> list[tuple[MemoryOpKind, int, int, int, int]]:
+        """Rows (kind, id, from, to, granules) of this step."""
+
+    def source(self, entry: int) -> TierSource: ...
+    def keeps(self, entry: int) -> bool: ...
+    def on_reuse(self, entry: int, block: int) -> None: ...
+    def store(self, entry: int, block: int) -> bool: ...
+    def pin(self, entry: int) -> tuple[int, int]: ...
+    def unpin(self, pin: tuple[int, int]) -> None: ...
+    def load(self, entry: int, block: int) -> int: ...
+    def fetch(self, entry: int) -> int | None: ...
+    def complete(self, id: int, end: TransferEnd, micros: int) -> bool | None:
+        """Whether what it was to bring may be used; None for an id that is not pending."""
+
+    def cancel_waiting(self, id: int) -> bool:
+        """Takes an operation back that has been in no step."""
+
+    def forget(self, entry: int) -> None: ...
+    def spill_oldest(self) -> None: ...
+    def take_lost(self) -> list[int]: ...
+    def estimate(self, kind: MemoryOpKind, count: int) -> float:
+        """Microseconds until that many blocks more have been transferred."""
+
+    def forget_some(self, kind: MemoryOpKind) -> None: ...
+    @property
+    def num_free(self) -> tuple[int, int]: ...
+    @property
+    def num_pending(self) -> int: ...
+    def check_invariants(self) -> None: ...
+
+def prefill_micros(model: StepTimeModel, begin: int, end: int, chunk: int) -> float:
+    """Microseconds that prefilling tokens [begin, end) takes in steps of `chunk` tokens."""
+
+def best_load(
+    model: StepTimeModel,
+    start: int,
+    num_blocks: int,
+    length: int,
+    block_size: int,
+    chunk: int,
+    load_micros: Callable[[int], float],
+) -> int:
+    """How many leading blocks to load, and not to compute."""

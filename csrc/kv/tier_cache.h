@@ -1,0 +1,123 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "base/ids.h"
+#include "kv/memory_op.h"
+#include "kv/prefix_index.h"
+#include "kv/tier_slots.h"
+#include "kv/transfers.h"
+
+namespace airi {
+
+struct TierOptions {
+  ModelId model{};
+  std::int64_t granules_per_block = 1;
+  std::int32_t store_on_reuse = 2;  // which reuse of a block copies it to the host; 0: none does
+};
+
+// The copies of one model's blocks in host memory and on disk. Decides what is copied to a tier and what
+// leaves it, and asks for the transfers; never moves a byte, and never knows requests.
+//
+// A block is stored on its n-th reuse and when it is evicted from the device, at the price of the host copy
+// used longest ago. Copies that are next to leave the host are spilled to disk beforehand, if there is a
+// disk. What finds no room (in a step, or because all slots are busy) is not stored: it is a cache.
+//
+// Thread safety: none.
+// Invariant: an entry has at most one copy per tier; a copy is read only once it is READY, and its slot is
+// used again only when no transfer touches it.
+class TierCache {
+ public:
+  // Where a copy of an entry can be read.
+  enum class Source : std::uint8_t {
+    kNone,
+    kHost,
+    kDisk,
+    kArriving,  // on its way from the disk to the host
+  };
+
+  // `device`: the granule where each device block starts; `num_entries`: of the index. What is passed by
+  // reference must outlive the cache.
+  TierCache(const TierOptions& options, std::vector<std::int32_t> device, std::int32_t num_entries,
+            TierSlots host, TierSlots disk, Transfers& transfers, MemoryOps& ops);
+  TierCache(const TierCache&) = delete;
+  TierCache& operator=(const TierCache&) = delete;
+
+  [[nodiscard]] Source source(EntryId entry) const noexcept;
+  // True iff a tier has a copy of the entry or will have one: the entry outlives its last device block.
+  [[nodiscard]] bool keeps(EntryId entry) const noexcept {
+    return copies(entry).host.has_value() || copies(entry).disk.has_value();
+  }
+
+  // The block was hit once more. Stores it, on the n-th time.
+  void on_reuse(EntryId entry, BlockId block);
+  // The block is about to be overwritten. Stores it.
+  void on_evict(EntryId entry, BlockId block) { static_cast<void>(store(entry, block)); }
+  // Copies the block to the host unless it is there. False where that cannot be done in this step.
+  bool store(EntryId entry, BlockId block);
+
+  // Keeps the entry's host copy until it is unpinned. REQUIRES: store(entry) was just true.
+  TierPin pin(EntryId entry);
+  void unpin(const TierPin& pin) { host_.unpin(pin); }
+
+  // Begins to copy the entry to a device block that nobody else reads. REQUIRES: source(entry) is kHost.
+  TransferId load(EntryId entry, BlockId block, std::uint64_t owner, std::int32_t part);
+  // Begins to copy the entry from the disk to the host. Nothing where the host has no slot for it.
+  // REQUIRES: source(entry) is kDisk.
+  std::optional<TransferId> fetch(EntryId entry);
+
+  // A transfer of this model has ended. True iff what it was to bring may be used.
+  bool complete(const Transfer& transfer, TransferEnd end);
+
+  // Drops every copy: the contents cannot be trusted, or are not wanted.
+  void forget(EntryId entry);
+
+  // Spills what is next to leave the host. Call once per step.
+  void spill_oldest();
+
+  // Entries whose last copy went away since the last call. They are to go from the index if no device block
+  // has them either.
+  [[nodiscard]] std::vector<EntryId>& lost() noexcept { return lost_; }
+
+  [[nodiscard]] const TierSlots& host() const noexcept { return host_; }
+  [[nodiscard]] const TierSlots& disk() const noexcept { return disk_; }
+  [[nodiscard]] std::int64_t block_bytes() const noexcept;
+  [[nodiscard]] const Transfers& transfers() const noexcept { return transfers_; }
+  [[nodiscard]] std::int64_t num_dropped_stores() const noexcept { return num_dropped_stores_; }
+
+  void check_invariants() const;
+
+ private:
+  struct Copies {
+    std::optional<TierSlot> host;
+    std::optional<TierSlot> disk;
+    std::int32_t reuses = 0;
+  };
+
+  [[nodiscard]] Copies& copies(EntryId entry) noexcept { return copies_[index(entry)]; }
+  [[nodiscard]] const Copies& copies(EntryId entry) const noexcept { return copies_[index(entry)]; }
+  [[nodiscard]] std::optional<TierSlot> take_host_slot(EntryId entry);
+  [[nodiscard]] std::optional<TierSlot> take_disk_slot(EntryId entry);
+  void drop_host(EntryId entry);
+  void drop_disk(EntryId entry);
+  void note_loss(EntryId entry);
+  bool spill(TierSlot slot);
+  [[nodiscard]] Transfer transfer(MemoryOpKind kind) const noexcept;
+  [[nodiscard]] std::int64_t granule(TierSlot host_slot) const noexcept { return host_.granule(host_slot); }
+
+  TierOptions options_;
+  std::vector<std::int32_t> device_;  // by block
+  TierSlots host_;
+  TierSlots disk_;
+  Transfers& transfers_;
+  MemoryOps& ops_;
+  std::vector<Copies> copies_;  // by entry
+  std::vector<EntryId> lost_;
+  std::int32_t spill_window_;  // spills at a time: fewer after failures
+  std::int64_t num_dropped_stores_ = 0;
+};
+
+}  // namespace airi

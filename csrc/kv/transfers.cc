@@ -1,0 +1,57 @@
+#include "kv/transfers.h"
+
+#include <algorithm>
+#include <limits>
+
+namespace airi {
+namespace {
+
+constexpr double kStep = 0.1;         // of a measurement
+constexpr double kForgetting = 0.02;  // back to the start
+constexpr double kMostRate = 1e9;     // bytes per microsecond: clocks are too coarse for short transfers
+
+}  // namespace
+
+TransferId Transfers::begin(const Transfer& transfer) {
+  const TransferId id{++last_id_};
+  pending_.emplace(id, transfer);
+  Queue& queue = queues_[index(transfer.kind)];
+  ++queue.count;
+  queue.bytes += transfer.bytes;
+  return id;
+}
+
+std::optional<Transfer> Transfers::end(TransferId id, TransferEnd how, Micros micros) {
+  const auto known = pending_.find(id);
+  if (known == pending_.end()) return std::nullopt;
+  const Transfer transfer = known->second;
+  pending_.erase(known);
+  Queue& queue = queues_[index(transfer.kind)];
+  --queue.count;
+  queue.bytes -= transfer.bytes;
+  TransferRate& rate = rates_[index(transfer.kind)];
+  // A kind that never arrives stays one: it was told so, not measured.
+  if (how == TransferEnd::kDone && micros >= 0 && rate.bytes_per_us > 0) {
+    const double own = std::max(static_cast<double>(micros) - rate.fixed_us, 0.0);
+    const double per_byte = own / static_cast<double>(transfer.bytes);
+    const double fitted = 1 / rate.bytes_per_us + kStep * (per_byte - 1 / rate.bytes_per_us);
+    rate.bytes_per_us = std::min(1 / fitted, kMostRate);
+  }
+  return transfer;
+}
+
+double Transfers::estimate(MemoryOpKind kind, std::int64_t count, std::int64_t bytes) const noexcept {
+  const TransferRate& rate = rates_[index(kind)];
+  if (rate.bytes_per_us <= 0) return std::numeric_limits<double>::infinity();
+  const Queue& ahead = queues_[index(kind)];
+  return static_cast<double>(ahead.count + count) * rate.fixed_us +
+         static_cast<double>(ahead.bytes + count * bytes) / rate.bytes_per_us;
+}
+
+void Transfers::forget_some(MemoryOpKind kind) noexcept {
+  TransferRate& rate = rates_[index(kind)];
+  const TransferRate& start = start_[index(kind)];
+  rate.bytes_per_us += kForgetting * (start.bytes_per_us - rate.bytes_per_us);
+}
+
+}  // namespace airi
