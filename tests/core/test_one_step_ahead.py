@@ -106,7 +106,8 @@ def test_the_last_token_by_length_is_not_planned_beyond() -> None:
     request = executor.accepted([1, 2, 3], max_new=3)
     executor.run()
     assert sum(len(s.rows) for s in executor.steps) == 3
-    assert executor.finished[request] == FinishReason.LENGTH and executor.wasted == {}
+    assert executor.finished[request] == FinishReason.LENGTH
+    assert executor.wasted == {}
 
 
 def test_one_token_of_each_request_leaves_nothing_to_plan_before_its_commit() -> None:
@@ -122,7 +123,8 @@ def test_a_third_step_is_refused_and_commits_come_in_order() -> None:
     executor = Pipeline()
     executor.accepted([1, 2], max_new=5)
     first, second = executor.plan(), executor.plan()
-    assert first is not None and second is not None
+    assert first is not None
+    assert second is not None
     with pytest.raises(ValueError, match="step 0 must be committed"):
         executor.plan()
     one, none = np.array([1], np.int32), np.zeros(1, np.uint8)
@@ -137,7 +139,10 @@ def test_a_decode_continues_from_a_token_that_is_not_known_yet() -> None:
     ahead = executor.plan()
     assert ahead is not None
     (row,) = ahead.rows
-    assert row.pending and row.tokens == [-1] and row.start == 2 and row.draw == 1
+    assert row.pending
+    assert row.tokens == [-1]
+    assert row.start == 2
+    assert row.draw == 1
 
 
 def test_a_preempted_request_comes_back_with_the_token_it_was_waiting_for() -> None:
@@ -159,7 +164,8 @@ def test_what_is_planned_out_makes_room_before_anybody_is_preempted() -> None:
     long = executor.accepted([2], max_new=5)
     executor.run()
     assert executor.runtime.stats()[0].preemptions == 0
-    assert len(executor.outputs[short]) == 2 and len(executor.outputs[long]) == 5
+    assert len(executor.outputs[short]) == 2
+    assert len(executor.outputs[long]) == 5
 
 
 @settings(max_examples=150, deadline=None)
@@ -199,7 +205,8 @@ def test_a_failing_row_ends_its_request_though_another_row_of_it_is_planned(
     executor.plan()
     executor.plan()
     executor.commit(executor.in_flight.popleft(), status={bad: int(status)})
-    assert bad in executor.finished and executor.outputs[bad] == []
+    assert bad in executor.finished
+    assert executor.outputs[bad] == []
     executor.run()
     assert len(executor.outputs[good]) == 6
     executor.runtime.check_invariants()

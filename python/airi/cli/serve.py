@@ -106,6 +106,10 @@ def serve(
         ),
     ] = None,
     block_size: Annotated[int, typer.Option(help="Tokens per KV block.", rich_help_panel=_ENGINE)] = 16,
+    async_scheduling: Annotated[
+        bool,
+        typer.Option(help="Plan each step while the one before it runs.", rich_help_panel=_ENGINE),
+    ] = True,
     engine: Annotated[
         str | None,
         typer.Option(
@@ -146,6 +150,7 @@ def serve(
             max_queued=max_queued,
             kv_memory=None if kv_memory is None else parse_size("kv_memory", kv_memory),
             block_size=block_size,
+            async_scheduling=async_scheduling,
         )
     _run(engine_options or engine or "", server_options, log_level)
 

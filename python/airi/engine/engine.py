@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from airi import _core
 from airi.engine.loading import EngineProgress, HostedModel, host_models
 from airi.engine.options import EngineOptions
+from airi.engine.pipeline import StepPipeline
 from airi.engine.requests import Feature, RequestState
 from airi.engine.runner import StepResult
 from airi.errors import (
@@ -90,6 +91,9 @@ class Engine:
         for model in self._hosting.models:
             for name in (model.name, *model.options.aliases):
                 self._by_name[name] = model
+        self._pipeline = StepPipeline(self._hosting.models, self._hosting.arrays)
+        self._ended: set[int] = set()
+        """Requests that ended while a step ran, which may hold a row of them; their ids may be in use again."""
         self._random = random.Random(options.seed)
         self.counters = tuple(ModelCounters() for _ in self._hosting.models)
 
@@ -168,8 +172,14 @@ class Engine:
         self._runtime.set_tenant(tenant, weight)
 
     def has_work(self) -> bool:
-        """Whether any request has not ended."""
-        return bool(self._states)
+        """Whether any request has not ended, or a step is running still."""
+        return bool(self._states) or self._pipeline.is_running
+
+    def watch_step(self) -> tuple[int, float]:
+        """A file descriptor that is readable once the running step has run, and for how many seconds at most a
+        caller that has nothing else to do should wait before the next `step`, listening for requests."""
+        wait_s = self._pipeline.time_to_plan_s() if self.options.async_scheduling else 0.0
+        return self._pipeline.done_fd, wait_s
 
     @property
     def request_ids(self) -> list[int]:
@@ -191,41 +201,50 @@ class Engine:
         return self.step_columns().as_list()
 
     def step_columns(self) -> StepOutputs:
-        """As `step`, in the form that travels: no object per row that only got one more token."""
-        info = self._runtime.step(now_us())
-        if info is None:
-            ended: dict[int, Output] = {}
-            self._end(ended, None)
-            return StepOutputs(others=list(ended.values()))
-        # Planning (above), running and committing are apart, and the core fills two buffer sets in
-        # turn, so that the next step can be planned while this one runs.
-        result = self._run(info)
-        self._commit(info, result)
-        return self._outputs(result)
+        """As `step`, in the form that travels: no object per row that only got one more token.
 
-    def _run(self, info: _core.StepInfo) -> StepResult:
-        runner = self.models[info.model].runner
-        arrays = self._hosting.arrays[info.buffer]
-        result = runner.run(
-            arrays,
-            rows=info.num_rows,
-            tokens=info.num_tokens,
-            deltas=info.num_deltas,
-            states=self._states,
-        )
-        counters = self.counters[info.model]
+        With `async_scheduling` the next step is planned while this one runs, and started before what this one
+        gave is looked at.
+        """
+        others: dict[int, Output] = {}
+        if not self._pipeline.is_running and not self._plan(others):
+            return StepOutputs(others=list(others.values()))
+        ahead = self._runtime.step(now_us()) if self.options.async_scheduling else None
+        self._end(others, None)
+        info, result = self._pipeline.collect()
+        gone = self._ended | others.keys()
+        if ahead is not None:
+            self._pipeline.launch(ahead, self._states)
+        self._runtime.commit(info.step_id, result.tokens, result.counts, result.status, result.device_us)
+        outputs = self._outputs(self._count(result, gone), others)
+        if ahead is None:
+            self._ended.clear()
+        return outputs
+
+    def _plan(self, others: dict[int, Output]) -> bool:
+        """Launches the next step, if there is one; `others` gets what was cancelled or timed out."""
+        info = self._runtime.step(now_us())
+        self._end(others, None)
+        self._ended.clear()
+        if info is not None:
+            self._pipeline.launch(info, self._states)
+        return info is not None
+
+    def _count(self, result: StepResult, gone: set[int]) -> StepResult:
+        """The result without its rows for requests that have ended before, and counted."""
+        self._ended = set()
+        if gone:
+            kept = np.fromiter((i not in gone for i in result.request_ids.tolist()), np.bool_)
+            result = result.only(kept)
+        counters = self.counters[result.model]
         counters.steps += 1
         counters.device_us += result.device_us
         counters.generated_tokens += len(result.tokens)
         return result
 
-    def _commit(self, info: _core.StepInfo, result: StepResult) -> None:
-        self._runtime.commit(info.step_id, result.tokens, result.counts, result.status, result.device_us)
-
-    def _outputs(self, result: StepResult) -> StepOutputs:
-        """Splits the sampled rows into plain ones and those that have more to say."""
+    def _outputs(self, result: StepResult, others: dict[int, Output]) -> StepOutputs:
+        """Splits the sampled rows into plain ones and those that have more to say, in `others`."""
         ids, tokens = result.request_ids, result.tokens
-        others: dict[int, Output] = {}
         for index in np.flatnonzero(result.draws == 0).tolist():
             request_id = int(ids[index])
             others[request_id] = self._first_output(request_id, int(tokens[index]), result.model)
@@ -256,6 +275,7 @@ class Engine:
             request_id, code, _, num_prompt, num_cached, num_generated = event
             if self._states.pop(request_id, None) is None:
                 continue
+            self._ended.add(request_id)
             reason = _REASONS[code]
             output = others.get(request_id)
             if output is None:

@@ -206,5 +206,6 @@ def _runtime(
         max_queued=options.max_queued,
         num_bands=NUM_BANDS,
         aging_us=None if options.aging_s is None else int(options.aging_s * 1e6),
+        steps_ahead=int(options.async_scheduling),
     )
     return _core.Runtime(config, list(configs), [set_of_arrays.as_buffers() for set_of_arrays in arrays])

@@ -91,6 +91,8 @@ class EngineOptions:
     admission: str = "max_util"
     """"max_util" admits on what the next step needs and may preempt; "no_evict" reserves to completion."""
     prefix_caching: bool = True
+    async_scheduling: bool = True
+    """Plans each step while the one before it runs. The texts are the same without."""
     aging_s: float | None = 30.0
     """Waiting time after which a request counts as one priority level higher; None means never."""
     seed: int | None = None

@@ -126,7 +126,7 @@ class EngineProcess:
     def _serve(self, engine: Engine) -> None:
         timeout_ms = _IDLE_POLL_MS
         while not self._is_orphan():
-            for message in self.server.poll(timeout_ms):
+            for message in self._messages(engine, timeout_ms):
                 if isinstance(message, Cancel):
                     for request_id in message.request_ids:
                         engine.cancel(request_id)
@@ -150,6 +150,11 @@ class EngineProcess:
             timeout_ms = 0 if outputs.progressed else _BLOCKED_POLL_MS
             if not engine.has_work():
                 timeout_ms = _IDLE_POLL_MS
+
+    def _messages(self, engine: Engine, timeout_ms: int) -> list[GenerateRequest | Cancel | SetTenant]:
+        """What has come; while a step runs, also what comes until the next one is to be planned."""
+        done_fd, wait_s = engine.watch_step()
+        return self.server.poll_until(done_fd, wait_s) if wait_s else self.server.poll(timeout_ms)
 
     def _add(self, engine: Engine, request: GenerateRequest) -> None:
         try:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 _ROW_SAMPLE = int(_core.ROW_SAMPLE)
 _ROW_FIRST = int(_core.ROW_FIRST)
+_ROW_PENDING = int(_core.ROW_PENDING)
 _ROW_FAILED = int(_core.RowStatus.FAILED)
 
 # Rows of prompt log-probabilities whose logits are made at a time: at most 64 MiB of them.
@@ -80,12 +82,23 @@ class StepResult:
     logprobs: dict[int, TokenLogprobs] = field(default_factory=dict)
     """By index into the n."""
 
+    def only(self, kept: NDArray[np.bool_]) -> StepResult:
+        """The same without some of the rows that sampled: `kept` [n]. What is committed is not what is left."""
+        places = {old: new for new, old in enumerate(np.flatnonzero(kept).tolist())}
+        return replace(
+            self,
+            request_ids=self.request_ids[kept],
+            tokens=self.tokens[kept],
+            draws=self.draws[kept],
+            logprobs={places[i]: values for i, values in self.logprobs.items() if i in places},
+        )
+
 
 class ModelRunner:
     """Owns a loaded model's block table and slots; never decides what runs.
 
-    `launch` may overlap with planning the next step: it touches nothing of the core.
-    *Thread safety*: none.
+    `run` may go on in another thread while the next step is planned: it touches nothing of the core.
+    *Thread safety*: none; steps are taken over and run in the order planned.
     """
 
     def __init__(
@@ -105,6 +118,8 @@ class ModelRunner:
         columns = -(-max_model_len // block_size)
         self.block_table = np.zeros((max_num_seqs, columns), np.int32)
         self.sampler = Sampler(max_num_seqs, self._vocab_size)
+        self._last_tokens = np.zeros(max_num_seqs, np.int32)
+        """By slot: what was sampled there last."""
         model.bind_kv(
             KvBinding(
                 arena=arena,
@@ -114,18 +129,23 @@ class ModelRunner:
             )
         )
 
-    def run(
-        self,
-        arrays: StepArrays,
-        *,
-        rows: int,
-        tokens: int,
-        deltas: int,
-        states: dict[int, RequestState],
-    ) -> StepResult:
-        """Runs one planned step. A failing model fails the step's rows, never the engine."""
+    def take_over(
+        self, arrays: StepArrays, *, rows: int, deltas: int, states: Mapping[int, RequestState]
+    ) -> None:
+        """Makes a planned step the next to run: applies its table deltas and gives new rows their slots.
+
+        The step before has run.
+        """
+        if deltas:
+            changed = arrays.deltas[:deltas]
+            self.block_table[changed[:, 0], changed[:, 1]] = changed[:, 2]
+        for row in np.flatnonzero(arrays.row_flags[:rows] & _ROW_FIRST).tolist():
+            self.sampler.assign(int(arrays.slots[row]), states[int(arrays.request_ids[row])])
+
+    def run(self, arrays: StepArrays, *, rows: int, tokens: int) -> StepResult:
+        """Runs the step taken over last. A failing model fails the step's rows, never the engine."""
         begin = time.perf_counter_ns()
-        self._take_over(arrays, rows, deltas, states)
+        self._fill_in_pending(arrays, rows)
         sampling = np.flatnonzero(arrays.row_flags[:rows] & _ROW_SAMPLE)
         query_start = arrays.query_start[: rows + 1]
         step = StepInputs(
@@ -145,7 +165,8 @@ class ModelRunner:
         try:
             logits = self.model.forward(step)
             sampled = self.sampler.sample(logits, slots, draws)
-            tokens_out, logprobs = sampled.tokens, sampled.logprobs
+            tokens_out, logprobs = sampled.tokens.copy(), sampled.logprobs
+            self._last_tokens[slots] = tokens_out
             status[sampling] = sampled.is_nan  # 1 is RowStatus.NAN
             status[sampling[list(sampled.failed)]] = _ROW_FAILED
             self._prompt_logprobs(step, status)
@@ -164,13 +185,10 @@ class ModelRunner:
             logprobs=logprobs,
         )
 
-    def _take_over(self, arrays: StepArrays, rows: int, deltas: int, states: dict[int, RequestState]) -> None:
-        """Applies the block table's deltas and gives new rows their slots."""
-        if deltas:
-            changed = arrays.deltas[:deltas]
-            self.block_table[changed[:, 0], changed[:, 1]] = changed[:, 2]
-        for row in np.flatnonzero(arrays.row_flags[:rows] & _ROW_FIRST).tolist():
-            self.sampler.assign(int(arrays.slots[row]), states[int(arrays.request_ids[row])])
+    def _fill_in_pending(self, arrays: StepArrays, rows: int) -> None:
+        """Puts what the step before sampled where the plan could not know it."""
+        pending = np.flatnonzero(arrays.row_flags[:rows] & _ROW_PENDING)
+        arrays.tokens[arrays.query_start[pending]] = self._last_tokens[arrays.slots[pending]]
 
     def _prompt_logprobs(self, step: StepInputs, status: NDArray[np.uint8]) -> None:
         """Takes the log-probabilities of prompt tokens whose predecessors this step computed.

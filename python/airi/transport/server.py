@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import time
 from collections.abc import Sequence
 
 import msgspec
@@ -135,6 +136,24 @@ class EngineServer:
         """
         if timeout_ms and not self._socket.poll(timeout_ms):
             return []
+        return self._receive()
+
+    def poll_until(self, done_fd: int, timeout_s: float) -> list[GenerateRequest | Cancel | SetTenant]:
+        """As `poll`, and returns also when `done_fd` is readable; all that comes in the meantime."""
+        received = self._receive()
+        poller = zmq.Poller()
+        poller.register(self._socket, zmq.POLLIN)
+        poller.register(done_fd, zmq.POLLIN)
+        until = time.monotonic() + timeout_s
+        while (left_ms := (until - time.monotonic()) * 1000) >= 1:
+            ready = dict(poller.poll(int(left_ms)))
+            if self._socket in ready:
+                received += self._receive()
+            if not ready or done_fd in ready:
+                break
+        return received
+
+    def _receive(self) -> list[GenerateRequest | Cancel | SetTenant]:
         received: list[GenerateRequest | Cancel | SetTenant] = []
         while True:
             try:

@@ -1,0 +1,89 @@
+"""Runs planned steps on a thread of its own, in order, so that the next one can be planned meanwhile."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from airi import _core
+from airi.engine.loading import HostedModel
+from airi.engine.requests import RequestState
+from airi.engine.runner import ModelRunner, StepArrays, StepResult
+
+__all__ = ["StepPipeline"]
+
+# The next step is planned when this share of the time that a step like the one running took has gone by: early
+# enough to be ready in time, late enough for the requests that come meanwhile.
+_PLAN_AT = 0.85
+
+
+class StepPipeline:
+    """At most one step runs at a time. Knows nothing of the core's decisions.
+
+    *Thread safety*: none; its own thread runs models and touches nothing else.
+    """
+
+    def __init__(self, models: Sequence[HostedModel], arrays: Sequence[StepArrays]) -> None:
+        self._models = models
+        self._arrays = arrays
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="airi-step")
+        self._running: tuple[_core.StepInfo, Future[StepResult]] | None = None
+        self._done = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._launched_at = 0.0
+        self._took_s: dict[tuple[int, bool], float] = {}
+        """By model and whether there were prefills: the last such step."""
+
+    def __del__(self) -> None:
+        os.close(self._done)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a step was launched and not collected."""
+        return self._running is not None
+
+    @property
+    def done_fd(self) -> int:
+        """A file descriptor that is readable when the step that was launched has run."""
+        return self._done
+
+    def time_to_plan_s(self) -> float:
+        """How long the plan of the next step should wait for requests yet, unless the running one ends first."""
+        if self._running is None:
+            return 0.0
+        info, future = self._running
+        took = self._took_s.get(_kind(info), 0.0)
+        return 0.0 if future.done() else max(self._launched_at + _PLAN_AT * took - time.monotonic(), 0.0)
+
+    def launch(self, info: _core.StepInfo, states: Mapping[int, RequestState]) -> None:
+        """Starts a planned step. The one before must have been collected."""
+        if self._running is not None:
+            raise RuntimeError(f"step {self._running[0].step_id} was not collected")
+        runner, arrays = self._models[info.model].runner, self._arrays[info.buffer]
+        runner.take_over(arrays, rows=info.num_rows, deltas=info.num_deltas, states=states)
+        self._launched_at = time.monotonic()
+        future = self._thread.submit(_run, runner, arrays, info, self._done)
+        self._running = info, future
+
+    def collect(self) -> tuple[_core.StepInfo, StepResult]:
+        """Waits for the step that runs. An interrupt while waiting loses nothing."""
+        if self._running is None:
+            raise RuntimeError("no step was launched")
+        info, future = self._running
+        result = future.result()
+        self._took_s[_kind(info)] = result.device_us / 1e6
+        os.eventfd_read(self._done)
+        self._running = None
+        return info, result
+
+
+def _run(runner: ModelRunner, arrays: StepArrays, info: _core.StepInfo, done: int) -> StepResult:
+    try:
+        return runner.run(arrays, rows=info.num_rows, tokens=info.num_tokens)
+    finally:
+        os.eventfd_write(done, 1)
+
+
+def _kind(info: _core.StepInfo) -> tuple[int, bool]:
+    return info.model, info.num_prefill_tokens > 0
