@@ -2,6 +2,7 @@
 # make serve     installs, then serves the built-in model and prints a curl line
 # make test      installs, then lints and runs every test that fits twelve minutes on two cores
 # make test-all  also a ThreadSanitizer build, the wheel in an empty environment, clients, long fuzzing
+# make fuzz      FUZZ_SEEDS random sequences of calls on the core, for the night; replays are one command
 # make wheel     wheelhouse/airi-*-manylinux_*.whl
 
 PYTHON ?= python3
@@ -23,7 +24,7 @@ CMAKE_TEST = cmake -S . -G Ninja -DAIRI_BUILD_TESTS=ON -DPython_EXECUTABLE=$(BIN
 # Made last: a virtual environment whose pip could not be upgraded is not taken for a whole one.
 VENV_READY := $(VENV)/.ready
 
-.PHONY: install install-test serve test test-all lint cpp-configure cpp-test tsan aarch64 wheel clean
+.PHONY: install install-test serve test test-all lint cpp-configure cpp-test fuzz tsan aarch64 wheel clean
 
 $(VENV_READY):
 	$(PYTHON) -m venv $(VENV)
@@ -55,6 +56,12 @@ lint: cpp-configure
 
 test: lint cpp-test
 	python -m pytest -m "not slow and not gpu"
+
+# Every second of time has seeds of its own. A nightly run for as long as there is time: FUZZ_SEEDS=...
+FUZZ_SEEDS ?= 200000
+fuzz: cpp-configure
+	cmake --build build/test --target fuzz_runtime
+	from=$$(date +%s)000000 && build/test/tests/cpp/fuzz_runtime --seeds $$from $$((from + $(FUZZ_SEEDS)))
 
 tsan: install-test
 	$(CMAKE_TEST) -B build/tsan -DCMAKE_BUILD_TYPE=RelWithDebInfo -DAIRI_BUILD_PYTHON=OFF -DAIRI_SANITIZE=thread

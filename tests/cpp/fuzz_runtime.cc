@@ -1,6 +1,5 @@
 // Bytes become operations on a small, tight runtime: whatever they say, invariants hold, no request is lost,
-// and in the end nothing is held. Without arguments a fixed number of seeded sequences runs; arguments are
-// files to replay. LLVMFuzzerTestOneInput is what libFuzzer links against.
+// and in the end nothing is held. LLVMFuzzerTestOneInput is what libFuzzer links against.
 
 #include <cstdint>
 #include <fstream>
@@ -8,6 +7,8 @@
 #include <iterator>
 #include <set>
 #include <span>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "base/check.h"
@@ -150,24 +151,56 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
 }
 
 #ifndef AIRI_LIBFUZZER
-int main(int argc, char** argv) {
-  for (int i = 1; i < argc; ++i) {
-    std::ifstream file(argv[i], std::ios::binary);
-    const std::vector<char> read{std::istreambuf_iterator<char>(file), {}};
-    const std::vector<std::uint8_t> bytes(read.begin(), read.end());
+namespace {
+
+std::vector<std::uint8_t> bytes_of(std::uint64_t seed) {
+  airi::testing::Random random(seed);
+  std::vector<std::uint8_t> bytes(static_cast<std::size_t>(40 + random.below(1500)));
+  for (std::uint8_t& byte : bytes) byte = static_cast<std::uint8_t>(random.next());
+  return bytes;
+}
+
+// Runs the bytes; where they break something, leaves them in a file and says how to run them again.
+bool survives(std::uint64_t seed, const char* program) {
+  const std::vector<std::uint8_t> bytes = bytes_of(seed);
+  try {
     LLVMFuzzerTestOneInput(bytes.data(), bytes.size());
+    return true;
+  } catch (const std::exception& error) {
+    const std::string path = "crash-" + std::to_string(seed);
+    std::ofstream(path, std::ios::binary)
+        .write(reinterpret_cast<const char*>(bytes.data()), std::ssize(bytes));
+    std::cerr << "seed " << seed << ": " << error.what() << "\nreplay: " << program << ' ' << path << '\n';
+    return false;
   }
-  if (argc > 1) return 0;
-  for (std::uint64_t seed = 0; seed < 1500; ++seed) {
-    airi::testing::Random random(seed);
-    std::vector<std::uint8_t> bytes(static_cast<std::size_t>(40 + random.below(1500)));
-    for (std::uint8_t& byte : bytes) byte = static_cast<std::uint8_t>(random.next());
-    try {
-      LLVMFuzzerTestOneInput(bytes.data(), bytes.size());
-    } catch (const std::exception& error) {
-      std::cerr << "seed " << seed << ": " << error.what() << '\n';
-      return 1;
-    }
+}
+
+void replay(const char* path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) throw std::runtime_error(std::string("cannot read ") + path);
+  const std::vector<char> read{std::istreambuf_iterator<char>(file), {}};
+  const std::vector<std::uint8_t> bytes(read.begin(), read.end());
+  LLVMFuzzerTestOneInput(bytes.data(), bytes.size());
+}
+
+}  // namespace
+
+// fuzz_runtime                  a fixed number of seeds, the same every time
+// fuzz_runtime --seeds A B      seeds from A up to B
+// fuzz_runtime FILE...          inputs that broke something
+int main(int argc, char** argv) {
+  const std::vector<std::string> args(argv + 1, argv + argc);
+  std::uint64_t first = 0;
+  std::uint64_t last = 1500;
+  if (args.size() == 3 && args[0] == "--seeds") {
+    first = std::stoull(args[1]);
+    last = std::stoull(args[2]);
+  } else if (!args.empty()) {
+    for (const std::string& path : args) replay(path.c_str());
+    return 0;
+  }
+  for (std::uint64_t seed = first; seed < last; ++seed) {
+    if (!survives(seed, argv[0])) return 1;
   }
   return 0;
 }
