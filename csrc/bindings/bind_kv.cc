@@ -39,6 +39,18 @@ BlockId to_held_or_cached(const BlockPool& pool, std::int32_t id) {
   throw InvalidArgument("block " + std::to_string(id) + " is FREE: only ACTIVE and CACHED ones can be held");
 }
 
+SlabId to_pool_slab(const BlockPool& pool, std::int32_t slab) {
+  if (slab >= 0 && slab < pool.shape().num_slabs) return SlabId{slab};
+  throw InvalidArgument("slab must lie in [0, " + std::to_string(pool.shape().num_slabs) + "), got " +
+                        std::to_string(slab));
+}
+
+SlabId to_present_slab(const BlockPool& pool, std::int32_t slab) {
+  const SlabId id = to_pool_slab(pool, slab);
+  if (pool.has_slab(id)) return id;
+  throw InvalidArgument("slab " + std::to_string(slab) + " is absent");
+}
+
 std::vector<BlockId> to_blocks(const BlockPool& pool, const std::vector<std::int32_t>& ids) {
   std::vector<BlockId> blocks;
   blocks.reserve(ids.size());
@@ -103,6 +115,39 @@ void bind_block_pool(const py::module_& m) {
   using namespace pybind11::literals;
   py::class_<BlockPool>(m, "BlockPool", "Reference-counted blocks and the cache of full ones.")
       .def(py::init<std::int32_t, std::int32_t>(), "capacity"_a, "block_size"_a)
+      .def_static(
+          "of_slabs",
+          [](std::int32_t num_slabs, std::int32_t blocks_per_slab, std::int32_t block_size) {
+            return BlockPool(SlabShape{num_slabs, blocks_per_slab}, block_size);
+          },
+          "num_slabs"_a, "blocks_per_slab"_a, "block_size"_a)
+      .def_property_readonly("num_present", &BlockPool::num_present)
+      .def(
+          "has_slab",
+          [](const BlockPool& self, std::int32_t slab) { return self.has_slab(to_pool_slab(self, slab)); },
+          "slab"_a)
+      .def(
+          "num_active_in",
+          [](const BlockPool& self, std::int32_t slab) {
+            return self.num_active_in(to_present_slab(self, slab));
+          },
+          "slab"_a)
+      .def(
+          "num_cached_in",
+          [](const BlockPool& self, std::int32_t slab) {
+            return self.num_cached_in(to_present_slab(self, slab));
+          },
+          "slab"_a)
+      .def(
+          "add_slab", [](BlockPool& self, std::int32_t slab) { self.add_slab(to_pool_slab(self, slab)); },
+          "slab"_a)
+      .def(
+          "drain_slab", [](BlockPool& self, std::int32_t slab) { self.drain_slab(to_pool_slab(self, slab)); },
+          "slab"_a)
+      .def_property_readonly("num_draining", &BlockPool::num_draining)
+      .def(
+          "remove_slab",
+          [](BlockPool& self, std::int32_t slab) { self.remove_slab(to_pool_slab(self, slab)); }, "slab"_a)
       .def_property_readonly("num_free", &BlockPool::num_free)
       .def_property_readonly("num_cached", &BlockPool::num_cached)
       .def_property_readonly("num_active", &BlockPool::num_active)

@@ -1,5 +1,7 @@
 #include "kv/block_pool.h"
 
+#include <algorithm>
+#include <limits>
 #include <string>
 #include <utility>
 
@@ -8,44 +10,77 @@
 namespace airi {
 namespace {
 
-std::int32_t checked_capacity(std::int32_t capacity, std::int32_t block_size) {
-  if (capacity < 0) {
-    throw InvalidArgument("capacity must not be negative, got " + std::to_string(capacity));
+SlabShape checked_shape(const SlabShape& shape, std::int32_t block_size) {
+  const std::int64_t capacity = std::int64_t{shape.num_slabs} * shape.blocks_per_slab;
+  if (shape.num_slabs < 1 || shape.blocks_per_slab < 0 ||
+      capacity + shape.num_slabs >= std::numeric_limits<std::int32_t>::max()) {
+    throw InvalidArgument("a pool needs at least 1 slab and fewer than 2^31 blocks, got " +
+                          std::to_string(shape.num_slabs) + " slabs of " +
+                          std::to_string(shape.blocks_per_slab));
   }
   if (block_size < 1) {
     throw InvalidArgument("block_size must be at least 1, got " + std::to_string(block_size));
   }
-  return capacity;
+  return shape;
+}
+
+SlabShape single_slab(std::int32_t capacity) {
+  if (capacity < 0) {
+    throw InvalidArgument("capacity must not be negative, got " + std::to_string(capacity));
+  }
+  return {.num_slabs = 1, .blocks_per_slab = capacity};
 }
 
 }  // namespace
 
+BlockPool::BlockPool(const SlabShape& shape, std::int32_t block_size)
+    : shape_(checked_shape(shape, block_size)),
+      nodes_(static_cast<std::size_t>(shape.capacity()) + 1),
+      free_(shape, nodes_),
+      cached_(shape, nodes_),
+      ring_heads_(static_cast<std::size_t>(shape.capacity())),
+      index_(shape.capacity(), block_size) {}
+
 BlockPool::BlockPool(std::int32_t capacity, std::int32_t block_size)
-    : capacity_(checked_capacity(capacity, block_size)),
-      nodes_(static_cast<std::size_t>(capacity) + 1),
-      ring_heads_(static_cast<std::size_t>(capacity)),
-      index_(capacity, block_size),
-      num_free_(capacity) {
-  nodes_.back().prev = nodes_.back().next = capacity_;
-  for (std::int32_t i = 0; i < capacity_; ++i) link_between(i, nodes_.back().prev, capacity_);
+    : BlockPool(single_slab(capacity), block_size) {
+  add_slab(SlabId{0});
 }
 
-void BlockPool::link_between(std::int32_t block, std::int32_t prev, std::int32_t next) noexcept {
-  Node& node = nodes_[static_cast<std::size_t>(block)];
-  node.prev = prev;
-  node.next = next;
-  nodes_[static_cast<std::size_t>(prev)].next = block;
-  nodes_[static_cast<std::size_t>(next)].prev = block;
+void BlockPool::add_slab(SlabId slab) {
+  AIRI_CHECK(index(slab) < static_cast<std::size_t>(shape_.num_slabs) && !has_slab(slab))
+      << "slab " << raw(slab) << " cannot be added";
+  free_.add_slab(slab);
+  ++num_slabs_;
 }
 
-void BlockPool::unlink(std::int32_t block) noexcept {
-  const Node& node = nodes_[static_cast<std::size_t>(block)];
-  nodes_[static_cast<std::size_t>(node.prev)].next = node.next;
-  nodes_[static_cast<std::size_t>(node.next)].prev = node.prev;
+void BlockPool::remove_slab(SlabId slab) {
+  AIRI_CHECK(index(slab) < static_cast<std::size_t>(shape_.num_slabs) && has_slab(slab))
+      << "slab " << raw(slab) << " cannot be removed";
+  AIRI_CHECK(num_active_in(slab) == 0)
+      << "slab " << raw(slab) << " has " << num_active_in(slab) << " active blocks";
+  evict_slab(slab);
+  free_.remove_slab(slab);
+  --num_slabs_;
+}
+
+void BlockPool::drain_slab(SlabId slab) {
+  AIRI_CHECK(index(slab) < static_cast<std::size_t>(shape_.num_slabs) && has_slab(slab) && !drains(slab))
+      << "slab " << raw(slab) << " cannot be drained";
+  evict_slab(slab);
+  free_.drain_slab(slab);
+}
+
+// Evicts the CACHED blocks of a slab.
+void BlockPool::evict_slab(SlabId slab) {
+  for (std::int32_t block = shape_.first_block(slab); num_cached_in(slab) > 0; ++block) {
+    if (ref_count(BlockId{block}) > 0 || !is_published(BlockId{block})) continue;
+    evict(BlockId{block});
+    free_.push(block);
+  }
 }
 
 void BlockPool::leave_ring(std::int32_t block) noexcept {
-  const Node& node = nodes_[static_cast<std::size_t>(block)];
+  const BlockNode& node = nodes_[static_cast<std::size_t>(block)];
   nodes_[static_cast<std::size_t>(node.twin_prev)].twin_next = node.twin_next;
   nodes_[static_cast<std::size_t>(node.twin_next)].twin_prev = node.twin_prev;
   std::int32_t& head = ring_heads_[static_cast<std::size_t>(node.entry)];
@@ -54,7 +89,7 @@ void BlockPool::leave_ring(std::int32_t block) noexcept {
 
 void BlockPool::join_ring(std::int32_t block, std::int32_t entry, bool first) noexcept {
   std::int32_t& head = ring_heads_[static_cast<std::size_t>(entry)];
-  Node& node = nodes_[static_cast<std::size_t>(block)];
+  BlockNode& node = nodes_[static_cast<std::size_t>(block)];
   const std::int32_t last = nodes_[static_cast<std::size_t>(head)].twin_prev;
   node.twin_prev = last;
   node.twin_next = head;
@@ -72,25 +107,22 @@ std::optional<BlockPool::Hit> BlockPool::find(const BlockKey& key) const noexcep
 bool BlockPool::try_take(std::span<BlockId> out) {
   if (static_cast<std::int64_t>(out.size()) > num_available()) return false;
   for (BlockId& slot : out) {
-    const std::int32_t block = nodes_.back().next;
-    if (is_published(BlockId{block})) {
-      ++num_evictions_;
-      unpublish(BlockId{block});  // now FREE, and still at the front
+    if (free_.size() > 0) {
+      slot = BlockId{free_.pop()};
+    } else {
+      slot = BlockId{cached_.choose_victim()};
+      evict(slot);
     }
-    unlink(block);
-    --num_free_;
-    nodes_[static_cast<std::size_t>(block)].refs = 1;
-    slot = BlockId{block};
+    nodes_[index(slot)].refs = 1;
   }
   return true;
 }
 
 void BlockPool::hold(BlockId block) {
-  Node& node = nodes_[index(block)];
+  BlockNode& node = nodes_[index(block)];
   if (node.refs++ > 0) return;
   AIRI_DCHECK(node.entry != kUnpublished) << "block " << raw(block) << " is FREE";
-  unlink(raw(block));
-  --num_cached_;
+  cached_.remove(raw(block));
   const std::int32_t entry = node.entry;
   if (node.twin_next == raw(block)) return;
   leave_ring(raw(block));
@@ -98,16 +130,15 @@ void BlockPool::hold(BlockId block) {
 }
 
 void BlockPool::drop_reference(BlockId block) {
-  Node& node = nodes_[index(block)];
+  BlockNode& node = nodes_[index(block)];
   AIRI_CHECK(node.refs > 0) << "block " << raw(block) << " released twice";
   if (--node.refs > 0) return;
+  if (!returns(block) && node.entry != kUnpublished) forget(block);
   if (node.entry == kUnpublished) {
-    link_between(raw(block), capacity_, nodes_.back().next);
-    ++num_free_;
+    free_.push(raw(block));
     return;
   }
-  link_between(raw(block), nodes_.back().prev, capacity_);
-  ++num_cached_;
+  cached_.push_back(raw(block));
   if (node.twin_next == raw(block)) return;
   const std::int32_t entry = node.entry;
   leave_ring(raw(block));
@@ -115,11 +146,12 @@ void BlockPool::drop_reference(BlockId block) {
 }
 
 void BlockPool::release(std::span<const BlockId> table) {
+  cached_.begin_release();
   for (std::size_t i = table.size(); i-- > 0;) drop_reference(table[i]);
 }
 
 EntrySerial BlockPool::publish(BlockId block, const BlockKey& key) {
-  Node& node = nodes_[index(block)];
+  BlockNode& node = nodes_[index(block)];
   AIRI_CHECK(node.entry == kUnpublished) << "block " << raw(block) << " is published already";
   AIRI_CHECK(node.refs > 0) << "block " << raw(block) << " is not held";
   const std::optional<EntryId> known = index_.find(key);
@@ -135,9 +167,9 @@ EntrySerial BlockPool::publish(BlockId block, const BlockKey& key) {
   return index_.serial(entry);
 }
 
-void BlockPool::unpublish(BlockId block) {
-  Node& node = nodes_[index(block)];
-  if (node.entry == kUnpublished) return;
+// The block's entry, if this is its last block, goes; lists stay as they are.
+void BlockPool::forget(BlockId block) {
+  BlockNode& node = nodes_[index(block)];
   const EntryId entry{node.entry};
   if (node.twin_next == raw(block)) {
     if (records_removed_) removed_.push_back(index_.hash(entry));
@@ -146,56 +178,68 @@ void BlockPool::unpublish(BlockId block) {
     leave_ring(raw(block));
   }
   node.entry = kUnpublished;
-  if (node.refs > 0) return;
-  unlink(raw(block));
-  link_between(raw(block), capacity_, nodes_.back().next);
-  --num_cached_;
-  ++num_free_;
+}
+
+// Takes a CACHED block off its list; whose it is now is the caller's business.
+void BlockPool::evict(BlockId block) {
+  ++num_evictions_;
+  cached_.remove(raw(block));
+  forget(block);
+}
+
+void BlockPool::unpublish(BlockId block) {
+  if (!is_published(block)) return;
+  forget(block);
+  if (ref_count(block) > 0) return;
+  cached_.remove(raw(block));
+  free_.push(raw(block));
 }
 
 std::vector<Hash128> BlockPool::take_removed() { return std::exchange(removed_, {}); }
 
 std::vector<BlockId> BlockPool::eviction_order() const {
-  std::vector<BlockId> order;
-  for (std::int32_t at = nodes_.back().next; at != capacity_;
-       at = nodes_[static_cast<std::size_t>(at)].next) {
-    order.push_back(BlockId{at});
-  }
+  std::vector<BlockId> order = free_.order();
+  const std::vector<BlockId> cached = cached_.order();
+  order.insert(order.end(), cached.begin(), cached.end());
   return order;
 }
 
 void BlockPool::check_invariants() const {
   index_.check_invariants();
-  std::int32_t cached = 0;
-  std::int32_t free = 0;
-  bool seen_cached = false;
-  for (const BlockId block : eviction_order()) {
-    AIRI_CHECK(ref_count(block) == 0) << "block " << raw(block) << " is held and on the list";
-    seen_cached = seen_cached || is_published(block);
-    AIRI_CHECK(is_published(block) == seen_cached) << "FREE block " << raw(block) << " behind CACHED";
-    ++(is_published(block) ? cached : free);
-    AIRI_CHECK(cached + free <= capacity_) << "the eviction list is a loop";
+  free_.check_invariants();
+  cached_.check_invariants();
+  for (const BlockId block : free_.order()) {
+    AIRI_CHECK(ref_count(block) == 0 && !is_published(block)) << "block " << raw(block) << " is not FREE";
   }
-  AIRI_CHECK(cached == num_cached_ && free == num_free_)
-      << "list holds " << cached << " cached and " << free << " free, counted " << num_cached_ << " and "
-      << num_free_;
+  for (const BlockId block : cached_.order()) {
+    AIRI_CHECK(ref_count(block) == 0 && is_published(block)) << "block " << raw(block) << " is not CACHED";
+  }
+  check_blocks();
+}
+
+void BlockPool::check_blocks() const {
   std::int32_t active = 0;
-  std::vector<char> listed(static_cast<std::size_t>(capacity_), 0);
-  for (std::int32_t i = 0; i < capacity_; ++i) {
-    const Node& node = nodes_[static_cast<std::size_t>(i)];
+  std::int32_t published = 0;
+  std::vector<char> listed(nodes_.size(), 0);
+  for (std::int32_t i = 0; i < capacity(); ++i) {
+    const BlockNode& node = nodes_[static_cast<std::size_t>(i)];
     active += node.refs > 0 ? 1 : 0;
+    AIRI_CHECK(has_slab(shape_.slab_of(i)) || (node.refs == 0 && node.entry == kUnpublished))
+        << "block " << i << " is in use and absent";
     if (node.entry == kUnpublished) continue;
-    const Node& next = nodes_[static_cast<std::size_t>(node.twin_next)];
+    ++published;
+    const BlockNode& next = nodes_[static_cast<std::size_t>(node.twin_next)];
     AIRI_CHECK(next.twin_prev == i && next.entry == node.entry) << "ring of block " << i;
     listed[static_cast<std::size_t>(node.entry)] = 1;
-    const Node& head = nodes_[static_cast<std::size_t>(ring_heads_[static_cast<std::size_t>(node.entry)])];
+    const BlockNode& head =
+        nodes_[static_cast<std::size_t>(ring_heads_[static_cast<std::size_t>(node.entry)])];
     AIRI_CHECK(head.entry == node.entry) << "head of entry " << node.entry;
     AIRI_CHECK(head.refs > 0 || node.refs == 0)
         << "a hit on entry " << node.entry << " avoids the block in use";
   }
-  AIRI_CHECK(active == num_active()) << "counted " << active << " active blocks";
-  std::int32_t entries = 0;
-  for (const char is_listed : listed) entries += is_listed;
+  AIRI_CHECK(active == num_active()) << "counted " << active << " active blocks of " << num_active();
+  AIRI_CHECK(published >= num_cached()) << "CACHED blocks without an entry";
+  const auto entries = std::count(listed.begin(), listed.end(), 1);
   AIRI_CHECK(entries == index_.size()) << "entries without a block";
 }
 

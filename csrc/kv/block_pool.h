@@ -6,23 +6,27 @@
 #include <vector>
 
 #include "base/ids.h"
+#include "kv/block_node.h"
+#include "kv/cached_blocks.h"
+#include "kv/free_blocks.h"
 #include "kv/prefix_index.h"
 
 namespace airi {
 
-// A fixed pool of KV blocks with reference counts, and the cache of full blocks whose
-// contents are known. Hands out block ids; never touches KV memory.
+// A pool of KV blocks with reference counts, and the cache of full blocks whose contents are
+// known. Hands out block ids; never touches KV memory.
 //
-// A block is ACTIVE (referenced), CACHED (unreferenced, published) or FREE (neither). One
-// list holds CACHED and FREE blocks in eviction order: unpublished ones go to the front
-// (last in, first out), published ones to the back, so taking from the front takes FREE
-// blocks first and then the CACHED block that was released longest ago.
+// Blocks lie in slabs, which may be added and removed; those of a slab that the pool does not
+// have are ABSENT. Others are ACTIVE (referenced), CACHED (unreferenced, published) or FREE
+// (neither). FREE blocks are taken first, last in first out, of the fullest slab; then CACHED
+// ones, nearly in the order of their release (see kv/cached_blocks.h; exactly in a single slab).
 //
 // An entry may list several blocks of equal contents (computed side by side); it lives
 // until its last block goes, so its descendants stay reachable.
 //
 // Thread safety: none. One thread owns it.
-// Invariant: active + cached + free == capacity; a block is on the list iff its count is 0.
+// Invariant: active + cached + free == num_present; a block is CACHED or FREE only if its count
+// is 0 and its slab present.
 class BlockPool {
  public:
   struct Hit {
@@ -30,18 +34,27 @@ class BlockPool {
     EntrySerial serial{};  // the parent of the next block's key
   };
 
-  // Throws InvalidArgument for a negative capacity or block_size < 1.
+  // One slab that is there from the start. Throws InvalidArgument for a negative capacity or
+  // block_size < 1.
   BlockPool(std::int32_t capacity, std::int32_t block_size);
+  // Every slab is absent at first. Throws InvalidArgument for a shape without blocks, or with
+  // 2^31 of them.
+  BlockPool(const SlabShape& shape, std::int32_t block_size);
   BlockPool(const BlockPool&) = delete;
   BlockPool& operator=(const BlockPool&) = delete;
   BlockPool(BlockPool&&) = default;
 
-  [[nodiscard]] std::int32_t capacity() const noexcept { return capacity_; }
-  [[nodiscard]] std::int32_t num_free() const noexcept { return num_free_; }
-  [[nodiscard]] std::int32_t num_cached() const noexcept { return num_cached_; }
-  [[nodiscard]] std::int32_t num_active() const noexcept { return capacity_ - num_available(); }
+  // Ids are below it, absent ones included.
+  [[nodiscard]] std::int32_t capacity() const noexcept { return shape_.capacity(); }
+  [[nodiscard]] const SlabShape& shape() const noexcept { return shape_; }
+  [[nodiscard]] std::int32_t num_present() const noexcept { return num_slabs_ * shape_.blocks_per_slab; }
+  [[nodiscard]] std::int32_t num_free() const noexcept { return free_.size(); }
+  [[nodiscard]] std::int32_t num_cached() const noexcept { return cached_.size(); }
+  [[nodiscard]] std::int32_t num_active() const noexcept {
+    return num_present() - num_available() - free_.num_kept_back();
+  }
   // What try_take can hand out.
-  [[nodiscard]] std::int32_t num_available() const noexcept { return num_free_ + num_cached_; }
+  [[nodiscard]] std::int32_t num_available() const noexcept { return num_free() + num_cached(); }
   [[nodiscard]] std::int64_t num_evictions() const noexcept { return num_evictions_; }
 
   [[nodiscard]] std::int32_t ref_count(BlockId block) const noexcept { return nodes_[index(block)].refs; }
@@ -51,6 +64,31 @@ class BlockPool {
   // True iff one holder may write into the block.
   [[nodiscard]] bool is_writable(BlockId block) const noexcept {
     return ref_count(block) == 1 && !is_published(block);
+  }
+
+  [[nodiscard]] std::int32_t num_slabs() const noexcept { return num_slabs_; }
+  [[nodiscard]] bool has_slab(SlabId slab) const noexcept { return free_.is_present(slab); }
+  [[nodiscard]] std::int32_t num_cached_in(SlabId slab) const noexcept { return cached_.size_of(slab); }
+  // REQUIRES: has_slab(slab).
+  [[nodiscard]] std::int32_t num_active_in(SlabId slab) const noexcept {
+    return shape_.blocks_per_slab - free_.size_of(slab) - cached_.size_of(slab);
+  }
+
+  // The blocks of the slab become FREE. REQUIRES: !has_slab(slab). O(blocks of the slab).
+  void add_slab(SlabId slab);
+  // The blocks of the slab become ABSENT; CACHED ones are evicted. REQUIRES: has_slab(slab) and
+  // none of its blocks is ACTIVE. O(blocks of the slab).
+  void remove_slab(SlabId slab);
+
+  // No block of the slab is handed out or cached any more, until it is removed: CACHED ones are
+  // evicted, others become FREE for nobody as they are released. REQUIRES: has_slab(slab) and not
+  // drains(slab). O(blocks of the slab).
+  void drain_slab(SlabId slab);
+  [[nodiscard]] bool drains(SlabId slab) const noexcept { return free_.drains(slab); }
+  [[nodiscard]] std::int32_t num_draining() const noexcept { return free_.num_draining(); }
+  // True iff a release of its last reference would make the block available.
+  [[nodiscard]] bool returns(BlockId block) const noexcept {
+    return free_.num_draining() == 0 || !free_.drains(shape_.slab_of(raw(block)));
   }
 
   // The published block with these contents, one in use if there is one. Takes no reference.
@@ -93,30 +131,26 @@ class BlockPool {
   // Throws InvariantError naming the first broken invariant. O(capacity).
   void check_invariants() const;
 
-  // Eviction order, front first; for tests. O(capacity).
+  // FREE blocks in the order in which they will be taken, then CACHED ones in that of their
+  // release; for tests. O(capacity).
   [[nodiscard]] std::vector<BlockId> eviction_order() const;
 
  private:
-  struct Node {
-    std::int32_t refs = 0;
-    std::int32_t entry = -1;                    // kUnpublished, or the entry that lists the block
-    std::int32_t prev = 0, next = 0;            // eviction list; the sentinel is nodes_[capacity_]
-    std::int32_t twin_prev = 0, twin_next = 0;  // ring of the blocks of one entry
-  };
-  static constexpr std::int32_t kUnpublished = -1;
-
-  void link_between(std::int32_t block, std::int32_t prev, std::int32_t next) noexcept;
-  void unlink(std::int32_t block) noexcept;
   void drop_reference(BlockId block);
+  void forget(BlockId block);
+  void evict(BlockId block);
+  void evict_slab(SlabId slab);
+  void check_blocks() const;
   void leave_ring(std::int32_t block) noexcept;
   void join_ring(std::int32_t block, std::int32_t entry, bool first) noexcept;
 
-  std::int32_t capacity_;
-  std::vector<Node> nodes_;
+  SlabShape shape_;
+  std::vector<BlockNode> nodes_;  // by block, and the end of a list
+  FreeBlocks free_;
+  CachedBlocks cached_;
   std::vector<std::int32_t> ring_heads_;  // by entry: the block that hits prefer
   PrefixIndex index_;
-  std::int32_t num_free_;
-  std::int32_t num_cached_ = 0;
+  std::int32_t num_slabs_ = 0;
   std::int64_t num_evictions_ = 0;
   bool records_removed_ = false;
   std::vector<Hash128> removed_;
