@@ -35,6 +35,20 @@ class Policy:
     runtime: dict[str, Any] = field(default_factory=dict)
 
 
+def every_policy() -> Policy:
+    """All that the core can do at once, at settings that one might run with."""
+    return Policy(
+        model={"admission": _core.Admission.MAX_UTIL},
+        runtime={
+            "num_bands": 4,
+            "aging_us": 30_000_000,
+            "bypass_tokens": 4096,
+            "fairness_gap_tokens": 16_384,
+            "steps_ahead": 1,
+        },
+    )
+
+
 class AiriScheduler:
     """A runtime of one model whose sampled tokens end each request where the trace says."""
 
