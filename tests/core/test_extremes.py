@@ -12,6 +12,7 @@ from airi import _core
 from airi._core import parts
 
 from .harness import Config, Executor, ModelSpec
+from .pipeline import Pipeline
 
 FAR = 2**53
 INT32_MAX = 2**31 - 1
@@ -134,3 +135,57 @@ def test_an_array_that_is_not_aligned_is_refused() -> None:
     tokens = np.frombuffer(bytes(9), np.int32, count=2, offset=1)
     with pytest.raises(TypeError, match="tokens must be aligned to its elements"):
         ex.runtime.submit(request_id=0, model=0, tokens=tokens, max_new_tokens=1, arrival_us=0)
+
+
+@pytest.mark.parametrize("admission", list(_core.Admission))
+@pytest.mark.parametrize("steps_ahead", [0, 1])
+def test_an_arena_of_one_block_serves_one_request_after_the_other(
+    admission: _core.Admission, steps_ahead: int
+) -> None:
+    spec = ModelSpec(blocks=1, block_size=4, max_model_len=8, admission=admission)
+    make = Pipeline if steps_ahead else Executor
+    ex = make([spec], Config(num_bands=2, fairness_gap_tokens=1))
+    for i in range(12):
+        ex.accepted([1, 2], max_new=1 + i % 2, tenant=i % 3, band=i % 2)
+    assert ex.submit([1, 2, 3], max_new=2)[1] == _core.Admit.NEVER_FITS
+    ex.run()
+    assert all(reason == _core.FinishReason.LENGTH for reason in ex.finished.values())
+    assert len(ex.finished) == 12
+    ex.runtime.check_invariants()
+
+
+@pytest.mark.slow  # about 20 s
+def test_a_million_queued_requests_are_all_served_or_cancelled() -> None:
+    spec = ModelSpec(blocks=64, block_size=4, max_model_len=16, max_num_seqs=32, max_batch_tokens=64)
+    ex = Executor([spec], Config(max_queued=10**6, num_bands=3, aging_us=10_000))
+    runtime = ex.runtime
+    tokens = np.array([1, 2, 3], np.int32)
+    for i in range(10**6):
+        admit = runtime.submit(
+            request_id=i,
+            model=0,
+            tenant=i % 10_007,
+            band=i % 3,
+            tokens=tokens,
+            max_new_tokens=1,
+            arrival_us=i,
+        )
+        assert admit == _core.Admit.ACCEPTED
+    refused = runtime.submit(request_id=-1, model=0, tokens=tokens, max_new_tokens=1, arrival_us=0)
+    assert refused == _core.Admit.QUEUE_FULL
+    ended = 0
+    for step in range(2000):
+        info = runtime.step(10**6 + step)
+        assert info is not None
+        sampled = np.ones(info.num_samples, np.int32)
+        flags = ex.buffers[info.buffer].row_flags[: info.num_rows]
+        counts = (flags & _core.ROW_SAMPLE).astype(np.int32)
+        runtime.commit(info.step_id, sampled, counts, np.zeros(info.num_rows, np.uint8), 1)
+        ended += len(runtime.drain_events())
+    assert ended > 2000 * 16
+    for i in range(10**6):
+        runtime.cancel(i)
+    runtime.step(10**7)
+    assert ended + len(runtime.drain_events()) == 10**6
+    assert not runtime.has_work()
+    runtime.check_invariants()
