@@ -10,6 +10,7 @@
 
 #include "base/check.h"
 #include "bindings/convert.h"
+#include "bindings/rings.h"
 #include "kv/block_pool.h"
 #include "kv/hash_chain.h"
 #include "kv/slab_map.h"
@@ -73,7 +74,9 @@ struct KeyParts {
         extras(to_bytes(extra_bytes)),
         parent(parent_serial),
         hash{hash_pair.first, hash_pair.second} {}
-  [[nodiscard]] BlockKey key() const { return {EntrySerial{parent}, hash, tokens, extras}; }
+  [[nodiscard]] BlockKey key() const {
+    return {.parent = EntrySerial{parent}, .hash = hash, .tokens = tokens, .extras = extras};
+  }
 
   Tokens tokens;
   std::vector<std::uint8_t> extras;
@@ -113,6 +116,9 @@ void bind_hash_chain(const py::module_& m) {
 
 void bind_block_pool(const py::module_& m) {
   using namespace pybind11::literals;
+  py::class_<KvEventRing>(m, "KvEventRing", "The last events of one writer, for any number of readers.")
+      .def(py::init<std::int64_t>(), "capacity"_a)
+      .def("read", &read_ring<KvEvent>, "cursor"_a, "limit"_a = 4096);
   py::class_<BlockPool>(m, "BlockPool", "Reference-counted blocks and the cache of full ones.")
       .def(py::init<std::int32_t, std::int32_t>(), "capacity"_a, "block_size"_a)
       .def_static(
@@ -191,20 +197,23 @@ void bind_block_pool(const py::module_& m) {
       .def(
           "publish",
           [](BlockPool& self, std::int32_t block, std::uint64_t parent, const HashPair& hash, Tokens tokens,
-             const py::bytes& extras) {
+             const py::bytes& extras, const HashPair& parent_hash) {
             const KeyParts parts(parent, hash, std::move(tokens), extras);
-            return raw(self.publish(to_block(self, block), parts.key()));
+            BlockKey key = parts.key();
+            key.parent_hash = {parent_hash.first, parent_hash.second};
+            return raw(self.publish(to_block(self, block), key));
           },
-          "block"_a, "parent"_a, "hash"_a, "tokens"_a, "extras"_a = py::bytes())
+          "block"_a, "parent"_a, "hash"_a, "tokens"_a, "extras"_a = py::bytes(),
+          "parent_hash"_a = HashPair{0, 0})
       .def(
           "unpublish", [](BlockPool& self, std::int32_t b) { self.unpublish(to_block(self, b)); }, "block"_a)
-      .def("record_removed", &BlockPool::record_removed)
-      .def("take_removed",
-           [](BlockPool& self) {
-             std::vector<HashPair> pairs;
-             for (const Hash128& hash : self.take_removed()) pairs.push_back(to_pair(hash));
-             return pairs;
-           })
+      .def(
+          "send_events_to",
+          [](BlockPool& self, KvEventRing& ring, std::int32_t num_tokens) {
+            self.send_events_to(KvEventSink(&ring, ModelId{0}, num_tokens));
+          },
+          "ring"_a, "num_tokens"_a, py::keep_alive<1, 2>())
+      .def("stored_hashes", [](const BlockPool& self) { return to_array(self.stored_hashes()); })
       .def("eviction_order", [](const BlockPool& self) { return to_ints(self.eviction_order()); })
       .def("check_invariants", &BlockPool::check_invariants);
 }

@@ -160,6 +160,9 @@ EntrySerial BlockPool::publish(BlockId block, const BlockKey& key) {
     join_ring(raw(block), node.entry, true);  // blocks in use stand before cached ones
     return index_.serial(*known);
   }
+  if (events_.enabled() && index_.count(key.hash) == 0) {
+    events_.stored(KvTier::kDevice, key.hash, key.parent_hash);
+  }
   const EntryId entry = index_.insert(key);
   node.entry = raw(entry);
   node.twin_prev = node.twin_next = raw(block);
@@ -172,8 +175,7 @@ void BlockPool::forget(BlockId block) {
   BlockNode& node = nodes_[index(block)];
   const EntryId entry{node.entry};
   if (node.twin_next == raw(block)) {
-    if (records_removed_) removed_.push_back(index_.hash(entry));
-    index_.erase(entry);
+    erase_entry(entry);
   } else {
     leave_ring(raw(block));
   }
@@ -195,7 +197,22 @@ void BlockPool::unpublish(BlockId block) {
   free_.push(raw(block));
 }
 
-std::vector<Hash128> BlockPool::take_removed() { return std::exchange(removed_, {}); }
+void BlockPool::erase_entry(EntryId entry) {
+  if (events_.enabled() && index_.count(index_.hash(entry)) == 1) {
+    events_.removed(KvTier::kDevice, index_.hash(entry), index_.parent_hash(entry));
+  }
+  index_.erase(entry);
+}
+
+std::vector<KvEvent> BlockPool::stored_hashes() const {
+  std::vector<KvEvent> stored;
+  for (const EntryId entry : index_.entries()) {
+    const Hash128& hash = index_.hash(entry);
+    if (index_.count(hash) > 1 && std::ranges::find(stored, hash, &KvEvent::hash) != stored.end()) continue;
+    stored.push_back(events_.event(KvEventKind::kStored, KvTier::kDevice, hash, index_.parent_hash(entry)));
+  }
+  return stored;
+}
 
 std::vector<BlockId> BlockPool::eviction_order() const {
   std::vector<BlockId> order = free_.order();

@@ -9,6 +9,7 @@
 #include "kv/block_node.h"
 #include "kv/cached_blocks.h"
 #include "kv/free_blocks.h"
+#include "kv/kv_events.h"
 #include "kv/prefix_index.h"
 
 namespace airi {
@@ -123,10 +124,10 @@ class BlockPool {
   // Nothing happens to an unpublished one.
   void unpublish(BlockId block);
 
-  // Hashes whose entries went away since the last call, oldest first; recorded only
-  // after record_removed().
-  void record_removed() noexcept { records_removed_ = true; }
-  [[nodiscard]] std::vector<Hash128> take_removed();
+  // Tells `sink` from now on which hashes are stored on the device, and which are removed.
+  void send_events_to(const KvEventSink& sink) noexcept { events_ = sink; }
+  // Every hash in the pool as an event, each once, parents first. O(capacity log capacity).
+  [[nodiscard]] std::vector<KvEvent> stored_hashes() const;
 
   // Throws InvariantError naming the first broken invariant. O(capacity).
   void check_invariants() const;
@@ -143,6 +144,7 @@ class BlockPool {
   void check_blocks() const;
   void leave_ring(std::int32_t block) noexcept;
   void join_ring(std::int32_t block, std::int32_t entry, bool first) noexcept;
+  void erase_entry(EntryId entry);
 
   SlabShape shape_;
   std::vector<BlockNode> nodes_;  // by block, and the end of a list
@@ -152,8 +154,7 @@ class BlockPool {
   PrefixIndex index_;
   std::int32_t num_slabs_ = 0;
   std::int64_t num_evictions_ = 0;
-  bool records_removed_ = false;
-  std::vector<Hash128> removed_;
+  KvEventSink events_;
 };
 
 }  // namespace airi

@@ -17,7 +17,8 @@ PrefixIndex::PrefixIndex(std::int32_t capacity, std::int32_t block_size)
       mask_(std::bit_ceil(2 * static_cast<std::size_t>(std::max(capacity, 1))) - 1),
       slots_(mask_ + 1),
       entries_(static_cast<std::size_t>(capacity)),
-      tokens_(static_cast<std::size_t>(capacity) * static_cast<std::size_t>(block_size)) {
+      tokens_(static_cast<std::size_t>(capacity) * static_cast<std::size_t>(block_size)),
+      parent_hashes_(entries_.size()) {
   unused_.reserve(entries_.size());
   for (std::int32_t i = capacity; i-- > 0;) unused_.push_back(EntryId{i});
 }
@@ -42,6 +43,24 @@ std::optional<EntryId> PrefixIndex::find(const BlockKey& key) const noexcept {
   }
 }
 
+std::int32_t PrefixIndex::count(const Hash128& wanted) const noexcept {
+  std::int32_t found = 0;
+  for (std::size_t at = home(wanted); slots_[at].entry != kEmpty; at = (at + 1) & mask_) {
+    found += hash(EntryId{slots_[at].entry}) == wanted ? 1 : 0;
+  }
+  return found;
+}
+
+std::vector<EntryId> PrefixIndex::entries() const {
+  std::vector<EntryId> all;
+  all.reserve(static_cast<std::size_t>(size_));
+  for (const Slot& slot : slots_) {
+    if (slot.entry != kEmpty) all.push_back(EntryId{slot.entry});
+  }
+  std::ranges::sort(all, {}, [this](EntryId entry) { return serial(entry); });
+  return all;
+}
+
 EntryId PrefixIndex::insert(const BlockKey& key) {
   AIRI_CHECK(!unused_.empty()) << "the prefix index is full";
   AIRI_CHECK(key.tokens.size() == static_cast<std::size_t>(block_size_)) << "a partial block";
@@ -51,6 +70,7 @@ EntryId PrefixIndex::insert(const BlockKey& key) {
   entry.hash = key.hash;
   entry.parent = key.parent;
   entry.serial = EntrySerial{++last_serial_};
+  parent_hashes_[index(id)] = key.parent_hash;
   entry.extras.assign(key.extras.begin(), key.extras.end());
   std::ranges::copy(key.tokens, tokens_.begin() + static_cast<std::ptrdiff_t>(index(id) * key.tokens.size()));
   std::size_t at = home(key.hash);

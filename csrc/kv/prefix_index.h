@@ -23,6 +23,7 @@ struct BlockKey {
   Hash128 hash;
   std::span<const std::int32_t> tokens;
   std::span<const std::uint8_t> extras;
+  Hash128 parent_hash{};  // told to readers of events; no look-up compares it
 };
 
 // A hash table from block contents to entries. An entry holds its parent's serial, its own
@@ -44,7 +45,17 @@ class PrefixIndex {
 
   [[nodiscard]] EntrySerial serial(EntryId entry) const noexcept { return entries_[index(entry)].serial; }
   [[nodiscard]] const Hash128& hash(EntryId entry) const noexcept { return entries_[index(entry)].hash; }
+  [[nodiscard]] const Hash128& parent_hash(EntryId entry) const noexcept {
+    return parent_hashes_[index(entry)];
+  }
   [[nodiscard]] std::int32_t size() const noexcept { return size_; }
+
+  // How many entries have this hash: more than one where contents collide, or where the past of
+  // one was forgotten and computed anew.
+  [[nodiscard]] std::int32_t count(const Hash128& hash) const noexcept;
+
+  // All entries, in the order in which they were inserted. O(capacity log capacity).
+  [[nodiscard]] std::vector<EntryId> entries() const;
 
   // Throws InvariantError naming the first broken invariant. O(capacity).
   void check_invariants() const;
@@ -71,7 +82,8 @@ class PrefixIndex {
   std::size_t mask_;
   std::vector<Slot> slots_;  // a power of two, at most half full
   std::vector<Entry> entries_;
-  std::vector<std::int32_t> tokens_;  // [entry][block_size]
+  std::vector<std::int32_t> tokens_;    // [entry][block_size]
+  std::vector<Hash128> parent_hashes_;  // by entry
   std::vector<EntryId> unused_;
   std::uint64_t last_serial_ = 0;
   std::int32_t size_ = 0;

@@ -87,8 +87,10 @@ void BlockTables::publish(Request& request, std::int32_t computed) {
   chain_->extend(known, request.extras, request.hashes);
   for (; request.num_published < full; ++request.num_published) {
     const std::int32_t block = request.num_published;
-    request.chain_tail = pool_.publish(request.block_table[static_cast<std::size_t>(block)],
-                                       key_of(request, block, block_size(), request.chain_tail));
+    const auto at = static_cast<std::size_t>(block);
+    BlockKey key = key_of(request, block, block_size(), request.chain_tail);
+    key.parent_hash = block == 0 ? chain_->root() : request.hashes[at - 1];
+    request.chain_tail = pool_.publish(request.block_table[at], key);
   }
 }
 

@@ -50,7 +50,7 @@ class NaivePool:
         self.key_of: dict[int, tuple[int, Tokens]] = {}
         self.path_of: dict[int, Path] = {}
         self.order = list(range(capacity))
-        self.removed: list[tuple[int, int]] = []
+        self.events: list[tuple[int, tuple[int, int]]] = []
 
     def forget(self, block: int) -> None:
         key = self.key_of.pop(block)
@@ -58,7 +58,12 @@ class NaivePool:
         self.entries[key].blocks.remove(block)
         if not self.entries[key].blocks:
             del self.entries[key]
-            self.removed.append(forged_hash(key[1]))
+            self.tell(_core.KvEventKind.REMOVED, forged_hash(key[1]))
+
+    def tell(self, kind: _core.KvEventKind, hash: tuple[int, int]) -> None:
+        """An event where the first entry of a hash comes, or the last goes."""
+        if not any(forged_hash(tokens) == hash for _, tokens in self.entries):
+            self.events.append((kind, hash))
 
     def take(self, count: int) -> list[int] | None:
         if count > len(self.order):
@@ -83,6 +88,8 @@ class NaivePool:
 
     def publish(self, block: int, parent: int, path: Path, serial: int) -> None:
         key = (parent, path[-1])
+        if key not in self.entries:
+            self.tell(_core.KvEventKind.STORED, forged_hash(path[-1]))
         entry = self.entries.setdefault(key, Entry(serial))
         assert entry.serial == serial, "one entry per contents, one contents per entry"
         entry.blocks.append(block)
@@ -102,7 +109,10 @@ class PoolMachine(RuleBasedStateMachine):
     @initialize(capacity=st.integers(1, 9))
     def start(self, capacity: int) -> None:
         self.pool = parts.BlockPool(capacity, BLOCK_SIZE)
-        self.pool.record_removed()
+        self.ring = parts.KvEventRing(64)
+        self.pool.send_events_to(self.ring, BLOCK_SIZE)
+        self.cursor = 0
+        self.told: set[tuple[int, int]] = set()
         self.naive = NaivePool(capacity)
         self.serials: set[int] = set()
         self.distrusted = False
@@ -185,8 +195,22 @@ class PoolMachine(RuleBasedStateMachine):
         assert self.pool.eviction_order() == naive.order
         assert [self.pool.ref_count(b) for b in naive.refs] == list(naive.refs.values())
         assert [self.pool.is_published(b) for b in naive.refs] == [b in naive.key_of for b in naive.refs]
-        assert self.pool.take_removed() == naive.removed
-        naive.removed.clear()
+
+    @invariant()
+    def events_tell_which_hashes_there_are(self) -> None:
+        if not hasattr(self, "pool"):
+            return
+        events, self.cursor, missed = self.ring.read(self.cursor)
+        told = list(zip(events["kind"].tolist(), events["hash"].tolist(), strict=True))
+        assert missed == 0
+        assert told == self.naive.events
+        self.naive.events.clear()
+        for kind, hash in told:
+            assert (hash in self.told) == (kind == _core.KvEventKind.REMOVED)
+            self.told ^= {hash}
+        assert self.told == {forged_hash(tokens) for _, tokens in self.naive.entries}
+        stored = self.pool.stored_hashes()
+        assert sorted(stored["hash"].tolist()) == sorted(self.told)
 
     @invariant()
     def no_descendant_is_orphaned_by_eviction(self) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from airi import _core
-from airi._core import parts
+from airi._core import KvEventKind, parts
 
 from .naive_slabs import NaiveSlabPool
 
@@ -257,7 +257,8 @@ def test_a_chain_in_one_slab_is_evicted_from_its_end() -> None:
 
 def test_a_slab_that_leaves_takes_its_contents_with_it_but_not_their_twins() -> None:
     pool = parts.BlockPool.of_slabs(2, 1, BLOCK_SIZE)
-    pool.record_removed()
+    ring = parts.KvEventRing(8)
+    pool.send_events_to(ring, BLOCK_SIZE)
     pool.add_slab(0)
     pool.add_slab(1)
     table = pool.take(2)
@@ -267,8 +268,9 @@ def test_a_slab_that_leaves_takes_its_contents_with_it_but_not_their_twins() -> 
     pool.release(table)
     pool.remove_slab(0)
     assert pool.find(0, SALT, [7]) == (1, *serials)
-    assert pool.take_removed() == []
+    assert ring.read(0)[0]["kind"].tolist() == [KvEventKind.STORED]
     pool.remove_slab(1)
     assert pool.find(0, SALT, [7]) is None
-    assert pool.take_removed() == [SALT]
+    removed, _, _ = ring.read(1)
+    assert removed[["kind", "hash"]].tolist() == [(KvEventKind.REMOVED, SALT)]
     assert pool.take(1) is None

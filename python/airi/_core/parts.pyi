@@ -6,6 +6,9 @@ Hashes are pairs of 64-bit halves (low, high); times are integer microseconds.
 import enum
 from collections.abc import Callable, Sequence
 
+import numpy as np
+import numpy.typing as npt
+
 from airi._core import MemoryOpKind, _PybindType
 
 class ExtraKind(enum.IntEnum):
@@ -23,6 +26,13 @@ class HashChain(metaclass=_PybindType):
         self, tokens: Sequence[int], extras: Sequence[tuple[ExtraKind, int, bytes]] = ...
     ) -> list[tuple[int, int]]:
         """One hash per full block; extras are (kind, token offset, bytes)."""
+
+class KvEventRing(metaclass=_PybindType):
+    """The last events of one writer, for any number of readers; keeps at least `capacity`."""
+
+    def __init__(self, capacity: int) -> None: ...
+    def read(self, cursor: int, limit: int = 4096) -> tuple[npt.NDArray[np.void], int, int]:
+        """(KV events from the cursor on, cursor to read on from, how many were missed)."""
 
 class BlockPool(metaclass=_PybindType):
     """Reference-counted blocks and the cache of full ones. Keys name their parent by serial, 0 is the root."""
@@ -66,13 +76,23 @@ class BlockPool(metaclass=_PybindType):
     def hold(self, block: int) -> None: ...
     def release(self, table: Sequence[int]) -> None: ...
     def publish(
-        self, block: int, parent: int, hash: tuple[int, int], tokens: Sequence[int], extras: bytes = b""
+        self,
+        block: int,
+        parent: int,
+        hash: tuple[int, int],
+        tokens: Sequence[int],
+        extras: bytes = b"",
+        parent_hash: tuple[int, int] = (0, 0),
     ) -> int:
         """Makes the contents of a held block known; returns the serial of its entry."""
 
     def unpublish(self, block: int) -> None: ...
-    def record_removed(self) -> None: ...
-    def take_removed(self) -> list[tuple[int, int]]: ...
+    def send_events_to(self, ring: KvEventRing, num_tokens: int) -> None:
+        """Tells the ring from now on which hashes are stored and removed."""
+
+    def stored_hashes(self) -> npt.NDArray[np.void]:
+        """Every hash in the pool as a stored event, each once, parents before their children."""
+
     def eviction_order(self) -> list[int]: ...
     def check_invariants(self) -> None: ...
 
