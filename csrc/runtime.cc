@@ -52,6 +52,8 @@ Runtime::Runtime(const RuntimeConfig& config, const std::vector<ModelConfig>& mo
                  const std::vector<StepBuffers>& buffers)
     : config_(config),
       inbox_(config.max_queued),
+      kv_events_(config.kv_event_records),
+      log_(config.decision_records),
       slabs_(config.arena_bytes, config.slab_bytes),
       arbiter_({.quantum = config.quantum_us, .min_residency = config.min_residency_us},
                device_weights(models)) {
@@ -86,9 +88,10 @@ Runtime::Runtime(const RuntimeConfig& config, const std::vector<ModelConfig>& mo
         .fairness_gap_tokens = config.fairness_gap_tokens,
         .num_bands = config.num_bands,
         .service = config.service};
-    models_.emplace_back(
-        options, BlockTables(std::move(entries), admission, std::move(chain), model.enable_prefix_caching),
-        AgingRule(config.aging_us), weights_);
+    BlockTables tables(std::move(entries), admission, std::move(chain), model.enable_prefix_caching);
+    tables.pool().send_events_to(
+        KvEventSink(&kv_events_, ModelId{static_cast<std::int32_t>(i)}, model.block_size));
+    models_.emplace_back(options, std::move(tables), AgingRule(config.aging_us), weights_, log_);
   }
 }
 
@@ -127,20 +130,31 @@ Admit Runtime::submit(RequestSpec spec) {
   const ModelLimits& limits = limits_[index(spec.model)];
   const auto prompt = static_cast<std::int64_t>(spec.tokens.size());
   const std::int64_t least = prompt + spec.max_new_tokens.value_or(1);
-  if (least > limits.max_model_len) return Admit::kTooLong;
-  if (ceil_div<std::int64_t>(least, limits.chain->block_size()) > limits.capacity) {
-    return Admit::kNeverFits;
+  DecisionRecord refusal{.request = spec.id, .tenant = spec.tenant, .model = spec.model};
+  const auto refuse = [&](Admit answer, Decision why, std::int64_t a, std::int64_t b) {
+    refusal.decision = raw(why);
+    refusal.a = a;
+    refusal.b = b;
+    if (log_.enabled()) inbox_.note_refusal(refusal);
+    return answer;
+  };
+  if (least > limits.max_model_len) {
+    return refuse(Admit::kTooLong, Decision::kRefusedTooLong, least, limits.max_model_len);
+  }
+  const std::int64_t blocks = ceil_div<std::int64_t>(least, limits.chain->block_size());
+  if (blocks > limits.capacity) {
+    return refuse(Admit::kNeverFits, Decision::kRefusedNeverFits, blocks, limits.capacity);
   }
   std::unique_ptr<Request> request = make_request(std::move(spec));
   switch (inbox_.put(request)) {
     case Inbox::Put::kAccepted:
       return Admit::kAccepted;
     case Inbox::Put::kFull:
-      return Admit::kQueueFull;
+      return refuse(Admit::kQueueFull, Decision::kRefusedQueueFull, config_.max_queued, 0);
     case Inbox::Put::kDuplicate:
       break;
   }
-  return Admit::kDuplicateId;
+  return refuse(Admit::kDuplicateId, Decision::kRefusedDuplicateId, 0, 0);
 }
 
 bool Runtime::cancel(RequestId id) { return inbox_.cancel(id); }
@@ -164,7 +178,9 @@ void Runtime::read_inbox() {
     if (known == requests_.end() || known->second->serial != serial) continue;
     drop(known->second.get(), FinishReason::kCancelled);
   }
+  for (const DecisionRecord& refusal : mail_.refusals) log_.write_refused(refusal);
   mail_.weights.clear();
+  mail_.refusals.clear();
   mail_.requests.clear();
   mail_.cancels.clear();
 }
@@ -187,6 +203,7 @@ void Runtime::end(Request* request, FinishReason reason) {
                      .num_prompt_tokens = request->prompt_length,
                      .num_cached_tokens = request->num_cached.value_or(0),
                      .num_generated_tokens = request->generated()});
+  log_.write(*request, decision_of(reason), request->generated(), request->num_cached.value_or(0));
   if (request->deadline) deadlines_.remove(request);
   ended_.push_back(request->id);
   requests_.erase(request->id);
@@ -206,6 +223,7 @@ std::optional<StepInfo> Runtime::step(TimePoint now) {
   }
   check_moment("now_us", now);
   now_ = std::max(now_, now);
+  log_.set_time(now_);
   read_inbox();
   expire(now_);
   for (std::size_t i = 0; i < models_.size(); ++i) {
@@ -303,6 +321,13 @@ std::optional<std::int64_t> Runtime::tenant_counter(ModelId model, std::int32_t 
   const auto known = ledger.find(tenant);
   if (!known) return std::nullopt;
   return ledger.counter(*known);
+}
+
+KvSnapshot Runtime::kv_snapshot(ModelId model) const {
+  if (index(model) >= models_.size()) {
+    throw InvalidArgument("model must be a model of this runtime, got " + std::to_string(raw(model)));
+  }
+  return {.cursor = kv_events_.next(), .stored = models_[index(model)].tables().pool().stored_hashes()};
 }
 
 void Runtime::check_invariants() const {

@@ -13,8 +13,10 @@
 #include "base/time.h"
 #include "fair/model_arbiter.h"
 #include "fair/tenant_weights.h"
+#include "kv/kv_events.h"
 #include "kv/slab_map.h"
 #include "runtime_config.h"
+#include "sched/decisions.h"
 #include "sched/inbox.h"
 #include "sched/model_scheduler.h"
 #include "sched/step_writer.h"
@@ -55,8 +57,8 @@ struct FinishedEvent {
 // The scheduling core of one device: several models over one arena. Decides whose step is next and
 // what is in it. A pure function of its inputs: never reads a clock, draws a number or does I/O.
 //
-// Thread safety: submit, cancel, set_tenant and has_work from any thread; everything else from one
-// owner thread.
+// Thread safety: submit, cancel, set_tenant, has_work, and reading of decisions() and kv_events() from any
+// thread; everything else from one owner thread.
 // Steps run on the device in the order planned, and are committed in it. What a step is planned to overwrite
 // may therefore still be in use by the one before.
 //
@@ -103,6 +105,13 @@ class Runtime {
   [[nodiscard]] std::optional<std::int64_t> tenant_counter(ModelId model, std::int32_t band,
                                                            TenantId tenant) const;
 
+  // What was decided about requests, and which blocks came and went: for readers on any thread.
+  [[nodiscard]] const DecisionRing& decisions() const noexcept { return log_.ring(); }
+  [[nodiscard]] const KvEventRing& kv_events() const noexcept { return kv_events_; }
+
+  // All hashes of a model that the device holds, and the event to go on from.
+  [[nodiscard]] KvSnapshot kv_snapshot(ModelId model) const;
+
   // Throws InvariantError naming the first broken invariant. O(everything).
   void check_invariants() const;
 
@@ -138,6 +147,10 @@ class Runtime {
   std::vector<ModelLimits> limits_;
 
   Inbox inbox_;
+
+  // Only the owner thread writes.
+  KvEventRing kv_events_;
+  DecisionLog log_;
 
   // Only the owner thread.
   SlabMap slabs_;

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <string>
 
+#include "base/broadcast_ring.h"
 #include "base/check.h"
 #include "base/ids.h"
 
@@ -18,6 +19,8 @@ void require(bool holds, const char* name, Number value, const char* accepted) {
   if (holds) return;
   throw InvalidArgument(std::string(name) + " must be " + accepted + ", got " + std::to_string(value));
 }
+
+bool is_ring_size(std::int64_t records) { return records >= 0 && records <= kMaxRingRecords; }
 
 void require_size(std::size_t size, std::int64_t at_least, const char* name) {
   if (static_cast<std::int64_t>(size) >= at_least) return;
@@ -66,6 +69,10 @@ void check_config(const RuntimeConfig& config) {
     require(gap >= 1 && gap <= std::int64_t{1} << 40, "fairness_gap_tokens", gap, "between 1 and 2^40");
   }
   require(config.max_preemptions >= 0, "max_preemptions", config.max_preemptions, "at least 0");
+  require(is_ring_size(config.decision_records), "decision_records", config.decision_records,
+          "between 0 and 2^24");
+  require(is_ring_size(config.kv_event_records), "kv_event_records", config.kv_event_records,
+          "between 0 and 2^24");
   require(config.steps_ahead >= 0 && config.steps_ahead <= 1, "steps_ahead", config.steps_ahead, "0 or 1");
 }
 

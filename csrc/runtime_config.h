@@ -50,6 +50,9 @@ struct RuntimeConfig {
   std::int32_t max_preemptions = 3;
   // How many steps may be uncommitted when another one is planned: 1 plans a step while the one before runs.
   std::int32_t steps_ahead = 0;
+  // How many of the last records readers find: 0 keeps none. At most 2^24.
+  std::int64_t decision_records = 0;
+  std::int64_t kv_event_records = 0;
   Micros quantum_us = 10'000;
   Micros min_residency_us = 0;
 };

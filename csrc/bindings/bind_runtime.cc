@@ -10,6 +10,7 @@
 #include "base/check.h"
 #include "bindings/arrays.h"
 #include "bindings/convert.h"
+#include "bindings/rings.h"
 #include "kv/memory_op.h"
 #include "runtime.h"
 
@@ -197,7 +198,8 @@ RuntimeConfig make_config(std::int64_t arena_bytes, std::int64_t slab_bytes, con
                           std::optional<std::int64_t> aging_us, std::int32_t w_prompt, std::int32_t w_decode,
                           std::int32_t w_hit, std::int64_t bypass_tokens, std::int32_t max_preemptions,
                           std::int64_t quantum_us, std::int64_t min_residency_us,
-                          std::optional<std::int64_t> fairness_gap_tokens, std::int32_t steps_ahead) {
+                          std::optional<std::int64_t> fairness_gap_tokens, std::int32_t steps_ahead,
+                          std::int64_t decision_records, std::int64_t kv_event_records) {
   RuntimeConfig config{.arena_bytes = arena_bytes,
                        .slab_bytes = slab_bytes,
                        .hash_key = to_key(hash_key),
@@ -209,6 +211,8 @@ RuntimeConfig make_config(std::int64_t arena_bytes, std::int64_t slab_bytes, con
                        .fairness_gap_tokens = fairness_gap_tokens,
                        .max_preemptions = max_preemptions,
                        .steps_ahead = steps_ahead,
+                       .decision_records = decision_records,
+                       .kv_event_records = kv_event_records,
                        .quantum_us = quantum_us,
                        .min_residency_us = min_residency_us};
   check_config(config);
@@ -229,7 +233,7 @@ void bind_configs(const py::module_& m) {
            "max_queued"_a = 4096, "num_bands"_a = 1, "aging_us"_a = std::nullopt, "w_prompt"_a = 1,
            "w_decode"_a = 2, "w_hit"_a = 0, "bypass_tokens"_a = 0, "max_preemptions"_a = 3,
            "quantum_us"_a = 10'000, "min_residency_us"_a = 0, "fairness_gap_tokens"_a = std::nullopt,
-           "steps_ahead"_a = 0);
+           "steps_ahead"_a = 0, "decision_records"_a = 0, "kv_event_records"_a = 0);
   py::class_<PyStepBuffers>(m, "StepBuffers", "One set of arrays that steps are written into.")
       .def(py::init(&make_buffers), py::kw_only(), "request_ids"_a, "slots"_a, "query_start"_a, "seq_lens"_a,
            "row_flags"_a, "draw_index"_a, "tokens"_a, "positions"_a, "deltas"_a)
@@ -308,6 +312,25 @@ void bind_runtime(const py::module_& m) {
             return self.runtime.tenant_counter(ModelId{model}, band, TenantId{tenant});
           },
           "model"_a, "band"_a, "tenant"_a)
+      .def(
+          "read_decisions",
+          [](const PyRuntime& self, std::uint64_t cursor, std::int64_t limit) {
+            return read_ring(self.runtime.decisions(), cursor, limit);
+          },
+          "cursor"_a, "limit"_a = 4096)
+      .def(
+          "read_kv_events",
+          [](const PyRuntime& self, std::uint64_t cursor, std::int64_t limit) {
+            return read_ring(self.runtime.kv_events(), cursor, limit);
+          },
+          "cursor"_a, "limit"_a = 4096)
+      .def(
+          "kv_snapshot",
+          [](const PyRuntime& self, std::int32_t model) {
+            const KvSnapshot snapshot = self.runtime.kv_snapshot(ModelId{model});
+            return py::make_tuple(to_array(snapshot.stored), snapshot.cursor);
+          },
+          "model"_a)
       .def("check_invariants", [](const PyRuntime& self) { self.runtime.check_invariants(); });
 }
 

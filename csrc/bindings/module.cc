@@ -5,6 +5,7 @@ namespace py = pybind11;
 namespace airi::bindings {
 void bind_cpu(py::module_& m);
 void bind_errors(py::module_& m);
+void bind_events(const py::module_& m);
 void bind_fair(const py::module_& parts);
 void bind_kv(const py::module_& parts);
 void bind_runtime(const py::module_& m);
@@ -15,6 +16,7 @@ void bind_tiers(py::module_& parts);
 PYBIND11_MODULE(_core, m) {
   m.doc() = "AIRI's C++ core: the scheduling runtime and the CPU kernels.";
   airi::bindings::bind_errors(m);
+  airi::bindings::bind_events(m);
   airi::bindings::bind_runtime(m);
   auto parts = m.def_submodule("parts", "Single pieces of the scheduling core.");
   airi::bindings::bind_kv(parts);

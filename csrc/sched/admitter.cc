@@ -9,13 +9,14 @@ constexpr std::size_t kBypassSearch = 64;
 }  // namespace
 
 Admitter::Admitter(const Options& options, const ChunkRule& chunks, BlockTables& tables, WaitingQueue& queue,
-                   RunningSet& running, Preemptor& preemptor)
+                   RunningSet& running, Preemptor& preemptor, DecisionLog& log)
     : options_(options),
       chunks_(chunks),
       tables_(tables),
       queue_(queue),
       running_(running),
-      preemptor_(preemptor) {}
+      preemptor_(preemptor),
+      log_(log) {}
 
 // What is left for the head before the split: each prefill ahead of it takes a block at most, or,
 // where that is more, an equal share, which leaves the head its own.
@@ -55,7 +56,19 @@ Admitter::Outcome Admitter::make_way(Request* head, Outcome outcome, TimePoint n
 
 Request* Admitter::admit_next(std::int32_t budget, TimePoint now, StepWriter& out) {
   Request* head = queue_.head();
-  if (budget <= 0 || running_.is_full() || head == nullptr || preemptor_.is_barred(head)) return nullptr;
+  if (head == nullptr) return nullptr;
+  if (running_.is_full()) {
+    hold_back(head, Decision::kQueuedSlots, static_cast<std::int64_t>(running_.size()));
+    return nullptr;
+  }
+  if (budget <= 0) {
+    hold_back(head, Decision::kQueuedBudget, options_.max_batch_tokens);
+    return nullptr;
+  }
+  if (preemptor_.is_barred(head)) {
+    hold_back(head, Decision::kQueuedBarred, head->band);
+    return nullptr;
+  }
   const Room room{.tokens = budget, .reserved_deltas = ceil_div(budget, chunks_.block_size) + 1};
   switch (try_admit(head, room, now, out)) {
     case Outcome::kAdmitted:
@@ -69,12 +82,21 @@ Request* Admitter::admit_next(std::int32_t budget, TimePoint now, StepWriter& ou
 }
 
 Admitter::Outcome Admitter::try_admit(Request* request, const Room& room, TimePoint now, StepWriter& out) {
-  if (room.tokens <= 0) return Outcome::kNoRoomInStep;
+  const auto no_room = [&] {
+    hold_back(request, Decision::kQueuedBudget, options_.max_batch_tokens);
+    return Outcome::kNoRoomInStep;
+  };
+  if (room.tokens <= 0) return no_room();
   const PrefixMatch match = tables_.match(*request);
-  if (match.num_blocks + room.reserved_deltas > out.delta_room()) return Outcome::kNoRoomInStep;
+  if (match.num_blocks + room.reserved_deltas > out.delta_room()) return no_room();
   const auto demand = tables_.admission().demand(*request, match.num_blocks, match.num_cached);
-  if (running_.is_full() ||
-      !tables_.admission().fits(demand, tables_.pool().num_available(), running_.empty())) {
+  if (running_.is_full()) {
+    hold_back(request, Decision::kQueuedSlots, static_cast<std::int64_t>(running_.size()));
+    return Outcome::kNoBlocks;
+  }
+  const std::int32_t available = tables_.pool().num_available();
+  if (!tables_.admission().fits(demand, available, running_.empty())) {
+    hold_back(request, Decision::kQueuedBlocks, demand.blocks, available - tables_.admission().outstanding());
     return Outcome::kNoBlocks;
   }
   dispatch(request, match, demand, now, out);
@@ -97,8 +119,22 @@ void Admitter::dispatch(Request* request, const PrefixMatch& match, const Admiss
     counters_.hit_tokens += hits;
   }
   request->bypassed = 0;
+  request->queued_for = raw(Decision::kNone);
+  forget(request);
   running_.enter(request);
   tables_.admit(*request, match, demand, out);
+  log_.write(*request, Decision::kAdmitted, hits, demand.reserved);
+}
+
+// Says why the head waits. What was held back before it and waits still, waits for its turn now.
+void Admitter::hold_back(Request* head, Decision why, std::int64_t a, std::int64_t b) noexcept {
+  if (!log_.enabled()) return;
+  if (held_back_ != nullptr && held_back_ != head) {
+    log_.write_queued(*held_back_, Decision::kQueuedTurn, raw(head->id),
+                      static_cast<std::int64_t>(queue_.size()));
+  }
+  held_back_ = head;
+  log_.write_queued(*head, why, a, b);
 }
 
 // The head does not fit. Lets the first one pass that does and whose service, added to what has

@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "sched/block_tables.h"
+#include "sched/decisions.h"
 #include "sched/planner.h"
 #include "sched/preemptor.h"
 #include "sched/running_set.h"
@@ -38,7 +39,7 @@ class Admitter {
 
   // The references must outlive the admitter.
   Admitter(const Options& options, const ChunkRule& chunks, BlockTables& tables, WaitingQueue& queue,
-           RunningSet& running, Preemptor& preemptor);
+           RunningSet& running, Preemptor& preemptor, DecisionLog& log);
 
   // Admits heads that are more urgent than something that runs, or far less served, while that leaves each a
   // token; at a slot or block limit others make way.
@@ -46,6 +47,11 @@ class Admitter {
 
   // Admits the next request that may have some of `budget`, or returns null. It must get a token of it.
   [[nodiscard]] Request* admit_next(std::int32_t budget, TimePoint now, StepWriter& out);
+
+  // A waiting request ended.
+  void forget(const Request* request) noexcept {
+    if (held_back_ == request) held_back_ = nullptr;
+  }
 
   [[nodiscard]] const Counters& counters() const noexcept { return counters_; }
 
@@ -64,6 +70,7 @@ class Admitter {
   [[nodiscard]] Request* admit_past(Request* head, const Room& room, TimePoint now, StepWriter& out);
   [[nodiscard]] Outcome make_way(Request* head, Outcome outcome, TimePoint now, StepWriter& out);
   [[nodiscard]] std::int64_t prompt_charge(const Request* request, std::int32_t hits) const noexcept;
+  void hold_back(Request* head, Decision why, std::int64_t a, std::int64_t b = 0) noexcept;
   [[nodiscard]] Room room_before_split(const Request* head) const;
 
   // Immutable after construction.
@@ -74,6 +81,8 @@ class Admitter {
   WaitingQueue& queue_;
   RunningSet& running_;
   Preemptor& preemptor_;
+  DecisionLog& log_;
+  Request* held_back_ = nullptr;  // the head whose reason to wait was looked at last
   Counters counters_;
 };
 

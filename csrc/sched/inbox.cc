@@ -21,6 +21,11 @@ bool Inbox::cancel(RequestId id) {
   return true;
 }
 
+void Inbox::note_refusal(const DecisionRecord& refusal) {
+  const MutexLock lock(mu_);
+  if (mail_.refusals.size() < kMaxRefusals) mail_.refusals.push_back(refusal);
+}
+
 void Inbox::set_weight(TenantId tenant, TenantWeight weight) {
   const MutexLock lock(mu_);
   mail_.weights.emplace_back(tenant, weight);

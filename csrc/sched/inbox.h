@@ -9,6 +9,7 @@
 
 #include "base/mutex.h"
 #include "fair/tenant_ledger.h"
+#include "sched/decisions.h"
 #include "sched/request.h"
 
 namespace airi {
@@ -33,6 +34,7 @@ class Inbox {
     std::vector<std::unique_ptr<Request>> requests;
     std::vector<Cancel> cancels;
     std::vector<std::pair<TenantId, TenantWeight>> weights;
+    std::vector<DecisionRecord> refusals;
   };
 
   // At most `max_queued` requests wait, here or in the queues.
@@ -42,6 +44,8 @@ class Inbox {
   Put put(std::unique_ptr<Request>& request);
   // Returns false for an id that is not live.
   bool cancel(RequestId id);
+  // Notes that a request was refused; what comes beyond kMaxRefusals before the next take() is not noted.
+  void note_refusal(const DecisionRecord& refusal);
   void set_weight(TenantId tenant, TenantWeight weight);
 
   // Swaps what arrived into `mail`, whose vectors must be empty; their capacity is reused.
@@ -52,6 +56,8 @@ class Inbox {
   [[nodiscard]] bool has_live() const;
 
  private:
+  static constexpr std::size_t kMaxRefusals = 256;
+
   const std::int64_t max_queued_;
   mutable Mutex mu_;
   Mail mail_ AIRI_GUARDED_BY(mu_);

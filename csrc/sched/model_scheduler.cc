@@ -8,19 +8,29 @@
 namespace airi {
 
 ModelScheduler::ModelScheduler(const SchedulerOptions& options, BlockTables tables, AgingRule aging,
-                               const TenantWeights& weights)
+                               const TenantWeights& weights, DecisionLog& log)
     : options_(options),
       chunks_{.block_size = tables.block_size(), .cap = options.max_prefill_chunk},
       tables_(std::move(tables)),
       queue_(options.num_bands, aging, weights),
       running_(options.max_num_seqs, options.num_bands),
-      preemptor_(options.fairness_gap_tokens, options.num_bands, tables_, queue_, running_),
+      preemptor_(options.fairness_gap_tokens, options.num_bands, tables_, queue_, running_, log),
       admitter_({.max_batch_tokens = options.max_batch_tokens,
                  .bypass_tokens = options.bypass_tokens,
                  .service = options.service},
-                chunks_, tables_, queue_, running_, preemptor_) {
+                chunks_, tables_, queue_, running_, preemptor_, log),
+      log_(log) {
   demands_.reserve(running_.num_slots());
   shares_.reserve(running_.num_slots());
+}
+
+void ModelScheduler::accept(Request* request) {
+  queue_.push(request, request->arrival);
+  log_.write(*request, Decision::kSubmitted, request->prompt_length,
+             request->max_length - request->prompt_length);
+  const Request* head = log_.enabled() ? queue_.head() : request;
+  if (head == request) return;
+  log_.write_queued(*request, Decision::kQueuedTurn, raw(head->id), static_cast<std::int64_t>(queue_.size()));
 }
 
 void ModelScheduler::plan(TimePoint now, StepWriter& out) {
@@ -42,7 +52,7 @@ void ModelScheduler::make_room_for_decodes(TimePoint now, StepWriter& out) {
              request->num_computed >= request->covered;
     };
     while (needs_block() && !tables_.can_grow(*request)) {
-      const Request* victim = preemptor_.preempt_for_memory(now);
+      const Request* victim = preemptor_.preempt_for_memory(request, now);
       AIRI_CHECK(victim != nullptr) << "out of blocks with nothing to preempt";
     }
     if (needs_block()) tables_.grow(*request, 1, out);
@@ -73,6 +83,8 @@ void ModelScheduler::plan_chunk(Request* request, std::int32_t chunk, std::int32
   tables_.grow(*request, chunk, out);
   out.add_chunk(*request, chunk);
   budget -= chunk;
+  const std::int32_t left = request->length() - request->num_computed - chunk;
+  if (left > 0) log_.write(*request, Decision::kChunked, chunk, left);
 }
 
 void ModelScheduler::admit_waiting(std::int32_t& budget, TimePoint now, StepWriter& out) {
@@ -104,6 +116,7 @@ void ModelScheduler::drop(Request* request) {
   switch (request->phase) {
     case Phase::kWaiting:
       queue_.remove(request);
+      admitter_.forget(request);
       return;
     case Phase::kParked:
       preemptor_.unpark(request, true);

@@ -50,11 +50,11 @@ class ModelScheduler {
   };
 
   ModelScheduler(const SchedulerOptions& options, BlockTables tables, AgingRule aging,
-                 const TenantWeights& weights);
+                 const TenantWeights& weights, DecisionLog& log);
   ModelScheduler(const ModelScheduler&) = delete;
   ModelScheduler& operator=(const ModelScheduler&) = delete;
 
-  void accept(Request* request) { queue_.push(request, request->arrival); }
+  void accept(Request* request);
 
   // Takes a request out wherever it stands; rows of it in flight mean nothing any more.
   void drop(Request* request);
@@ -102,6 +102,7 @@ class ModelScheduler {
   RunningSet running_;
   Preemptor preemptor_;
   Admitter admitter_;
+  DecisionLog& log_;
   std::vector<PrefillDemand> demands_;  // scratch
   std::vector<std::int32_t> shares_;    // scratch
 };

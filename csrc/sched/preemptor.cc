@@ -13,12 +13,13 @@ bool contains(const std::vector<TenantId>& tenants, TenantId tenant) {
 }  // namespace
 
 Preemptor::Preemptor(std::optional<std::int64_t> fairness_gap_tokens, std::int32_t num_bands,
-                     BlockTables& tables, WaitingQueue& queue, RunningSet& running)
+                     BlockTables& tables, WaitingQueue& queue, RunningSet& running, DecisionLog& log)
     : fairness_gap_tokens_(fairness_gap_tokens),
       num_bands_(num_bands),
       tables_(tables),
       queue_(queue),
       running_(running),
+      log_(log),
       band_limit_(num_bands) {
   for (auto* tenants : {&served_, &overserved_}) tenants->reserve(running.num_slots());
   leaving_.reserve(running.num_slots());
@@ -94,14 +95,14 @@ Request* Preemptor::choose(Eligible eligible) const {
   return victim;
 }
 
-Request* Preemptor::preempt_for_memory(TimePoint now) {
+Request* Preemptor::preempt_for_memory(const Request* needy, TimePoint now) {
   // What has its last token planned needs its blocks no more.
   Request* victim = choose([](const Request* r) { return r->is_planned_out(); });
   if (victim == nullptr) {
     victim = choose([&](const Request* r) { return !tables_.admission().is_pinned(*r); });
     if (victim != nullptr) band_limit_ = std::min(band_limit_, victim->band);
   }
-  if (victim != nullptr) preempt(victim, now);
+  if (victim != nullptr) preempt(victim, needy, Decision::kPreemptedMemory, now);
   return victim;
 }
 
@@ -109,7 +110,7 @@ Request* Preemptor::preempt_overserved(const Request* head, TimePoint now) {
   Request* victim = choose([&](const Request* r) { return is_overserved(r, head); });
   if (victim == nullptr) return nullptr;
   overserved_.push_back(victim->tenant);
-  preempt(victim, now);
+  preempt(victim, head, Decision::kPreemptedGap, now);
   return victim;
 }
 
@@ -117,12 +118,13 @@ Request* Preemptor::preempt_less_urgent(const Request* head, TimePoint now) {
   Request* victim = choose([&](const Request* r) { return makes_way(r, head); });
   if (victim == nullptr) return nullptr;
   band_limit_ = std::min(band_limit_, victim->band);
-  preempt(victim, now);
+  preempt(victim, head, Decision::kPreemptedUrgent, now);
   return victim;
 }
 
-void Preemptor::preempt(Request* request, TimePoint now) {
+void Preemptor::preempt(Request* request, const Request* beneficiary, Decision why, TimePoint now) {
   if (!request->is_planned_out()) {
+    log_.write(*request, why, raw(beneficiary->id), request->num_computed);
     ++request->num_preemptions;
     ++num_preemptions_;
   }

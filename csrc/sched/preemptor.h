@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "sched/block_tables.h"
+#include "sched/decisions.h"
 #include "sched/preemption.h"
 #include "sched/running_set.h"
 #include "sched/step_writer.h"
@@ -25,7 +26,7 @@ class Preemptor {
   // `fairness_gap_tokens` is the lead, per weight, from which on a tenant's requests are taken off for
   // another's; nothing: never. The references must outlive the preemptor.
   Preemptor(std::optional<std::int64_t> fairness_gap_tokens, std::int32_t num_bands, BlockTables& tables,
-            WaitingQueue& queue, RunningSet& running);
+            WaitingQueue& queue, RunningSet& running, DecisionLog& log);
 
   void begin_step();
 
@@ -41,7 +42,7 @@ class Preemptor {
   [[nodiscard]] bool can_make_way_for(Request* head);
 
   // Each takes off the worst of those that may go and returns it, or null where there is none.
-  Request* preempt_for_memory(TimePoint now);
+  Request* preempt_for_memory(const Request* needy, TimePoint now);
   Request* preempt_overserved(const Request* head, TimePoint now);
   Request* preempt_less_urgent(const Request* head, TimePoint now);
 
@@ -59,7 +60,7 @@ class Preemptor {
   [[nodiscard]] Request* choose(Eligible eligible) const;
   [[nodiscard]] bool makes_way(const Request* running, const Request* head) const;
   [[nodiscard]] bool is_overserved(const Request* running, const Request* head) const;
-  void preempt(Request* request, TimePoint now);
+  void preempt(Request* request, const Request* beneficiary, Decision why, TimePoint now);
 
   // Immutable after construction.
   std::optional<std::int64_t> fairness_gap_tokens_;
@@ -68,6 +69,7 @@ class Preemptor {
   BlockTables& tables_;
   WaitingQueue& queue_;
   RunningSet& running_;
+  DecisionLog& log_;
   std::int64_t num_parked_ = 0;
   std::int64_t num_preemptions_ = 0;
 

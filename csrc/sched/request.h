@@ -69,6 +69,7 @@ struct alignas(64) Request {
   Phase phase = Phase::kWaiting;
   bool first_step = false;  // no step has run in this slot yet
   bool compute_all = false;
+  std::uint8_t queued_for = 0;  // the Decision that was recorded last as why it waits
   SlotId slot{};
   std::int32_t num_computed = 0;
   std::int32_t covered = 0;  // block_table.size() * block size

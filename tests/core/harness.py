@@ -107,6 +107,8 @@ class Config:
     min_residency_us: int = 0
     fairness_gap_tokens: int | None = None
     steps_ahead: int = 0
+    decision_records: int = 0
+    kv_event_records: int = 0
 
 
 class Executor:
@@ -145,6 +147,8 @@ class Executor:
                 min_residency_us=c.min_residency_us,
                 fairness_gap_tokens=c.fairness_gap_tokens,
                 steps_ahead=c.steps_ahead,
+                decision_records=c.decision_records,
+                kv_event_records=c.kv_event_records,
             ),
             configs,
             self.buffers,

@@ -72,7 +72,7 @@ TEST(what_waits_is_counted_in_the_box_and_in_the_queues) {
   EXPECT(put(4) == Inbox::Put::kAccepted);
 }
 
-TEST(clients_submit_and_cancel_while_the_owner_steps) {
+TEST(clients_submit_cancel_and_read_records_while_the_owner_steps) {
   ModelConfig model;
   model.block_size = 4;
   model.bytes_per_block = kGranuleBytes;
@@ -83,6 +83,8 @@ TEST(clients_submit_and_cancel_while_the_owner_steps) {
   config.arena_bytes = 256 * kGranuleBytes;
   config.slab_bytes = kGranuleBytes;
   config.max_queued = 1 << 20;
+  config.decision_records = 64;
+  config.kv_event_records = 16;
   testing::SimulatedRunner runner(config, {model});
   std::atomic<int> running{3};
   std::vector<std::thread> clients;
@@ -101,6 +103,26 @@ TEST(clients_submit_and_cancel_while_the_owner_steps) {
       --running;
     });
   }
+  std::atomic<bool> stepping{true};
+  std::uint64_t known = 0;
+  clients.emplace_back([&] {
+    std::vector<DecisionRecord> decisions(20);
+    std::vector<KvEvent> events(20);
+    RingRead decision;
+    RingRead event;
+    while (stepping || decision.count > 0 || event.count > 0) {
+      decision = runner.runtime().decisions().read(decision.cursor, decisions);
+      event = runner.runtime().kv_events().read(event.cursor, events);
+      for (std::size_t i = 0; i < decision.count; ++i) {
+        const std::int64_t id = raw(decisions[i].request);
+        if (id < 0 || id >= 3000 || raw(decisions[i].tenant) != id / 1000) std::abort();
+      }
+      for (std::size_t i = 0; i < event.count; ++i) {
+        if (events[i].num_tokens != 4) std::abort();
+      }
+      known += decision.count + decision.missed + event.count + event.missed;
+    }
+  });
   std::set<std::int64_t> ended;
   for (std::int64_t now = 0; running > 0 || runner.runtime().has_work(); ++now) {
     runner.step(TimePoint{now});
@@ -108,7 +130,9 @@ TEST(clients_submit_and_cancel_while_the_owner_steps) {
       EXPECT(ended.insert(raw(event.request_id)).second);
     }
   }
+  stepping = false;
   for (std::thread& client : clients) client.join();
+  EXPECT(known == runner.runtime().decisions().next() + runner.runtime().kv_events().next());
   EXPECT(ended.size() == 1500);
   runner.runtime().check_invariants();
 }

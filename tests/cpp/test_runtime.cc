@@ -24,6 +24,8 @@ RuntimeConfig config_of(std::int64_t blocks) {
   RuntimeConfig config;
   config.arena_bytes = blocks * kGranuleBytes;
   config.slab_bytes = 16 * kGranuleBytes;
+  config.decision_records = 1000;
+  config.kv_event_records = 1000;
   return config;
 }
 
@@ -50,6 +52,7 @@ void expect_decodes_to_allocate_nothing(std::int32_t steps_ahead) {
     EXPECT(info && info->num_decodes == 128);
   }
   EXPECT(testing::num_allocations == before);
+  EXPECT(runner.runtime().decisions().next() > 0 && runner.runtime().kv_events().next() > 0);
 }
 
 TEST(a_decode_step_allocates_nothing_whatever_the_number_of_rows) { expect_decodes_to_allocate_nothing(0); }
@@ -92,6 +95,8 @@ TEST(settings_that_cannot_work_are_refused) {
   refused([](RuntimeConfig& c, ModelConfig&) { c.quantum_us = 0; });
   refused([](RuntimeConfig& c, ModelConfig&) { c.service.decode = -1; });
   refused([](RuntimeConfig& c, ModelConfig&) { c.bypass_tokens = -1; });
+  refused([](RuntimeConfig& c, ModelConfig&) { c.decision_records = -1; });
+  refused([](RuntimeConfig& c, ModelConfig&) { c.kv_event_records = kMaxRingRecords + 1; });
   refused([](RuntimeConfig& c, ModelConfig&) { c.steps_ahead = 2; });
   refused([](RuntimeConfig&, ModelConfig& m) { m.block_size = 0; });
   refused([](RuntimeConfig&, ModelConfig& m) { m.bytes_per_block = 100; });

@@ -56,6 +56,57 @@ class Admission(enum.IntEnum):
     NO_EVICT = 0
     MAX_UTIL = 1
 
+class Decision(enum.IntEnum):
+    """Column decision of decision records. Numbers never change and are never used anew.
+
+    What the columns a and b hold, for each of them:
+
+    SUBMITTED: prompt tokens, most tokens to generate. QUEUED_TURN: id of the request that stands first, how many
+    wait. QUEUED_SLOTS: how many run. QUEUED_BLOCKS and QUEUED_QUOTA: blocks it needs, blocks it could have.
+    QUEUED_BUDGET: most tokens in a step. QUEUED_BARRED: its band. QUEUED_PREFIX: id of the request that computes
+    its prefix, most steps it is held for. ADMITTED: tokens hit, blocks promised to it. CHUNKED: tokens, tokens
+    left. PREEMPTED_*: id of the request in whose favour, tokens computed. FINISHED_*: tokens generated, prompt
+    tokens hit. REFUSED_QUEUE_FULL: how many may wait. REFUSED_TOO_LONG: tokens it needs, most tokens of a
+    request. REFUSED_NEVER_FITS: blocks it needs, blocks there are.
+    """
+
+    SUBMITTED = 1
+    QUEUED_TURN = 10
+    QUEUED_SLOTS = 11
+    QUEUED_BLOCKS = 12
+    QUEUED_BUDGET = 13
+    QUEUED_BARRED = 14
+    QUEUED_PREFIX = 15
+    QUEUED_QUOTA = 16
+    ADMITTED = 20
+    CHUNKED = 21
+    PREEMPTED_MEMORY = 30
+    PREEMPTED_URGENT = 31
+    PREEMPTED_GAP = 32
+    FINISHED_STOP = 40
+    FINISHED_LENGTH = 41
+    FINISHED_CANCELLED = 42
+    FINISHED_DEADLINE = 43
+    FINISHED_FAILED = 44
+    FINISHED_NAN = 45
+    REFUSED_QUEUE_FULL = 60
+    REFUSED_TOO_LONG = 61
+    REFUSED_NEVER_FITS = 62
+    REFUSED_DUPLICATE_ID = 63
+
+class KvEventKind(enum.IntEnum):
+    """Column kind of KV events. Numbers never change."""
+
+    STORED = 1
+    REMOVED = 2
+
+class KvTier(enum.IntEnum):
+    """Column tier of KV events. Numbers never change."""
+
+    DEVICE = 0
+    HOST = 1
+    DISK = 2
+
 class ModelConfig(metaclass=_PybindType):
     """One model of a device. Slabs: num_slabs, or share of the arena, or an equal part of the rest.
 
@@ -105,6 +156,8 @@ class RuntimeConfig(metaclass=_PybindType):
         min_residency_us: int = 0,
         fairness_gap_tokens: int | None = None,
         steps_ahead: int = 0,
+        decision_records: int = 0,
+        kv_event_records: int = 0,
     ) -> None: ...
 
 class StepBuffers(metaclass=_PybindType):
@@ -200,8 +253,8 @@ class ModelStats(metaclass=_PybindType):
 class Runtime(metaclass=_PybindType):
     """The scheduling core of one device: several models over one arena.
 
-    submit, cancel, set_tenant and has_work may be called from any thread; everything else from one
-    owner thread. Bad arguments raise ValueError or TypeError and change nothing.
+    submit, cancel, set_tenant, has_work, read_decisions and read_kv_events may be called from any thread;
+    everything else from one owner thread. Bad arguments raise ValueError or TypeError and change nothing.
     """
 
     def __init__(
@@ -252,6 +305,23 @@ class Runtime(metaclass=_PybindType):
         request_id, reason (FinishReason), model, num_prompt_tokens, num_cached_tokens,
         num_generated_tokens.
         """
+
+    def read_decisions(self, cursor: int, limit: int = 4096) -> tuple[npt.NDArray[np.void], int, int]:
+        """(records from the cursor on, cursor to read on from, how many were overwritten unread).
+
+        Starts at cursor 0. Fields: request_id, tenant, at_us, model, decision (Decision), a, b. Empty unless
+        RuntimeConfig.decision_records is set.
+        """
+
+    def read_kv_events(self, cursor: int, limit: int = 4096) -> tuple[npt.NDArray[np.void], int, int]:
+        """As read_decisions, of KV blocks. Fields: hash and parent (pairs lo, hi), kind, tier, model, num_tokens.
+
+        Who applies all of them from cursor 0 has the hashes of each tier. Empty unless
+        RuntimeConfig.kv_event_records is set.
+        """
+
+    def kv_snapshot(self, model: int) -> tuple[npt.NDArray[np.void], int]:
+        """(a stored event for every hash on the device, parents first; cursor of the next event)."""
 
     def has_work(self) -> bool:
         """True while any accepted request has not ended."""
