@@ -24,6 +24,7 @@ from airi.errors import (
     QueueFullError,
     RequestError,
 )
+from airi.observability import explain
 from airi.outputs import ErrorInfo, FinishReason, Output, error_info
 from airi.sampling_params import MAX_PRIORITY, SamplingParams
 
@@ -189,6 +190,29 @@ class Engine:
     def stats(self) -> list[_core.ModelStats]:
         """The core's counters, per model."""
         return self._runtime.stats()
+
+    def explain(self, request_id: int) -> list[str]:
+        """What was decided about a request and why, one line each, oldest first; also of one that has ended.
+
+        Empty where the last `EngineOptions.decision_records` decisions do not name it. Any thread may call it.
+        """
+        records, _, missed = self._runtime.read_decisions(0, max(1, 2 * self.options.decision_records))
+        return explain(records, request_id, missed=missed)
+
+    def read_decisions(self, cursor: int, limit: int = 4096) -> tuple[NDArray[np.void], int, int]:
+        """(decision records from the cursor on, cursor to read on from, how many were overwritten unread).
+
+        Columns: `_core.Runtime.read_decisions`. The first cursor is 0. Any thread may call it.
+        """
+        return self._runtime.read_decisions(cursor, limit)
+
+    def read_kv_events(self, cursor: int, limit: int = 4096) -> tuple[NDArray[np.void], int, int]:
+        """As `read_decisions`, of blocks stored and removed. Columns: `_core.Runtime.read_kv_events`."""
+        return self._runtime.read_kv_events(cursor, limit)
+
+    def kv_snapshot(self, model: str | int) -> tuple[NDArray[np.void], int]:
+        """(a stored event for every hash that the device holds of a model, cursor of the next event)."""
+        return self._runtime.kv_snapshot(self.find_model(model).index)
 
     def check_invariants(self) -> None:
         """Raises InternalError naming the first broken invariant of the core. Slow; for tests."""

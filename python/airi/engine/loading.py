@@ -207,5 +207,7 @@ def _runtime(
         num_bands=NUM_BANDS,
         aging_us=None if options.aging_s is None else int(options.aging_s * 1e6),
         steps_ahead=int(options.async_scheduling),
+        decision_records=options.decision_records,
+        kv_event_records=options.kv_event_records,
     )
     return _core.Runtime(config, list(configs), [set_of_arrays.as_buffers() for set_of_arrays in arrays])

@@ -23,6 +23,8 @@ _BOUNDS = {
     "max_batch_tokens": (1, 2**30),
     "max_model_len": (2, 2**30),
     "max_queued": (1, 2**30),
+    "decision_records": (0, 2**24),
+    "kv_event_records": (0, 2**24),
 }
 """What the core works with."""
 _OPTIONAL = ("threads", "kv_memory", "max_model_len")
@@ -95,6 +97,10 @@ class EngineOptions:
     """Plans each step while the one before it runs. The texts are the same without."""
     aging_s: float | None = 30.0
     """Waiting time after which a request counts as one priority level higher; None means never."""
+    decision_records: int = 1 << 14
+    """How many of the last decisions about requests are kept for `Engine.explain`; 48 bytes each."""
+    kv_event_records: int = 1 << 14
+    """How many of the last KV events are kept for readers; 48 bytes each."""
     seed: int | None = None
     """Fixes the seeds drawn for requests that bring none."""
 
