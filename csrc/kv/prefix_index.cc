@@ -36,7 +36,7 @@ bool PrefixIndex::equals(EntryId id, const BlockKey& key) const noexcept {
 
 std::optional<EntryId> PrefixIndex::find(const BlockKey& key) const noexcept {
   const std::uint32_t tag = tag_of(key.hash);
-  for (std::size_t at = home(key.hash);; at = (at + 1) & mask_) {
+  for (std::size_t at = home(tag);; at = (at + 1) & mask_) {
     const Slot& slot = slots_[at];
     if (slot.entry == kEmpty) return std::nullopt;
     if (slot.tag == tag && equals(EntryId{slot.entry}, key)) return EntryId{slot.entry};
@@ -73,7 +73,7 @@ EntryId PrefixIndex::insert(const BlockKey& key) {
   parent_hashes_[index(id)] = key.parent_hash;
   entry.extras.assign(key.extras.begin(), key.extras.end());
   std::ranges::copy(key.tokens, tokens_.begin() + static_cast<std::ptrdiff_t>(index(id) * key.tokens.size()));
-  std::size_t at = home(key.hash);
+  std::size_t at = home(tag_of(key.hash));
   while (slots_[at].entry != kEmpty) at = (at + 1) & mask_;
   slots_[at] = {tag_of(key.hash), raw(id)};
   ++size_;
@@ -81,14 +81,14 @@ EntryId PrefixIndex::insert(const BlockKey& key) {
 }
 
 void PrefixIndex::erase(EntryId id) {
-  std::size_t hole = home(hash(id));
+  std::size_t hole = home(tag_of(hash(id)));
   while (slots_[hole].entry != raw(id)) {
     AIRI_CHECK(slots_[hole].entry != kEmpty) << "entry " << raw(id) << " is not in the table";
     hole = (hole + 1) & mask_;
   }
   // Linear probing without tombstones: move up whatever may still be reached from its home.
   for (std::size_t at = (hole + 1) & mask_; slots_[at].entry != kEmpty; at = (at + 1) & mask_) {
-    const std::size_t wanted = home(hash(EntryId{slots_[at].entry}));
+    const std::size_t wanted = home(slots_[at].tag);
     if (((at - wanted) & mask_) < ((at - hole) & mask_)) continue;
     slots_[hole] = slots_[at];
     hole = at;

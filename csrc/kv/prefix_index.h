@@ -67,7 +67,9 @@ class PrefixIndex {
     EntrySerial parent{0};
     std::vector<std::uint8_t> extras;
   };
-  // One word of the table: the upper half of hash.lo and the entry; entry < 0 is empty.
+  // One word of the table: the upper half of hash.lo and the entry; entry < 0 is empty. The home slot follows
+  // from the tag, so that moving slots up after an erasure reads no entry: with many of them each costs a
+  // miss.
   struct Slot {
     std::uint32_t tag = 0;
     std::int32_t entry = kEmpty;
@@ -76,7 +78,7 @@ class PrefixIndex {
 
   [[nodiscard]] bool equals(EntryId entry, const BlockKey& key) const noexcept;
   [[nodiscard]] std::span<const std::int32_t> tokens_of(EntryId entry) const noexcept;
-  [[nodiscard]] std::size_t home(const Hash128& hash) const noexcept { return hash.lo & mask_; }
+  [[nodiscard]] std::size_t home(std::uint32_t tag) const noexcept { return tag & mask_; }
 
   std::int32_t block_size_;
   std::size_t mask_;
