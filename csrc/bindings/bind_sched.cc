@@ -49,6 +49,7 @@ void bind_sched(py::module_& parts) {
   using namespace pybind11::literals;
   // (tokens, seqs, decode context, prefill pairs)
   using WorkTuple = std::tuple<std::int64_t, std::int64_t, std::int64_t, double>;
+  using PieceTuple = std::tuple<double, double, double, double, double>;
   const auto to_work = [](const WorkTuple& t) {
     return StepWork{std::get<0>(t), std::get<1>(t), std::get<2>(t), std::get<3>(t)};
   };
@@ -64,6 +65,17 @@ void bind_sched(py::module_& parts) {
           "work"_a, "Microseconds; 0 before the first observation.")
       .def_property_readonly("sigma", &StepTimeModel::sigma)
       .def_property_readonly("is_trained", &StepTimeModel::is_trained)
+      .def_property_readonly(
+          "pieces",
+          [](const StepTimeModel& m) {
+            std::vector<PieceTuple> pieces;
+            for (const StepTimePiece& p : m.pieces()) {
+              pieces.emplace_back(p.step, p.token, p.seq, p.context, p.pair);
+            }
+            return pieces;
+          },
+          "Bound by memory, bound by arithmetic: microseconds per step, token, sequence, token of decode "
+          "context, prefill pair.")
       .def(
           "export_state",
           [](const StepTimeModel& m) {

@@ -130,6 +130,19 @@ void StepTimeModel::observe(const StepWork& work, double micros) {
   if (!is_memory || arithmetic > target) learn(pieces_[kArithmetic], x, target, size);
 }
 
+std::array<StepTimePiece, 2> StepTimeModel::pieces() const noexcept {
+  std::array<StepTimePiece, 2> found;
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    const Vector& w = pieces_[i].weights;
+    found[i] = {.step = w[0] / kUsual[0],
+                .token = w[1] / kUsual[1],
+                .seq = w[2] / kUsual[2],
+                .context = w[3] / kUsual[3],
+                .pair = w[4] / kUsual[4]};
+  }
+  return found;
+}
+
 StepTimeModel::State StepTimeModel::export_state() const noexcept {
   State state{};
   auto out = state.begin();

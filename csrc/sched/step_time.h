@@ -15,6 +15,16 @@ struct StepWork {
   double prefill_pairs = 0;         // sum over prefill chunks of tokens * (context + tokens / 2)
 };
 
+// One linear piece: microseconds per step and per unit of each kind of work.
+struct StepTimePiece {
+  double step = 0, token = 0, seq = 0, context = 0, pair = 0;
+
+  [[nodiscard]] double micros(const StepWork& work) const noexcept {
+    return step + token * static_cast<double>(work.tokens) + seq * static_cast<double>(work.seqs) +
+           context * static_cast<double>(work.decode_context) + pair * work.prefill_pairs;
+  }
+};
+
 // Estimates how long a step takes from how long earlier ones took: the larger of two linear pieces with
 // weights that are never negative, one for steps bound by memory, one for steps bound by arithmetic.
 //
@@ -41,6 +51,9 @@ class StepTimeModel {
 
   // How far estimates have been off lately: a fading mean of the distance in microseconds.
   [[nodiscard]] double sigma() const noexcept { return sigma_; }
+
+  // What estimate() is the larger of: bound by memory, bound by arithmetic.
+  [[nodiscard]] std::array<StepTimePiece, 2> pieces() const noexcept;
 
   // All that was learnt, for a run elsewhere or later: a model that imports it goes on as this one would.
   [[nodiscard]] State export_state() const noexcept;

@@ -160,6 +160,11 @@ class StepTimeModel(metaclass=_PybindType):
     def sigma(self) -> float: ...
     @property
     def is_trained(self) -> bool: ...
+    @property
+    def pieces(self) -> list[tuple[float, float, float, float, float]]:
+        """Bound by memory, bound by arithmetic: microseconds per step, token, sequence, token of decode context,
+        prefill pair."""
+
     def export_state(self) -> list[float]:
         """All that was learnt."""
 
