@@ -10,6 +10,7 @@ void bind_fair(const py::module_& parts);
 void bind_kv(const py::module_& parts);
 void bind_runtime(const py::module_& m);
 void bind_sched(py::module_& parts);
+void bind_sim(py::module_& m);
 void bind_tiers(py::module_& parts);
 }  // namespace airi::bindings
 
@@ -23,5 +24,6 @@ PYBIND11_MODULE(_core, m) {
   airi::bindings::bind_fair(parts);
   airi::bindings::bind_sched(parts);
   airi::bindings::bind_tiers(parts);
+  airi::bindings::bind_sim(m);
   airi::bindings::bind_cpu(m);
 }

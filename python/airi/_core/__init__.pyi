@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from airi._core import cpu as cpu
 from airi._core import parts as parts
+from airi._core import sim as sim
 
 # The metaclass of every class that pybind11 makes; stubtest wants one to be named.
 class _PybindType(type): ...

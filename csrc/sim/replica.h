@@ -1,0 +1,109 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <deque>
+#include <optional>
+#include <unordered_map>
+#include <vector>
+
+#include "runtime.h"
+#include "sim/metrics.h"
+#include "sim/step_cost.h"
+#include "sim/workload.h"
+
+namespace airi {
+
+// The arrays that a simulated runtime writes its steps into.
+class StepArrays {
+ public:
+  explicit StepArrays(const ModelConfig& model);
+  StepArrays(const StepArrays&) = delete;
+  StepArrays& operator=(const StepArrays&) = delete;
+  StepArrays(StepArrays&&) = default;
+
+  [[nodiscard]] StepBuffers buffers() noexcept;
+  [[nodiscard]] StepWork work(const StepInfo& info) const noexcept;
+
+  std::vector<std::int64_t> request_ids;
+  std::vector<std::uint8_t> row_flags;
+  std::vector<std::int32_t> slots, query_start, seq_lens, draw_index, tokens, positions, deltas;
+};
+
+// One runtime under virtual time: its steps take what the cost says and bring every row its token.
+//
+// Thread safety: none.
+// Invariant: steps are planned, run and committed in one order; a step is planned when the one before it is
+// committed, or, with steps ahead, when that one starts.
+class Replica {
+ public:
+  // `metrics` must outlive the replica.
+  Replica(std::int32_t number, const RuntimeConfig& config, const ModelConfig& model, const StepCost& cost,
+          Metrics& metrics);
+  Replica(const Replica&) = delete;
+  Replica& operator=(const Replica&) = delete;
+
+  void set_tenant(TenantId tenant, double weight) { runtime_.set_tenant(tenant, weight); }
+
+  // Hands the request to the runtime at its arrival. REQUIRES: advance() was called with that moment.
+  void submit(const TraceRequest& request, std::int32_t part_tokens);
+
+  // Lets everything happen that happens before `until`: what arrives at that moment is seen by the step
+  // planned then.
+  void advance(TimePoint until);
+
+  // The moment at which advance() would next do something, if it ever would.
+  [[nodiscard]] std::optional<TimePoint> next_event() const;
+
+  // Requests that were accepted and have not ended.
+  [[nodiscard]] std::int64_t load() const noexcept { return static_cast<std::int64_t>(live_.size()); }
+  [[nodiscard]] ModelStats stats() const { return runtime_.stats().front(); }
+  [[nodiscard]] std::int64_t num_steps() const noexcept { return num_steps_; }
+  [[nodiscard]] Micros busy_us() const noexcept { return busy_; }
+  [[nodiscard]] std::int64_t peak_active_blocks() const noexcept { return peak_active_; }
+  [[nodiscard]] double active_block_us() const noexcept { return active_block_us_; }
+  [[nodiscard]] TimePoint now() const noexcept { return now_; }
+  void check_invariants() const { runtime_.check_invariants(); }
+
+ private:
+  // A step that was planned and not committed. What its arrays say stays valid until its commit.
+  struct Planned {
+    StepInfo info;
+    TimePoint start{};
+    TimePoint end{};
+    std::vector<LiveRequest*> rows;  // nothing for a row that brings no token
+  };
+
+  bool plan();
+  void commit();
+  void record(const Planned& step);
+  void find_rows(Planned& step);
+  void end_requests();
+
+  // Immutable after construction.
+  std::int32_t number_;
+  std::size_t depth_;  // planned steps at most
+  StepCost cost_;
+
+  Metrics& metrics_;
+  std::vector<StepArrays> arrays_;
+  Runtime runtime_;
+  TimePoint now_{0};
+  bool may_plan_ = false;  // something has happened since the runtime had nothing to plan
+  std::deque<Planned> planned_;
+  std::vector<Planned> spare_;
+  std::unordered_map<RequestId, LiveRequest> live_;
+  std::vector<LiveRequest*> in_slot_;
+
+  std::int64_t num_steps_ = 0;
+  Micros busy_ = 0;
+  std::int64_t peak_active_ = 0;
+  double active_block_us_ = 0;
+
+  // Scratch of one commit.
+  std::vector<std::int32_t> sampled_;
+  std::vector<std::int32_t> counts_;
+  std::vector<std::uint8_t> status_;
+};
+
+}  // namespace airi

@@ -1,0 +1,100 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "runtime_config.h"
+#include "sim/metrics.h"
+#include "sim/replica.h"
+#include "sim/router.h"
+#include "sim/step_cost.h"
+
+namespace airi {
+
+struct SimulatorConfig {
+  RuntimeConfig runtime;  // of every replica
+  ModelConfig model;
+  StepCost cost;
+  std::int32_t replicas = 1;
+  std::string router = "prefix";
+  double load_guard = 1.5;                  // of the router
+  std::int32_t part_tokens = 512;           // of a part of a prompt
+  std::optional<std::int64_t> concurrency;  // requests in the system at most; later ones arrive when one ends
+  SloTargets targets;
+  bool keeps_rows = false;
+};
+
+// Columns of requests in order of arrival. The parts of request i are parts[part_start[i], part_start[i +
+// 1]).
+struct RequestColumns {
+  std::span<const std::int64_t> arrival_us;
+  std::span<const std::int64_t> tenant;
+  std::span<const std::int32_t> band;
+  std::span<const std::int32_t> input_tokens;
+  std::span<const std::int32_t> output_tokens;
+  std::span<const std::int64_t> part_start;  // one more than requests
+  std::span<const std::int64_t> parts;
+};
+
+// Totals over all replicas.
+struct FleetStats {
+  std::int64_t steps = 0, preemptions = 0, evictions = 0;
+  std::int64_t query_tokens = 0, hit_tokens = 0;
+  std::int64_t waiting = 0, running = 0;
+  std::int64_t capacity = 0;           // blocks
+  double peak_kv = 0;                  // share of its blocks that the fullest replica ever had in use
+  double mean_kv = 0;                  // over time and replicas
+  double busy = 0;                     // share of time that replicas spent in steps
+  Micros end_us = 0;                   // when the last step ended
+  std::vector<std::int64_t> accepted;  // by replica
+};
+
+// N replicas of the product's runtime under virtual time, a router before them. Requests are fed in columns;
+// what is kept of them are figures. The same input gives the same figures.
+//
+// Thread safety: none.
+class Simulator {
+ public:
+  // Throws InvalidArgument naming the first setting that cannot work, with its value.
+  explicit Simulator(const SimulatorConfig& config);
+  Simulator(const Simulator&) = delete;
+  Simulator& operator=(const Simulator&) = delete;
+
+  void set_tenant(TenantId tenant, double weight);
+
+  // Lets these requests arrive. Throws InvalidArgument where columns differ in length, an arrival goes back
+  // or a number is out of range.
+  void feed(const RequestColumns& columns);
+
+  // Runs what was fed for up to `span` more of virtual time. Returns whether anything is left.
+  bool drain(Micros span);
+
+  [[nodiscard]] Metrics& metrics() noexcept { return metrics_; }
+  [[nodiscard]] FleetStats stats() const;
+  [[nodiscard]] Micros now_us() const noexcept { return static_cast<std::int64_t>(now_); }
+  void check_invariants() const;
+
+ private:
+  void arrive(TraceRequest request);
+  void advance_all(TimePoint until);
+  bool advance_to_next_event();
+  void make_room();
+
+  // Immutable after construction.
+  SimulatorConfig config_;
+
+  std::unique_ptr<Router> router_;
+  Metrics metrics_;
+  std::vector<std::unique_ptr<Replica>> replicas_;
+  std::vector<std::int64_t> load_;
+  std::vector<std::int64_t> accepted_;
+  TimePoint now_{0};
+  std::int64_t next_id_ = 0;
+};
+
+}  // namespace airi

@@ -1,0 +1,59 @@
+#include "sim/timeline.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace airi {
+
+void TimelineBucket::merge(const TimelineBucket& other) {
+  accepted += other.accepted;
+  refused += other.refused;
+  finished += other.finished;
+  prefill_tokens += other.prefill_tokens;
+  decode_tokens += other.decode_tokens;
+  running += other.running;
+  waiting += other.waiting;
+  active_blocks += other.active_blocks;
+  busy += other.busy;
+  ttft.merge(other.ttft);
+  itl.merge(other.itl);
+}
+
+void Timeline::halve() {
+  width_ *= 2;
+  const std::size_t half = (buckets_.size() + 1) / 2;
+  for (std::size_t i = 0; i < half; ++i) {
+    if (i > 0) buckets_[i] = std::move(buckets_[2 * i]);
+    if (2 * i + 1 < buckets_.size()) buckets_[i].merge(buckets_[2 * i + 1]);
+  }
+  buckets_.resize(half);
+}
+
+std::size_t Timeline::place_of(TimePoint now) {
+  const Micros since = std::max<Micros>(static_cast<std::int64_t>(now), 0);
+  while (since / width_ >= static_cast<Micros>(kBuckets)) halve();
+  const auto place = static_cast<std::size_t>(since / width_);
+  if (place >= buckets_.size()) buckets_.resize(place + 1);
+  return place;
+}
+
+TimelineBucket& Timeline::at(TimePoint now) { return buckets_[place_of(now)]; }
+
+void Timeline::add(const Span& span) {
+  const std::size_t last = place_of(span.to);
+  buckets_[last].prefill_tokens += span.prefill_tokens;
+  buckets_[last].decode_tokens += span.decode_tokens;
+  const std::size_t first = place_of(span.from);
+  for (std::size_t i = first; i <= last; ++i) {
+    const TimePoint begin = i == first ? span.from : TimePoint{static_cast<Micros>(i) * width_};
+    const TimePoint end = i == last ? span.to : TimePoint{static_cast<Micros>(i + 1) * width_};
+    const auto time = static_cast<double>(end - begin);
+    TimelineBucket& bucket = buckets_[i];
+    bucket.running += time * static_cast<double>(span.running);
+    bucket.waiting += time * static_cast<double>(span.waiting);
+    bucket.active_blocks += time * static_cast<double>(span.active_blocks);
+    bucket.busy += time;
+  }
+}
+
+}  // namespace airi

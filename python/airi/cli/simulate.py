@@ -1,0 +1,334 @@
+"""`airi simulate`: a trace of requests through simulated replicas of the scheduler."""
+
+from __future__ import annotations
+
+import contextlib
+import json as jsonlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from airi.errors import ConfigError
+
+if TYPE_CHECKING:
+    from airi.simulate import Report, SimulationOptions, Trace
+    from airi.simulate.batches import Stream
+
+_FLEET = "Fleet"
+_TRACE = "Trace"
+_OUTPUT = "Output"
+
+
+def simulate(
+    *,
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            help="Requests to simulate: CSV or JSON lines, gzip or not; Azure's, Mooncake's, ServeGen's and "
+            "others with such columns.",
+            rich_help_panel=_TRACE,
+            show_default=False,
+        ),
+    ] = None,
+    replicas: Annotated[int, typer.Option(help="How many engines.", rich_help_panel=_FLEET)] = 1,
+    router: Annotated[
+        str,
+        typer.Option(
+            help="How requests find their engine: round_robin, least_loaded, or prefix (longest shared "
+            "beginning, unless that engine is overloaded).",
+            rich_help_panel=_FLEET,
+        ),
+    ] = "prefix",
+    block_size: Annotated[int, typer.Option(help="Tokens per KV block.", rich_help_panel=_FLEET)] = 16,
+    kv_blocks: Annotated[
+        int | None,
+        typer.Option(
+            help="KV blocks per engine; left out: what the memory of the preset's device holds.",
+            rich_help_panel=_FLEET,
+            show_default=False,
+        ),
+    ] = None,
+    step_time: Annotated[
+        str,
+        typer.Option(
+            help="How long steps take: a JSON file, or a preset computed from data sheets: h200-8b-fp8, "
+            "h200-8b-bf16, h200-70b-fp8, h100-8b-fp8, h100-8b-bf16.",
+            rich_help_panel=_FLEET,
+        ),
+    ] = "h200-8b-fp8",
+    max_num_seqs: Annotated[
+        int, typer.Option(help="Requests that run on an engine at the same time.", rich_help_panel=_FLEET)
+    ] = 256,
+    max_batch_tokens: Annotated[int, typer.Option(help="Tokens of a step.", rich_help_panel=_FLEET)] = 2048,
+    max_queued: Annotated[
+        int | None,
+        typer.Option(
+            help="Requests that may wait at an engine before more are refused; left out: any number.",
+            rich_help_panel=_FLEET,
+            show_default=False,
+        ),
+    ] = None,
+    admission: Annotated[
+        str, typer.Option(help="max_util or no_evict.", rich_help_panel=_FLEET)
+    ] = "max_util",
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="Another setting of the scheduler, NAME=JSON, such as fairness_gap_tokens=4096; may be "
+            "repeated.",
+            rich_help_panel=_FLEET,
+        ),
+    ] = None,
+    tenant_weight: Annotated[
+        list[str] | None,
+        typer.Option(help="TENANT=WEIGHT; may be repeated.", rich_help_panel=_FLEET),
+    ] = None,
+    ttft_ms: Annotated[
+        float | None,
+        typer.Option(help="Target for first tokens.", rich_help_panel=_FLEET, show_default=False),
+    ] = None,
+    itl_ms: Annotated[
+        float | None,
+        typer.Option(help="Target between tokens.", rich_help_panel=_FLEET, show_default=False),
+    ] = None,
+    speedup: Annotated[
+        float, typer.Option(help="Have requests arrive this many times as fast.", rich_help_panel=_TRACE)
+    ] = 1.0,
+    copies: Annotated[
+        int,
+        typer.Option(help="Copies of every request, spread until the next one.", rich_help_panel=_TRACE),
+    ] = 1,
+    repeat: Annotated[
+        int, typer.Option(help="Play the trace so often, one after the other.", rich_help_panel=_TRACE)
+    ] = 1,
+    limit: Annotated[
+        int | None,
+        typer.Option(help="Only the first so many requests.", rich_help_panel=_TRACE, show_default=False),
+    ] = None,
+    hash_block: Annotated[
+        int, typer.Option(help="Tokens that one of a trace's hash_ids stands for.", rich_help_panel=_TRACE)
+    ] = 512,
+    root_tenants: Annotated[
+        int | None,
+        typer.Option(
+            help="Make so many tenants of the first of a request's hash_ids.",
+            rich_help_panel=_TRACE,
+            show_default=False,
+        ),
+    ] = None,
+    concurrency: Annotated[
+        int | None,
+        typer.Option(
+            help="Requests in the fleet at most: later ones arrive when one ends.",
+            rich_help_panel=_TRACE,
+            show_default=False,
+        ),
+    ] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=_OUTPUT)
+    ] = False,
+    timeline: Annotated[
+        bool, typer.Option("--timeline", help="With --json, also the timeline.", rich_help_panel=_OUTPUT)
+    ] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            help="Draw the timeline into this SVG file.", rich_help_panel=_OUTPUT, show_default=False
+        ),
+    ] = None,
+    rows: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write a CSV line for every finished request, with its exact times.",
+            rich_help_panel=_OUTPUT,
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Play a trace of requests through the scheduler itself, under virtual time.
+
+    Replicas run the very code that serves; only the model is replaced, by a formula for how long a step
+    takes. The same command gives the same figures.
+    """
+    from airi.simulate import Trace
+
+    if trace is None:
+        raise ConfigError("trace is missing; give --trace FILE", field="trace")
+    runtime, model = _settings(setting or [])
+    file = Trace(trace, part_tokens=_positive("hash_block", hash_block))
+    options = _options(
+        replicas=replicas,
+        router=router,
+        block_size=block_size,
+        kv_blocks=kv_blocks,
+        step_time=step_time,
+        max_num_seqs=max_num_seqs,
+        max_batch_tokens=max_batch_tokens,
+        max_queued=max_queued,
+        admission=admission,
+        ttft_ms=ttft_ms,
+        itl_ms=itl_ms,
+        concurrency=concurrency,
+        part_tokens=hash_block,
+        tenant_weights=_weights(tenant_weight or []),
+        keep_rows=rows is not None,
+        runtime=runtime,
+        model=model,
+    )
+    stream = _stream(file, limit=limit, repeat=repeat, speedup=speedup, copies=copies, tenants=root_tenants)
+    if plot is not None and plot.suffix.lower() != ".svg":
+        raise ConfigError(f"plot is {str(plot)!r}; give a file that ends in .svg", field="plot")
+    report = _run(stream, options, rows)
+    if plot is not None:
+        from airi.simulate.plot import draw
+
+        _write(plot, draw(report, title=f"{file.name} on {replicas} x {options.times.source}"))
+    _show(report, file, as_json=json, with_timeline=timeline)
+
+
+def _stream(
+    file: Trace, *, limit: int | None, repeat: int, speedup: float, copies: int, tenants: int | None
+) -> Stream:
+    from airi.simulate import batches as b
+
+    stream: Stream = file.batches
+    if limit is not None:
+        stream = b.limited(stream, _positive("limit", limit))
+    if tenants is not None:
+        stream = b.with_root_tenants(stream, _positive("root_tenants", tenants))
+    if _positive("repeat", repeat) > 1:
+        stream = b.repeated(stream, repeat)
+    if not 1e-6 <= speedup <= 1e6:
+        raise ConfigError(f"speedup is {speedup:g}; it must be in [1e-6, 1e6]", field="speedup")
+    if speedup != 1.0:
+        stream = b.sped_up(stream, speedup)
+    if _positive("copies", copies) > 1:
+        stream = b.copied(stream, copies)
+    return stream
+
+
+def _options(*, step_time: str, max_queued: int | None, **others: Any) -> SimulationOptions:
+    from airi.simulate import PRESETS, SimulationOptions, StepTime
+
+    if max_queued is not None:
+        others["max_queued"] = max_queued
+    times: StepTime | str = step_time
+    if step_time not in PRESETS:
+        if not Path(step_time).exists():
+            known = ", ".join(PRESETS)
+            raise ConfigError(
+                f"step_time is {step_time!r}; give a file or one of: {known}", field="step_time"
+            )
+        times = StepTime.load(step_time)
+    return SimulationOptions(step_time=times, **others)
+
+
+def _settings(given: list[str]) -> tuple[dict[str, object], dict[str, object]]:
+    """Settings of the core's RuntimeConfig and ModelConfig from NAME=JSON."""
+    import inspect
+
+    from airi import _core
+
+    runtime: dict[str, object] = {}
+    model: dict[str, object] = {}
+    for text in given:
+        name, separator, value = text.partition("=")
+        try:
+            parsed = jsonlib.loads(value)
+        except ValueError:
+            parsed = None
+            separator = ""
+        if not separator:
+            raise ConfigError(f"set is {text!r}; give NAME=JSON, such as aging_us=null", field="set")
+        in_model = name in (inspect.getdoc(_core.ModelConfig.__init__) or "")
+        (model if in_model else runtime)[name] = parsed
+    return runtime, model
+
+
+def _weights(given: list[str]) -> dict[int, float]:
+    weights = {}
+    for text in given:
+        tenant, _, weight = text.partition("=")
+        try:
+            weights[int(tenant)] = float(weight)
+        except ValueError:
+            raise ConfigError(
+                f"tenant_weight is {text!r}; give NUMBER=WEIGHT", field="tenant_weight"
+            ) from None
+    return weights
+
+
+def _positive(name: str, value: int) -> int:
+    if value < 1:
+        raise ConfigError(f"{name} is {value}; it must be at least 1", field=name)
+    return value
+
+
+def _run(stream: Stream, options: SimulationOptions, rows: Path | None) -> Report:
+    from airi.simulate import simulate as run
+
+    with _progress() as progress, contextlib.ExitStack() as stack:
+        on_rows = None if rows is None else stack.enter_context(_row_writer(rows))
+        return run(stream(), options, progress=progress, on_rows=on_rows)
+
+
+@contextlib.contextmanager
+def _row_writer(path: Path) -> Iterator[Callable[[Any], None]]:
+    import csv
+
+    try:
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file)
+            started = False
+
+            def write(found: Any) -> None:
+                nonlocal started
+                if not started:
+                    writer.writerow(found.dtype.names)
+                    started = True
+                writer.writerows(found.tolist())
+
+            yield write
+    except OSError as error:
+        raise ConfigError(f"rows {path}: {error.strerror or error}", field="rows") from None
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"plot {path}: {error.strerror or error}", field="plot") from None
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[int, float], None]]:
+    """A line on stderr that says how far the simulation is; nothing where stderr is no terminal."""
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("reading the trace")
+        yield lambda requests, seconds: bar.update(
+            task, description=f"{requests:,} requests, {seconds:,.0f} simulated seconds"
+        )
+
+
+def _show(report: Report, file: Trace, *, as_json: bool, with_timeline: bool) -> None:
+    if as_json:
+        from dataclasses import asdict
+
+        figures = {"trace": file.name, **report.figures}
+        for tenant in figures["tenants"]:
+            tenant["tenant"] = file.tenant_names.get(tenant["tenant"], tenant["tenant"])
+        if with_timeline:
+            figures["timeline"] = [asdict(point) for point in report.timeline]
+        typer.echo(jsonlib.dumps(figures))
+        return
+    from airi.simulate.table import show
+
+    show(report, file.name, file.tenant_names)

@@ -1,0 +1,148 @@
+"""Every kind of trace is read as it is written, and what is wrong in one is a line that says where."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from airi.errors import ConfigError
+from airi.simulate import Batch, Trace
+from airi.simulate.batches import joined
+from tests.sim.samples import AZURE, MOONCAKE, SERVEGEN, VTC, jsonl, write
+
+
+def read(path: Path, **options: int) -> Batch:
+    return joined(list(Trace(path, **options).batches()))
+
+
+def test_azure_dates_are_microseconds_since_the_first(tmp_path: Path) -> None:
+    found = read(write(tmp_path / "a.csv", AZURE))
+    assert found.arrival_us.tolist() == [0, 4_314_579, 4_541_977]
+    assert found.input_tokens.tolist() == [374, 396, 879]
+    assert found.output_tokens.tolist() == [44, 109, 55]
+    assert set(found.tenant.tolist()) == {0}
+
+
+def test_dates_with_a_zone_are_read_as_it_says(tmp_path: Path) -> None:
+    rows = "2024-05-10 00:00:00.009930+00:00,1,1\n2024-05-10 02:00:01.009930+02:00,1,1\n"
+    found = read(write(tmp_path / "a.csv", "TIMESTAMP,ContextTokens,GeneratedTokens\n" + rows))
+    assert found.arrival_us.tolist() == [0, 1_000_000]
+
+
+def test_mooncake_ids_become_parts(tmp_path: Path) -> None:
+    found = read(write(tmp_path / "m.jsonl", jsonl(MOONCAKE)))
+    assert found.arrival_us.tolist() == [0, 40_000, 3_000_000]
+    assert found.part_start.tolist() == [0, 3, 5, 7]
+    assert found.parts.tolist() == [0, 1, 2, 0, 1, 0, 7]
+
+
+@pytest.mark.parametrize(("text", "tenants"), [(SERVEGEN, [14, 6, 14]), (VTC, [0, 1])])
+def test_client_traces_have_tenants(tmp_path: Path, text: str, tenants: list[int]) -> None:
+    found = read(write(tmp_path / "c.csv", text))
+    assert found.tenant.tolist() == tenants
+    assert found.arrival_us[0] == 0
+
+
+def test_tenants_with_names_keep_them(tmp_path: Path) -> None:
+    text = "arrival_s,tenant,input_tokens,output_tokens\n0,ann,1,1\n1,bob,1,1\n2,ann,1,1\n3,7,1,1\n"
+    trace = Trace(write(tmp_path / "c.csv", text))
+    tenants = joined(list(trace.batches())).tenant.tolist()
+    assert [trace.tenant_names.get(t, t) for t in tenants] == ["ann", "bob", "ann", 7]
+
+
+def test_priority_is_a_band_counted_from_the_highest(tmp_path: Path) -> None:
+    text = "arrival_s,input_tokens,output_tokens,priority\n0,1,1,8\n1,1,1,0\n2,1,1,-8\n"
+    assert read(write(tmp_path / "c.csv", text)).band.tolist() == [0, 8, 16]
+
+
+def test_gzip_is_known_by_its_content(tmp_path: Path) -> None:
+    path = tmp_path / "trace"
+    path.write_bytes(gzip.compress(AZURE.encode()))
+    assert len(read(path)) == 3
+
+
+def test_a_trace_can_be_read_again(tmp_path: Path) -> None:
+    trace = Trace(write(tmp_path / "m.jsonl", jsonl(MOONCAKE)))
+    first, second = joined(list(trace.batches())), joined(list(trace.batches()))
+    assert first.arrival_us.tolist() == second.arrival_us.tolist()
+
+
+def test_lines_a_little_out_of_order_are_sorted(tmp_path: Path) -> None:
+    rows = "".join(f"{i + (1.5 if i % 7 == 0 else 0)},{i + 1},1\n" for i in range(20_000))
+    found = read(write(tmp_path / "c.csv", "arrival_s,input_tokens,output_tokens\n" + rows))
+    assert len(found) == 20_000
+    assert (np.diff(found.arrival_us) >= 0).all()
+    assert found.input_tokens.tolist() != sorted(found.input_tokens.tolist())
+
+
+def test_lines_far_out_of_order_are_refused(tmp_path: Path) -> None:
+    rows = "".join(f"{i},1,1\n" for i in range(1, 20_000)) + "0,1,1\n"
+    path = write(tmp_path / "c.csv", "arrival_s,input_tokens,output_tokens\n" + rows)
+    with pytest.raises(ConfigError, match=r"c\.csv.*sort the file by arrival"):
+        read(path)
+
+
+HEADER = "arrival_s,input_tokens,output_tokens\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a,b\n1,2\n", "line 1: header is 'a,b'; accepted: a column named one of timestamp"),
+        ("arrival_s,input_tokens\n1,2\n", "line 1: header is .* named one of generatedtokens"),
+        (HEADER + "0,1,1\n1,x,1\n", "line 3: input_tokens is 'x'; accepted: a whole number from 0 to"),
+        (HEADER + "0,1,-1\n", "line 2: output_tokens is '-1'; accepted"),
+        (HEADER + "0,1,1e3\n", "line 2: output_tokens is '1e3'; accepted"),
+        (HEADER + "0,99999999999,1\n", "line 2: input_tokens is '99999999999'; accepted"),
+        (HEADER + "0,1,1\nsoon,1,1\n", "line 3: arrival_s is 'soon'; accepted: seconds from 0"),
+        (HEADER + "soon,1,1\n", "line 2: arrival_s is 'soon'; accepted: seconds, or a date"),
+        (HEADER + "nan,1,1\n", "line 2: arrival_s is 'nan'; accepted: seconds from 0"),
+        (HEADER + "-1,1,1\n", "line 2: arrival_s is '-1'; accepted: seconds from 0"),
+        (HEADER + "0,1\n", "line 2: line is '0,1'; accepted: 3 values"),
+        (HEADER, "there are no requests in it"),
+        ("", "line 1: header is ''"),
+        (HEADER.replace("\n", ",priority\n") + "0,1,1,9\n", "line 2: priority is '9'; accepted: .* -8 to 8"),
+        ('{"timestamp": 0}\n', "line 1: input_length is None; accepted"),
+        ('{"timestamp": "0"}\n', "line 1: timestamp is '0'; accepted: milliseconds"),
+        ('{"timestamp": 0, "input_length": 1, "output_length": 1.5}\n', "line 1: output_length is 1.5"),
+        ('{"timestamp": 0, "input_length": 1, "output_length": 1}\n{"timestamp"\n', "line 2: line is"),
+        ('{"timestamp": 0, "input_length": 1, "output_length": 1}\n[]\n', "line 2: line is '\\[\\]'"),
+        (
+            '{"timestamp": 0, "input_length": 9, "output_length": 1, "hash_ids": [1, -2]}\n',
+            "line 1: hash_ids is \\[1, -2\\]; accepted: a list of whole numbers",
+        ),
+        (
+            '{"timestamp": 0, "input_length": 513, "output_length": 1, "hash_ids": [1, 2, 3]}\n',
+            "line 1: len\\(hash_ids\\) is 3; accepted: at most 2 for 513 tokens in parts of 512",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line_with_its_place(tmp_path: Path, text: str, said: str) -> None:
+    path = write(tmp_path / "trace.csv", text)
+    with pytest.raises(ConfigError, match=said) as caught:
+        list(Trace(path).batches())
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_breaks_off_is_one_line(tmp_path: Path) -> None:
+    whole = gzip.compress((HEADER + "0,1,1\n" * 50_000).encode())
+    path = tmp_path / "trace.csv.gz"
+    path.write_bytes(whole[:-40])
+    with pytest.raises(ConfigError, match=r"trace\.csv\.gz line \d+: "):
+        list(Trace(path).batches())
+
+
+def test_a_file_that_is_no_text_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_bytes(b"\xff\xfe\x00\x80" * 100)
+    with pytest.raises(ConfigError, match="cannot be read as text"):
+        Trace(path)
+
+
+def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        Trace(tmp_path / "none.csv")
