@@ -45,7 +45,7 @@ std::optional<EntryId> PrefixIndex::find(const BlockKey& key) const noexcept {
 
 std::int32_t PrefixIndex::count(const Hash128& wanted) const noexcept {
   std::int32_t found = 0;
-  for (std::size_t at = home(wanted); slots_[at].entry != kEmpty; at = (at + 1) & mask_) {
+  for (std::size_t at = home(tag_of(wanted)); slots_[at].entry != kEmpty; at = (at + 1) & mask_) {
     found += hash(EntryId{slots_[at].entry}) == wanted ? 1 : 0;
   }
   return found;
