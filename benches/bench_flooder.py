@@ -23,8 +23,8 @@ from benches.common import add_peer_flag, print_rows, verdict
 from benches.virtual_airi import AiriScheduler, Policy
 from benches.virtual_ledger import LedgerWatch
 from benches.virtual_peer import VllmPeer
-from benches.virtual_time import Outcome, Setup, Trace, drive, make_trace
-from benches.virtual_traces import read_servegen
+from benches.virtual_time import Outcome, Trace, drive, make_trace
+from benches.virtual_traces import preset_setup, read_trace
 
 TARGET_RATIO = 0.2
 
@@ -75,8 +75,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     add_peer_flag(parser, "vllm")
     options = parser.parse_args()
-    normal = read_servegen(options.trace).until(round(options.seconds * 1e6))
-    trace, setup = with_flooder(normal, options.times, seed=0), Setup()
+    normal = read_trace(options.trace).until(round(options.seconds * 1e6))
+    trace, setup = with_flooder(normal, options.times, seed=0), preset_setup()
     watch = LedgerWatch(AiriScheduler(trace, setup, Policy()), trace)
     ours = figures(drive(watch, trace, setup))
     rows: list[dict[str, Any]] = [{"question": "normal tenants beside a flooder", "variant": "airi", **ours}]

@@ -26,8 +26,8 @@ from airi.bench.rows import percentile
 from benches.common import add_peer_flag, print_rows, verdict
 from benches.virtual_airi import Policy, run_airi
 from benches.virtual_peer import VllmPeer
-from benches.virtual_time import Outcome, Setup, Trace
-from benches.virtual_traces import read_azure
+from benches.virtual_time import Outcome, Trace
+from benches.virtual_traces import preset_setup, read_trace
 
 SHARE = 0.9
 TARGET_RATIO = 1.3
@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     add_peer_flag(parser, "vllm")
     options = parser.parse_args()
-    trace, setup = read_azure(options.trace).until(round(options.seconds * 1e6)), Setup()
+    trace, setup = read_trace(options.trace).until(round(options.seconds * 1e6)), preset_setup()
     targets = (options.ttft_ms * 1000, options.itl_ms * 1000)
     stated = f"ttft <= {options.ttft_ms} ms, itl <= {options.itl_ms} ms"
     questions = [
@@ -119,7 +119,7 @@ def main() -> None:
         with VllmPeer(options.vllm_python) as peer:
             theirs = Ladder("vllm", lambda faster: peer.run(faster, setup), trace)
             for i, (name, meets, target) in enumerate(questions):
-                row = row_of(name, theirs, peer.name, meets)
+                row = row_of(name, theirs, "vLLM", meets) | {"variant": peer.name}
                 rows.append(row)
                 compared = verdict(
                     f"{name}, against vLLM", rows[i]["factor"], row["factor"], target or 1.0, unit="x"

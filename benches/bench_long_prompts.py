@@ -20,7 +20,8 @@ from airi.bench.rows import percentile
 from benches.common import add_peer_flag, print_rows, verdict
 from benches.virtual_airi import Policy, run_airi
 from benches.virtual_peer import VllmPeer
-from benches.virtual_time import Outcome, Setup, Trace, make_trace
+from benches.virtual_time import Outcome, Trace, make_trace
+from benches.virtual_traces import preset_setup
 
 LONG_PROMPT = 32_768
 TARGET_RATIO = 0.5
@@ -66,7 +67,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     add_peer_flag(parser, "vllm")
     options = parser.parse_args()
-    trace, setup = make_requests(options.seconds, seed=options.seed), Setup()
+    trace, setup = make_requests(options.seconds, seed=options.seed), preset_setup()
     question = "decoding while 32k prompts arrive"
     ours = figures(run_airi(trace, setup, Policy()))
     rows: list[dict[str, Any]] = [{"question": question, "variant": "airi", **rounded(ours)}]

@@ -23,7 +23,6 @@ from benches.virtual_time import (
     work_of,
 )
 
-_SLAB_BLOCKS = 256
 _STOP_IDS = np.array([STOP_TOKEN], np.int32)
 
 
@@ -61,11 +60,9 @@ class AiriScheduler:
             max_batch_tokens=setup.max_batch_tokens,
             **policy.model,
         )
-        if setup.kv_blocks % _SLAB_BLOCKS:
-            raise ValueError(f"kv_blocks is {setup.kv_blocks}; it must be a multiple of {_SLAB_BLOCKS}")
         config = _core.RuntimeConfig(
             arena_bytes=setup.kv_blocks * _core.GRANULE_BYTES,
-            slab_bytes=_SLAB_BLOCKS * _core.GRANULE_BYTES,
+            slab_bytes=setup.kv_blocks * _core.GRANULE_BYTES,
             hash_key=bytes(16),
             max_queued=max(len(trace), 1),
             steps_ahead=setup.steps_ahead,

@@ -49,19 +49,20 @@ def work_of(queries: npt.NDArray[Any], lengths: npt.NDArray[Any]) -> Work:
 class Piece:
     """Microseconds: a constant, and so much for each unit of work."""
 
-    fixed: float
-    token: float
-    seq: float
-    decode_context: float
-    prefill_pair: float
+    step_us: float
+    token_us: float
+    seq_us: float
+    context_us: float
+    """Per token that a decode attends to."""
+    pair_us: float
 
     def micros(self, work: Work) -> float:
         return (
-            self.fixed
-            + self.token * work.tokens
-            + self.seq * work.seqs
-            + self.decode_context * work.decode_context
-            + self.prefill_pair * work.prefill_pairs
+            self.step_us
+            + self.token_us * work.tokens
+            + self.seq_us * work.seqs
+            + self.context_us * work.decode_context
+            + self.pair_us * work.prefill_pairs
         )
 
 
@@ -77,36 +78,16 @@ class StepTime:
         return max(1, round(max(self.memory.micros(work), self.arithmetic.micros(work))))
 
 
-# A roofline of Llama 3.1 8B in bfloat16 on one H100 SXM, from public figures; it is no measurement.
-# Device: 989 TFLOP/s dense bf16 and 3.35 TB/s (NVIDIA's data sheet); taken to reach 60 % of the first in matrix
-# products, 50 % in attention, and 80 % of the second, about what good kernels are reported to.
-# Model (its config.json): 32 layers, hidden 4096, 8 KV heads of 128; 6.98 G parameters in layers, 0.53 G in the head.
-#   weights read per step     15.0 GB / 2.68 TB/s                    = 5600 us, and 500 us for launches and sampling
-#   KV of one token           2 * 32 * 8 * 128 * 2 B = 128 KiB       = 0.0489 us where a decode reads it
-#   layers, per token         2 * 6.98 GFLOP / 593 TFLOP/s           = 23.5 us
-#   head, per sequence        2 * 0.53 GFLOP / 593 TFLOP/s           = 1.8 us
-#   attention, per pair       4 * 4096 * 32 FLOP / 495 TFLOP/s       = 0.00106 us
-# The attention of decodes is bound by memory beside the products of prefills too, so it stands in both pieces.
-LLAMA_8B_ON_H100 = StepTime(
-    memory=Piece(fixed=6100.0, token=0.0, seq=0.0, decode_context=0.0489, prefill_pair=0.0),
-    arithmetic=Piece(fixed=500.0, token=23.5, seq=1.8, decode_context=0.0489, prefill_pair=0.00106),
-)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
-    """What both sides are given: memory, limits, and the time of steps.
+    """What both sides are given: how long steps take, memory, and limits."""
 
-    The defaults are those of `vllm serve` on an H100 or H200 (vLLM 0.32, `EngineArgs.get_batch_defaults`), and the
-    blocks that the 8B model leaves of 80 GB: 90 % of it less 16 GB of weights and some 4 GB of activations are 48 GiB.
-    """
-
-    kv_blocks: int = 24_576
+    step_time: StepTime
+    kv_blocks: int
     block_size: int = 16
-    max_num_seqs: int = 1024
-    max_batch_tokens: int = 8192
-    max_model_len: int = 131_072
-    step_time: StepTime = LLAMA_8B_ON_H100
+    max_num_seqs: int
+    max_batch_tokens: int
+    max_model_len: int
     steps_ahead: int = 0
     """Steps that are planned while an earlier one runs."""
 

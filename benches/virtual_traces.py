@@ -1,74 +1,72 @@
-"""Public traces as requests under virtual time. Files may be gzipped."""
+"""Public traces and presets of the simulator as what the loop of virtual time takes."""
 
 from __future__ import annotations
 
-import csv
-import datetime
-import gzip
-import io
-import json
-from collections.abc import Iterator
+from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 
-from benches.virtual_time import Trace, make_trace
+from airi.simulate import PRESETS
+from airi.simulate import Trace as TraceFile
+from airi.simulate.batches import Batch, joined
+from benches.virtual_time import Piece, Setup, StepTime, Trace
 
-MOONCAKE_BLOCK = 512
-"""Tokens that one hash id of a Mooncake trace stands for."""
-
-
-def _open(path: Path) -> TextIO:
-    if path.suffix == ".gz":
-        return io.TextIOWrapper(gzip.open(path), encoding="utf-8")
-    return path.open(encoding="utf-8")
+PRESET = "h100-8b-bf16"
+PART_TOKENS = 512
+BLOCK = 16
 
 
-def _rows(path: Path) -> Iterator[dict[str, str]]:
-    with _open(path) as file:
-        yield from csv.DictReader(file)
+def read_trace(path: Path) -> Trace:
+    """A file that `airi simulate` reads. Raises airi.errors.ConfigError for any other."""
+    return as_trace(TraceFile(path, part_tokens=PART_TOKENS).batches())
 
 
-def read_azure(path: Path) -> Trace:
-    """Azure LLM inference 2023: TIMESTAMP, ContextTokens, GeneratedTokens."""
-    rows = list(_rows(path))
-    stamps = [datetime.datetime.fromisoformat(row["TIMESTAMP"][:26]) for row in rows]
-    first = min(stamps)
-    arrivals = [(stamp - first) // datetime.timedelta(microseconds=1) for stamp in stamps]
-    prompts = [int(row["ContextTokens"]) for row in rows]
-    return make_trace(arrivals, prompts, [int(row["GeneratedTokens"]) for row in rows])
-
-
-def read_servegen(path: Path) -> Trace:
-    """ServeGen: arrival_s, client, input_tokens, output_tokens; clients are tenants."""
-    rows = list(_rows(path))
-    return make_trace(
-        [round(float(row["arrival_s"]) * 1e6) for row in rows],
-        [int(row["input_tokens"]) for row in rows],
-        [int(row["output_tokens"]) for row in rows],
-        tenant=[int(row["client"]) for row in rows],
+def as_trace(batches: Iterable[Batch]) -> Trace:
+    """Batches as one trace: a segment for each part of a prompt, and one for what no part covers."""
+    rows = joined(list(batches))
+    prompts = rows.input_tokens.astype(np.int64)
+    parts = np.diff(rows.part_start)
+    own = np.maximum(prompts - parts * PART_TOKENS, 0)
+    start = np.concatenate([[0], np.cumsum(parts + (own > 0))])
+    keys = np.zeros(start[-1], np.int64)
+    lengths = np.full(start[-1], PART_TOKENS, np.int64)
+    of_part = np.arange(len(rows.parts)) + np.repeat(start[:-1] - rows.part_start[:-1], parts)
+    keys[of_part] = rows.parts + 1
+    has_parts = parts > 0
+    last = start[:-1] + parts - 1
+    lengths[last[has_parts]] = np.minimum(prompts - (parts - 1) * PART_TOKENS, PART_TOKENS)[has_parts]
+    tails = start[1:][own > 0] - 1
+    keys[tails] = -1 - np.flatnonzero(own > 0)
+    lengths[tails] = own[own > 0]
+    outputs = np.maximum(rows.output_tokens, 1).astype(np.int64)
+    return Trace(
+        arrival_us=rows.arrival_us,
+        tenant=rows.tenant,
+        output=outputs,
+        max_tokens=outputs,
+        segment_start=start,
+        segment_key=keys,
+        segment_len=lengths,
     )
 
 
-def read_mooncake(path: Path) -> Trace:
-    """Mooncake: timestamp in ms, input_length, output_length, hash_ids; the tenant is the first id modulo 16."""
-    with _open(path) as file:
-        rows = sorted((json.loads(line) for line in file), key=lambda row: row["timestamp"])
-    outputs = np.array([row["output_length"] for row in rows], np.int64)
-    keys = np.concatenate([row["hash_ids"] for row in rows]).astype(np.int64)
-    counts = [len(row["hash_ids"]) for row in rows]
-    lengths = np.full(len(keys), MOONCAKE_BLOCK, np.int64)
-    ends = np.cumsum(counts)
-    lengths[ends - 1] = [
-        r["input_length"] - (n - 1) * MOONCAKE_BLOCK for r, n in zip(rows, counts, strict=True)
-    ]
-    return Trace(
-        arrival_us=np.array([row["timestamp"] * 1000 for row in rows], np.int64),
-        tenant=np.array([row["hash_ids"][0] % 16 for row in rows], np.int64),
-        output=outputs,
-        max_tokens=outputs,
-        segment_start=np.concatenate([[0], ends]),
-        segment_key=keys + 1,
-        segment_len=lengths,
+def preset_setup(name: str = PRESET) -> Setup:
+    """A device and a model of the simulator, with the limits that `vllm serve` sets itself there.
+
+    8,192 tokens and 1,024 sequences are what vLLM 0.32 chooses on an H100 or H200 (`EngineArgs.get_batch_defaults`).
+    """
+    preset = PRESETS[name]
+    pieces = {
+        kind: Piece(**asdict(piece))
+        for kind, piece in (("memory", preset.step_time.memory), ("arithmetic", preset.step_time.arithmetic))
+    }
+    return Setup(
+        step_time=StepTime(**pieces),
+        kv_blocks=preset.kv_tokens // BLOCK,
+        block_size=BLOCK,
+        max_num_seqs=1024,
+        max_batch_tokens=8192,
+        max_model_len=131_072,
     )

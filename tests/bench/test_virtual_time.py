@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections import deque
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from airi.simulate import PRESETS
 from benches.virtual_airi import AiriScheduler, Policy, run_airi
 from benches.virtual_ledger import LedgerWatch
 from benches.virtual_time import (
@@ -26,12 +28,13 @@ from benches.virtual_time import (
     make_trace,
     work_of,
 )
+from benches.virtual_traces import preset_setup, read_trace
 
 ROOT = Path(__file__).resolve().parents[2]
-NOTHING = Piece(fixed=0, token=0, seq=0, decode_context=0, prefill_pair=0)
+NOTHING = Piece(step_us=0, token_us=0, seq_us=0, context_us=0, pair_us=0)
 BY_TOKENS = StepTime(
-    memory=Piece(fixed=100, token=0, seq=0, decode_context=0, prefill_pair=0),
-    arithmetic=Piece(fixed=0, token=10, seq=0, decode_context=0, prefill_pair=0),
+    memory=Piece(step_us=100, token_us=0, seq_us=0, context_us=0, pair_us=0),
+    arithmetic=Piece(step_us=0, token_us=10, seq_us=0, context_us=0, pair_us=0),
 )
 SMALL = Setup(kv_blocks=256, max_num_seqs=8, max_batch_tokens=64, max_model_len=512, step_time=BY_TOKENS)
 
@@ -86,8 +89,8 @@ def test_the_work_of_a_batch_is_what_its_rows_add_up_to() -> None:
 
 
 def test_a_step_takes_as_long_as_the_longer_piece() -> None:
-    memory = Piece(fixed=100, token=1, seq=2, decode_context=0.5, prefill_pair=0.25)
-    arithmetic = Piece(fixed=0, token=30, seq=0, decode_context=0, prefill_pair=0)
+    memory = Piece(step_us=100, token_us=1, seq_us=2, context_us=0.5, pair_us=0.25)
+    arithmetic = Piece(step_us=0, token_us=30, seq_us=0, context_us=0, pair_us=0)
     step_time = StepTime(memory=memory, arithmetic=arithmetic)
     assert step_time.micros(Work(2, 3, 10, 8.0)) == 100 + 2 + 6 + 5 + 2
     assert step_time.micros(Work(10, 3, 10, 8.0)) == 300
@@ -109,8 +112,7 @@ def test_a_trace_worked_out_by_hand() -> None:
 def test_a_step_ahead_is_planned_when_the_one_before_it_begins() -> None:
     # The request of 1050 arrives while the first step runs, behind which one is planned already.
     trace = make_trace([1000, 1050], [30, 20], [2, 1])
-    ahead = Setup(steps_ahead=1, step_time=BY_TOKENS)
-    outcome = drive(OneAtATime(trace), trace, ahead)
+    outcome = drive(OneAtATime(trace), trace, replace(SMALL, steps_ahead=1))
     assert [tokens_of(outcome, i) for i in range(2)] == [[1300, 1400], [1600]]
     assert outcome.step_start_us.tolist() == [1000, 1300, 1400]
 
@@ -128,8 +130,7 @@ def test_a_batch_of_airi_worked_out_by_hand() -> None:
 @given(trace=traces())
 @settings(max_examples=40, deadline=None)
 def test_no_token_is_lost_and_time_never_stands_still(steps_ahead: int, trace: Trace) -> None:
-    setup = Setup(**{**{n: getattr(SMALL, n) for n in SMALL.__slots__}, "steps_ahead": steps_ahead})
-    outcome = run_airi(trace, setup)
+    outcome = run_airi(trace, replace(SMALL, steps_ahead=steps_ahead))
     assert np.diff(outcome.token_start).tolist() == trace.output.tolist()
     assert (outcome.ttft_us > 0).all()
     assert (outcome.gaps_us() > 0).all()
@@ -217,6 +218,35 @@ def test_a_trace_is_cut_and_sped_up() -> None:
     assert trace.until(20).prompt_len.tolist() == [3, 4]
     assert trace.first(1).output.tolist() == [1]
     assert trace.at_speed(2.0).arrival_us.tolist() == [0, 5, 10]
+
+
+def test_a_trace_file_is_read_with_its_prefixes(tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    lines = (
+        '{"timestamp": 0, "input_length": 1100, "output_length": 3, "hash_ids": [4, 5, 6]}',
+        '{"timestamp": 2, "input_length": 600, "output_length": 0, "hash_ids": [4]}',
+        '{"timestamp": 3, "input_length": 7, "output_length": 1, "hash_ids": []}',
+    )
+    path.write_text("\n".join(lines) + "\n")
+    trace = read_trace(path)
+    assert trace.arrival_us.tolist() == [0, 2000, 3000]
+    assert trace.prompt_len.tolist() == [1100, 600, 7]
+    assert trace.output.tolist() == [3, 1, 1]
+    assert trace.segment_len.tolist() == [512, 512, 76, 512, 88, 7]
+    assert len(set(trace.segment_key.tolist())) == 5
+    first, second = trace.prompt(0), trace.prompt(1)
+    assert (first[:512] == second[:512]).all()
+    assert (first[512:600] != second[512:]).any()
+
+
+def test_the_setup_is_a_preset_with_the_limits_of_vllm() -> None:
+    setup = preset_setup()
+    preset = PRESETS["h100-8b-bf16"]
+    # One decode that attends to 1,000 tokens reads the weights and its keys.
+    expected = preset.step_time.memory.step_us + preset.step_time.memory.seq_us
+    expected += 1000 * preset.step_time.memory.context_us
+    assert setup.step_time.micros(Work(1, 1, 1000, 0.0)) == round(expected)
+    assert setup.kv_blocks * setup.block_size <= preset.kv_tokens < (setup.kv_blocks + 1) * setup.block_size
 
 
 def test_the_loop_needs_nothing_but_numpy() -> None:
