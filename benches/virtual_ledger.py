@@ -27,8 +27,13 @@ class LedgerWatch:
         self._to_generate = np.zeros(tenants, np.int64)  # of running requests
         self._prompt_len = trace.prompt_len
         self._dispatched = np.zeros(len(trace), np.bool_)
+        self._charges = np.zeros(tenants, np.int64)  # of the step planned last
         self.gap = 0.0
+        """The largest distance between counters of waiting tenants."""
         self.bound = 0.0
+        """I."""
+        self.step_charge = 0.0
+        """The most that one step charged a tenant."""
 
     @property
     def cached(self) -> Ints:
@@ -51,10 +56,13 @@ class LedgerWatch:
 
     def commit(self, device_us: int) -> Ints:
         emitted = self._inner.commit(device_us)
+        np.add.at(self._charges, self._trace.tenant[emitted], self._w_decode)
+        self.step_charge = max(self.step_charge, float(self._charges.max()))
         np.subtract.at(self._to_generate, self._trace.tenant[emitted], 1)
         return emitted
 
     def _count_dispatches(self) -> None:
+        self._charges[:] = 0
         ids, flags, computed = self._inner.planned_rows()
         first = (flags & _core.ROW_FIRST) != 0
         charged = first & ~self._dispatched[ids]  # a request that comes back is not charged again
@@ -63,11 +71,10 @@ class LedgerWatch:
         if not len(new) and not len(again):
             return
         tenants = self._trace.tenant[new]
-        charges = np.zeros_like(self._to_generate)
-        np.add.at(charges, tenants, self._w_prompt * (self._prompt_len[new] - computed[charged]))
+        np.add.at(self._charges, tenants, self._w_prompt * (self._prompt_len[new] - computed[charged]))
         np.subtract.at(self._waiting, tenants, 1)
         np.add.at(self._to_generate, tenants, self._trace.max_tokens[new])
-        granted = self._w_decode * self._to_generate + charges
+        granted = self._w_decode * self._to_generate + self._charges
         served = np.concatenate([tenants, self._trace.tenant[again]])
         self.bound = max(self.bound, float(granted[served].max()))
 
