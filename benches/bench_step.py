@@ -58,9 +58,12 @@ class Times:
 class Churn:
     """A runtime whose slots are always full, with a queue of `waiting` requests of `tenants` tenants."""
 
-    def __init__(self, *, tenants: int, waiting: int, steps: int) -> None:
+    def __init__(self, *, tenants: int, waiting: int, steps: int, records: int | None = None) -> None:
+        """`records`: how many decisions and KV events are kept; None leaves that to the policy."""
         self._draw = np.random.default_rng(0)
         policy = every_policy()
+        if records is not None:
+            policy.runtime.update(decision_records=records, kv_event_records=records)
         model = _core.ModelConfig(
             block_size=BLOCK,
             bytes_per_block=_core.GRANULE_BYTES,

@@ -44,6 +44,8 @@ def every_policy() -> Policy:
             "bypass_tokens": 4096,
             "fairness_gap_tokens": 16_384,
             "steps_ahead": 1,
+            "decision_records": 1 << 14,
+            "kv_event_records": 1 << 14,
         },
     )
 

@@ -199,7 +199,7 @@ void BlockPool::unpublish(BlockId block) {
 
 void BlockPool::erase_entry(EntryId entry) {
   if (events_.enabled() && index_.count(index_.hash(entry)) == 1) {
-    events_.removed(KvTier::kDevice, index_.hash(entry), index_.parent_hash(entry));
+    events_.removed(KvTier::kDevice, index_.hash(entry));
   }
   index_.erase(entry);
 }

@@ -21,7 +21,7 @@ enum class KvEventKind : std::int32_t {
 // What became of the blocks of one hash in one tier. Holds no token and no count of hits.
 struct KvEvent {
   Hash128 hash;
-  Hash128 parent;  // of the block before it; the chain's root for the first of a prompt
+  Hash128 parent;  // of the block before it, the chain's root for the first of a prompt; zero if removed
   KvEventKind kind{};
   KvTier tier{};
   ModelId model{};
@@ -54,8 +54,8 @@ class KvEventSink {
   void stored(KvTier tier, const Hash128& hash, const Hash128& parent) const noexcept {
     ring_->push(event(KvEventKind::kStored, tier, hash, parent));
   }
-  void removed(KvTier tier, const Hash128& hash, const Hash128& parent) const noexcept {
-    ring_->push(event(KvEventKind::kRemoved, tier, hash, parent));
+  void removed(KvTier tier, const Hash128& hash) const noexcept {
+    ring_->push(event(KvEventKind::kRemoved, tier, hash, {}));
   }
 
  private:

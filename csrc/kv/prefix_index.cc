@@ -44,9 +44,11 @@ std::optional<EntryId> PrefixIndex::find(const BlockKey& key) const noexcept {
 }
 
 std::int32_t PrefixIndex::count(const Hash128& wanted) const noexcept {
+  const std::uint32_t tag = tag_of(wanted);
   std::int32_t found = 0;
-  for (std::size_t at = home(tag_of(wanted)); slots_[at].entry != kEmpty; at = (at + 1) & mask_) {
-    found += hash(EntryId{slots_[at].entry}) == wanted ? 1 : 0;
+  for (std::size_t at = home(tag); slots_[at].entry != kEmpty; at = (at + 1) & mask_) {
+    // The tag first: an entry is a cache line of its own.
+    found += slots_[at].tag == tag && hash(EntryId{slots_[at].entry}) == wanted ? 1 : 0;
   }
   return found;
 }

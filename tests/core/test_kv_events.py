@@ -33,7 +33,8 @@ class Replica:
                 assert event["hash"].item() not in known, "stored twice"
                 known[event["hash"].item()] = event["parent"].item()
             else:
-                assert known.pop(event["hash"].item()) == event["parent"].item()
+                del known[event["hash"].item()]
+                assert event["parent"].item() == (0, 0)
         return 0
 
     def resynchronise(self, runtime: _core.Runtime) -> None:

@@ -315,7 +315,8 @@ class Runtime(metaclass=_PybindType):
         """
 
     def read_kv_events(self, cursor: int, limit: int = 4096) -> tuple[npt.NDArray[np.void], int, int]:
-        """As read_decisions, of KV blocks. Fields: hash and parent (pairs lo, hi), kind, tier, model, num_tokens.
+        """As read_decisions, of KV blocks. Fields: hash and parent (pairs lo, hi; a removed one names
+        no parent), kind, tier, model, num_tokens.
 
         Who applies all of them from cursor 0 has the hashes of each tier. Empty unless
         RuntimeConfig.kv_event_records is set.

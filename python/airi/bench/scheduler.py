@@ -31,15 +31,19 @@ def measure_scheduler(
     running: Sequence[int] = RUNNING,
     *,
     steps: int = 512,
+    records: int = 0,
     on_done: Callable[[int], None] = lambda count: None,
 ) -> list[Row]:
-    """One row per number of running requests: nanoseconds per request and step, over rounds of 32 steps."""
+    """One row per number of running requests: nanoseconds per request and step, over rounds of 32 steps.
+
+    `records`: how many decisions and KV events the core keeps meanwhile.
+    """
     for name, value in (("running", min(running, default=0)), ("steps", steps)):
         if value < 1:
             raise ConfigError(f"{name} is {value}; it must be at least 1", field=name)
     rows = []
     for count in running:
-        rounds = _Decoding(count, steps).time_rounds()
+        rounds = _Decoding(count, steps, records).time_rounds()
         rows.append(
             {
                 "bench": "scheduler",
@@ -58,7 +62,7 @@ def measure_scheduler(
 class _Decoding:
     """A runtime in which `running` requests have been prefilled and decode for at least `steps` steps."""
 
-    def __init__(self, running: int, steps: int) -> None:
+    def __init__(self, running: int, steps: int, records: int) -> None:
         self._running = running
         self._num_rounds = max(1, -(-steps // _ROUND_STEPS))
         self._now_us = 0
@@ -67,7 +71,7 @@ class _Decoding:
         length = _PROMPT + prefill_steps + (self._num_rounds + 1) * _ROUND_STEPS
         model = _model(running, length)
         self._buffers = [make_buffers(running, _batch_tokens(running), model) for _ in range(2)]
-        self._runtime = _core.Runtime(_config(running, length), [model], self._buffers)
+        self._runtime = _core.Runtime(_config(running, length, records), [model], self._buffers)
         draw = np.random.default_rng(0)
         for request_id in range(running):
             admitted = self._runtime.submit(
@@ -135,12 +139,17 @@ def _model(running: int, length: int) -> _core.ModelConfig:
     )
 
 
-def _config(running: int, length: int) -> _core.RuntimeConfig:
+def _config(running: int, length: int, records: int) -> _core.RuntimeConfig:
     # Room for every request to its end and a slab to spare: nothing is preempted.
     needed = (running * _blocks(length) + 1) * _core.GRANULE_BYTES
     slabs = -(-needed // _SLAB_BYTES) + 1
     return _core.RuntimeConfig(
-        arena_bytes=slabs * _SLAB_BYTES, slab_bytes=_SLAB_BYTES, hash_key=bytes(16), max_queued=running
+        arena_bytes=slabs * _SLAB_BYTES,
+        slab_bytes=_SLAB_BYTES,
+        hash_key=bytes(16),
+        max_queued=running,
+        decision_records=records,
+        kv_event_records=records,
     )
 
 
