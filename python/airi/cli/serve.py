@@ -110,6 +110,21 @@ def serve(
         bool,
         typer.Option(help="Plan each step while the one before it runs.", rich_help_panel=_ENGINE),
     ] = True,
+    fairness_gap_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="How far, in tokens, a waiting API key may fall behind another in service before a request of that "
+            "one makes way; left out: it waits until others finish.",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = None,
+    isolate_tenants: Annotated[
+        bool,
+        typer.Option(
+            help="API keys share no cached prefixes, so that none learns what others have sent.",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = False,
     engine: Annotated[
         str | None,
         typer.Option(
@@ -151,6 +166,8 @@ def serve(
             kv_memory=None if kv_memory is None else parse_size("kv_memory", kv_memory),
             block_size=block_size,
             async_scheduling=async_scheduling,
+            fairness_gap_tokens=fairness_gap_tokens,
+            isolate_tenants=isolate_tenants,
         )
     _run(engine_options or engine or "", server_options, log_level)
 

@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from airi import _core
+from airi.engine.isolation import CacheRegions
 from airi.engine.loading import EngineProgress, HostedModel, host_models
 from airi.engine.options import EngineOptions
 from airi.engine.pipeline import StepPipeline
+from airi.engine.prompts import check_ids, check_prompt, check_room
 from airi.engine.requests import Feature, RequestState
 from airi.engine.runner import StepResult
 from airi.errors import (
@@ -95,6 +97,10 @@ class Engine:
         self._pipeline = StepPipeline(self._hosting.models, self._hosting.arrays)
         self._ended: set[int] = set()
         """Requests that ended while a step ran, which may hold a row of them; their ids may be in use again."""
+        self._regions = tuple(
+            CacheRegions(model.options.public_prefixes, strict=options.isolate_tenants)
+            for model in self._hosting.models
+        )
         self._random = random.Random(options.seed)
         self.counters = tuple(ModelCounters() for _ in self._hosting.models)
 
@@ -126,20 +132,27 @@ class Engine:
         priority: int = 0,
         deadline_us: int | None = None,
         cache_salt: bytes | None = None,
+        cache_salt_from: int = 0,
     ) -> None:
         """Queues one completion of a prompt of token ids (`params.n` is the caller's to expand).
 
-        `priority`: higher is served first, -8 to 8. `deadline_us`: on the clock of `now_us`.
-        Raises ContextLengthError, ModelNotFoundError, QueueFullError or another RequestError.
+        `priority`: higher is served first, -8 to 8. `deadline_us`: on the clock of `now_us`. With `cache_salt`, KV
+        from token `cache_salt_from` on is shared only with requests of the same salt from there; the blocks before
+        it are shared as ever. Raises ContextLengthError, ModelNotFoundError, QueueFullError or another RequestError.
         """
         hosted = self.find_model(model)
         if not -MAX_PRIORITY <= priority <= MAX_PRIORITY:
             raise RequestError(
                 f"priority must be in [{-MAX_PRIORITY}, {MAX_PRIORITY}], got {priority}", field="priority"
             )
-        prompt = _check_prompt(tokens, hosted)
-        _check_ids(params, hosted)
-        _check_room(len(prompt), params, hosted)
+        prompt = check_prompt(tokens, hosted)
+        check_ids(params, hosted)
+        check_room(len(prompt), params, hosted)
+        if not 0 <= cache_salt_from <= len(prompt):
+            raise RequestError(
+                f"cache_salt_from is {cache_salt_from}; it must be a place in the prompt, 0 to {len(prompt)}",
+                field="cache_salt_from",
+            )
         eos = () if params.ignore_eos else hosted.eos_token_ids
         stop_ids = np.array(sorted({*eos, *params.stop_token_ids}), np.int32)
         seed = params.seed if params.seed is not None else self._random.getrandbits(64)
@@ -155,7 +168,7 @@ class Engine:
             stop_ids=stop_ids,
             arrival_us=now_us(),
             deadline_us=deadline_us,
-            salts=[(0, cache_salt)] if cache_salt else [],
+            salts=self._regions[hosted.index].salts(prompt, tenant, cache_salt, cache_salt_from),
             compute_all=bool(state.features & Feature.PROMPT_LOGPROBS),
         )
         if admit != _core.Admit.ACCEPTED:
@@ -347,47 +360,3 @@ def _tokens_of(request_id: int, result: StepResult | None) -> list[int]:
 def _execution_error(code: int) -> ErrorInfo:
     what = "the model gave not-a-number logits" if code == _NAN else "running the model failed"
     return error_info(ExecutionError(f"{what}; the request was ended"))
-
-
-def _check_prompt(tokens: Sequence[int] | NDArray[np.int32], model: HostedModel) -> NDArray[np.int32]:
-    """The prompt as the core takes it; raises RequestError for an empty one or ids outside the vocabulary."""
-    if len(tokens) == 0:
-        raise RequestError("the prompt is empty; at least one token is needed", field="prompt")
-    if len(tokens) >= model.max_model_len:
-        raise ContextLengthError(
-            f"the prompt has {len(tokens)} tokens; {model.name} takes at most {model.max_model_len - 1} "
-            f"(window {model.max_model_len})",
-            field="prompt",
-        )
-    try:
-        prompt = np.ascontiguousarray(tokens, dtype=np.int32)
-    except (OverflowError, TypeError, ValueError):
-        raise RequestError("the prompt must be a list of token ids", field="prompt") from None
-    low, high = int(prompt.min()), int(prompt.max())
-    if low < 0 or high >= model.vocab_size:
-        raise RequestError(
-            f"token id {low if low < 0 else high} is outside the vocabulary of {model.name} "
-            f"(0 to {model.vocab_size - 1})",
-            field="prompt",
-        )
-    return prompt
-
-
-def _check_room(prompt: int, params: SamplingParams, model: HostedModel) -> None:
-    """Raises ContextLengthError when what is asked for cannot follow the prompt in the window."""
-    if params.max_tokens is not None and prompt + params.max_tokens > model.max_model_len:
-        raise ContextLengthError(
-            f"the prompt has {prompt} tokens and max_tokens is {params.max_tokens}; together at most "
-            f"{model.max_model_len} fit the window of {model.name}",
-            field="max_tokens",
-        )
-
-
-def _check_ids(params: SamplingParams, model: HostedModel) -> None:
-    """Raises RequestError for ids in `logit_bias` or `stop_token_ids` outside the vocabulary."""
-    for field_name, ids in (("logit_bias", params.logit_bias), ("stop_token_ids", params.stop_token_ids)):
-        if ids and max(ids) >= model.vocab_size:
-            raise RequestError(
-                f"{field_name} names token id {max(ids)}; {model.name} has ids 0 to {model.vocab_size - 1}",
-                field=field_name,
-            )

@@ -207,6 +207,7 @@ def _runtime(
         num_bands=NUM_BANDS,
         aging_us=None if options.aging_s is None else int(options.aging_s * 1e6),
         steps_ahead=int(options.async_scheduling),
+        fairness_gap_tokens=options.fairness_gap_tokens,
         decision_records=options.decision_records,
         kv_event_records=options.kv_event_records,
     )

@@ -23,11 +23,12 @@ _BOUNDS = {
     "max_batch_tokens": (1, 2**30),
     "max_model_len": (2, 2**30),
     "max_queued": (1, 2**30),
+    "fairness_gap_tokens": (1, 2**40),
     "decision_records": (0, 2**24),
     "kv_event_records": (0, 2**24),
 }
 """What the core works with."""
-_OPTIONAL = ("threads", "kv_memory", "max_model_len")
+_OPTIONAL = ("threads", "kv_memory", "max_model_len", "fairness_gap_tokens")
 _MOST_AGING_S = 1e9
 
 
@@ -48,6 +49,9 @@ class ModelOptions:
     """Overrides the engine's."""
     dtype: str | None = None
     """Overrides the engine's."""
+    public_prefixes: tuple[tuple[int, ...], ...] = ()
+    """Token ids that prompts may begin with and share although `EngineOptions.isolate_tenants`, such as those of a
+    system prompt that all tenants have."""
 
     def __post_init__(self) -> None:
         if not self.path:
@@ -60,6 +64,12 @@ class ModelOptions:
             _check_whole("max_model_len", self.max_model_len)
         if self.dtype is not None:
             _check_choice("dtype", self.dtype, DTYPES)
+        for prefix in self.public_prefixes:
+            if not prefix or not all(isinstance(token, int) and token >= 0 for token in prefix):
+                raise ConfigError(
+                    "public_prefixes holds something else than token ids; each must be a tuple of at least one",
+                    field="public_prefixes",
+                )
         if not self.name:
             object.__setattr__(self, "name", _default_name(self.path))
 
@@ -97,6 +107,13 @@ class EngineOptions:
     """Plans each step while the one before it runs. The texts are the same without."""
     aging_s: float | None = 30.0
     """Waiting time after which a request counts as one priority level higher; None means never."""
+    fairness_gap_tokens: int | None = None
+    """Bounds how far one waiting tenant falls behind another in service, per weight: a request that finds no place
+    takes that of a tenant which leads by more. In tokens of the prompt; a generated one counts as two. A few
+    thousand at least, as every such change of place is a preemption. None: it waits until others finish."""
+    isolate_tenants: bool = False
+    """Whether tenants share no cached prefix but `ModelOptions.public_prefixes`, so that none learns from hits what
+    others have sent."""
     decision_records: int = 1 << 14
     """How many of the last decisions about requests are kept for `Engine.explain`; 48 bytes each."""
     kv_event_records: int = 1 << 14

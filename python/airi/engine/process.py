@@ -170,6 +170,7 @@ class EngineProcess:
                 priority=request.priority,
                 deadline_us=None if timeout is None else now_us() + timeout,
                 cache_salt=request.cache_salt,
+                cache_salt_from=request.cache_salt_from,
             )
         except AiriError as error:
             self._refuse(request, error)

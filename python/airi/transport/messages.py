@@ -95,6 +95,8 @@ class GenerateRequest(msgspec.Struct, array_like=True, tag="generate", kw_only=T
     """Ends the request with reason "deadline" this long after the engine received it."""
     cache_salt: bytes | None = None
     """Prefix blocks are shared only with requests of the same salt."""
+    cache_salt_from: int = 0
+    """The token of the prompt from which on the salt holds."""
 
     @staticmethod
     def pack_tokens(tokens: Sequence[int]) -> bytes:
