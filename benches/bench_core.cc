@@ -139,7 +139,7 @@ void bench_dispatch(const char* variant, int tenants, int requests) {
     dispatched.clear();
     dispatch.time(requests, [&] {
       for (int n = 0; n < requests; ++n) {
-        dispatched.push_back(queue.head());
+        dispatched.push_back(queue.head(1, [](Request&) { return 0; }));
         queue.dispatch(dispatched.back(), 100 + service++ % 411, TimePoint{0});
       }
     });

@@ -86,6 +86,7 @@ Runtime::Runtime(const RuntimeConfig& config, const std::vector<ModelConfig>& mo
         .max_prefill_chunk = model.max_prefill_chunk.value_or(std::numeric_limits<std::int32_t>::max() / 2),
         .bypass_tokens = config.bypass_tokens,
         .fairness_gap_tokens = config.fairness_gap_tokens,
+        .locality_quantum_tokens = config.locality_quantum_tokens,
         .num_bands = config.num_bands,
         .service = config.service};
     BlockTables tables(std::move(entries), admission, std::move(chain), model.enable_prefix_caching);

@@ -68,6 +68,11 @@ void check_config(const RuntimeConfig& config) {
     const std::int64_t gap = *config.fairness_gap_tokens;
     require(gap >= 1 && gap <= std::int64_t{1} << 40, "fairness_gap_tokens", gap, "between 1 and 2^40");
   }
+  if (config.locality_quantum_tokens) {
+    const std::int64_t quantum = *config.locality_quantum_tokens;
+    require(quantum >= 1 && quantum <= std::int64_t{1} << 40, "locality_quantum_tokens", quantum,
+            "between 1 and 2^40");
+  }
   require(config.max_preemptions >= 0, "max_preemptions", config.max_preemptions, "at least 0");
   require(is_ring_size(config.decision_records), "decision_records", config.decision_records,
           "between 0 and 2^24");

@@ -47,6 +47,8 @@ struct RuntimeConfig {
   // A head that does not fit preempts tenants served this much more, per weight, than its own,
   // however often: max_preemptions does not count here.
   std::optional<std::int64_t> fairness_gap_tokens;  // nothing: it waits
+  // Cached prefixes order the queue: a tenant may be served this much ahead of the others for them.
+  std::optional<std::int64_t> locality_quantum_tokens;  // nothing: they do not
   std::int32_t max_preemptions = 3;
   // How many steps may be uncommitted when another one is planned: 1 plans a step while the one before runs.
   std::int32_t steps_ahead = 0;

@@ -86,6 +86,13 @@ class IndexedHeap {
     }
   }
 
+  // Calls visit(item), in no order, for every item for which holds(item) does. REQUIRES: it holds for the
+  // parent of whatever it holds for. O(items visited).
+  template <class Holds, class Visit>
+  void visit_while(Holds holds, Visit visit) const {
+    visit_subtree(0, holds, visit);
+  }
+
   // Throws InvariantError where order or places are broken. O(n).
   void check_invariants() const {
     for (std::size_t i = 0; i < items_.size(); ++i) {
@@ -97,6 +104,14 @@ class IndexedHeap {
  private:
   // Four children to a node halve the depth of a binary heap; they lie side by side.
   static constexpr std::uint32_t kArity = 4;
+
+  // As deep as the heap: a few calls.
+  template <class Holds, class Visit>
+  void visit_subtree(std::size_t at, Holds& holds, Visit& visit) const {
+    if (at >= items_.size() || !holds(items_[at])) return;
+    visit(items_[at]);
+    for (std::size_t n = 1; n <= kArity; ++n) visit_subtree(kArity * at + n, holds, visit);
+  }
 
   void put(std::size_t at, T item) {
     items_[at] = item;

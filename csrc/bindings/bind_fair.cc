@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/check.h"
+#include "fair/deficits.h"
 #include "fair/model_arbiter.h"
 #include "fair/tenant_ledger.h"
 
@@ -59,7 +60,7 @@ class NamedLedger {
   }
   [[nodiscard]] TenantLedger& ledger() noexcept { return ledger_; }
 
- private:
+ protected:
   [[nodiscard]] TenantIndex known(std::int64_t tenant) const {
     const auto found = ledger_.find(TenantId{tenant});
     if (!found) throw InvalidArgument("tenant " + std::to_string(tenant) + " is not known");
@@ -81,7 +82,50 @@ class NamedLedger {
     return found;
   }
 
+ private:
   TenantLedger ledger_;
+};
+
+// Ledger and deficits, told of every change together.
+class NamedDeficits : public NamedLedger {
+ public:
+  NamedDeficits(std::int64_t quantum, std::size_t max_idle)
+      : NamedLedger(max_idle), deficits_(ledger(), checked(quantum)) {}
+
+  void enter(std::int64_t tenant, double weight, std::int32_t rank, std::int64_t arrival, std::int64_t id) {
+    NamedLedger::enter(tenant, weight, arrival, id);
+    offer(tenant, rank, arrival, id);
+  }
+  void offer(std::int64_t tenant, std::int32_t rank, std::int64_t arrival, std::int64_t id) {
+    deficits_.offer(queued(tenant), {rank, {TimePoint{arrival}, RequestId{id}}});
+  }
+  void leave(std::int64_t tenant) {
+    deficits_.withdraw(queued(tenant));
+    NamedLedger::leave(tenant);
+  }
+  void charge(std::int64_t tenant, std::int64_t service) {
+    NamedLedger::charge(tenant, service);
+    if (ledger().has_queue(known(tenant))) deficits_.charged(known(tenant));
+  }
+  [[nodiscard]] std::optional<std::int64_t> next() {
+    const auto first = deficits_.next();
+    if (!first) return std::nullopt;
+    return raw(ledger().tenant(*first));
+  }
+  [[nodiscard]] std::int64_t deficit(std::int64_t tenant) { return deficits_.deficit(known(tenant)); }
+  [[nodiscard]] const Deficits& deficits() const noexcept { return deficits_; }
+  void check_invariants() {
+    ledger().check_invariants();
+    deficits_.check_invariants();
+  }
+
+ private:
+  static std::int64_t checked(std::int64_t quantum) {
+    if (quantum < 1) throw InvalidArgument("quantum must be at least 1, got " + std::to_string(quantum));
+    return quantum;
+  }
+
+  Deficits deficits_;
 };
 
 void bind_ledger(const py::module_& m) {
@@ -103,6 +147,26 @@ void bind_ledger(const py::module_& m) {
       .def_property_readonly("num_known", [](NamedLedger& self) { return self.ledger().num_known(); })
       .def_property_readonly("lost_debt", [](NamedLedger& self) { return self.ledger().lost_debt(); })
       .def("check_invariants", [](NamedLedger& self) { self.ledger().check_invariants(); });
+}
+
+void bind_deficits(const py::module_& m) {
+  using namespace pybind11::literals;
+  py::class_<NamedDeficits>(m, "DeficitLedger", "A tenant ledger whose order candidates bend.")
+      .def(py::init<std::int64_t, std::size_t>(), "quantum"_a, "max_idle"_a = 65'536)
+      .def("enter", &NamedDeficits::enter, "tenant"_a, "weight"_a, "rank"_a, "arrival"_a, "request_id"_a)
+      .def("offer", &NamedDeficits::offer, "tenant"_a, "rank"_a, "arrival"_a, "request_id"_a)
+      .def("leave", &NamedDeficits::leave, "tenant"_a)
+      .def("begin_work", &NamedDeficits::begin_work, "tenant"_a)
+      .def("end_work", &NamedDeficits::end_work, "tenant"_a)
+      .def("charge", &NamedDeficits::charge, "tenant"_a, "service"_a)
+      .def("next", &NamedDeficits::next)
+      .def("counter", &NamedDeficits::counter, "tenant"_a)
+      .def("deficit", &NamedDeficits::deficit, "tenant"_a)
+      .def("rebase", [](NamedDeficits& self) { self.ledger().rebase(); })
+      .def_property_readonly("num_known", [](NamedDeficits& self) { return self.ledger().num_known(); })
+      .def_property_readonly("num_refills",
+                             [](const NamedDeficits& self) { return self.deficits().num_refills(); })
+      .def("check_invariants", &NamedDeficits::check_invariants);
 }
 
 void bind_arbiter(const py::module_& m) {
@@ -142,6 +206,7 @@ void bind_arbiter(const py::module_& m) {
 
 void bind_fair(const py::module_& parts) {
   bind_ledger(parts);
+  bind_deficits(parts);
   bind_arbiter(parts);
 }
 

@@ -199,7 +199,8 @@ RuntimeConfig make_config(std::int64_t arena_bytes, std::int64_t slab_bytes, con
                           std::int32_t w_hit, std::int64_t bypass_tokens, std::int32_t max_preemptions,
                           std::int64_t quantum_us, std::int64_t min_residency_us,
                           std::optional<std::int64_t> fairness_gap_tokens, std::int32_t steps_ahead,
-                          std::int64_t decision_records, std::int64_t kv_event_records) {
+                          std::int64_t decision_records, std::int64_t kv_event_records,
+                          std::optional<std::int64_t> locality_quantum_tokens) {
   RuntimeConfig config{.arena_bytes = arena_bytes,
                        .slab_bytes = slab_bytes,
                        .hash_key = to_key(hash_key),
@@ -209,6 +210,7 @@ RuntimeConfig make_config(std::int64_t arena_bytes, std::int64_t slab_bytes, con
                        .service = {.prompt = w_prompt, .decode = w_decode, .hit = w_hit},
                        .bypass_tokens = bypass_tokens,
                        .fairness_gap_tokens = fairness_gap_tokens,
+                       .locality_quantum_tokens = locality_quantum_tokens,
                        .max_preemptions = max_preemptions,
                        .steps_ahead = steps_ahead,
                        .decision_records = decision_records,
@@ -233,7 +235,8 @@ void bind_configs(const py::module_& m) {
            "max_queued"_a = 4096, "num_bands"_a = 1, "aging_us"_a = std::nullopt, "w_prompt"_a = 1,
            "w_decode"_a = 2, "w_hit"_a = 0, "bypass_tokens"_a = 0, "max_preemptions"_a = 3,
            "quantum_us"_a = 10'000, "min_residency_us"_a = 0, "fairness_gap_tokens"_a = std::nullopt,
-           "steps_ahead"_a = 0, "decision_records"_a = 0, "kv_event_records"_a = 0);
+           "steps_ahead"_a = 0, "decision_records"_a = 0, "kv_event_records"_a = 0,
+           "locality_quantum_tokens"_a = std::nullopt);
   py::class_<PyStepBuffers>(m, "StepBuffers", "One set of arrays that steps are written into.")
       .def(py::init(&make_buffers), py::kw_only(), "request_ids"_a, "slots"_a, "query_start"_a, "seq_lens"_a,
            "row_flags"_a, "draw_index"_a, "tokens"_a, "positions"_a, "deltas"_a)

@@ -150,6 +150,7 @@ void TenantLedger::rebase() {
   for (const auto& [id, t] : by_id_) shift(tenants_[static_cast<std::size_t>(t)]);
   backlog_.change_all(shift);
   idle_.change_all(shift);
+  total_shift_ += static_cast<std::uint64_t>(virtual_time_);
   virtual_time_ = 0;
 }
 

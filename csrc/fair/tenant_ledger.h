@@ -87,6 +87,14 @@ class TenantLedger {
                             [&](const Standing& s) { return visit(TenantIndex{s.tenant}); });
   }
 
+  // Calls visit(index), in no order, for every backlogged tenant whose counter is smaller than `limit`.
+  // O(tenants visited). visit must not change the ledger.
+  template <class Visit>
+  void visit_below(std::int64_t limit, Visit visit) const {
+    backlog_.visit_while([=](const Standing& s) { return s.counter < limit; },
+                         [&](const Standing& s) { visit(TenantIndex{s.tenant}); });
+  }
+
   // Normalised service: 2^20 units are one unit of service at weight 1.
   [[nodiscard]] std::int64_t counter(TenantIndex tenant) const { return tenants_[index(tenant)].counter; }
   [[nodiscard]] TenantId tenant(TenantIndex t) const { return tenants_[index(t)].id; }
@@ -94,6 +102,8 @@ class TenantLedger {
   [[nodiscard]] bool has_running_work(TenantIndex t) const { return tenants_[index(t)].running > 0; }
   [[nodiscard]] std::optional<TenantIndex> find(TenantId tenant) const;
   [[nodiscard]] std::int64_t virtual_time() const noexcept { return virtual_time_; }
+  // What rebase() has subtracted from every counter since the beginning, modulo 2^64.
+  [[nodiscard]] std::uint64_t total_shift() const noexcept { return total_shift_; }
   [[nodiscard]] std::size_t num_backlogged() const noexcept { return backlog_.size(); }
   [[nodiscard]] std::size_t num_known() const noexcept { return by_id_.size(); }
   [[nodiscard]] std::int64_t lost_debt() const noexcept { return lost_debt_; }
@@ -151,6 +161,7 @@ class TenantLedger {
   TenantHeap idle_;
   std::vector<std::uint32_t> frontier_;
   std::int64_t virtual_time_ = 0;
+  std::uint64_t total_shift_ = 0;
   std::int64_t lost_debt_ = 0;
 };
 

@@ -106,6 +106,9 @@ class BlockPool {
     return false;
   }
 
+  // Grows whenever something is no longer to be found.
+  [[nodiscard]] std::uint64_t num_forgotten() const noexcept { return index_.num_erased(); }
+
   // Takes out.size() blocks with one reference each, or none: on false, `out` is untouched.
   // Evicts CACHED blocks where FREE ones do not suffice. O(out.size()); never allocates.
   [[nodiscard]] bool try_take(std::span<BlockId> out);

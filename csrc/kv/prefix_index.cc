@@ -98,6 +98,7 @@ void PrefixIndex::erase(EntryId id) {
   slots_[hole] = Slot{};
   entries_[index(id)].extras.clear();
   unused_.push_back(id);
+  ++num_erased_;
   --size_;
 }
 

@@ -49,6 +49,7 @@ class PrefixIndex {
     return parent_hashes_[index(entry)];
   }
   [[nodiscard]] std::int32_t size() const noexcept { return size_; }
+  [[nodiscard]] std::uint64_t num_erased() const noexcept { return num_erased_; }
 
   // How many entries have this hash: more than one where contents collide, or where the past of
   // one was forgotten and computed anew.
@@ -88,6 +89,7 @@ class PrefixIndex {
   std::vector<Hash128> parent_hashes_;  // by entry
   std::vector<EntryId> unused_;
   std::uint64_t last_serial_ = 0;
+  std::uint64_t num_erased_ = 0;
   std::int32_t size_ = 0;
 };
 

@@ -18,6 +18,11 @@ Admitter::Admitter(const Options& options, const ChunkRule& chunks, BlockTables&
       preemptor_(preemptor),
       log_(log) {}
 
+Request* Admitter::first_waiting() {
+  return queue_.head(tables_.pool().num_forgotten() + 1,
+                     [this](Request& request) { return tables_.match(request).num_blocks; });
+}
+
 // What is left for the head before the split: each prefill ahead of it takes a block at most, or,
 // where that is more, an equal share, which leaves the head its own.
 Admitter::Room Admitter::room_before_split(const Request* head) const {
@@ -31,7 +36,7 @@ Admitter::Room Admitter::room_before_split(const Request* head) const {
 // At a slot or block limit a head preempts tenants that are over-served beyond the gap, also in vain, because
 // the gap must not grow; and then, if that makes enough room, less urgent requests.
 void Admitter::admit_first(TimePoint now, StepWriter& out) {
-  for (Request* head = queue_.head(); head != nullptr; head = queue_.head()) {
+  for (Request* head = first_waiting(); head != nullptr; head = first_waiting()) {
     if (preemptor_.is_barred(head) || !preemptor_.is_ahead_of_running(head)) break;
     const Outcome outcome = make_way(head, try_admit(head, room_before_split(head), now, out), now, out);
     if (outcome != Outcome::kAdmitted) break;
@@ -55,7 +60,7 @@ Admitter::Outcome Admitter::make_way(Request* head, Outcome outcome, TimePoint n
 }
 
 Request* Admitter::admit_next(std::int32_t budget, TimePoint now, StepWriter& out) {
-  Request* head = queue_.head();
+  Request* head = first_waiting();
   if (head == nullptr) return nullptr;
   if (running_.is_full()) {
     hold_back(head, Decision::kQueuedSlots, static_cast<std::int64_t>(running_.size()));

@@ -41,6 +41,9 @@ class Admitter {
   Admitter(const Options& options, const ChunkRule& chunks, BlockTables& tables, WaitingQueue& queue,
            RunningSet& running, Preemptor& preemptor, DecisionLog& log);
 
+  // The head: the request to admit next, or null where none waits. Never changes what comes first.
+  [[nodiscard]] Request* first_waiting();
+
   // Admits heads that are more urgent than something that runs, or far less served, while that leaves each a
   // token; at a slot or block limit others make way.
   void admit_first(TimePoint now, StepWriter& out);

@@ -6,13 +6,21 @@
 #include "base/check.h"
 
 namespace airi {
+namespace {
+
+std::optional<WaitingQueue::Locality> locality_of(const SchedulerOptions& options, std::int32_t block_size) {
+  if (!options.locality_quantum_tokens) return std::nullopt;
+  return WaitingQueue::Locality{.quantum_tokens = *options.locality_quantum_tokens, .block_size = block_size};
+}
+
+}  // namespace
 
 ModelScheduler::ModelScheduler(const SchedulerOptions& options, BlockTables tables, AgingRule aging,
                                const TenantWeights& weights, DecisionLog& log)
     : options_(options),
       chunks_{.block_size = tables.block_size(), .cap = options.max_prefill_chunk},
       tables_(std::move(tables)),
-      queue_(options.num_bands, aging, weights),
+      queue_(options.num_bands, aging, weights, locality_of(options, tables_.block_size())),
       running_(options.max_num_seqs, options.num_bands),
       preemptor_(options.fairness_gap_tokens, options.num_bands, tables_, queue_, running_, log),
       admitter_({.max_batch_tokens = options.max_batch_tokens,
@@ -28,7 +36,7 @@ void ModelScheduler::accept(Request* request) {
   queue_.push(request, request->arrival);
   log_.write(*request, Decision::kSubmitted, request->prompt_length,
              request->max_length - request->prompt_length);
-  const Request* head = log_.enabled() ? queue_.head() : request;
+  const Request* head = log_.enabled() ? admitter_.first_waiting() : request;
   if (head == request) return;
   log_.write_queued(*request, Decision::kQueuedTurn, raw(head->id), static_cast<std::int64_t>(queue_.size()));
 }
@@ -146,10 +154,16 @@ void ModelScheduler::commit(std::span<const PlannedRow> rows, std::span<const st
       finish(request, nan ? FinishReason::kNan : FinishReason::kFailed, finished);
       continue;
     }
-    if (request->phase != Phase::kParked) tables_.publish(*request, row.end);
+    if (request->phase != Phase::kParked) publish(request, row.end);
     if (row.samples) commit_token(request, row.end, *own, finished);
   }
   running_.sweep();
+}
+
+void ModelScheduler::publish(Request* request, std::int32_t computed) {
+  const std::int32_t first = request->num_published;
+  tables_.publish(*request, computed);
+  if (queue_.locality_counts()) queue_.note_published(*request, first);
 }
 
 void ModelScheduler::commit_token(Request* request, std::int32_t at, std::int32_t token,

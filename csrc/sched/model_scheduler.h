@@ -18,9 +18,10 @@ namespace airi {
 struct SchedulerOptions {
   std::int32_t max_num_seqs = 0;
   std::int32_t max_batch_tokens = 0;
-  std::int32_t max_prefill_chunk = 0;               // of one request per step
-  std::int64_t bypass_tokens = 0;                   // service that may pass a head that does not fit
-  std::optional<std::int64_t> fairness_gap_tokens;  // lead of a tenant that a head may preempt
+  std::int32_t max_prefill_chunk = 0;                   // of one request per step
+  std::int64_t bypass_tokens = 0;                       // service that may pass a head that does not fit
+  std::optional<std::int64_t> fairness_gap_tokens;      // lead of a tenant that a head may preempt
+  std::optional<std::int64_t> locality_quantum_tokens;  // nothing: prefixes do not count
   std::int32_t num_bands = 1;
   ServiceWeights service;
 };
@@ -89,6 +90,7 @@ class ModelScheduler {
   void admit_waiting(std::int32_t& budget, TimePoint now, StepWriter& out);
   void count_on(std::span<PlannedRow> rows);
 
+  void publish(Request* request, std::int32_t computed);
   void plan_chunk(Request* request, std::int32_t chunk, std::int32_t& budget, StepWriter& out);
   void commit_token(Request* request, std::int32_t at, std::int32_t token, std::vector<Finished>& finished);
   void finish(Request* request, FinishReason reason, std::vector<Finished>& finished);

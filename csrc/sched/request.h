@@ -88,6 +88,14 @@ struct alignas(64) Request {
   TimePoint waiting_since{};
   Micros waited = 0;  // over earlier stays in the queue
 
+  // Written while it waits where locality orders the queue.
+  std::int32_t num_matched = 0;  // at least as many leading blocks as it would hit now
+  bool is_watched = false;       // for the block that would make it hit one more
+  HeapPlace match_place = kOutsideHeap;
+  std::uint64_t match_version = 0;  // num_matched was exact then; 0: it was never
+  Request* watch_prev = nullptr;
+  Request* watch_next = nullptr;
+
   // Written when blocks are taken or fill up.
   std::vector<BlockId> block_table;
   std::vector<Hash128> hashes;  // of full blocks, as far as computed

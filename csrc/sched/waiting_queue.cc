@@ -6,11 +6,61 @@
 
 namespace airi {
 
-WaitingQueue::WaitingQueue(std::int32_t num_bands, AgingRule aging, const TenantWeights& weights)
-    : aging_(aging),
+WaitingQueue::WaitingQueue(std::int32_t num_bands, AgingRule aging, const TenantWeights& weights,
+                           std::optional<Locality> locality)
+    : locality_(locality),
+      aging_(aging),
       weights_(weights),
       bands_(static_cast<std::size_t>(num_bands)),
-      promotions_(ByPromotion{aging}) {}
+      promotions_(ByPromotion{aging}) {
+  if (!locality_) return;
+  const std::int64_t quantum = locality_->quantum_tokens * TenantWeight::kOne;
+  for (Band& band : bands_) band.order = std::make_unique<PrefixOrder>(band.ledger, quantum);
+}
+
+// The last token is always computed.
+std::int32_t WaitingQueue::most_to_match(const Request& request) const noexcept {
+  return request.compute_all ? 0 : (request.length() - 1) / locality_->block_size;
+}
+
+// Has the request told when a block comes that would make it match one more.
+void WaitingQueue::watch(Request* request) {
+  const auto hashed = static_cast<std::int32_t>(request->hashes.size());
+  if (request->num_matched < std::min(most_to_match(*request), hashed)) watched_.watch(request);
+}
+
+void WaitingQueue::rematch(Request* request, std::int32_t num_matched) {
+  AIRI_DCHECK(num_matched <= request->num_matched) << "request " << raw(request->id) << " matches more";
+  if (request->is_watched) {
+    if (num_matched == request->num_matched) return;
+    watched_.unwatch(request);
+  }
+  request->num_matched = num_matched;
+  watch(request);
+  bands_[static_cast<std::size_t>(request->band)].order->rematched(request);
+}
+
+// What is published was not to be hit before, nor was anything behind it. So a request that waited for one of
+// the blocks matches what it has in common with the publisher, and no more.
+void WaitingQueue::note_published(const Request& publisher, std::int32_t first) {
+  if (watched_.empty()) return;
+  for (std::int32_t i = first; i < publisher.num_published; ++i) {
+    Request* request = watched_.take(publisher.hashes[static_cast<std::size_t>(i)]);
+    while (request != nullptr) {
+      Request* next = request->watch_next;
+      const std::int32_t most = std::min(most_to_match(*request), publisher.num_published);
+      const auto has_next = [&] {
+        const auto at = static_cast<std::size_t>(request->num_matched);
+        return request->num_matched < most && request->hashes[at] == publisher.hashes[at];
+      };
+      while (has_next()) ++request->num_matched;
+      request->match_version = 0;  // hashes are a hint
+      watch(request);
+      bands_[static_cast<std::size_t>(request->band)].order->rematched(request);
+      request = next;
+    }
+  }
+}
 
 void WaitingQueue::enqueue(Request* request) {
   Band& band = bands_[static_cast<std::size_t>(request->band)];
@@ -28,6 +78,7 @@ void WaitingQueue::enqueue(Request* request) {
     queue.push(request);
     if (queue.top() == request) band.ledger.set_head(*known, own);
   }
+  if (band.order) band.order->add(request, band.queues[index(request->ledger_tenant)].top());
   if (aging_.moves(request->band)) promotions_.push(request);
 }
 
@@ -38,10 +89,12 @@ void WaitingQueue::dequeue(Request* request, std::int64_t service) {
   queue.remove(request);
   if (request->aging_place != kOutsideHeap) promotions_.remove(request);
   if (queue.empty()) {
+    if (band.order) band.order->remove(request, nullptr);
     band.ledger.leave(tenant);
     if (service > 0) band.ledger.charge(tenant, service);
   } else {
     band.ledger.advance(tenant, {queue.top()->arrival, queue.top()->id}, service);
+    if (band.order) band.order->remove(request, queue.top());
   }
 }
 
@@ -49,6 +102,10 @@ void WaitingQueue::push(Request* request, TimePoint since) {
   request->phase = Phase::kWaiting;
   request->waiting_since = since;
   request->band = aging_.band(request->first_band, request->waited);
+  if (locality_) {
+    request->num_matched = most_to_match(*request);
+    request->match_version = 0;
+  }
   enqueue(request);
   ++size_;
 }
@@ -65,23 +122,17 @@ void WaitingQueue::promote(TimePoint now) {
   }
 }
 
-Request* WaitingQueue::head() const {
-  for (const Band& band : bands_) {
-    const auto tenant = band.ledger.next();
-    if (tenant) return band.queues[index(*tenant)].top();
-  }
-  return nullptr;
-}
-
 void WaitingQueue::dispatch(Request* request, std::int64_t service, TimePoint now) {
   // Running work is noted first: the ledger must not take the tenant for idle.
   bands_[static_cast<std::size_t>(request->band)].ledger.begin_work(request->ledger_tenant);
+  if (request->is_watched) watched_.unwatch(request);
   dequeue(request, service);
   --size_;
   request->waited += std::max<Micros>(now - request->waiting_since, 0);
 }
 
 void WaitingQueue::remove(Request* request) {
+  if (request->is_watched) watched_.unwatch(request);
   dequeue(request, 0);
   --size_;
 }
@@ -97,8 +148,10 @@ void WaitingQueue::reweigh(TenantId tenant) {
 void WaitingQueue::check_invariants() const {
   std::size_t queued = 0;
   promotions_.check_invariants();
+  watched_.check_invariants();
   for (const Band& band : bands_) {
     band.ledger.check_invariants();
+    if (band.order) band.order->check_invariants();
     std::size_t backlogged = 0;
     for (const TenantQueue& queue : band.queues) {
       queue.check_invariants();

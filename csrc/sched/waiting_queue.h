@@ -2,18 +2,23 @@
 
 #include <cstdint>
 #include <deque>
+#include <memory>
+#include <optional>
 #include <vector>
 
 #include "base/indexed_heap.h"
 #include "fair/tenant_ledger.h"
 #include "fair/tenant_weights.h"
+#include "sched/prefix_order.h"
+#include "sched/prefix_watch.h"
 #include "sched/priority.h"
 #include "sched/request.h"
 
 namespace airi {
 
 // The waiting requests of one model in order of decision: band, then tenant by ledger, then
-// arrival and id. Never owns requests; never knows blocks or slots.
+// arrival and id. Where locality counts, the longest cached prefix goes first among the tenants of
+// a band that have a deficit left (PrefixOrder). Never owns requests; never knows blocks or slots.
 //
 // A dispatched request keeps charging the ledger of the band it was dispatched from, until
 // end_work().
@@ -23,8 +28,15 @@ namespace airi {
 // band's ledger iff it has a request there.
 class WaitingQueue {
  public:
-  // `weights` must outlive the queue.
-  WaitingQueue(std::int32_t num_bands, AgingRule aging, const TenantWeights& weights);
+  // How locality counts.
+  struct Locality {
+    std::int64_t quantum_tokens = 0;  // of deficits, at weight 1; at least 1
+    std::int32_t block_size = 0;
+  };
+
+  // `weights` must outlive the queue. Without `locality` prefixes do not count.
+  WaitingQueue(std::int32_t num_bands, AgingRule aging, const TenantWeights& weights,
+               std::optional<Locality> locality = std::nullopt);
   WaitingQueue(const WaitingQueue&) = delete;
   WaitingQueue& operator=(const WaitingQueue&) = delete;
 
@@ -38,8 +50,30 @@ class WaitingQueue {
   // Moves requests up the bands they have aged out of. O(log n) each; none where aging is off.
   void promote(TimePoint now);
 
-  // The request to dispatch next, or null where none waits. O(number of bands).
-  [[nodiscard]] Request* head() const;
+  // The request to dispatch next, or null where none waits. O(number of bands) without locality.
+  //
+  // With it, match(request) is asked for the leading blocks that the request would hit now, where that is not
+  // known: for a new request, one whose next block was published, and one that may have lost some since
+  // `version`, a positive number that grows whenever a block is no longer to be hit.
+  template <class Match>
+  [[nodiscard]] Request* head(std::uint64_t version, Match match) {
+    for (Band& band : bands_) {
+      if (band.ledger.num_backlogged() == 0) continue;
+      if (!band.order) return band.queues[index(*band.ledger.next())].top();
+      while (true) {
+        Request* request = band.order->first();
+        if (request->match_version == version) return request;
+        request->match_version = version;
+        rematch(request, match(*request));
+      }
+    }
+    return nullptr;
+  }
+
+  // Blocks [first, num_published) of `publisher` can be hit from now on. REQUIRES: locality counts. One probe
+  // per block, and O(log n) for each request that waited for one of them.
+  void note_published(const Request& publisher, std::int32_t first);
+  [[nodiscard]] bool locality_counts() const noexcept { return locality_.has_value(); }
 
   // Takes a request out to run it and charges its tenant `service`. O(log n).
   void dispatch(Request* request, std::int64_t service, TimePoint now);
@@ -50,7 +84,11 @@ class WaitingQueue {
 
   // Adds service to the tenant's counter. REQUIRES: the request was dispatched.
   void charge(const Request* request, std::int64_t service) {
-    bands_[static_cast<std::size_t>(request->band)].ledger.charge(request->ledger_tenant, service);
+    Band& band = bands_[static_cast<std::size_t>(request->band)];
+    band.ledger.charge(request->ledger_tenant, service);
+    if (band.order && band.ledger.has_queue(request->ledger_tenant)) {
+      band.order->charged(request->ledger_tenant);
+    }
   }
   [[nodiscard]] std::int64_t counter(const Request* request) const {
     return bands_[static_cast<std::size_t>(request->band)].ledger.counter(request->ledger_tenant);
@@ -58,7 +96,7 @@ class WaitingQueue {
   // The tenant's entry in the table of weights has changed.
   void reweigh(TenantId tenant);
 
-  // Requests of `band` in order of decision as of now, until visit(request) returns false or
+  // Requests of `band` in order of decision as of now, prefixes aside, until visit(request) returns false or
   // `limit` were seen. visit must not change the queue.
   template <class Visit>
   void visit_in_order(std::int32_t band, std::size_t limit, Visit visit) {
@@ -75,6 +113,10 @@ class WaitingQueue {
 
   [[nodiscard]] const TenantLedger& ledger(std::int32_t band) const {
     return bands_.at(static_cast<std::size_t>(band)).ledger;
+  }
+  // Null where locality does not count.
+  [[nodiscard]] const PrefixOrder* order(std::int32_t band) const {
+    return bands_.at(static_cast<std::size_t>(band)).order.get();
   }
   void check_invariants() const;
 
@@ -100,15 +142,23 @@ class WaitingQueue {
   struct Band {
     TenantLedger ledger;
     std::vector<TenantQueue> queues;  // by TenantIndex
+    std::unique_ptr<PrefixOrder> order;
   };
 
   void enqueue(Request* request);
   void dequeue(Request* request, std::int64_t service);
+  [[nodiscard]] std::int32_t most_to_match(const Request& request) const noexcept;
+  void watch(Request* request);
+  void rematch(Request* request, std::int32_t num_matched);
 
+  // Immutable after construction.
+  std::optional<Locality> locality_;
   AgingRule aging_;
   const TenantWeights& weights_;
+
   std::deque<Band> bands_;                                     // a deque: ledgers do not move
   IndexedHeap<Request*, ByPromotion, AgingPlace> promotions_;  // queued requests that may age
+  PrefixWatch watched_;
   std::vector<std::uint32_t> frontier_;
   std::size_t size_ = 0;
 };

@@ -109,6 +109,7 @@ class Config:
     steps_ahead: int = 0
     decision_records: int = 0
     kv_event_records: int = 0
+    locality_quantum_tokens: int | None = None
 
 
 class Executor:
@@ -149,6 +150,7 @@ class Executor:
                 steps_ahead=c.steps_ahead,
                 decision_records=c.decision_records,
                 kv_event_records=c.kv_event_records,
+                locality_quantum_tokens=c.locality_quantum_tokens,
             ),
             configs,
             self.buffers,

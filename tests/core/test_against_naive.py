@@ -14,6 +14,7 @@ from airi._core import Admission
 
 from .harness import Config, Executor, ModelSpec, Step
 from .naive import NaiveScheduler
+from .naive_locality import NaiveLocalScheduler
 from .naive_request import NaiveRequest, NaiveRow
 
 REASONS = {
@@ -33,7 +34,8 @@ class Twin:
         self.ex = Executor(
             specs, config, rule=lambda request, draw, last: (last * 5 + draw) % 3, spare_deltas=4096
         )
-        self.naive = [NaiveScheduler(spec, config) for spec in specs]
+        kind = NaiveScheduler if config.locality_quantum_tokens is None else NaiveLocalScheduler
+        self.naive = [kind(spec, config) for spec in specs]
         self.live: dict[int, tuple[int, NaiveRequest]] = {}
         self.mail: list[NaiveRequest] = []
         self.cancels: list[int] = []
@@ -212,6 +214,7 @@ configs = st.builds(
     bypass_tokens=st.sampled_from([0, 0, 20, 100]),
     max_preemptions=st.integers(0, 3),
     fairness_gap_tokens=st.sampled_from([None, 1, 8, 40]),
+    locality_quantum_tokens=st.sampled_from([None, None, 1, 12, 60, 1 << 40]),
     quantum_us=st.sampled_from([1, 150]),
 )
 # Few tokens and salts: prefixes meet, and diverge late.
@@ -332,6 +335,7 @@ def random_config(rng: random.Random) -> Config:
         bypass_tokens=rng.choice([0, 40, 300]),
         max_preemptions=rng.randint(0, 4),
         fairness_gap_tokens=rng.choice([None, None, 1, 20, 150]),
+        locality_quantum_tokens=rng.choice([None, None, 1, 30, 200, 1 << 40]),
         quantum_us=rng.choice([1, 300, 5000]),
         min_residency_us=rng.choice([0, 500]),
     )

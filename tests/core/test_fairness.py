@@ -18,7 +18,9 @@ class FairRun:
     Everything is normalised as in the ledger: 2^20 units are one unit of service at weight 1.
     """
 
-    def __init__(self, seed: int, *, weighted: bool, config: Config | None = None) -> None:
+    def __init__(
+        self, seed: int, *, weighted: bool, config: Config | None = None, prefix_caching: bool = False
+    ) -> None:
         self.rng = random.Random(seed)
         self.config = config or Config()
         spec = ModelSpec(
@@ -27,7 +29,7 @@ class FairRun:
             max_model_len=80,
             max_num_seqs=self.rng.randint(2, 8),
             max_batch_tokens=self.rng.randint(8, 48),
-            prefix_caching=False,
+            prefix_caching=prefix_caching,
         )
         self.ex = Executor([spec], self.config)
         self.tenants = list(range(self.rng.randint(2, 4)))

@@ -59,6 +59,22 @@ TEST(a_decode_step_allocates_nothing_whatever_the_number_of_rows) { expect_decod
 
 TEST(a_decode_step_that_is_planned_ahead_allocates_nothing) { expect_decodes_to_allocate_nothing(1); }
 
+TEST(a_decode_step_beside_a_deep_queue_in_order_of_prefixes_allocates_nothing) {
+  RuntimeConfig config = config_of(128 * 32);
+  config.locality_quantum_tokens = 1000;
+  testing::SimulatedRunner runner(config, {model_of(128)});
+  for (std::int64_t i = 0; i < 500; ++i) {
+    EXPECT(runner.runtime().submit(request(i, 40, 300)) == Admit::kAccepted);
+  }
+  for (std::int64_t now = 0; now < 4; ++now) runner.step(TimePoint{now});
+  const std::int64_t before = testing::num_allocations;
+  for (std::int64_t now = 4; now < 250; ++now) {
+    const auto info = runner.step(TimePoint{now});
+    EXPECT(info && info->num_decodes == 128);
+  }
+  EXPECT(testing::num_allocations == before);
+}
+
 TEST(a_prompt_is_admitted_with_a_handful_of_allocations) {
   testing::SimulatedRunner runner(config_of(4096), {model_of(64)});
   EXPECT(runner.runtime().submit(request(0, 400, 4)) == Admit::kAccepted);

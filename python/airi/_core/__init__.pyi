@@ -159,6 +159,7 @@ class RuntimeConfig(metaclass=_PybindType):
         steps_ahead: int = 0,
         decision_records: int = 0,
         kv_event_records: int = 0,
+        locality_quantum_tokens: int | None = None,
     ) -> None: ...
 
 class StepBuffers(metaclass=_PybindType):
