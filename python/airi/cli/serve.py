@@ -125,6 +125,15 @@ def serve(
             rich_help_panel=_ENGINE,
         ),
     ] = False,
+    record_steps: Annotated[
+        Path | None,
+        typer.Option(
+            help="Record everything that the scheduler is told into this file, for `airi simulate --replay`. "
+            "Token ids are replaced by others drawn at random, equal ones by equal ones, so that shared "
+            "beginnings stay visible and texts do not.",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = None,
     engine: Annotated[
         str | None,
         typer.Option(
@@ -168,6 +177,7 @@ def serve(
             async_scheduling=async_scheduling,
             fairness_gap_tokens=fairness_gap_tokens,
             isolate_tenants=isolate_tenants,
+            record_steps=None if record_steps is None else str(record_steps.absolute()),
         )
     _run(engine_options or engine or "", server_options, log_level)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json as jsonlib
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from airi.cli._simulate_output import row_writer, show_progress, show_report, write_text
 from airi.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _FLEET = "Fleet"
 _TRACE = "Trace"
 _OUTPUT = "Output"
+_REPLAY = "Replay"
 
 
 def simulate(
@@ -127,6 +128,23 @@ def simulate(
             show_default=False,
         ),
     ] = None,
+    replay: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead of a trace: a file of `airi serve --record-steps`. Replays it and says whether "
+            "every plan is the same, byte for byte.",
+            rich_help_panel=_REPLAY,
+            show_default=False,
+        ),
+    ] = None,
+    fit_step_time: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --replay: write how long steps take, as the recording shows, for --step-time.",
+            rich_help_panel=_REPLAY,
+            show_default=False,
+        ),
+    ] = None,
     json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=_OUTPUT)
     ] = False,
@@ -155,8 +173,13 @@ def simulate(
     """
     from airi.simulate import Trace
 
-    if trace is None:
-        raise ConfigError("trace is missing; give --trace FILE", field="trace")
+    if (trace is None) == (replay is None):
+        raise ConfigError("give --trace FILE or --replay FILE", field="trace")
+    if fit_step_time is not None and replay is None:
+        raise ConfigError("fit_step_time needs --replay FILE", field="fit_step_time")
+    if trace is None or replay is not None:
+        _replay(replay or Path(), fit_step_time, as_json=json)
+        return
     runtime, model = _settings(setting or [])
     file = Trace(trace, part_tokens=_positive("hash_block", hash_block))
     options = _options(
@@ -185,8 +208,34 @@ def simulate(
     if plot is not None:
         from airi.simulate.plot import draw
 
-        _write(plot, draw(report, title=f"{file.name} on {replicas} x {options.times.source}"))
-    _show(report, file, as_json=json, with_timeline=timeline)
+        fleet = f"{replicas} x {report.figures['settings']['step_time']}"
+        write_text("plot", plot, draw(report, title=f"{file.name} on {fleet}"))
+    show_report(report, file, as_json=json, with_timeline=timeline)
+
+
+def _replay(path: Path, fit: Path | None, *, as_json: bool) -> None:
+    from airi.simulate import StepTime
+    from airi.simulate.replay import replay
+
+    with show_progress() as progress:
+        found = replay(path, progress=progress)
+    if fit is not None:
+        if not found.step_time.is_trained:
+            raise ConfigError(
+                f"{path}: {found.steps} steps are too few to fit; 32 with prefills and 32 without are needed",
+                field="fit_step_time",
+            )
+        StepTime.from_model(found.step_time, source=f"fitted to {path.name}").save(fit)
+    if as_json:
+        names = ("records", "steps", "requests", "difference", "is_cut")
+        typer.echo(jsonlib.dumps({name: getattr(found, name) for name in names}))
+    else:
+        verdict = found.difference or "every plan is the same, byte for byte"
+        typer.echo(f"{found.requests:,} requests, {found.steps:,} steps: {verdict}")
+        if found.is_cut:
+            typer.echo("the file ends within a record; what comes before it was replayed", err=True)
+    if found.difference is not None:
+        raise typer.Exit(1)
 
 
 def _stream(
@@ -243,8 +292,12 @@ def _settings(given: list[str]) -> tuple[dict[str, object], dict[str, object]]:
             separator = ""
         if not separator:
             raise ConfigError(f"set is {text!r}; give NAME=JSON, such as aging_us=null", field="set")
-        in_model = name in (inspect.getdoc(_core.ModelConfig.__init__) or "")
-        (model if in_model else runtime)[name] = parsed
+        for config, settings in ((_core.ModelConfig, model), (_core.RuntimeConfig, runtime)):
+            if f"{name}:" in (inspect.getdoc(config.__init__) or ""):
+                settings[name] = parsed
+                break
+        else:
+            raise ConfigError(f"set is {text!r}; the scheduler has no setting {name!r}", field="set")
     return runtime, model
 
 
@@ -270,65 +323,6 @@ def _positive(name: str, value: int) -> int:
 def _run(stream: Stream, options: SimulationOptions, rows: Path | None) -> Report:
     from airi.simulate import simulate as run
 
-    with _progress() as progress, contextlib.ExitStack() as stack:
-        on_rows = None if rows is None else stack.enter_context(_row_writer(rows))
+    with show_progress() as progress, contextlib.ExitStack() as stack:
+        on_rows = None if rows is None else stack.enter_context(row_writer(rows))
         return run(stream(), options, progress=progress, on_rows=on_rows)
-
-
-@contextlib.contextmanager
-def _row_writer(path: Path) -> Iterator[Callable[[Any], None]]:
-    import csv
-
-    try:
-        with path.open("w", newline="") as file:
-            writer = csv.writer(file)
-            started = False
-
-            def write(found: Any) -> None:
-                nonlocal started
-                if not started:
-                    writer.writerow(found.dtype.names)
-                    started = True
-                writer.writerows(found.tolist())
-
-            yield write
-    except OSError as error:
-        raise ConfigError(f"rows {path}: {error.strerror or error}", field="rows") from None
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"plot {path}: {error.strerror or error}", field="plot") from None
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Callable[[int, float], None]]:
-    """A line on stderr that says how far the simulation is; nothing where stderr is no terminal."""
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task("reading the trace")
-        yield lambda requests, seconds: bar.update(
-            task, description=f"{requests:,} requests, {seconds:,.0f} simulated seconds"
-        )
-
-
-def _show(report: Report, file: Trace, *, as_json: bool, with_timeline: bool) -> None:
-    if as_json:
-        from dataclasses import asdict
-
-        figures = {"trace": file.name, **report.figures}
-        for tenant in figures["tenants"]:
-            tenant["tenant"] = file.tenant_names.get(tenant["tenant"], tenant["tenant"])
-        if with_timeline:
-            figures["timeline"] = [asdict(point) for point in report.timeline]
-        typer.echo(jsonlib.dumps(figures))
-        return
-    from airi.simulate.table import show
-
-    show(report, file.name, file.tenant_names)

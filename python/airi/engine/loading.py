@@ -17,6 +17,7 @@ from airi.engine.hub import resolve_model_path
 from airi.engine.options import EngineOptions, ModelOptions
 from airi.engine.resources import available_memory, usable_cores
 from airi.engine.runner import ModelRunner, StepArrays
+from airi.engine.step_log import ModelSettings, RecordingRuntime, RuntimeSettings, StepLog
 from airi.errors import MemoryBudgetError
 from airi.sampling_params import MAX_PRIORITY
 
@@ -109,7 +110,8 @@ def _host_models(options: EngineOptions, progress: EngineProgress | None) -> Hos
         )
     configs = _model_configs(options, plan, hosted)
     arrays = _step_arrays(options, configs, hosted)
-    return Hosting(tuple(hosted), _runtime(options, plan, configs, arrays), arrays, arena)
+    vocab_size = max(model.vocab_size for model in hosted)
+    return Hosting(tuple(hosted), _runtime(options, plan, configs, arrays, vocab_size), arrays, arena)
 
 
 def _set_threads(options: EngineOptions) -> None:
@@ -161,10 +163,10 @@ def _plan(options: EngineOptions, loaded: list[LoadedModel], lengths: list[int])
 
 def _model_configs(
     options: EngineOptions, plan: ArenaPlan, hosted: Sequence[HostedModel]
-) -> list[_core.ModelConfig]:
+) -> list[ModelSettings]:
     admission = _core.Admission.NO_EVICT if options.admission == "no_evict" else _core.Admission.MAX_UTIL
     return [
-        _core.ModelConfig(
+        ModelSettings(
             block_size=options.block_size,
             bytes_per_block=model.runner.model.bytes_per_block(options.block_size),
             max_model_len=model.max_model_len,
@@ -196,10 +198,11 @@ def _step_arrays(
 def _runtime(
     options: EngineOptions,
     plan: ArenaPlan,
-    configs: Sequence[_core.ModelConfig],
+    configs: Sequence[ModelSettings],
     arrays: Sequence[StepArrays],
+    vocab_size: int,
 ) -> _core.Runtime:
-    config = _core.RuntimeConfig(
+    config = RuntimeSettings(
         arena_bytes=plan.arena_bytes,
         slab_bytes=plan.slab_bytes,
         hash_key=secrets.token_bytes(16),
@@ -211,4 +214,7 @@ def _runtime(
         decision_records=options.decision_records,
         kv_event_records=options.kv_event_records,
     )
-    return _core.Runtime(config, list(configs), [set_of_arrays.as_buffers() for set_of_arrays in arrays])
+    buffers = [set_of_arrays.as_buffers() for set_of_arrays in arrays]
+    if options.record_steps is None:
+        return _core.Runtime(config, configs, buffers)
+    return RecordingRuntime(StepLog(options.record_steps, vocab_size), config, configs, buffers)

@@ -118,6 +118,9 @@ class EngineOptions:
     """How many of the last decisions about requests are kept for `Engine.explain`; 48 bytes each."""
     kv_event_records: int = 1 << 14
     """How many of the last KV events are kept for readers; 48 bytes each."""
+    record_steps: str | None = None
+    """File for everything that the core is told and digests of what it plans, for `airi simulate --replay`. Tokens are
+    replaced by others, equal ones by equal ones."""
     seed: int | None = None
     """Fixes the seeds drawn for requests that bring none."""
 

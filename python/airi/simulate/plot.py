@@ -16,6 +16,22 @@ _LEFT, _RIGHT = 72, 24
 _PANEL, _GAP, _TOP, _BOTTOM = 132, 40, 64, 44
 _INNER = _WIDTH - _LEFT - _RIGHT
 _BLUE, _ORANGE, _GREEN, _GREY, _RED = "#2f6fb3", "#e08a1e", "#3a9a5b", "#8a8f98", "#c8413b"
+_CLOCK_STEPS = (
+    20.0,
+    30.0,
+    60.0,
+    120.0,
+    300.0,
+    600.0,
+    900.0,
+    1800.0,
+    3600.0,
+    7200.0,
+    10800.0,
+    21600.0,
+    43200.0,
+    86400.0,
+)
 _STYLE = """\
 text { font: 12px system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif; fill: #30343a }
 .title { font-size: 15px; font-weight: 600 }
@@ -176,7 +192,8 @@ def _legend(panel: _Panel, top: int) -> list[str]:
 
 
 def _time_axis(end: float, top: int) -> list[str]:
-    step = _step(end / 8)
+    step = next((nice for nice in _CLOCK_STEPS if nice >= end / 8), None) if end >= 120 else None
+    step = step or _step(end / 8)
     out = []
     for i in range(int(end / step) + 1):
         x = _LEFT + _INNER * i * step / end
@@ -214,7 +231,7 @@ def _scale(panel: _Panel, found: Sequence[float]) -> tuple[float, float, list[fl
 
 
 def _step(about: float) -> float:
-    """1, 2 or 5 times a power of ten (60 s and hours for long times are no concern of panels)."""
+    """1, 2 or 5 times a power of ten, at least `about`."""
     power = 10.0 ** math.floor(math.log10(about))
     return next(m * power for m in (1.0, 2.0, 5.0, 10.0) if m * power >= about * 0.999)
 

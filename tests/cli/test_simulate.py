@@ -1,0 +1,173 @@
+"""`airi simulate`."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import Result
+from tests.sim.samples import AZURE, MOONCAKE, SERVEGEN, jsonl, write
+
+Airi = Callable[..., Result]
+
+
+@pytest.fixture
+def mooncake(tmp_path: Path) -> Path:
+    return write(tmp_path / "mooncake.jsonl", jsonl(MOONCAKE))
+
+
+def figures(result: Result) -> dict[str, Any]:
+    assert result.code == 0, result.err
+    found: dict[str, Any] = json.loads(result.out)
+    return found
+
+
+def test_json_is_one_object_with_the_documented_figures(airi: Airi, mooncake: Path) -> None:
+    result = airi("simulate", "--trace", str(mooncake), "--replicas", "1", "--json", "--ttft-ms", "100")
+    found = figures(result)
+    # The second prompt finds one full block of 512 tokens less one token: 63 blocks of 16; the third 32 blocks.
+    assert found["prefix_hit_rate"] == pytest.approx((1008 + 512) / (1100 + 1024 + 700), rel=1e-5)
+    assert found["requests"]["finished"] == 3
+    assert found["slo"]["ttft"] == 1.0
+    assert {"mean", "p50", "p90", "p95", "p99", "max"} == set(found["ttft_ms"])
+    assert found["throughput"]["output_tokens_per_s"] > 0
+    assert found["wall_s"] > 0
+    assert result.err == ""
+
+
+def test_block_size_and_blocks_are_those_asked_for(airi: Airi, mooncake: Path) -> None:
+    found = figures(
+        airi("simulate", "--trace", str(mooncake), "--block-size", "512", "--kv-blocks", "5", "--json")
+    )
+    assert found["memory"]["kv_blocks"] == 5
+    assert found["prefix_hit_rate"] == pytest.approx((512 + 512) / (1100 + 1024 + 700), rel=1e-5)
+
+
+def test_the_same_command_prints_the_same_but_for_the_wall(airi: Airi, mooncake: Path) -> None:
+    command = (
+        "simulate",
+        "--trace",
+        str(mooncake),
+        "--replicas",
+        "3",
+        "--copies",
+        "5",
+        "--json",
+        "--timeline",
+    )
+    first, second = (figures(airi(*command)) for _ in range(2))
+    assert first.pop("wall_s") > 0
+    assert second.pop("wall_s") > 0
+    assert json.dumps(first) == json.dumps(second)
+    assert first["requests"]["finished"] == 15
+
+
+def test_without_json_there_are_tables(airi: Airi, tmp_path: Path) -> None:
+    trace = write(tmp_path / "s.csv", SERVEGEN)
+    result = airi("simulate", "--trace", str(trace), "--replicas", "2", "--router", "least_loaded")
+    assert result.code == 0
+    for text in ("s.csv", "prefix hit rate", "first token", "tenants", "14", "preemptions"):
+        assert text in result.out
+    assert result.err == ""
+
+
+def test_refused_requests_are_said_by_reason(airi: Airi, tmp_path: Path) -> None:
+    trace = write(tmp_path / "a.csv", AZURE)
+    result = airi("simulate", "--trace", str(trace), "--kv-blocks", "40", "--set", "aging_us=null")
+    assert "1 too long" in result.out
+    assert "2 finished" in result.out
+
+
+def test_a_plot_and_exact_rows_are_written(airi: Airi, mooncake: Path, tmp_path: Path) -> None:
+    plot, rows = tmp_path / "t.svg", tmp_path / "rows.csv"
+    arguments = ("--trace", str(mooncake), "--plot", str(plot), "--rows", str(rows))
+    assert airi("simulate", *arguments).code == 0
+    assert plot.read_text().startswith("<svg ")
+    assert "mooncake.jsonl on 1 x h200-8b-fp8" in plot.read_text()
+    with rows.open() as file:
+        found = list(csv.DictReader(file))
+    assert sorted(int(r["request_id"]) for r in found) == [0, 1, 2]
+    assert {int(r["generated_tokens"]) for r in found} == {6, 4, 3}
+
+
+def test_a_trace_can_be_shortened_repeated_and_sped_up(airi: Airi, mooncake: Path) -> None:
+    command = (
+        "simulate",
+        "--trace",
+        str(mooncake),
+        "--json",
+        "--limit",
+        "2",
+        "--repeat",
+        "3",
+        "--speedup",
+        "2",
+    )
+    found = figures(airi(*command))
+    assert found["requests"]["read"] == 6
+    assert found["simulated_s"] < 1.0
+
+
+def test_tenants_can_be_made_of_prefixes_and_weighed(airi: Airi, mooncake: Path) -> None:
+    command = (
+        "simulate",
+        "--trace",
+        str(mooncake),
+        "--json",
+        "--root-tenants",
+        "16",
+        "--tenant-weight",
+        "0=2.5",
+    )
+    assert [t["tenant"] for t in figures(airi(*command))["tenants"]] == [0]
+
+
+def test_step_times_come_from_a_file(airi: Airi, mooncake: Path, tmp_path: Path) -> None:
+    path = write(tmp_path / "t.json", '{"memory": {"step_us": 1e6}, "arithmetic": {}, "source": "slow"}')
+    found = figures(airi("simulate", "--trace", str(mooncake), "--step-time", str(path), "--json"))
+    assert found["settings"]["step_time"] == "slow"
+    assert found["itl_ms"]["p50"] == 1000.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "give --trace FILE or --replay FILE"),
+        (("--trace", "{t}", "--replay", "{t}"), "give --trace FILE or --replay FILE"),
+        (("--trace", "none.csv"), "none.csv: No such file or directory"),
+        (("--trace", "{t}", "--replicas", "0"), "replicas is 0; it must be a whole number from 1 to 4096"),
+        (("--trace", "{t}", "--router", "best"), "router is 'best'; accepted: round_robin"),
+        (("--trace", "{t}", "--speedup", "0"), "speedup is 0; it must be in"),
+        (("--trace", "{t}", "--copies", "0"), "copies is 0; it must be at least 1"),
+        (
+            ("--trace", "{t}", "--step-time", "none"),
+            "step_time is 'none'; give a file or one of: h200-8b-fp8",
+        ),
+        (("--trace", "{t}", "--set", "x"), "set is 'x'; give NAME=JSON"),
+        (("--trace", "{t}", "--set", "no_such=1"), "the scheduler has no setting 'no_such'"),
+        (("--trace", "{t}", "--set", "bypass_tokens=-1"), "bypass_tokens must be"),
+        (("--trace", "{t}", "--tenant-weight", "a=b"), "tenant_weight is 'a=b'; give NUMBER=WEIGHT"),
+        (("--trace", "{t}", "--plot", "x.bmp"), "plot is 'x.bmp'; give a file that ends in .svg"),
+        (("--trace", "{t}", "--plot", "/none/x.svg"), "plot /none/x.svg: No such file"),
+        (("--trace", "{t}", "--rows", "/none/x.csv"), "rows /none/x.csv: No such file"),
+        (("--trace", "{t}", "--fit-step-time", "x"), "fit_step_time needs --replay FILE"),
+        (("--trace", "{t}", "--kv-blocks", "99999999999"), "kv_blocks is 99999999999; it must be"),
+    ],
+)
+def test_a_mistake_is_one_line(airi: Airi, mooncake: Path, arguments: tuple[str, ...], said: str) -> None:
+    result = airi("simulate", *(a.format(t=mooncake) for a in arguments))
+    assert result.code == 2
+    assert said in result.err
+    assert result.err.count("\n") == 1
+
+
+def test_a_bad_line_is_named(airi: Airi, tmp_path: Path) -> None:
+    trace = write(tmp_path / "a.csv", AZURE + "2023-11-16 18:15:52,12,many\n")
+    result = airi("simulate", "--trace", str(trace))
+    assert result.code == 2
+    assert "a.csv line 5: GeneratedTokens is 'many'; accepted: a whole number from 0" in result.err

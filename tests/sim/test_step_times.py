@@ -1,0 +1,77 @@
+"""Step times: presets, files, and what a model has learnt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airi._core.parts import StepTimeModel
+from airi.errors import ConfigError
+from airi.simulate import PRESETS, StepTime
+from airi.simulate.step_time import DEFAULT_PRESET, Piece
+from tests.sim.samples import batch, run
+
+
+def test_a_saved_step_time_is_read_back(tmp_path: Path) -> None:
+    times = StepTime(memory=Piece(step_us=1.5, seq_us=2), arithmetic=Piece(pair_us=1e-4), source="here")
+    times.save(tmp_path / "t.json")
+    assert StepTime.load(tmp_path / "t.json") == times
+
+
+def test_pieces_of_a_model_are_what_it_learnt() -> None:
+    model = StepTimeModel()
+    for i in range(400):
+        decodes = 1 + i % 50
+        model.observe(
+            (decodes, decodes, 100 * decodes * (1 + i % 3), 0.0),
+            500.0 + 3 * decodes + 0.01 * 100 * decodes * (1 + i % 3),
+        )
+        tokens = 64 * (1 + i % 16)
+        model.observe((tokens, 1, 0, tokens * tokens / 2), 200.0 + 2.0 * tokens + 1e-3 * tokens * tokens / 2)
+    times = StepTime.from_model(model, source="learnt")
+    for work in [(30, 30, 6000, 0.0), (640, 1, 0, 640 * 320.0)]:
+        tokens, seqs, context, pairs = work
+        pieces = [
+            p.step_us + p.token_us * tokens + p.seq_us * seqs + p.context_us * context + p.pair_us * pairs
+            for p in (times.memory, times.arithmetic)
+        ]
+        assert max(pieces) == pytest.approx(model.estimate(work), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[]", "it must be an object with memory and arithmetic"),
+        ("{", "step_time .*t.json"),
+        ('{"memory": {}, "arithmetic": 3}', "arithmetic must be an object with some of step_us"),
+        ('{"memory": {"speed": 1}, "arithmetic": {}}', "memory must be an object with some of step_us"),
+        ('{"memory": {"seq_us": -1}, "arithmetic": {}}', "seq_us is -1; it must be a number, at least 0"),
+        ('{"memory": {"seq_us": NaN}, "arithmetic": {}}', "seq_us is nan"),
+        ('{"memory": {"seq_us": "1"}, "arithmetic": {}}', "seq_us is '1'"),
+    ],
+)
+def test_a_mistake_in_a_file_is_one_line(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "t.json"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=said) as caught:
+        StepTime.load(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_presets_say_where_they_come_from_and_hold_a_long_prompt() -> None:
+    assert DEFAULT_PRESET in PRESETS
+    for preset in PRESETS.values():
+        assert preset.step_time.source.startswith("computed from data sheets")
+        assert preset.kv_tokens > 32_768
+
+
+def test_faster_hardware_is_faster() -> None:
+    whole = batch([0], [2000], [50])
+    ends: dict[str, Any] = {
+        name: run(whole, step_time=name, kv_blocks=200).figures["simulated_s"] for name in PRESETS
+    }
+    assert ends["h200-8b-fp8"] < ends["h200-8b-bf16"] < ends["h100-8b-bf16"]
+    assert ends["h200-8b-fp8"] < ends["h200-70b-fp8"]
