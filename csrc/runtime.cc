@@ -26,11 +26,11 @@ void check_moment(const char* name, TimePoint moment) {
                         std::to_string(static_cast<std::int64_t>(moment)));
 }
 
-void check_spec(const RequestSpec& spec, std::size_t num_models, std::int32_t num_bands) {
+void check_spec(const RequestSpec& spec, bool knows_model, std::int32_t num_bands) {
   const auto refuse = [](const char* name, std::int64_t value, const char* accepted) {
     throw InvalidArgument(std::string(name) + " must be " + accepted + ", got " + std::to_string(value));
   };
-  if (index(spec.model) >= num_models) refuse("model", raw(spec.model), "a model of this runtime");
+  if (!knows_model) refuse("model", raw(spec.model), "a model of this runtime");
   if (spec.band < 0 || spec.band >= num_bands) refuse("band", spec.band, "in [0, num_bands)");
   check_moment("arrival_us", spec.arrival);
   if (spec.tokens.empty()) refuse("len(tokens)", 0, "at least 1");
@@ -54,50 +54,34 @@ Runtime::Runtime(const RuntimeConfig& config, const std::vector<ModelConfig>& mo
       inbox_(config.max_queued),
       kv_events_(config.kv_event_records),
       log_(config.decision_records),
-      slabs_(config.arena_bytes, config.slab_bytes),
+      arena_(config.arena_bytes, config.slab_bytes),
+      exchange_(arena_, config.slab_hysteresis_us),
       arbiter_({.quantum = config.quantum_us, .min_residency = config.min_residency_us},
                device_weights(models)) {
   check_config(config);
   for (const ModelConfig& model : models) check_config(model);
   if (models.empty()) throw InvalidArgument("models must hold at least 1, got 0");
-  const auto num_sets = static_cast<std::int64_t>(buffers.size());
-  if (num_sets <= config.steps_ahead) {
-    throw InvalidArgument("buffers must hold at least " + std::to_string(config.steps_ahead + 1) +
-                          " sets, got " + std::to_string(num_sets));
-  }
-  for (const StepBuffers& set : buffers) {
-    check_buffers(set, models);
-    writers_.emplace_back(set);
-  }
   in_flight_.reserve(static_cast<std::size_t>(config.steps_ahead) + 1);
-  assign_slabs(models, slabs_);
+  for (const StepBuffers& set : buffers) check_buffers(set, models);
+  replace_buffers(buffers);
+  const std::vector<SlabLimits> limits = slab_limits(models, arena_.num_slabs());
+  std::int32_t home = 0;  // weights lie at the start of the arena
+  for (std::size_t i = 0; i < models.size(); ++i) arena_.add_model(limits[i], models[i].weight_slabs);
+  std::vector<std::optional<SlabId>> homes(models.size());
   for (std::size_t i = 0; i < models.size(); ++i) {
-    const ModelConfig& model = models[i];
-    const auto slabs = slabs_.owned_by(ModelId{static_cast<std::int32_t>(i)});
-    auto entries = slabs_.block_entries(slabs, model.bytes_per_block);
-    const auto capacity = static_cast<std::int32_t>(entries.size());
-    auto chain = std::make_shared<const HashChain>(config.hash_key, model.hash_seed, model.block_size);
-    limits_.push_back({model.max_model_len, capacity, model.enable_prefix_caching, chain});
-    const AdmissionControl admission(model.admission, capacity, model.block_size, model.watermark,
-                                     config.max_preemptions);
-    const SchedulerOptions options{
-        .max_num_seqs = model.max_num_seqs,
-        .max_batch_tokens = model.max_batch_tokens,
-        .max_prefill_chunk = model.max_prefill_chunk.value_or(std::numeric_limits<std::int32_t>::max() / 2),
-        .bypass_tokens = config.bypass_tokens,
-        .fairness_gap_tokens = config.fairness_gap_tokens,
-        .locality_quantum_tokens = config.locality_quantum_tokens,
-        .num_bands = config.num_bands,
-        .service = config.service};
-    BlockTables tables(std::move(entries), admission, std::move(chain), model.enable_prefix_caching);
-    tables.pool().send_events_to(
-        KvEventSink(&kv_events_, ModelId{static_cast<std::int32_t>(i)}, model.block_size));
-    models_.emplace_back(options, std::move(tables), AgingRule(config.aging_us), weights_, log_);
+    if (models[i].weight_slabs > 0) homes[i] = SlabId{home};
+    const SlabOwner owner{ModelId{static_cast<std::int32_t>(i)}, SlabUse::kWeights};
+    for (std::int32_t n = models[i].weight_slabs; n > 0; --n) arena_.give(SlabId{home++}, owner, now_);
+  }
+  for (std::size_t i = 0; i < models.size(); ++i) {
+    const ModelId id{static_cast<std::int32_t>(i)};
+    host(id, models[i]);
+    models_.back().weights_at = homes[i];
+    publish_limits(id);
   }
 }
 
-std::unique_ptr<Request> Runtime::make_request(RequestSpec&& spec) const {
-  const ModelLimits& limits = limits_[index(spec.model)];
+std::unique_ptr<Request> Runtime::make_request(RequestSpec&& spec, const ModelLimits& limits) {
   auto request = std::make_unique<Request>();
   const auto prompt = static_cast<std::int32_t>(spec.tokens.size());
   request->id = spec.id;
@@ -127,8 +111,9 @@ std::unique_ptr<Request> Runtime::make_request(RequestSpec&& spec) const {
 }
 
 Admit Runtime::submit(RequestSpec spec) {
-  check_spec(spec, limits_.size(), config_.num_bands);
-  const ModelLimits& limits = limits_[index(spec.model)];
+  const std::shared_ptr<const ModelLimits> known = limits_of(spec.model);
+  check_spec(spec, known != nullptr, config_.num_bands);
+  const ModelLimits& limits = *known;
   const auto prompt = static_cast<std::int64_t>(spec.tokens.size());
   const std::int64_t least = prompt + spec.max_new_tokens.value_or(1);
   DecisionRecord refusal{.request = spec.id, .tenant = spec.tenant, .model = spec.model};
@@ -139,6 +124,7 @@ Admit Runtime::submit(RequestSpec spec) {
     if (log_.enabled()) inbox_.note_refusal(refusal);
     return answer;
   };
+  if (limits.is_gone) return refuse(Admit::kModelGone, Decision::kRefusedModelGone, 0, 0);
   if (least > limits.max_model_len) {
     return refuse(Admit::kTooLong, Decision::kRefusedTooLong, least, limits.max_model_len);
   }
@@ -146,7 +132,7 @@ Admit Runtime::submit(RequestSpec spec) {
   if (blocks > limits.capacity) {
     return refuse(Admit::kNeverFits, Decision::kRefusedNeverFits, blocks, limits.capacity);
   }
-  std::unique_ptr<Request> request = make_request(std::move(spec));
+  std::unique_ptr<Request> request = make_request(std::move(spec), limits);
   switch (inbox_.put(request)) {
     case Inbox::Put::kAccepted:
       return Admit::kAccepted;
@@ -166,13 +152,22 @@ void Runtime::read_inbox() {
   inbox_.take(mail_);
   for (const auto& [tenant, weight] : mail_.weights) {
     weights_.set(tenant, weight);
-    for (ModelScheduler& model : models_) model.queue().reweigh(tenant);
+    for (Hosted& model : models_) {
+      if (model.scheduler) model.scheduler->queue().reweigh(tenant);
+    }
   }
   for (std::unique_ptr<Request>& request : mail_.requests) {
     Request* accepted = request.get();
     requests_.emplace(accepted->id, std::move(request));
     if (accepted->deadline) deadlines_.push(accepted);
-    models_[index(accepted->model)].accept(accepted);
+    Hosted& model = models_[index(accepted->model)];
+    if (model.scheduler) {
+      model.scheduler->accept(accepted);
+      // It was on its way when the model began to go.
+      if (model.state == ModelState::kRemoving && !model.drains) drop(accepted, FinishReason::kCancelled);
+    } else {
+      end(accepted, FinishReason::kCancelled);
+    }
   }
   for (const auto& [id, serial] : mail_.cancels) {
     const auto known = requests_.find(id);
@@ -193,7 +188,7 @@ void Runtime::expire(TimePoint now) {
 }
 
 void Runtime::drop(Request* request, FinishReason reason) {
-  models_[index(request->model)].drop(request);
+  models_[index(request->model)].scheduler->drop(request);
   end(request, reason);
 }
 
@@ -212,7 +207,7 @@ void Runtime::end(Request* request, FinishReason reason) {
 
 void Runtime::settle() {
   std::int64_t waiting = 0;
-  for (const ModelScheduler& model : models_) waiting += model.num_waiting();
+  for (const Hosted& model : models_) waiting += model.scheduler ? model.scheduler->num_waiting() : 0;
   inbox_.settle(waiting, ended_);
   ended_.clear();
 }
@@ -227,11 +222,16 @@ std::optional<StepInfo> Runtime::step(TimePoint now) {
   log_.set_time(now_);
   read_inbox();
   expire(now_);
+  go_on_with_changes();
   for (std::size_t i = 0; i < models_.size(); ++i) {
-    arbiter_.set_backlogged(ModelId{static_cast<std::int32_t>(i)}, models_[i].has_work());
+    arbiter_.set_backlogged(ModelId{static_cast<std::int32_t>(i)}, may_plan(models_[i]));
   }
-  const std::optional<ModelId> model = arbiter_.next();
-  const std::optional<StepInfo> planned = model ? plan(*model) : std::nullopt;
+  std::optional<StepInfo> planned;
+  for (auto model = arbiter_.next(); model; model = arbiter_.next()) {
+    planned = plan(*model);
+    if (planned || !exchange_.waits(*model)) break;
+    arbiter_.set_backlogged(*model, false);  // others must give it slabs first
+  }
   settle();
   return planned;
 }
@@ -240,11 +240,15 @@ std::optional<StepInfo> Runtime::plan(ModelId model) {
   const auto buffer = static_cast<std::size_t>(next_step_) % writers_.size();
   StepWriter& writer = writers_[buffer];
   writer.clear();
-  models_[index(model)].plan(now_, writer);
+  if (ops_were_taken_) ops_.begin_step(writer.max_ops());
+  models_[index(model)].scheduler->plan(now_, writer);
+  ops_were_taken_ = writer.num_rows() > 0;
   if (writer.num_rows() == 0) {
-    AIRI_CHECK(!in_flight_.empty()) << "model " << raw(model) << " has work and plans nothing";
+    AIRI_CHECK(!in_flight_.empty() || exchange_.waits(model))
+        << "model " << raw(model) << " has work and plans nothing";
     return std::nullopt;
   }
+  writer.set_ops(ops_.step());
   in_flight_.push_back({.step_id = StepId{next_step_++},
                         .model = model,
                         .buffer = static_cast<std::int32_t>(buffer),
@@ -253,7 +257,8 @@ std::optional<StepInfo> Runtime::plan(ModelId model) {
                         .num_deltas = writer.num_deltas(),
                         .num_samples = writer.num_samples(),
                         .num_decodes = writer.num_decodes(),
-                        .num_prefill_tokens = writer.num_tokens() - writer.num_decodes()});
+                        .num_prefill_tokens = writer.num_tokens() - writer.num_decodes(),
+                        .num_ops = static_cast<std::int32_t>(ops_.step().size())});
   return in_flight_.back();
 }
 
@@ -300,10 +305,11 @@ void Runtime::commit(StepId step_id, std::span<const std::int32_t> tokens,
   in_flight_.erase(in_flight_.begin());
   const auto rows = writers_[static_cast<std::size_t>(step.buffer)].rows();
   finished_.clear();
-  models_[index(step.model)].commit(rows, tokens, counts, status, finished_);
+  models_[index(step.model)].scheduler->commit(rows, tokens, counts, status, finished_);
   // On a clock too coarse for a step the device would else never change hands.
   arbiter_.charge(step.model, std::max<Micros>(device_time, 1));
   for (const auto& [request, reason] : finished_) end(request, reason);
+  go_on_with_changes();
   settle();
 }
 
@@ -312,13 +318,16 @@ std::vector<FinishedEvent> Runtime::drain_events() { return std::exchange(events
 std::vector<ModelStats> Runtime::stats() const {
   std::vector<ModelStats> stats;
   stats.reserve(models_.size());
-  for (const ModelScheduler& model : models_) stats.push_back(model.stats());
+  for (const Hosted& model : models_) {
+    stats.push_back(model.scheduler ? model.scheduler->stats() : ModelStats{});
+  }
   return stats;
 }
 
 std::optional<std::int64_t> Runtime::tenant_counter(ModelId model, std::int32_t band, TenantId tenant) const {
   if (index(model) >= models_.size() || band < 0 || band >= config_.num_bands) return std::nullopt;
-  const TenantLedger& ledger = models_[index(model)].queue().ledger(band);
+  if (!models_[index(model)].scheduler) return std::nullopt;
+  const TenantLedger& ledger = models_[index(model)].scheduler->queue().ledger(band);
   const auto known = ledger.find(tenant);
   if (!known) return std::nullopt;
   return ledger.counter(*known);
@@ -328,16 +337,20 @@ KvSnapshot Runtime::kv_snapshot(ModelId model) const {
   if (index(model) >= models_.size()) {
     throw InvalidArgument("model must be a model of this runtime, got " + std::to_string(raw(model)));
   }
-  return {.cursor = kv_events_.next(), .stored = models_[index(model)].tables().pool().stored_hashes()};
+  const auto& scheduler = models_[index(model)].scheduler;
+  if (!scheduler) return {.cursor = kv_events_.next(), .stored = {}};
+  return {.cursor = kv_events_.next(), .stored = scheduler->tables().pool().stored_hashes()};
 }
 
 void Runtime::check_invariants() const {
-  slabs_.check_invariants();
+  arena_.check_invariants();
+  exchange_.check_invariants();
   deadlines_.check_invariants();
   std::int64_t standing = 0;
-  for (const ModelScheduler& model : models_) {
-    model.check_invariants();
-    const ModelStats stats = model.stats();
+  for (const Hosted& model : models_) {
+    if (!model.scheduler) continue;
+    model.scheduler->check_invariants();
+    const ModelStats stats = model.scheduler->stats();
     standing += stats.waiting + stats.running;
   }
   AIRI_CHECK(standing == static_cast<std::int64_t>(requests_.size()))

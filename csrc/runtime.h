@@ -10,11 +10,16 @@
 
 #include "base/ids.h"
 #include "base/indexed_heap.h"
+#include "base/mutex.h"
 #include "base/time.h"
 #include "fair/model_arbiter.h"
 #include "fair/tenant_weights.h"
 #include "kv/kv_events.h"
-#include "kv/slab_map.h"
+#include "kv/memory_op.h"
+#include "kv/slab_arena.h"
+#include "kv/slab_exchange.h"
+#include "kv/slab_source.h"
+#include "model_lifecycle.h"
 #include "runtime_config.h"
 #include "sched/decisions.h"
 #include "sched/inbox.h"
@@ -29,6 +34,7 @@ enum class Admit : std::uint8_t {
   kTooLong,      // the prompt, or prompt and max_new_tokens, exceed max_model_len
   kNeverFits,    // prompt and max_new_tokens need more blocks than the model has
   kDuplicateId,  // a live request has this id
+  kModelGone,    // the model is being removed, or has been
 };
 
 // What step() planned. Arrays of buffer set `buffer` hold it until commit.
@@ -42,6 +48,7 @@ struct StepInfo {
   std::int32_t num_samples = 0;         // rows that need a token
   std::int32_t num_decodes = 0;         // rows that stand first and bring one token each
   std::int32_t num_prefill_tokens = 0;  // of the other rows
+  std::int32_t num_ops = 0;             // memory operations to execute before the batch
 };
 
 // A request ended.
@@ -93,6 +100,28 @@ class Runtime {
   void commit(StepId step_id, std::span<const std::int32_t> tokens, std::span<const std::int32_t> counts,
               std::span<const std::uint8_t> status, Micros device_time);
 
+  // Models at run time; only the owner thread. Ids count up and are not given again.
+  //
+  // Starts a model; from then on others may submit to it. Where it has weights in slabs, requests of others
+  // may be taken off to make place, and its state tells when to move them in. Throws InvalidArgument where
+  // limits or buffers do not allow it.
+  ModelId add_model(const ModelConfig& model);
+  // Takes no more requests of the model; those it has end first or, unless `drains`, are cancelled. It is
+  // gone when its state is kRemoved.
+  void remove_model(ModelId model, bool drains);
+  // Takes the model's requests off the device; they wait until it is awake again. When its state is
+  // kMovingOut, copy its weights, and confirm: then its slabs are lent.
+  void sleep(ModelId model);
+  // Takes its weights' slabs back from whoever has them. When its state is kMovingIn, copy its weights, and
+  // confirm: then its requests run.
+  void wake(ModelId model);
+  void confirm_moved(ModelId model);
+  [[nodiscard]] ModelState state(ModelId model) const;
+  // The first of the adjacent slabs that hold, or held, the model's weights; nothing where it has none.
+  [[nodiscard]] std::optional<SlabId> weights_at(ModelId model) const;
+  // Sets to write steps into from the next one on. REQUIRES: no step is uncommitted.
+  void replace_buffers(const std::vector<StepBuffers>& buffers);
+
   // What ended since the last call, oldest first.
   [[nodiscard]] std::vector<FinishedEvent> drain_events();
 
@@ -125,7 +154,38 @@ class Runtime {
     }
   };
 
-  [[nodiscard]] std::unique_ptr<Request> make_request(RequestSpec&& spec) const;
+  struct ModelLimits {
+    std::int32_t max_model_len = 0;
+    std::int32_t capacity = 0;  // blocks that a request can count on
+    bool caches_prefixes = false;
+    bool is_gone = false;
+    std::shared_ptr<const HashChain> chain;
+  };
+  // What the runtime keeps of a model beside its scheduler.
+  struct Hosted {
+    ModelConfig config;
+    std::shared_ptr<const HashChain> chain;
+    std::unique_ptr<ModelScheduler> scheduler;  // null once removed
+    std::unique_ptr<SlabSource> source;         // null: its slabs are fixed
+    ModelState state = ModelState::kAwake;
+    bool drains = false;          // while it is being removed: its requests may end
+    std::int64_t quiet_from = 0;  // when no step before this one is on the device, its change goes on
+    std::optional<SlabId> weights_at;
+  };
+
+  [[nodiscard]] static std::unique_ptr<Request> make_request(RequestSpec&& spec, const ModelLimits& limits);
+  [[nodiscard]] std::shared_ptr<const ModelLimits> limits_of(ModelId model) const;
+  void host(ModelId id, const ModelConfig& model);
+  [[nodiscard]] std::vector<SlabId> take_fixed_slabs(ModelId model);
+  [[nodiscard]] std::optional<SlabId> find_home(std::int32_t count) const;
+  void occupy_home(ModelId model);
+  void leave_home(ModelId model);
+  [[nodiscard]] std::int32_t capacity_of(ModelId model) const;
+  void publish_limits(ModelId model);
+  [[nodiscard]] Hosted& hosted(ModelId model);
+  void go_on_with_changes();
+  void release_everything(ModelId model);
+  [[nodiscard]] static bool may_plan(const Hosted& hosted);
   void read_inbox();
   void expire(TimePoint now);
   void drop(Request* request, FinishReason reason);
@@ -137,26 +197,25 @@ class Runtime {
                                       std::span<const std::uint8_t> status) const;
 
   // Immutable after construction.
-  struct ModelLimits {
-    std::int32_t max_model_len = 0;
-    std::int32_t capacity = 0;  // blocks
-    bool caches_prefixes = false;
-    std::shared_ptr<const HashChain> chain;
-  };
   RuntimeConfig config_;
-  std::vector<ModelLimits> limits_;
 
   Inbox inbox_;
+  mutable Mutex limits_mu_;
+  std::vector<std::shared_ptr<const ModelLimits>> limits_ AIRI_GUARDED_BY(limits_mu_);
 
   // Only the owner thread writes.
   KvEventRing kv_events_;
   DecisionLog log_;
 
   // Only the owner thread.
-  SlabMap slabs_;
+  SlabArena arena_;
+  SlabExchange exchange_;
+  MemoryOps ops_;
+  bool ops_were_taken_ = true;  // else the step to come still brings them
   TenantWeights weights_;
   ModelArbiter arbiter_;
-  std::deque<ModelScheduler> models_;
+  std::deque<Hosted> models_;
+  std::vector<StepBuffers> buffers_;
   std::vector<StepWriter> writers_;
   std::unordered_map<RequestId, std::unique_ptr<Request>> requests_;
   IndexedHeap<Request*, ByDeadline, DeadlinePlace> deadlines_;

@@ -1,5 +1,6 @@
 #include "runtime_config.h"
 
+#include <algorithm>
 #include <cmath>
 #include <string>
 
@@ -28,20 +29,24 @@ void require_size(std::size_t size, std::int64_t at_least, const char* name) {
                         ", got " + std::to_string(size));
 }
 
-std::int32_t slabs_wanted(const ModelConfig& model, const SlabMap& slabs) {
-  if (model.num_slabs) return *model.num_slabs;
+// Of those that have a number of their own; nothing for one that shares what is left.
+std::optional<std::int32_t> slabs_wanted(const ModelConfig& model, std::int32_t num_slabs) {
+  if (model.num_slabs) return model.num_slabs;
+  if (!model.share) return std::nullopt;
   // 0.57 * 100 is a little below 57.
-  return static_cast<std::int32_t>(std::floor(model.share.value_or(0.0) * slabs.num_slabs() + 1e-9));
+  return static_cast<std::int32_t>(std::floor(*model.share * num_slabs + 1e-9));
 }
 
-void give(std::size_t model, std::int32_t count, SlabMap& slabs) {
+// Takes `count` slabs of those left.
+SlabLimits fixed_limits(std::size_t model, std::int32_t count, std::int32_t num_slabs, std::int64_t& left) {
   const std::string who = "model " + std::to_string(model);
   if (count < 1) throw InvalidArgument(who + " gets no slab of the arena");
-  if (!slabs.try_take(ModelId{static_cast<std::int32_t>(model)}, count)) {
-    throw InvalidArgument(who + " wants " + std::to_string(count) + " slabs, " +
-                          std::to_string(slabs.num_free()) + " of " + std::to_string(slabs.num_slabs()) +
-                          " are free");
+  if (count > left) {
+    throw InvalidArgument(who + " wants " + std::to_string(count) + " slabs, " + std::to_string(left) +
+                          " of " + std::to_string(num_slabs) + " are free");
   }
+  left -= count;
+  return {.min = count, .max = count};
 }
 
 }  // namespace
@@ -90,9 +95,16 @@ void check_config(const ModelConfig& model) {
           "between 1 and 2^20");
   require(model.max_batch_tokens >= 1 && model.max_batch_tokens <= kMaxTokens, "max_batch_tokens",
           model.max_batch_tokens, "between 1 and 2^30");
-  if (model.num_slabs && model.share) {
-    throw InvalidArgument("num_slabs and share exclude each other");
+  if ((model.num_slabs ? 1 : 0) + (model.share ? 1 : 0) + (model.is_elastic() ? 1 : 0) > 1) {
+    throw InvalidArgument("num_slabs, share, and min_slabs with max_slabs exclude each other");
   }
+  if (model.is_elastic()) {
+    const std::int32_t min = model.min_slabs.value_or(0);
+    require(min >= 0, "min_slabs", min, "at least 0");
+    const std::int32_t max = model.max_slabs.value_or(std::max(min, 1));
+    require(max >= std::max(min, 1), "max_slabs", max, "at least 1 and min_slabs");
+  }
+  require(model.weight_slabs >= 0, "weight_slabs", model.weight_slabs, "at least 0");
   if (model.num_slabs) require(*model.num_slabs >= 1, "num_slabs", *model.num_slabs, "at least 1");
   if (model.share) {
     require(*model.share > 0.0 && *model.share <= 1.0, "share", *model.share, "in (0, 1]");
@@ -107,7 +119,9 @@ void check_buffers(const StepBuffers& buffers, const std::vector<ModelConfig>& m
   std::int64_t rows = 0;
   std::int64_t tokens = 0;
   std::int64_t deltas = 0;
+  std::int64_t ops = 0;
   for (const ModelConfig& model : models) {
+    if (model.is_elastic()) ops = 1;
     rows = std::max<std::int64_t>(rows, model.max_num_seqs);
     tokens = std::max<std::int64_t>({tokens, model.max_batch_tokens, model.max_num_seqs});
     deltas = std::max(deltas, model.max_deltas());
@@ -121,19 +135,30 @@ void check_buffers(const StepBuffers& buffers, const std::vector<ModelConfig>& m
   require_size(buffers.tokens.size(), tokens, "tokens");
   require_size(buffers.positions.size(), tokens, "positions");
   require_size(buffers.deltas.size() / 3, deltas, "deltas");
+  require_size(buffers.ops.size() / 5, ops, "ops");
 }
 
-void assign_slabs(const std::vector<ModelConfig>& models, SlabMap& slabs) {
-  std::vector<std::size_t> unspecified;
+std::vector<SlabLimits> slab_limits(const std::vector<ModelConfig>& models, std::int32_t num_slabs) {
+  std::vector<SlabLimits> limits(models.size());
+  std::int64_t left = num_slabs;
+  for (const ModelConfig& model : models) left -= model.weight_slabs + model.min_slabs.value_or(0);
+  std::int64_t unspecified = 0;
   for (std::size_t i = 0; i < models.size(); ++i) {
-    if (models[i].num_slabs || models[i].share) {
-      give(i, slabs_wanted(models[i], slabs), slabs);
+    if (models[i].is_elastic()) {
+      limits[i] = {.min = models[i].min_slabs.value_or(0),
+                   .max = std::min(models[i].max_slabs.value_or(num_slabs), num_slabs),
+                   .weight = models[i].slab_weight};
+    } else if (const auto wanted = slabs_wanted(models[i], num_slabs)) {
+      limits[i] = fixed_limits(i, *wanted, num_slabs, left);
     } else {
-      unspecified.push_back(i);
+      ++unspecified;
     }
   }
-  auto left = static_cast<std::int32_t>(unspecified.size());
-  for (const std::size_t i : unspecified) give(i, slabs.num_free() / left--, slabs);
+  for (std::size_t i = 0; i < models.size(); ++i) {
+    if (limits[i].max > 0) continue;
+    limits[i] = fixed_limits(i, static_cast<std::int32_t>(left / unspecified--), num_slabs, left);
+  }
+  return limits;
 }
 
 }  // namespace airi

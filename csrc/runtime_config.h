@@ -7,7 +7,7 @@
 
 #include "base/time.h"
 #include "kv/hash_chain.h"
-#include "kv/slab_map.h"
+#include "kv/slab_arena.h"
 #include "sched/admission.h"
 #include "sched/model_scheduler.h"
 #include "sched/step_writer.h"
@@ -23,6 +23,11 @@ struct ModelConfig {
   std::int32_t max_batch_tokens = 0;
   std::optional<std::int32_t> num_slabs;  // or
   std::optional<double> share;            // of the arena; with neither: an equal part of the rest
+  // With either, slabs move: never fewer than min (0), while its requests need them, nor more than max (all).
+  std::optional<std::int32_t> min_slabs;
+  std::optional<std::int32_t> max_slabs;
+  double slab_weight = 1.0;       // its part of slabs that several models need
+  std::int32_t weight_slabs = 0;  // adjacent slabs that hold its weights, lent while it sleeps
   double device_weight = 1.0;
   std::vector<std::uint8_t> hash_seed;  // names model, KV dtype and layout
   AdmissionPolicy admission = AdmissionPolicy::kNoEvict;
@@ -32,6 +37,7 @@ struct ModelConfig {
 
   // How many deltas a step of this model may bring: what StepBuffers must hold at least.
   [[nodiscard]] std::int64_t max_deltas() const noexcept;
+  [[nodiscard]] bool is_elastic() const noexcept { return min_slabs || max_slabs; }
 };
 
 // What all models of a device share.
@@ -57,6 +63,7 @@ struct RuntimeConfig {
   std::int64_t kv_event_records = 0;
   Micros quantum_us = 10'000;
   Micros min_residency_us = 0;
+  Micros slab_hysteresis_us = 1'000'000;  // how long a slab stays where it went
 };
 
 // Each throws InvalidArgument naming the first setting that cannot work, with its value.
@@ -64,9 +71,10 @@ void check_config(const RuntimeConfig& config);
 void check_config(const ModelConfig& model);
 void check_buffers(const StepBuffers& buffers, const std::vector<ModelConfig>& models);
 
-// Gives every model its slabs: first, in their order, those that name a number or a share; then
-// equal parts of what is left to the others. Throws InvalidArgument where they do not suffice or a model
-// would get none.
-void assign_slabs(const std::vector<ModelConfig>& models, SlabMap& slabs);
+// How many slabs each model may count on and have, in an arena of `num_slabs`. Weights and minima come first;
+// then, in their order, models that name a number or a share; then equal parts of what is left to those that
+// name nothing. Throws InvalidArgument where they do not suffice or a model would get none.
+[[nodiscard]] std::vector<SlabLimits> slab_limits(const std::vector<ModelConfig>& models,
+                                                  std::int32_t num_slabs);
 
 }  // namespace airi

@@ -30,6 +30,8 @@ void bind_events(const py::module_& m) {
       .value("PREEMPTED_MEMORY", Decision::kPreemptedMemory)
       .value("PREEMPTED_URGENT", Decision::kPreemptedUrgent)
       .value("PREEMPTED_GAP", Decision::kPreemptedGap)
+      .value("PREEMPTED_SLAB", Decision::kPreemptedSlab)
+      .value("PREEMPTED_SLEEP", Decision::kPreemptedSleep)
       .value("FINISHED_STOP", Decision::kFinishedStop)
       .value("FINISHED_LENGTH", Decision::kFinishedLength)
       .value("FINISHED_CANCELLED", Decision::kFinishedCancelled)
@@ -40,6 +42,7 @@ void bind_events(const py::module_& m) {
       .value("REFUSED_TOO_LONG", Decision::kRefusedTooLong)
       .value("REFUSED_NEVER_FITS", Decision::kRefusedNeverFits)
       .value("REFUSED_DUPLICATE_ID", Decision::kRefusedDuplicateId)
+      .value("REFUSED_MODEL_GONE", Decision::kRefusedModelGone)
       .finalize();
   py::native_enum<KvEventKind>(m, "KvEventKind", "enum.IntEnum", "What became of the blocks of a hash.")
       .value("STORED", KvEventKind::kStored)

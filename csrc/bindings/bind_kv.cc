@@ -13,7 +13,6 @@
 #include "bindings/rings.h"
 #include "kv/block_pool.h"
 #include "kv/hash_chain.h"
-#include "kv/slab_map.h"
 
 // Single pieces of the core, for tests and for engines with a scheduler of their own. Lists cross
 // here: none of this is on a step's path.
@@ -218,61 +217,11 @@ void bind_block_pool(const py::module_& m) {
       .def("check_invariants", &BlockPool::check_invariants);
 }
 
-SlabId to_slab(const SlabMap& map, std::int32_t slab) {
-  if (slab >= 0 && slab < map.num_slabs()) return SlabId{slab};
-  throw InvalidArgument("slab must lie in [0, " + std::to_string(map.num_slabs()) + "), got " +
-                        std::to_string(slab));
-}
-
-void bind_slab_map(const py::module_& m) {
-  using namespace pybind11::literals;
-  py::class_<SlabMap>(m, "SlabMap", "Who owns which slab of one device's arena.")
-      .def(py::init<std::int64_t, std::int64_t>(), "arena_bytes"_a, "slab_bytes"_a)
-      .def_property_readonly("num_slabs", &SlabMap::num_slabs)
-      .def_property_readonly("num_free", &SlabMap::num_free)
-      .def(
-          "owner",
-          [](const SlabMap& self, std::int32_t slab) -> std::optional<std::int32_t> {
-            const auto owner = self.owner(to_slab(self, slab));
-            if (!owner) return std::nullopt;
-            return raw(*owner);
-          },
-          "slab"_a)
-      .def(
-          "take",
-          [](SlabMap& self, std::int32_t model, std::int32_t count) {
-            return self.try_take(ModelId{model}, count);
-          },
-          "model"_a, "count"_a)
-      .def(
-          "give_back",
-          [](SlabMap& self, std::int32_t model, std::int32_t slab) {
-            self.give_back(ModelId{model}, to_slab(self, slab));
-          },
-          "model"_a, "slab"_a)
-      .def(
-          "owned_by",
-          [](const SlabMap& self, std::int32_t model) {
-            std::vector<std::int32_t> ids;
-            for (const SlabId slab : self.owned_by(ModelId{model})) ids.push_back(raw(slab));
-            return ids;
-          },
-          "model"_a)
-      .def(
-          "block_entries",
-          [](const SlabMap& self, std::int32_t model, std::int64_t bytes_per_block) {
-            return self.block_entries(self.owned_by(ModelId{model}), bytes_per_block);
-          },
-          "model"_a, "bytes_per_block"_a)
-      .def("check_invariants", &SlabMap::check_invariants);
-}
-
 }  // namespace
 
 void bind_kv(const py::module_& parts) {
   bind_hash_chain(parts);
   bind_block_pool(parts);
-  bind_slab_map(parts);
 }
 
 }  // namespace airi::bindings

@@ -10,6 +10,7 @@
 #include "base/check.h"
 #include "bindings/arrays.h"
 #include "bindings/convert.h"
+#include "bindings/py_runtime.h"
 #include "bindings/rings.h"
 #include "kv/memory_op.h"
 #include "runtime.h"
@@ -18,29 +19,6 @@ namespace py = pybind11;
 
 namespace airi::bindings {
 namespace {
-
-// The arrays of one buffer set, and the spans into them.
-struct PyStepBuffers {
-  py::array request_ids, slots, query_start, seq_lens, row_flags, draw_index, tokens, positions, deltas;
-  StepBuffers spans;
-};
-
-// Runtime plus the arrays it writes into.
-struct PyRuntime {
-  PyRuntime(const RuntimeConfig& config, const std::vector<ModelConfig>& models,
-            std::vector<PyStepBuffers> sets)
-      : buffers(std::move(sets)), runtime(config, models, spans_of(buffers)) {}
-
-  static std::vector<StepBuffers> spans_of(const std::vector<PyStepBuffers>& sets) {
-    std::vector<StepBuffers> spans;
-    spans.reserve(sets.size());
-    for (const PyStepBuffers& set : sets) spans.push_back(set.spans);
-    return spans;
-  }
-
-  std::vector<PyStepBuffers> buffers;
-  Runtime runtime;
-};
 
 // One row of drain_events().
 struct EventRecord {
@@ -59,12 +37,22 @@ std::vector<std::int32_t> to_vector(const char* name, const py::array& a) {
 
 PyStepBuffers make_buffers(py::array request_ids, py::array slots, py::array query_start, py::array seq_lens,
                            py::array row_flags, py::array draw_index, py::array tokens, py::array positions,
-                           py::array deltas) {
-  PyStepBuffers b{std::move(request_ids), std::move(slots),
-                  std::move(query_start), std::move(seq_lens),
-                  std::move(row_flags),   std::move(draw_index),
-                  std::move(tokens),      std::move(positions),
-                  std::move(deltas),      {}};
+                           py::array deltas, std::optional<py::array> ops) {
+  py::array memory_ops = ops ? std::move(*ops) : py::array_t<std::int64_t>(std::vector<py::ssize_t>{0, 5});
+  PyStepBuffers b{std::move(request_ids),
+                  std::move(slots),
+                  std::move(query_start),
+                  std::move(seq_lens),
+                  std::move(row_flags),
+                  std::move(draw_index),
+                  std::move(tokens),
+                  std::move(positions),
+                  std::move(deltas),
+                  std::move(memory_ops),
+                  {}};
+  if (b.ops.ndim() != 2 || b.ops.shape(1) != 5) {
+    throw InvalidArgument("ops must have shape [M, 5], got " + detail::shape_of(b.ops));
+  }
   if (b.deltas.ndim() != 2 || b.deltas.shape(1) != 3) {
     throw InvalidArgument("deltas must have shape [D, 3], got " + detail::shape_of(b.deltas));
   }
@@ -76,7 +64,8 @@ PyStepBuffers make_buffers(py::array request_ids, py::array slots, py::array que
              .draw_index = as_writable_span<std::int32_t>("draw_index", b.draw_index),
              .tokens = as_writable_span<std::int32_t>("tokens", b.tokens),
              .positions = as_writable_span<std::int32_t>("positions", b.positions),
-             .deltas = as_writable_span<std::int32_t>("deltas", b.deltas)};
+             .deltas = as_writable_span<std::int32_t>("deltas", b.deltas),
+             .ops = as_writable_span<std::int64_t>("ops", b.ops)};
   return b;
 }
 
@@ -141,6 +130,7 @@ void bind_enums(const py::module_& m) {
       .value("TOO_LONG", Admit::kTooLong)
       .value("NEVER_FITS", Admit::kNeverFits)
       .value("DUPLICATE_ID", Admit::kDuplicateId)
+      .value("MODEL_GONE", Admit::kModelGone)
       .finalize();
   py::native_enum<FinishReason>(m, "FinishReason", "enum.IntEnum", "Why a request ended.")
       .value("STOP", FinishReason::kStop)
@@ -175,7 +165,8 @@ ModelConfig make_model(std::int32_t block_size, std::int64_t bytes_per_block, st
                        std::optional<std::int32_t> num_slabs, std::optional<double> share,
                        double device_weight, const py::bytes& hash_seed, AdmissionPolicy admission,
                        double watermark, bool enable_prefix_caching,
-                       std::optional<std::int32_t> max_prefill_chunk) {
+                       std::optional<std::int32_t> max_prefill_chunk, std::optional<std::int32_t> min_slabs,
+                       std::optional<std::int32_t> max_slabs, double slab_weight, std::int32_t weight_slabs) {
   ModelConfig model{.block_size = block_size,
                     .bytes_per_block = bytes_per_block,
                     .max_model_len = max_model_len,
@@ -183,6 +174,10 @@ ModelConfig make_model(std::int32_t block_size, std::int64_t bytes_per_block, st
                     .max_batch_tokens = max_batch_tokens,
                     .num_slabs = num_slabs,
                     .share = share,
+                    .min_slabs = min_slabs,
+                    .max_slabs = max_slabs,
+                    .slab_weight = slab_weight,
+                    .weight_slabs = weight_slabs,
                     .device_weight = device_weight,
                     .hash_seed = to_bytes(hash_seed),
                     .admission = admission,
@@ -200,7 +195,8 @@ RuntimeConfig make_config(std::int64_t arena_bytes, std::int64_t slab_bytes, con
                           std::int64_t quantum_us, std::int64_t min_residency_us,
                           std::optional<std::int64_t> fairness_gap_tokens, std::int32_t steps_ahead,
                           std::int64_t decision_records, std::int64_t kv_event_records,
-                          std::optional<std::int64_t> locality_quantum_tokens) {
+                          std::optional<std::int64_t> locality_quantum_tokens,
+                          std::int64_t slab_hysteresis_us) {
   RuntimeConfig config{.arena_bytes = arena_bytes,
                        .slab_bytes = slab_bytes,
                        .hash_key = to_key(hash_key),
@@ -216,7 +212,8 @@ RuntimeConfig make_config(std::int64_t arena_bytes, std::int64_t slab_bytes, con
                        .decision_records = decision_records,
                        .kv_event_records = kv_event_records,
                        .quantum_us = quantum_us,
-                       .min_residency_us = min_residency_us};
+                       .min_residency_us = min_residency_us,
+                       .slab_hysteresis_us = slab_hysteresis_us};
   check_config(config);
   return config;
 }
@@ -227,7 +224,9 @@ void bind_configs(const py::module_& m) {
       .def(py::init(&make_model), py::kw_only(), "block_size"_a, "bytes_per_block"_a, "max_model_len"_a,
            "max_num_seqs"_a, "max_batch_tokens"_a, "num_slabs"_a = std::nullopt, "share"_a = std::nullopt,
            "device_weight"_a = 1.0, "hash_seed"_a = py::bytes(), "admission"_a = AdmissionPolicy::kNoEvict,
-           "watermark"_a = 0.01, "enable_prefix_caching"_a = true, "max_prefill_chunk"_a = std::nullopt)
+           "watermark"_a = 0.01, "enable_prefix_caching"_a = true, "max_prefill_chunk"_a = std::nullopt,
+           "min_slabs"_a = std::nullopt, "max_slabs"_a = std::nullopt, "slab_weight"_a = 1.0,
+           "weight_slabs"_a = 0)
       .def_property_readonly("max_deltas", &ModelConfig::max_deltas,
                              "How many rows StepBuffers.deltas must have at least.");
   py::class_<RuntimeConfig>(m, "RuntimeConfig", "What all models of a device share.")
@@ -236,10 +235,10 @@ void bind_configs(const py::module_& m) {
            "w_decode"_a = 2, "w_hit"_a = 0, "bypass_tokens"_a = 0, "max_preemptions"_a = 3,
            "quantum_us"_a = 10'000, "min_residency_us"_a = 0, "fairness_gap_tokens"_a = std::nullopt,
            "steps_ahead"_a = 0, "decision_records"_a = 0, "kv_event_records"_a = 0,
-           "locality_quantum_tokens"_a = std::nullopt);
+           "locality_quantum_tokens"_a = std::nullopt, "slab_hysteresis_us"_a = 1'000'000);
   py::class_<PyStepBuffers>(m, "StepBuffers", "One set of arrays that steps are written into.")
       .def(py::init(&make_buffers), py::kw_only(), "request_ids"_a, "slots"_a, "query_start"_a, "seq_lens"_a,
-           "row_flags"_a, "draw_index"_a, "tokens"_a, "positions"_a, "deltas"_a)
+           "row_flags"_a, "draw_index"_a, "tokens"_a, "positions"_a, "deltas"_a, "ops"_a = std::nullopt)
       .def_readonly("request_ids", &PyStepBuffers::request_ids)
       .def_readonly("slots", &PyStepBuffers::slots)
       .def_readonly("query_start", &PyStepBuffers::query_start)
@@ -248,7 +247,8 @@ void bind_configs(const py::module_& m) {
       .def_readonly("draw_index", &PyStepBuffers::draw_index)
       .def_readonly("tokens", &PyStepBuffers::tokens)
       .def_readonly("positions", &PyStepBuffers::positions)
-      .def_readonly("deltas", &PyStepBuffers::deltas);
+      .def_readonly("deltas", &PyStepBuffers::deltas)
+      .def_readonly("ops", &PyStepBuffers::ops);
 }
 
 void bind_results(const py::module_& m) {
@@ -263,7 +263,8 @@ void bind_results(const py::module_& m) {
       .def_readonly("num_deltas", &StepInfo::num_deltas)
       .def_readonly("num_samples", &StepInfo::num_samples)
       .def_readonly("num_decodes", &StepInfo::num_decodes)
-      .def_readonly("num_prefill_tokens", &StepInfo::num_prefill_tokens);
+      .def_readonly("num_prefill_tokens", &StepInfo::num_prefill_tokens)
+      .def_readonly("num_ops", &StepInfo::num_ops);
   py::class_<ModelStats>(m, "ModelStats", "Counters of one model.")
       .def_readonly("waiting", &ModelStats::waiting)
       .def_readonly("running", &ModelStats::running)
@@ -281,6 +282,7 @@ void bind_results(const py::module_& m) {
 
 void bind_runtime(const py::module_& m) {
   using namespace pybind11::literals;
+  bind_model_state(m);
   bind_enums(m);
   bind_configs(m);
   bind_results(m);
@@ -288,7 +290,9 @@ void bind_runtime(const py::module_& m) {
   m.attr("ROW_FIRST") = kRowFirst;
   m.attr("ROW_PENDING") = kRowPending;
   m.attr("GRANULE_BYTES") = kGranuleBytes;
-  py::class_<PyRuntime>(m, "Runtime", "The scheduling core of one device.")
+  py::class_<PyRuntime> runtime(m, "Runtime", "The scheduling core of one device.");
+  bind_models(runtime);
+  runtime
       .def(py::init<const RuntimeConfig&, const std::vector<ModelConfig>&, std::vector<PyStepBuffers>>(),
            "config"_a, "models"_a, "buffers"_a)
       .def(

@@ -11,6 +11,7 @@ void bind_kv(const py::module_& parts);
 void bind_runtime(const py::module_& m);
 void bind_sched(py::module_& parts);
 void bind_sim(py::module_& m);
+void bind_slabs(py::module_& parts);
 void bind_tiers(py::module_& parts);
 }  // namespace airi::bindings
 
@@ -23,6 +24,7 @@ PYBIND11_MODULE(_core, m) {
   airi::bindings::bind_kv(parts);
   airi::bindings::bind_fair(parts);
   airi::bindings::bind_sched(parts);
+  airi::bindings::bind_slabs(parts);
   airi::bindings::bind_tiers(parts);
   airi::bindings::bind_sim(m);
   airi::bindings::bind_cpu(m);

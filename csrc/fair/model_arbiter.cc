@@ -24,13 +24,15 @@ ModelArbiter::ModelArbiter(const Options& options, const std::vector<double>& we
     throw InvalidArgument("min_residency_us must not be negative nor above 2^53, got " +
                           std::to_string(options.min_residency));
   }
-  for (const double weight : weights) {
-    if (!(weight >= kMinWeight && weight <= kMaxWeight)) {
-      throw InvalidArgument("device_weight must lie in [1/1024, 1024], got " + std::to_string(weight));
-    }
-    shares_.push_back({.weight = weight});
-  }
+  for (const double weight : weights) add_model(weight);
   last_ = shares_.empty() ? 0 : shares_.size() - 1;
+}
+
+void ModelArbiter::add_model(double weight) {
+  if (!(weight >= kMinWeight && weight <= kMaxWeight)) {
+    throw InvalidArgument("device_weight must lie in [1/1024, 1024], got " + std::to_string(weight));
+  }
+  shares_.push_back({.weight = weight});
 }
 
 void ModelArbiter::set_backlogged(ModelId model, bool backlogged) {

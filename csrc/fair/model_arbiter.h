@@ -31,6 +31,9 @@ class ModelArbiter {
   // weight lies in [1/1024, 1024].
   ModelArbiter(const Options& options, const std::vector<double>& weights);
 
+  // One more model, idle. Throws InvalidArgument for a weight out of bounds.
+  void add_model(double weight);
+
   // An idle model yields at once and keeps no credit; a debt stays.
   void set_backlogged(ModelId model, bool backlogged);
 

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "base/check.h"
-#include "kv/slab_map.h"
+#include "kv/slab_arena.h"
 
 namespace airi {
 namespace {

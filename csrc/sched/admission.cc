@@ -24,9 +24,10 @@ AdmissionControl::Demand AdmissionControl::demand(const Request& request, std::i
   return {.blocks = reserved - num_hits + num_hits_cached, .reserved = reserved, .may_grow = !to_completion};
 }
 
-bool AdmissionControl::fits(const Demand& demand, std::int32_t available, bool nothing_runs) const noexcept {
+std::int32_t AdmissionControl::shortage(const Demand& demand, std::int32_t available,
+                                        bool nothing_runs) const noexcept {
   const std::int32_t spare = demand.may_grow && !nothing_runs ? watermark_blocks_ : 0;
-  return demand.blocks + spare <= available - outstanding_;
+  return demand.blocks + spare - (available - outstanding_);
 }
 
 void AdmissionControl::admit(Request& request, const Demand& demand) noexcept {

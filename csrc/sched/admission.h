@@ -38,7 +38,13 @@ class AdmissionControl {
 
   // True iff `demand` can be met from `available` blocks. The watermark is waived for a model
   // on which nothing runs: its head always fits.
-  [[nodiscard]] bool fits(const Demand& demand, std::int32_t available, bool nothing_runs) const noexcept;
+  [[nodiscard]] bool fits(const Demand& demand, std::int32_t available, bool nothing_runs) const noexcept {
+    return shortage(demand, available, nothing_runs) <= 0;
+  }
+
+  // How many more available blocks it would take for `demand` to fit.
+  [[nodiscard]] std::int32_t shortage(const Demand& demand, std::int32_t available,
+                                      bool nothing_runs) const noexcept;
 
   // True iff the request may take one more of `available` blocks.
   [[nodiscard]] bool can_grow(const Request& request, std::int32_t available) const noexcept {
@@ -56,6 +62,7 @@ class AdmissionControl {
   void grow(const Request& request, std::int32_t count) noexcept;
   void release(Request& request) noexcept;
 
+  [[nodiscard]] bool reserves_to_completion() const noexcept { return policy_ == AdmissionPolicy::kNoEvict; }
   [[nodiscard]] std::int32_t outstanding() const noexcept { return outstanding_; }
 
   // A request that was preempted this often is readmitted with its full reservation only, and is

@@ -99,13 +99,21 @@ Admitter::Outcome Admitter::try_admit(Request* request, const Room& room, TimePo
     hold_back(request, Decision::kQueuedSlots, static_cast<std::int64_t>(running_.size()));
     return Outcome::kNoBlocks;
   }
-  const std::int32_t available = tables_.pool().num_available();
-  if (!tables_.admission().fits(demand, available, running_.empty())) {
+  if (!has_blocks(demand)) {
+    const std::int32_t available = tables_.pool().num_available();
     hold_back(request, Decision::kQueuedBlocks, demand.blocks, available - tables_.admission().outstanding());
     return Outcome::kNoBlocks;
   }
   dispatch(request, match, demand, now, out);
   return Outcome::kAdmitted;
+}
+
+// Other models' slabs come before a refusal.
+bool Admitter::has_blocks(const AdmissionControl::Demand& demand) {
+  const auto shortage = [&] {
+    return tables_.admission().shortage(demand, tables_.pool().num_available(), running_.empty());
+  };
+  return shortage() <= 0 || (tables_.try_extend(shortage()) && shortage() <= 0);
 }
 
 std::int64_t Admitter::prompt_charge(const Request* request, std::int32_t hits) const noexcept {

@@ -68,6 +68,7 @@ class Admitter {
   };
 
   [[nodiscard]] Outcome try_admit(Request* request, const Room& room, TimePoint now, StepWriter& out);
+  [[nodiscard]] bool has_blocks(const AdmissionControl::Demand& demand);
   void dispatch(Request* request, const PrefixMatch& match, const AdmissionControl::Demand& demand,
                 TimePoint now, StepWriter& out);
   [[nodiscard]] Request* admit_past(Request* head, const Room& room, TimePoint now, StepWriter& out);

@@ -20,14 +20,16 @@ BlockKey key_of(const Request& request, std::int32_t block, std::int32_t block_s
 
 }  // namespace
 
-BlockTables::BlockTables(std::vector<std::int32_t> entries, const AdmissionControl& admission,
-                         std::shared_ptr<const HashChain> chain, bool caches_prefixes)
+BlockTables::BlockTables(std::vector<std::int32_t> entries, const SlabShape& shape,
+                         const AdmissionControl& admission, std::shared_ptr<const HashChain> chain,
+                         bool caches_prefixes)
     : entries_(std::move(entries)),
-      pool_(static_cast<std::int32_t>(entries_.size()), chain->block_size()),
+      pool_(shape, chain->block_size()),
       admission_(admission),
       chain_(std::move(chain)),
       caches_prefixes_(caches_prefixes),
       leaving_references_(entries_.size()) {
+  AIRI_CHECK(static_cast<std::size_t>(shape.capacity()) == entries_.size()) << "an entry per block";
   hits_.reserve(entries_.size());
 }
 
@@ -112,8 +114,9 @@ void BlockTables::release(Request& request) {
 }
 
 std::int32_t BlockTables::gain_of_release(const Request& request) const noexcept {
-  const auto exclusive = std::ranges::count_if(request.block_table,
-                                               [this](BlockId block) { return pool_.ref_count(block) == 1; });
+  const auto exclusive = std::ranges::count_if(request.block_table, [this](BlockId block) {
+    return pool_.ref_count(block) == 1 && pool_.returns(block);
+  });
   return static_cast<std::int32_t>(exclusive) + AdmissionControl::promised(request);
 }
 
@@ -132,7 +135,8 @@ bool BlockTables::would_fit(Request& request, std::span<Request* const> leaving,
   if (!fits(most)) return false;
   for (const Request* r : leaving) {
     for (const BlockId block : r->block_table) {
-      if (++leaving_references_[index(block)] == pool_.ref_count(block)) ++available;
+      const bool is_last = ++leaving_references_[index(block)] == pool_.ref_count(block);
+      if (is_last && pool_.returns(block)) ++available;
     }
   }
   const auto stays_held = [&](BlockId b) { return pool_.ref_count(b) > leaving_references_[index(b)]; };

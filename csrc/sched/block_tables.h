@@ -7,6 +7,7 @@
 
 #include "kv/block_pool.h"
 #include "kv/hash_chain.h"
+#include "kv/slab_source.h"
 #include "sched/admission.h"
 #include "sched/request.h"
 #include "sched/step_writer.h"
@@ -28,9 +29,18 @@ struct PrefixMatch {
 // written to is held once and unpublished.
 class BlockTables {
  public:
-  // `entries` are the block-table entries of the model's blocks: its capacity is their number.
-  BlockTables(std::vector<std::int32_t> entries, const AdmissionControl& admission,
+  // `entries` are the block-table entries of the model's blocks, by block: as many as `shape` has.
+  // Its slabs are absent at first.
+  BlockTables(std::vector<std::int32_t> entries, const SlabShape& shape, const AdmissionControl& admission,
               std::shared_ptr<const HashChain> chain, bool caches_prefixes);
+
+  // Where to ask for more blocks; null: nowhere. It must outlive the tables.
+  void set_source(SlabSource* source) noexcept { source_ = source; }
+  void begin_step(TimePoint now) noexcept {
+    if (source_ != nullptr) source_->begin_step(now);
+  }
+  // True iff there are more blocks than before, perhaps fewer than `blocks` more.
+  [[nodiscard]] bool try_extend(std::int32_t blocks) { return source_ != nullptr && source_->grow(blocks); }
 
   [[nodiscard]] const BlockPool& pool() const noexcept { return pool_; }
   [[nodiscard]] BlockPool& pool() noexcept { return pool_; }
@@ -77,6 +87,7 @@ class BlockTables {
   AdmissionControl admission_;
   std::shared_ptr<const HashChain> chain_;
   bool caches_prefixes_;
+  SlabSource* source_ = nullptr;
   std::vector<BlockId> hits_;                     // of the latest match
   std::vector<std::int32_t> leaving_references_;  // by block; zeros outside would_fit()
 };

@@ -33,6 +33,9 @@ enum class Decision : std::uint8_t {
   kPreemptedMemory = 30,  // a running request needed a block
   kPreemptedUrgent = 31,  // a request of a more urgent class needed its place
   kPreemptedGap = 32,     // its tenant was served too much more than that of the other
+  // Not for a request of its own model: a is -1.
+  kPreemptedSlab = 33,   // another model has a claim to the memory
+  kPreemptedSleep = 34,  // its model was told to sleep
 
   // It ended. a: tokens generated, b: prompt tokens that its first admission hit.
   kFinishedStop = 40,
@@ -47,6 +50,7 @@ enum class Decision : std::uint8_t {
   kRefusedTooLong = 61,      // a: tokens it needs at least, b: most tokens of a request
   kRefusedNeverFits = 62,    // a: blocks it needs at least, b: blocks there are
   kRefusedDuplicateId = 63,  // a live request has its id
+  kRefusedModelGone = 64,    // its model is being removed, or has been
 };
 
 struct DecisionRecord {

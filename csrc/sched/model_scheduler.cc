@@ -43,6 +43,7 @@ void ModelScheduler::accept(Request* request) {
 
 void ModelScheduler::plan(TimePoint now, StepWriter& out) {
   preemptor_.begin_step();
+  tables_.begin_step(now);
   queue_.promote(now);
   make_room_for_decodes(now, out);
   admitter_.admit_first(now, out);
@@ -60,6 +61,7 @@ void ModelScheduler::make_room_for_decodes(TimePoint now, StepWriter& out) {
              request->num_computed >= request->covered;
     };
     while (needs_block() && !tables_.can_grow(*request)) {
+      if (tables_.try_extend(1)) continue;
       const Request* victim = preemptor_.preempt_for_memory(request, now);
       AIRI_CHECK(victim != nullptr) << "out of blocks with nothing to preempt";
     }
@@ -193,12 +195,24 @@ void ModelScheduler::finish(Request* request, FinishReason reason, std::vector<F
   finished.push_back({request, reason});
 }
 
+// What runs, and of what waits as much as has a slot.
+std::int64_t ModelScheduler::num_wanted() const noexcept {
+  const std::int64_t running = std::int64_t{tables_.pool().num_active()} + num_promised();
+  const auto waiting = static_cast<std::int64_t>(queue_.size());
+  if (waiting == 0) return running;
+  const std::int64_t tokens =
+      tables_.admission().reserves_to_completion() ? queue_.num_tokens_at_most() : queue_.num_tokens();
+  const auto free_slots = static_cast<std::int64_t>(running_.num_slots() - running_.size());
+  const std::int64_t blocks = tokens / chunks_.block_size + waiting;
+  return running + blocks * std::min(waiting, std::max<std::int64_t>(free_slots, 1)) / waiting;
+}
+
 ModelStats ModelScheduler::stats() const {
   ModelStats stats;
   const BlockPool& pool = tables_.pool();
   stats.waiting = num_waiting();
   stats.running = static_cast<std::int64_t>(running_.size());
-  stats.capacity = pool.capacity();
+  stats.capacity = pool.num_present();
   stats.free_blocks = pool.num_free();
   stats.cached_blocks = pool.num_cached();
   stats.active_blocks = pool.num_active();

@@ -43,7 +43,7 @@ struct ModelStats {
 // Thread safety: none.
 // Invariant: a request is queued, running or parked; a running request that is not planned is out of
 // blocks, out of budget or planned out.
-class ModelScheduler {
+class ModelScheduler final : public SlabHolder {
  public:
   struct Finished {
     Request* request = nullptr;
@@ -54,6 +54,7 @@ class ModelScheduler {
                  const TenantWeights& weights, DecisionLog& log);
   ModelScheduler(const ModelScheduler&) = delete;
   ModelScheduler& operator=(const ModelScheduler&) = delete;
+  ~ModelScheduler() override = default;
 
   void accept(Request* request);
 
@@ -69,6 +70,20 @@ class ModelScheduler {
   void commit(std::span<const PlannedRow> rows, std::span<const std::int32_t> tokens,
               std::span<const std::int32_t> counts, std::span<const std::uint8_t> status,
               std::vector<Finished>& finished);
+
+  // Takes every request off the device; all wait. Plans none until the next plan().
+  void preempt_all(TimePoint now) { preemptor_.preempt_all(now); }
+  // Where to ask for more blocks before one is refused or preempted for.
+  void set_source(SlabSource* source) noexcept { tables_.set_source(source); }
+
+  // SlabHolder.
+  [[nodiscard]] BlockPool& slab_pool() noexcept override { return tables_.pool(); }
+  [[nodiscard]] std::int32_t num_promised() const noexcept override {
+    return tables_.admission().outstanding();
+  }
+  [[nodiscard]] std::int64_t num_wanted() const noexcept override;
+  [[nodiscard]] bool is_running() const noexcept override { return !running_.empty(); }
+  void vacate(SlabId slab, TimePoint now) override { preemptor_.vacate(slab, now); }
 
   [[nodiscard]] bool has_work() const noexcept {
     return !queue_.empty() || !running_.empty() || preemptor_.num_parked() > 0;

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/check.h"
+
 namespace airi {
 namespace {
 
@@ -124,7 +126,7 @@ Request* Preemptor::preempt_less_urgent(const Request* head, TimePoint now) {
 
 void Preemptor::preempt(Request* request, const Request* beneficiary, Decision why, TimePoint now) {
   if (!request->is_planned_out()) {
-    log_.write(*request, why, raw(beneficiary->id), request->num_computed);
+    log_.write(*request, why, beneficiary != nullptr ? raw(beneficiary->id) : -1, request->num_computed);
     ++request->num_preemptions;
     ++num_preemptions_;
   }
@@ -138,6 +140,29 @@ void Preemptor::preempt(Request* request, const Request* beneficiary, Decision w
   stop(request, Phase::kWaiting);
   queue_.end_work(request);
   queue_.push(request, now);
+}
+
+void Preemptor::vacate(SlabId slab, TimePoint now) {
+  const BlockPool& pool = tables_.pool();
+  const auto holds = [&](const Request* r) {
+    return std::ranges::any_of(r->block_table,
+                               [&](BlockId block) { return pool.shape().slab_of(raw(block)) == slab; });
+  };
+  running_.for_each([&](Request* r) {
+    if (holds(r)) preempt(r, nullptr, Decision::kPreemptedSlab, now);
+  });
+  const auto lost = [&] { return pool.drains(slab) ? 0 : pool.shape().blocks_per_slab; };
+  while (pool.num_available() - lost() < tables_.admission().outstanding()) {
+    Request* victim = choose([](const Request*) { return true; });
+    AIRI_CHECK(victim != nullptr) << "promises without a request";
+    preempt(victim, nullptr, Decision::kPreemptedSlab, now);
+  }
+  running_.sweep();
+}
+
+void Preemptor::preempt_all(TimePoint now) {
+  running_.for_each([&](Request* r) { preempt(r, nullptr, Decision::kPreemptedSleep, now); });
+  running_.sweep();
 }
 
 void Preemptor::stop(Request* request, Phase phase) {

@@ -46,6 +46,11 @@ class Preemptor {
   Request* preempt_overserved(const Request* head, TimePoint now);
   Request* preempt_less_urgent(const Request* head, TimePoint now);
 
+  // Takes off every request that holds a block of the slab, then others until what is available without
+  // the slab covers the promises; or every request. They come back whenever they can.
+  void vacate(SlabId slab, TimePoint now);
+  void preempt_all(TimePoint now);
+
   // Gives back all that a running request holds. It goes on in `phase`; the caller tells the queue.
   void stop(Request* request, Phase phase);
 

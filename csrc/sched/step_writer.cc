@@ -60,6 +60,17 @@ void StepWriter::add_chunk(Request& request, std::int32_t count) {
   add_row(request, count, start + count == request.length());
 }
 
+void StepWriter::set_ops(std::span<const MemoryOp> ops) {
+  AIRI_CHECK(ops.size() * 5 <= buffers_.ops.size()) << "no room for " << ops.size() << " operations";
+  auto out = buffers_.ops.begin();
+  for (const MemoryOp& op : ops) {
+    for (const std::int64_t value :
+         {std::int64_t{static_cast<std::uint8_t>(op.kind)}, raw(op.id), op.from, op.to, op.granules}) {
+      *out++ = value;
+    }
+  }
+}
+
 void StepWriter::add_delta(SlotId slot, std::int32_t column, std::int32_t entry) {
   AIRI_DCHECK(delta_room() > 0) << "no room for deltas";
   std::int32_t* out = &buffers_.deltas[3 * static_cast<std::size_t>(num_deltas_++)];

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/ids.h"
+#include "kv/memory_op.h"
 #include "sched/request.h"
 
 namespace airi {
@@ -27,6 +28,7 @@ struct StepBuffers {
   std::span<std::int32_t> tokens;       // [T]
   std::span<std::int32_t> positions;    // [T]
   std::span<std::int32_t> deltas;       // [D * 3] slot, column, entry
+  std::span<std::int64_t> ops;          // [M * 5] kind, id, from, to, granules: before the batch, in order
 };
 
 // One row of a planned step, kept until its commit.
@@ -58,6 +60,10 @@ class StepWriter {
   [[nodiscard]] std::int32_t delta_room() const noexcept {
     return static_cast<std::int32_t>(buffers_.deltas.size() / 3) - num_deltas_;
   }
+  // How many memory operations a step can bring.
+  [[nodiscard]] std::int32_t max_ops() const noexcept {
+    return static_cast<std::int32_t>(buffers_.ops.size() / 5);
+  }
   [[nodiscard]] std::span<PlannedRow> rows() noexcept { return rows_; }
   [[nodiscard]] std::span<const PlannedRow> rows() const noexcept { return rows_; }
 
@@ -66,6 +72,8 @@ class StepWriter {
   // A prefill chunk: the next `count` known tokens. REQUIRES: 1 <= count <= what is left.
   void add_chunk(Request& request, std::int32_t count);
   void add_delta(SlotId slot, std::int32_t column, std::int32_t entry);
+  // Writes the step's memory operations. REQUIRES: at most max_ops().
+  void set_ops(std::span<const MemoryOp> ops);
 
  private:
   void add_row(Request& request, std::int32_t count, bool samples) noexcept;

@@ -107,7 +107,13 @@ void WaitingQueue::push(Request* request, TimePoint since) {
     request->match_version = 0;
   }
   enqueue(request);
-  ++size_;
+  count(request, 1);
+}
+
+void WaitingQueue::count(const Request* request, std::int64_t sign) noexcept {
+  size_ = sign > 0 ? size_ + 1 : size_ - 1;
+  num_tokens_ += sign * request->length();
+  num_tokens_at_most_ += sign * request->max_length;
 }
 
 void WaitingQueue::promote(TimePoint now) {
@@ -127,14 +133,14 @@ void WaitingQueue::dispatch(Request* request, std::int64_t service, TimePoint no
   bands_[static_cast<std::size_t>(request->band)].ledger.begin_work(request->ledger_tenant);
   if (request->is_watched) watched_.unwatch(request);
   dequeue(request, service);
-  --size_;
+  count(request, -1);
   request->waited += std::max<Micros>(now - request->waiting_since, 0);
 }
 
 void WaitingQueue::remove(Request* request) {
   if (request->is_watched) watched_.unwatch(request);
   dequeue(request, 0);
-  --size_;
+  count(request, -1);
 }
 
 void WaitingQueue::end_work(Request* request) {
@@ -147,6 +153,7 @@ void WaitingQueue::reweigh(TenantId tenant) {
 
 void WaitingQueue::check_invariants() const {
   std::size_t queued = 0;
+  std::int64_t tokens = 0;
   promotions_.check_invariants();
   watched_.check_invariants();
   for (const Band& band : bands_) {
@@ -158,12 +165,15 @@ void WaitingQueue::check_invariants() const {
       queued += queue.size();
       backlogged += queue.empty() ? 0 : 1;
       for (const Request* request : queue.items()) {
+        tokens += request->length();
         AIRI_CHECK(&bands_[static_cast<std::size_t>(request->band)] == &band)
             << "request " << raw(request->id) << " queued outside its band";
       }
     }
     AIRI_CHECK(backlogged == band.ledger.num_backlogged()) << "backlog and queues disagree";
   }
+  AIRI_CHECK(tokens == num_tokens_) << "queued requests have " << tokens << " tokens, counted "
+                                    << num_tokens_;
   AIRI_CHECK(queued == size_) << "queues hold " << queued << ", counted " << size_;
 }
 

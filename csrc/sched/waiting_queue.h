@@ -43,6 +43,10 @@ class WaitingQueue {
   [[nodiscard]] std::size_t size() const noexcept { return size_; }
   [[nodiscard]] bool empty() const noexcept { return size_ == 0; }
 
+  // Tokens of the requests that wait: known ones, and as many as they may come to have.
+  [[nodiscard]] std::int64_t num_tokens() const noexcept { return num_tokens_; }
+  [[nodiscard]] std::int64_t num_tokens_at_most() const noexcept { return num_tokens_at_most_; }
+
   // Queues a request that waits from `since` on. A preempted one keeps its arrival and what it
   // has waited. O(log n).
   void push(Request* request, TimePoint since);
@@ -150,6 +154,7 @@ class WaitingQueue {
   [[nodiscard]] std::int32_t most_to_match(const Request& request) const noexcept;
   void watch(Request* request);
   void rematch(Request* request, std::int32_t num_matched);
+  void count(const Request* request, std::int64_t sign) noexcept;
 
   // Immutable after construction.
   std::optional<Locality> locality_;
@@ -161,6 +166,8 @@ class WaitingQueue {
   PrefixWatch watched_;
   std::vector<std::uint32_t> frontier_;
   std::size_t size_ = 0;
+  std::int64_t num_tokens_ = 0;
+  std::int64_t num_tokens_at_most_ = 0;
 };
 
 }  // namespace airi

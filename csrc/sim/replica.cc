@@ -59,7 +59,8 @@ StepBuffers StepArrays::buffers() noexcept {
           .draw_index = draw_index,
           .tokens = tokens,
           .positions = positions,
-          .deltas = deltas};
+          .deltas = deltas,
+          .ops = {}};
 }
 
 StepWork StepArrays::work(const StepInfo& info) const noexcept {

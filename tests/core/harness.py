@@ -43,6 +43,7 @@ class Step:
     now: int
     rows: list[Row]
     deltas: list[tuple[int, int, int]]
+    ops: list[tuple[int, int, int, int, int]]
 
 
 def make_buffers(models: list[_core.ModelConfig], *, rows: int, tokens: int, spare: int) -> _core.StepBuffers:
@@ -57,6 +58,7 @@ def make_buffers(models: list[_core.ModelConfig], *, rows: int, tokens: int, spa
         tokens=np.zeros(tokens, np.int32),
         positions=np.zeros(tokens, np.int32),
         deltas=np.zeros((deltas, 3), np.int32),
+        ops=np.zeros((64, 5), np.int64),
     )
 
 
@@ -74,6 +76,11 @@ class ModelSpec:
     watermark: float = 0.0
     prefix_caching: bool = True
     max_prefill_chunk: int | None = None
+    min_slabs: int | None = None
+    """With it the model's slabs move, and it has no blocks of its own."""
+    max_slabs: int | None = None
+    slab_weight: float = 1.0
+    weight_slabs: int = 0
 
     def build(self) -> _core.ModelConfig:
         return _core.ModelConfig(
@@ -82,7 +89,11 @@ class ModelSpec:
             max_model_len=self.max_model_len,
             max_num_seqs=self.max_num_seqs,
             max_batch_tokens=self.max_batch_tokens,
-            num_slabs=self.blocks,
+            num_slabs=self.blocks if self.min_slabs is None else None,
+            min_slabs=self.min_slabs,
+            max_slabs=self.max_slabs,
+            slab_weight=self.slab_weight,
+            weight_slabs=self.weight_slabs,
             device_weight=self.device_weight,
             admission=self.admission,
             watermark=self.watermark,
@@ -110,6 +121,10 @@ class Config:
     decision_records: int = 0
     kv_event_records: int = 0
     locality_quantum_tokens: int | None = None
+    arena_slabs: int | None = None
+    """None: what the models have blocks for."""
+    slab_blocks: int = 1
+    slab_hysteresis_us: int = 0
 
 
 class Executor:
@@ -133,8 +148,11 @@ class Executor:
         c = self.config
         self.runtime = _core.Runtime(
             _core.RuntimeConfig(
-                arena_bytes=_core.GRANULE_BYTES * sum(m.blocks for m in self.specs),
-                slab_bytes=_core.GRANULE_BYTES,
+                arena_bytes=_core.GRANULE_BYTES
+                * c.slab_blocks
+                * (c.arena_slabs or sum(m.blocks for m in self.specs)),
+                slab_bytes=_core.GRANULE_BYTES * c.slab_blocks,
+                slab_hysteresis_us=c.slab_hysteresis_us,
                 hash_key=bytes(range(16)),
                 max_queued=c.max_queued,
                 num_bands=c.num_bands,
@@ -239,7 +257,8 @@ class Executor:
                     tokens=[int(t) for t in buffers.tokens[begin:end]],
                 )
             )
-        step = Step(info=info, now=self.now, rows=rows, deltas=deltas)
+        ops = [(int(k), int(i), int(f), int(t), int(n)) for k, i, f, t, n in buffers.ops[: info.num_ops]]
+        step = Step(info=info, now=self.now, rows=rows, deltas=deltas, ops=ops)
         self._check(step)
         self.steps.append(step)
         return step

@@ -26,6 +26,19 @@ class Admit(enum.IntEnum):
     TOO_LONG = 2
     NEVER_FITS = 3
     DUPLICATE_ID = 4
+    MODEL_GONE = 5
+
+class ModelState(enum.IntEnum):
+    """Where a model stands: in MOVING_OUT and MOVING_IN its weights are to be copied, then confirm_moved()."""
+
+    AWAKE = 0
+    DRAINING = 1
+    MOVING_OUT = 2
+    ASLEEP = 3
+    RECLAIMING = 4
+    MOVING_IN = 5
+    REMOVING = 6
+    REMOVED = 7
 
 class FinishReason(enum.IntEnum):
     STOP = 0
@@ -84,6 +97,8 @@ class Decision(enum.IntEnum):
     PREEMPTED_MEMORY = 30
     PREEMPTED_URGENT = 31
     PREEMPTED_GAP = 32
+    PREEMPTED_SLAB = 33
+    PREEMPTED_SLEEP = 34
     FINISHED_STOP = 40
     FINISHED_LENGTH = 41
     FINISHED_CANCELLED = 42
@@ -94,6 +109,7 @@ class Decision(enum.IntEnum):
     REFUSED_TOO_LONG = 61
     REFUSED_NEVER_FITS = 62
     REFUSED_DUPLICATE_ID = 63
+    REFUSED_MODEL_GONE = 64
 
 class KvEventKind(enum.IntEnum):
     """Column kind of KV events. Numbers never change."""
@@ -109,7 +125,10 @@ class KvTier(enum.IntEnum):
     DISK = 2
 
 class ModelConfig(metaclass=_PybindType):
-    """One model of a device. Slabs: num_slabs, or share of the arena, or an equal part of the rest.
+    """One model of a device. Slabs: num_slabs, or share of the arena, or an equal part of the rest; or, with
+    min_slabs or max_slabs, as many as its requests need, slab_weight saying how much beside other models'.
+
+    weight_slabs are adjacent slabs that hold its weights.
 
     bytes_per_block is a multiple of GRANULE_BYTES; watermark is the share of blocks that MAX_UTIL
     leaves free at admissions; max_prefill_chunk bounds one request's tokens per step.
@@ -131,6 +150,10 @@ class ModelConfig(metaclass=_PybindType):
         watermark: float = 0.01,
         enable_prefix_caching: bool = True,
         max_prefill_chunk: int | None = None,
+        min_slabs: int | None = None,
+        max_slabs: int | None = None,
+        slab_weight: float = 1.0,
+        weight_slabs: int = 0,
     ) -> None: ...
     @property
     def max_deltas(self) -> int:
@@ -160,10 +183,12 @@ class RuntimeConfig(metaclass=_PybindType):
         decision_records: int = 0,
         kv_event_records: int = 0,
         locality_quantum_tokens: int | None = None,
+        slab_hysteresis_us: int = 1000000,
     ) -> None: ...
 
 class StepBuffers(metaclass=_PybindType):
-    """One set of arrays that steps are written into: R rows, T tokens, D deltas (slot, column, entry)."""
+    """One set of arrays that steps are written into: R rows, T tokens, D deltas (slot, column, entry), M memory
+    operations (kind, id, from, to, granules), which models whose slabs move need."""
 
     def __init__(
         self,
@@ -177,6 +202,7 @@ class StepBuffers(metaclass=_PybindType):
         tokens: npt.NDArray[np.int32],
         positions: npt.NDArray[np.int32],
         deltas: npt.NDArray[np.int32],
+        ops: npt.NDArray[np.int64] | None = None,
     ) -> None: ...
     @property
     def request_ids(self) -> npt.NDArray[np.int64]: ...
@@ -196,6 +222,8 @@ class StepBuffers(metaclass=_PybindType):
     def positions(self) -> npt.NDArray[np.int32]: ...
     @property
     def deltas(self) -> npt.NDArray[np.int32]: ...
+    @property
+    def ops(self) -> npt.NDArray[np.int64]: ...
 
 class StepInfo(metaclass=_PybindType):
     """What step() planned. The arrays of buffer set `buffer` hold it until commit.
@@ -224,6 +252,9 @@ class StepInfo(metaclass=_PybindType):
     def num_decodes(self) -> int: ...
     @property
     def num_prefill_tokens(self) -> int: ...
+    @property
+    def num_ops(self) -> int:
+        """Memory operations to execute, in order, before the batch."""
 
 class ModelStats(metaclass=_PybindType):
     """Counters of one model. query_tokens and hit_tokens count prompts at their first dispatch."""
@@ -300,6 +331,28 @@ class Runtime(metaclass=_PybindType):
         device_us: int,
     ) -> None:
         """Applies a step: tokens [sum of counts], counts [rows] (1 for rows that sample), status [rows]."""
+
+    def add_model(self, model: ModelConfig) -> int:
+        """Starts a model whose slabs move; returns its index. See state() for when to load its weights."""
+
+    def remove_model(self, model: int, *, drains: bool = False) -> None:
+        """Ends the model once its requests have ended, or with drains False cancels them."""
+
+    def sleep(self, model: int) -> None:
+        """Takes the model's requests off the device; they wait. See state() for when to save its weights."""
+
+    def wake(self, model: int) -> None:
+        """Takes its weights' slabs back. See state() for when to load them."""
+
+    def confirm_moved(self, model: int) -> None:
+        """The weights were copied out of, or into, the model's slabs."""
+
+    def state(self, model: int) -> ModelState: ...
+    def weights_at(self, model: int) -> int | None:
+        """The first of the adjacent slabs that are the home of the model's weights."""
+
+    def replace_buffers(self, buffers: Sequence[StepBuffers]) -> None:
+        """Sets to write into from the next step on; no step may be uncommitted."""
 
     def drain_events(self) -> npt.NDArray[np.void]:
         """What ended since the last call, oldest first: a structured array with the fields

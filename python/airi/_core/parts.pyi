@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from airi._core import MemoryOpKind, _PybindType
+from airi._core import MemoryOpKind, ModelState, _PybindType
 
 class ExtraKind(enum.IntEnum):
     ADAPTER = 1
@@ -96,22 +96,60 @@ class BlockPool(metaclass=_PybindType):
     def eviction_order(self) -> list[int]: ...
     def check_invariants(self) -> None: ...
 
-class SlabMap(metaclass=_PybindType):
-    """Who owns which slab of one device's arena."""
+class SlabArena(metaclass=_PybindType):
+    """Who owns which slab of one device's arena, and how many each model should have."""
 
     def __init__(self, arena_bytes: int, slab_bytes: int) -> None: ...
     @property
     def num_slabs(self) -> int: ...
     @property
     def num_free(self) -> int: ...
+    def add_model(self, min: int, max: int, weight: float = 1.0, weights: int = 0) -> int: ...
     def owner(self, slab: int) -> int | None: ...
-    def take(self, model: int, count: int) -> bool: ...
-    def give_back(self, model: int, slab: int) -> None: ...
-    def owned_by(self, model: int) -> list[int]: ...
-    def block_entries(self, model: int, bytes_per_block: int) -> list[int]:
-        """Block-table entries, in granules, of every block that fits the model's slabs."""
+    def guaranteed(self, model: int) -> int:
+        """The target of a model while all others want everything."""
+
+    def targets(self, wanted: Sequence[int]) -> list[int]:
+        """KV slabs that each model should have, given how many it wants."""
+
+    def block_entries(self, slabs: Sequence[int], bytes_per_block: int) -> list[int]:
+        """Block-table entries, in granules, of every block that fits the slabs."""
 
     def check_invariants(self) -> None: ...
+
+class SlabExchange(metaclass=_PybindType):
+    """Slabs that move between pools of blocks of one granule and one token. vacate is called with (model, slab)."""
+
+    def __init__(
+        self, num_slabs: int, blocks_per_slab: int, hysteresis_us: int, vacate: Callable[[int, int], None]
+    ) -> None: ...
+    def add_model(self, min: int, max: int, weight: float = 1.0) -> int: ...
+    def pool(self, model: int) -> BlockPool: ...
+    def set_needs(self, model: int, wanted: int, promised: int) -> None:
+        """Blocks that the model's requests need in all, and that they were promised and have not taken."""
+
+    def grow(self, model: int, blocks: int, now_us: int, room: int) -> tuple[bool, list[int]]:
+        """Whether the model's pool grew, and which slabs must be zeroed, `room` at most."""
+
+    def collect_drained(self) -> None: ...
+    def set_awake(self, model: int, *, awake: bool) -> None: ...
+    def lend(self, model: int) -> None: ...
+    def owner(self, slab: int) -> int | None: ...
+    def waits(self, model: int) -> bool: ...
+    @property
+    def num_reclaims(self) -> int: ...
+    @property
+    def num_vacates(self) -> int: ...
+    def check_invariants(self) -> None: ...
+
+class ModelEvent(enum.IntEnum):
+    SLEEP = 0
+    WAKE = 1
+    REMOVE = 2
+    QUIET = 3
+    MOVED = 4
+
+def next_state(state: ModelState, event: ModelEvent) -> ModelState: ...
 
 class TenantLedger(metaclass=_PybindType):
     """Virtual token counters of tenants: who is next. 2^20 normalised units are one unit at weight 1."""

@@ -27,6 +27,8 @@ _SENTENCES: dict[Decision, str] = {
     Decision.PREEMPTED_MEMORY: _MADE_WAY + "request {a} needed a block",
     Decision.PREEMPTED_URGENT: _MADE_WAY + "request {a} is more urgent",
     Decision.PREEMPTED_GAP: _MADE_WAY + "the tenant of request {a} has been served too much less",
+    Decision.PREEMPTED_SLAB: _MADE_WAY + "another model has a claim to the memory",
+    Decision.PREEMPTED_SLEEP: _MADE_WAY + "its model was told to sleep",
     Decision.FINISHED_STOP: "finished: a stop token after {a:,}",
     Decision.FINISHED_LENGTH: "finished: the limit of {a:,} tokens",
     Decision.FINISHED_CANCELLED: "cancelled after {a:,} tokens",
@@ -37,6 +39,7 @@ _SENTENCES: dict[Decision, str] = {
     Decision.REFUSED_TOO_LONG: "refused: needs {a:,} tokens, a request has at most {b:,}",
     Decision.REFUSED_NEVER_FITS: "refused: needs {a:,} blocks, there are {b:,}",
     Decision.REFUSED_DUPLICATE_ID: "refused: another request has its id",
+    Decision.REFUSED_MODEL_GONE: "refused: its model is being removed, or has been",
 }
 
 

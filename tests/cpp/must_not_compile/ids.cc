@@ -4,20 +4,20 @@
 
 #include <vector>
 
-#include "kv/slab_map.h"
+#include "kv/slab_arena.h"
 
 namespace airi {
 
 BlockId block_of(BlockId block) { return block; }
 
-inline void cases(SlabMap& slabs) {
+inline void cases(SlabArena& slabs) {
   const BlockId block{3};
   const SlotId slot{3};
   std::vector<int> by_block(8);
 #if CASE == 0
   block_of(block);
   by_block[index(block)] = raw(slot);
-  slabs.give_back(ModelId{1}, SlabId{2});
+  slabs.give(SlabId{2}, {ModelId{1}}, TimePoint{0});
 #elif CASE == 1  // a slot where a block is meant
   block_of(slot);
 #elif CASE == 2  // a number where a block is meant
@@ -31,7 +31,7 @@ inline void cases(SlabMap& slabs) {
   const auto sum = block + 1;
   (void)sum;
 #elif CASE == 6  // arguments in the wrong order
-  slabs.give_back(SlabId{2}, ModelId{1});
+  slabs.give(ModelId{1}, {SlabId{2}}, TimePoint{0});
 #endif
 }
 
