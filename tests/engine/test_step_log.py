@@ -24,8 +24,10 @@ READERS = {
     "kv_snapshot",
     "read_decisions",
     "read_kv_events",
+    "state",
     "stats",
     "tenant_counter",
+    "weights_at",
 }
 """Methods of a runtime that plans do not depend on."""
 

@@ -51,6 +51,7 @@ COLUMNS = {
     "tokens": "num_tokens",
     "positions": "num_tokens",
     "deltas": "num_deltas",
+    "ops": "num_ops",
 }
 """The arrays of a step, and what counts their entries (query_start has one more)."""
 
@@ -161,9 +162,8 @@ class RecordingRuntime(_core.Runtime):
         self._buffers = list(buffers)
         self._lock = threading.Lock()
         hidden = {"hash_key": bytes(16)}
-        settings = [model.settings | {"hash_seed": b"model %d" % i} for i, model in enumerate(models)]
-        shapes = {name: _shape(getattr(buffers[0], name)) for name in COLUMNS}
-        log.write("config", config.settings | hidden, settings, len(self._buffers), shapes)
+        settings = [_hidden_seed(model, i) for i, model in enumerate(models)]
+        log.write("config", config.settings | hidden, settings, len(self._buffers), _shapes(buffers))
 
     def submit(self, *, tokens: NDArray[np.int32], **spec: Any) -> _core.Admit:
         """As Runtime.submit."""
@@ -188,6 +188,48 @@ class RecordingRuntime(_core.Runtime):
         with self._lock:
             super().set_tenant(tenant, weight)
             self._log.write("set_tenant", tenant, weight)
+
+    def add_model(self, model: _core.ModelConfig) -> int:
+        """As Runtime.add_model, for a ModelSettings."""
+        if not isinstance(model, ModelSettings):
+            raise TypeError(
+                f"model must be a ModelSettings where steps are recorded, got {type(model).__name__}"
+            )
+        with self._lock:
+            index = super().add_model(model)
+            self._log.write("add_model", _hidden_seed(model, index), index)
+        return index
+
+    def remove_model(self, model: int, *, drains: bool = False) -> None:
+        """As Runtime.remove_model."""
+        with self._lock:
+            super().remove_model(model, drains=drains)
+            self._log.write("remove_model", model, drains)
+
+    def sleep(self, model: int) -> None:
+        """As Runtime.sleep."""
+        with self._lock:
+            super().sleep(model)
+            self._log.write("sleep", model)
+
+    def wake(self, model: int) -> None:
+        """As Runtime.wake."""
+        with self._lock:
+            super().wake(model)
+            self._log.write("wake", model)
+
+    def confirm_moved(self, model: int) -> None:
+        """As Runtime.confirm_moved."""
+        with self._lock:
+            super().confirm_moved(model)
+            self._log.write("confirm_moved", model)
+
+    def replace_buffers(self, buffers: Sequence[_core.StepBuffers]) -> None:
+        """As Runtime.replace_buffers."""
+        with self._lock:
+            super().replace_buffers(buffers)
+            self._buffers = list(buffers)
+            self._log.write("replace_buffers", len(self._buffers), _shapes(buffers))
 
     def step(self, now_us: int) -> _core.StepInfo | None:
         """As Runtime.step."""
@@ -230,6 +272,15 @@ def step_record(
             column = substitute(column)
         digests[name] = hashlib.blake2b(column.tobytes(), digest_size=8).digest()
     return {name: getattr(info, name) for name in _INFO}, digests
+
+
+def _hidden_seed(model: ModelSettings, index: int) -> dict[str, Any]:
+    """What the model was made of, but for the path in its seed."""
+    return model.settings | {"hash_seed": b"model %d" % index}
+
+
+def _shapes(buffers: Sequence[_core.StepBuffers]) -> dict[str, tuple[list[int], str]]:
+    return {name: _shape(getattr(buffers[0], name)) for name in COLUMNS}
 
 
 def _shape(array: NDArray[Any]) -> tuple[list[int], str]:

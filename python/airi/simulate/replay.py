@@ -78,11 +78,7 @@ class _Player:
     """A runtime that is told what a log says."""
 
     def __init__(self, runtime: dict[str, Any], models: list[dict[str, Any]], sets: int, shapes: Any) -> None:
-        arrays = [
-            {name: np.zeros(shape, np.dtype(kind)) for name, (shape, kind) in shapes.items()}
-            for _ in range(sets)
-        ]
-        self._buffers = [_core.StepBuffers(**columns) for columns in arrays]
+        self._buffers = _buffers(sets, shapes)
         configs = [_core.ModelConfig(**_with_admission(model)) for model in models]
         self._runtime = _core.Runtime(_core.RuntimeConfig(**runtime), configs, self._buffers)
         self._work: dict[int, tuple[int, int, int, float]] = {}
@@ -96,6 +92,12 @@ class _Player:
             "submit": self.submit,
             "cancel": self.cancel,
             "set_tenant": self.set_tenant,
+            "add_model": self.add_model,
+            "remove_model": self.remove_model,
+            "sleep": self._runtime.sleep,
+            "wake": self._runtime.wake,
+            "confirm_moved": self._runtime.confirm_moved,
+            "replace_buffers": self.replace_buffers,
             "step": self.step,
             "commit": self.commit,
         }
@@ -115,6 +117,17 @@ class _Player:
     def set_tenant(self, tenant: int, weight: float) -> str | None:
         self._runtime.set_tenant(tenant, weight)
         return None
+
+    def add_model(self, model: dict[str, Any], index: int) -> str | None:
+        found = self._runtime.add_model(_core.ModelConfig(**_with_admission(model)))
+        return _compared("add_model", found, index)
+
+    def remove_model(self, model: int, drains: bool) -> None:  # noqa: FBT001  # a field of the record
+        self._runtime.remove_model(model, drains=drains)
+
+    def replace_buffers(self, sets: int, shapes: Any) -> None:
+        self._buffers = _buffers(sets, shapes)
+        self._runtime.replace_buffers(self._buffers)
 
     def step(
         self, now_us: int, counts: dict[str, int] | None, digests: dict[str, bytes] | None
@@ -184,6 +197,13 @@ def replay(path: str | os.PathLike[str], *, progress: Callable[[int, float], Non
         is_cut=records.cut,
         step_time=player.step_time,
     )
+
+
+def _buffers(sets: int, shapes: Any) -> list[_core.StepBuffers]:
+    arrays = [
+        {name: np.zeros(shape, np.dtype(kind)) for name, (shape, kind) in shapes.items()} for _ in range(sets)
+    ]
+    return [_core.StepBuffers(**columns) for columns in arrays]
 
 
 def _with_admission(model: dict[str, Any]) -> dict[str, Any]:
