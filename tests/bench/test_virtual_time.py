@@ -7,13 +7,17 @@ import sys
 from collections import deque
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airi.simulate import PRESETS
+from airi.simulate import PRESETS, SimulationOptions, simulate
+from airi.simulate.batches import Batch
+from airi.simulate.step_time import Piece as SimulatedPiece
+from airi.simulate.step_time import StepTime as SimulatedStepTime
 from benches.virtual_airi import AiriScheduler, Policy, run_airi
 from benches.virtual_ledger import LedgerWatch
 from benches.virtual_time import (
@@ -276,3 +280,38 @@ def test_service_never_comes_apart_beyond_the_bound(trace: Trace) -> None:
     watch = LedgerWatch(AiriScheduler(trace, setup, Policy()), trace)
     drive(watch, trace, setup)
     assert watch.gap <= watch.bound
+
+
+@given(trace=traces())
+@settings(max_examples=50, deadline=None)
+def test_the_simulator_of_the_core_comes_to_the_same_times(trace: Trace) -> None:
+    trace = replace(trace, max_tokens=trace.output)
+    count = len(trace)
+    batch = Batch(
+        arrival_us=trace.arrival_us,
+        tenant=trace.tenant,
+        band=np.zeros(count, np.int32),
+        input_tokens=trace.prompt_len.astype(np.int32),
+        output_tokens=trace.output.astype(np.int32),
+        part_start=np.zeros(count + 1, np.int64),
+        parts=np.zeros(0, np.int64),
+    )
+    options = SimulationOptions(
+        step_time=SimulatedStepTime(
+            memory=SimulatedPiece(step_us=100.0), arithmetic=SimulatedPiece(token_us=10.0)
+        ),
+        kv_blocks=SMALL.kv_blocks,
+        max_num_seqs=SMALL.max_num_seqs,
+        max_batch_tokens=SMALL.max_batch_tokens,
+        max_model_len=SMALL.max_model_len,
+        steps_ahead=0,
+        aging_s=None,
+        keep_rows=True,
+    )
+    found: list[np.ndarray[Any, Any]] = []
+    simulate([batch], options, on_rows=found.append)
+    rows = np.concatenate(found)
+    rows = rows[np.argsort(rows["request_id"])]
+    outcome = run_airi(trace, SMALL)
+    assert rows["first_token_us"].tolist() == outcome.token_us[outcome.token_start[:-1]].tolist()
+    assert rows["end_us"].tolist() == outcome.finish_us.tolist()
