@@ -25,7 +25,8 @@ std::unique_ptr<Simulator> make_simulator(const RuntimeConfig& runtime, const Mo
                                           std::string router, double load_guard, std::int32_t part_tokens,
                                           std::optional<std::int64_t> concurrency,
                                           std::optional<std::int64_t> ttft_us,
-                                          std::optional<std::int64_t> itl_us, bool keep_rows) {
+                                          std::optional<std::int64_t> itl_us, bool keep_rows,
+                                          std::int32_t threads) {
   SimulatorConfig config{.runtime = runtime,
                          .model = model,
                          .cost = {},
@@ -35,7 +36,8 @@ std::unique_ptr<Simulator> make_simulator(const RuntimeConfig& runtime, const Mo
                          .part_tokens = part_tokens,
                          .concurrency = concurrency,
                          .targets = {.ttft = ttft_us, .itl = itl_us},
-                         .keeps_rows = keep_rows};
+                         .keeps_rows = keep_rows,
+                         .threads = threads};
   for (std::size_t i = 0; i < 2; ++i) {
     const auto& [step, token, seq, context, pair] = step_time[i];
     config.cost.pieces[i] = {.step = step, .token = token, .seq = seq, .context = context, .pair = pair};
@@ -58,7 +60,7 @@ void feed(Simulator& self, const py::array& arrival_us, const py::array& tenant,
 }
 
 py::array_t<RequestRow> take_rows(Simulator& self) {
-  const std::vector<RequestRow> rows = self.metrics().take_rows();
+  const std::vector<RequestRow> rows = self.take_rows();
   py::array_t<RequestRow> out(static_cast<py::ssize_t>(rows.size()));
   std::ranges::copy(rows, out.mutable_data());
   return out;
@@ -112,8 +114,8 @@ py::list timeline_of(const Timeline& timeline) {
 
 py::dict results_of(Simulator& self) {
   using namespace pybind11::literals;
-  Metrics& metrics = self.metrics();
-  metrics.flush();
+  const std::unique_ptr<Metrics> merged = self.metrics();
+  const Metrics& metrics = *merged;
   return py::dict("counts"_a = counts_of(metrics), "fleet"_a = fleet_of(self.stats()),
                   "ttft"_a = metrics.ttft, "itl"_a = metrics.itl, "e2e"_a = metrics.e2e,
                   "tenants"_a = tenants_of(metrics), "timeline_width_us"_a = metrics.timeline.width(),
@@ -184,7 +186,7 @@ void bind_sim(py::module_& m) {
   py::class_<Simulator>(sim, "Simulator", "N replicas of the runtime under virtual time behind a router.")
       .def(py::init(&make_simulator), py::kw_only(), "runtime"_a, "model"_a, "step_time"_a, "replicas"_a = 1,
            "router"_a = "prefix", "load_guard"_a = 1.5, "part_tokens"_a = 512, "concurrency"_a = std::nullopt,
-           "ttft_us"_a = std::nullopt, "itl_us"_a = std::nullopt, "keep_rows"_a = false)
+           "ttft_us"_a = std::nullopt, "itl_us"_a = std::nullopt, "keep_rows"_a = false, "threads"_a = 1)
       .def(
           "set_tenant",
           [](Simulator& self, std::int64_t tenant, double weight) {

@@ -5,6 +5,36 @@
 
 namespace airi {
 
+void TenantTotals::merge(const TenantTotals& other) {
+  requests += other.requests;
+  refused += other.refused;
+  finished += other.finished;
+  prompt_tokens += other.prompt_tokens;
+  cached_tokens += other.cached_tokens;
+  generated_tokens += other.generated_tokens;
+  attained += other.attained;
+  ttft.merge(other.ttft);
+}
+
+void Metrics::merge(const Metrics& other) {
+  accepted += other.accepted;
+  finished += other.finished;
+  failed += other.failed;
+  for (std::size_t i = 0; i < kRefusals; ++i) refused[i] += other.refused[i];
+  prompt_tokens += other.prompt_tokens;
+  cached_tokens += other.cached_tokens;
+  generated_tokens += other.generated_tokens;
+  within_ttft += other.within_ttft;
+  within_itl += other.within_itl;
+  within_both += other.within_both;
+  within_worst_itl += other.within_worst_itl;
+  ttft.merge(other.ttft);
+  itl.merge(other.itl);
+  e2e.merge(other.e2e);
+  for (const auto& [tenant, totals] : other.tenants) tenants[tenant].merge(totals);
+  timeline.merge(other.timeline);
+}
+
 void Metrics::refuse(TenantId tenant, Refusal why, TimePoint now) {
   ++refused[raw(why)];
   TenantTotals& totals = tenants[tenant];

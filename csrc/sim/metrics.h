@@ -44,6 +44,8 @@ struct TenantTotals {
   std::int64_t prompt_tokens = 0, cached_tokens = 0, generated_tokens = 0;  // of finished requests
   std::int64_t attained = 0;                                                // finished within all targets
   LogHistogram ttft;
+
+  void merge(const TenantTotals& other);
 };
 
 // A request that a replica has accepted and not ended, as far as figures need it.
@@ -56,6 +58,7 @@ struct LiveRequest {
   TimePoint last{};
   Micros worst_gap = 0;
   std::int32_t generated = 0;
+  std::int32_t to_generate = 0;  // in all
 };
 
 // What is measured over a simulation, in memory that depends on the number of tenants and, where rows are
@@ -78,7 +81,10 @@ class Metrics {
               std::int32_t cached);
   // Adds the gaps that emit() has put aside. Call before reading.
   void flush();
+  // Adds what another one holds, but for its rows. Gives the same in any order. REQUIRES: both were flushed.
+  void merge(const Metrics& other);
 
+  // The rows since the last call.
   [[nodiscard]] std::vector<RequestRow> take_rows();
 
   // Only to be read from outside, after flush().

@@ -11,6 +11,9 @@ namespace {
 // Beyond the least that the core works with: newcomers that share a prefix bring a table each.
 constexpr std::int64_t kMoreDeltas = 1 << 14;
 
+// Looking at more requests than these for the first to end takes longer than it saves.
+constexpr std::size_t kMostLooked = 1024;
+
 std::vector<StepArrays> make_arrays(const ModelConfig& model, std::size_t sets) {
   std::vector<StepArrays> arrays;
   for (std::size_t i = 0; i < sets; ++i) arrays.emplace_back(model);
@@ -79,6 +82,7 @@ Replica::Replica(std::int32_t number, const RuntimeConfig& config, const ModelCo
     : number_(number),
       depth_(static_cast<std::size_t>(config.steps_ahead) + 1),
       cost_(cost),
+      shortest_step_(cost.micros({.tokens = 1, .seqs = 1})),
       metrics_(metrics),
       arrays_(make_arrays(model, std::max<std::size_t>(depth_, 2))),
       runtime_(config, {model}, buffers_of(arrays_)),
@@ -108,11 +112,33 @@ void Replica::submit(const TraceRequest& request, std::int32_t part_tokens) {
     return;
   }
   may_plan_ = true;
+  ++num_accepted_;
   LiveRequest& live = live_[request.id];
   live.id = request.id;
   live.tenant = request.tenant;
   live.arrival = arrival;
   live.totals = &metrics_.accept(request.tenant, arrival);
+  live.to_generate = request.output_tokens;
+  none_ends_before_ = std::min(none_ends_before_, arrival + shortest_step_ * (request.output_tokens - 1));
+}
+
+// A request gets a token per step at most, and no step is shorter than the shortest.
+TimePoint Replica::earliest_end() const {
+  const TimePoint next = planned_.empty() ? now_ : planned_.front().end;
+  if (live_.size() > kMostLooked) return next;
+  TimePoint earliest{kMaxMicros};
+  for (const auto& [id, live] : live_) {
+    earliest = std::min(earliest, next + shortest_step_ * (live.to_generate - live.generated - 1));
+  }
+  return earliest;
+}
+
+std::int64_t Replica::load_before(TimePoint now) {
+  if (none_ends_before_ < now) {
+    advance(now);
+    none_ends_before_ = earliest_end();
+  }
+  return load();
 }
 
 std::optional<TimePoint> Replica::next_event() const {

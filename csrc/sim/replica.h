@@ -55,8 +55,12 @@ class Replica {
   // The moment at which advance() would next do something, if it ever would.
   [[nodiscard]] std::optional<TimePoint> next_event() const;
 
-  // Requests that were accepted and have not ended.
+  // Requests that were accepted and have not ended, as of the last advance().
   [[nodiscard]] std::int64_t load() const noexcept { return static_cast<std::int64_t>(live_.size()); }
+  // The load just before `now`. Advances only where a request may have ended by then: a replica that runs
+  // many steps at a stretch keeps its memory in the processor's caches.
+  [[nodiscard]] std::int64_t load_before(TimePoint now);
+  [[nodiscard]] std::int64_t num_accepted() const noexcept { return num_accepted_; }
   [[nodiscard]] ModelStats stats() const { return runtime_.stats().front(); }
   [[nodiscard]] std::int64_t num_steps() const noexcept { return num_steps_; }
   [[nodiscard]] Micros busy_us() const noexcept { return busy_; }
@@ -79,11 +83,13 @@ class Replica {
   void record(const Planned& step);
   void find_rows(Planned& step);
   void end_requests();
+  [[nodiscard]] TimePoint earliest_end() const;
 
   // Immutable after construction.
   std::int32_t number_;
   std::size_t depth_;  // planned steps at most
   StepCost cost_;
+  Micros shortest_step_;
 
   Metrics& metrics_;
   std::vector<StepArrays> arrays_;
@@ -94,7 +100,9 @@ class Replica {
   std::vector<Planned> spare_;
   std::unordered_map<RequestId, LiveRequest> live_;
   std::vector<LiveRequest*> in_slot_;
+  TimePoint none_ends_before_{0};
 
+  std::int64_t num_accepted_ = 0;
   std::int64_t num_steps_ = 0;
   Micros busy_ = 0;
   std::int64_t peak_active_ = 0;

@@ -2,7 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <exception>
 #include <string>
+#include <thread>
+#include <utility>
 
 #include "base/check.h"
 
@@ -11,6 +14,7 @@ namespace {
 
 constexpr std::int32_t kMaxReplicas = 4096;
 constexpr std::int32_t kMaxPart = 1 << 20;
+constexpr std::int32_t kMaxThreads = 256;
 
 void require(bool holds, const char* name, const std::string& value, const char* accepted) {
   if (holds) return;
@@ -29,6 +33,8 @@ void check(const SimulatorConfig& config) {
           std::to_string(config.replicas), "between 1 and 4096");
   require(config.part_tokens >= 1 && config.part_tokens <= kMaxPart, "part_tokens",
           std::to_string(config.part_tokens), "between 1 and 2^20");
+  require(config.threads >= 1 && config.threads <= kMaxThreads, "threads", std::to_string(config.threads),
+          "between 1 and 256");
   require(config.load_guard >= 1 && config.load_guard <= 1e9, "load_guard", std::to_string(config.load_guard),
           "between 1 and 1e9");
   if (config.concurrency) {
@@ -52,14 +58,17 @@ void check(const RequestColumns& c) {
 
 }  // namespace
 
-Simulator::Simulator(const SimulatorConfig& config)
-    : config_(config),
-      metrics_(config.targets, config.keeps_rows),
-      load_(static_cast<std::size_t>(std::max(config.replicas, 0))),
-      accepted_(load_.size()) {
+Simulator::Simulator(const SimulatorConfig& config) : config_(config) {
   check(config);
-  for (std::int32_t i = 0; i < config.replicas; ++i) {
-    replicas_.push_back(std::make_unique<Replica>(i, config.runtime, config.model, config.cost, metrics_));
+  const auto replicas = static_cast<std::size_t>(config.replicas);
+  load_.resize(replicas);
+  sent_.resize(replicas);
+  for (std::int32_t i = 0; i < std::min(config.threads, config.replicas); ++i) {
+    workers_.push_back(std::make_unique<Metrics>(config.targets, config.keeps_rows));
+  }
+  for (std::size_t i = 0; i < replicas; ++i) {
+    replicas_.push_back(std::make_unique<Replica>(static_cast<std::int32_t>(i), config.runtime, config.model,
+                                                  config.cost, *workers_[i % workers_.size()]));
   }
   const std::int64_t capacity = replicas_.front()->stats().capacity;
   router_ = make_router(config.router, {.replicas = replicas_.size(),
@@ -75,35 +84,75 @@ void Simulator::set_tenant(TenantId tenant, double weight) {
 void Simulator::feed(const RequestColumns& c) {
   if (c.part_start.empty()) throw InvalidArgument("part_start must not be empty");
   check(c);
+  arriving_.clear();
   for (std::size_t i = 0; i < c.arrival_us.size(); ++i) {
     const TimePoint arrival{c.arrival_us[i]};
-    require(arrival >= TimePoint{0} && arrival <= TimePoint{kMaxMicros}, "arrival_us",
-            std::to_string(c.arrival_us[i]), "in [0, 2^53]");
+    const TimePoint least = config_.concurrency ? TimePoint{0}
+                            : arriving_.empty() ? now_
+                                                : arriving_.back().arrival;
+    require(arrival >= least && arrival <= TimePoint{kMaxMicros}, "arrival_us",
+            std::to_string(c.arrival_us[i]), "in order, in [0, 2^53]");
     const auto begin = static_cast<std::size_t>(c.part_start[i]);
     const auto end = static_cast<std::size_t>(c.part_start[i + 1]);
-    arrive({.id = RequestId{next_id_++},
-            .tenant = TenantId{c.tenant[i]},
-            .band = c.band[i],
-            .arrival = arrival,
-            .input_tokens = c.input_tokens[i],
-            .output_tokens = c.output_tokens[i],
-            .parts = c.parts.subspan(begin, end - begin)});
+    arriving_.push_back({.id = RequestId{next_id_++},
+                         .tenant = TenantId{c.tenant[i]},
+                         .band = c.band[i],
+                         .arrival = arrival,
+                         .input_tokens = c.input_tokens[i],
+                         .output_tokens = c.output_tokens[i],
+                         .parts = c.parts.subspan(begin, end - begin)});
+  }
+  if (!config_.concurrency && !router_->looks_at_load()) {
+    arrive_apart(arriving_);
+  } else {
+    for (const TraceRequest& request : arriving_) arrive(request);
+    for_each_replica([&](std::size_t i) { replicas_[i]->advance(now_); });
   }
 }
 
 void Simulator::arrive(TraceRequest request) {
-  if (!config_.concurrency) {
-    require(request.arrival >= now_, "arrival_us", std::to_string(static_cast<std::int64_t>(request.arrival)),
-            "in order");
-  }
   now_ = std::max(now_, request.arrival);
-  advance_all(now_);
   make_room();
   request.arrival = now_;
-  for (std::size_t i = 0; i < replicas_.size(); ++i) load_[i] = replicas_[i]->load();
-  const std::size_t chosen = router_->pick(request, load_);
-  replicas_[chosen]->submit(request, config_.part_tokens);
-  accepted_[chosen] += replicas_[chosen]->load() - load_[chosen];
+  for (std::size_t i = 0; i < replicas_.size(); ++i) load_[i] = replicas_[i]->load_before(now_);
+  Replica& chosen = *replicas_[router_->pick(request, load_)];
+  chosen.advance(now_);
+  chosen.submit(request, config_.part_tokens);
+}
+
+// Each replica gets all its requests without a look at the others.
+void Simulator::arrive_apart(std::span<const TraceRequest> requests) {
+  if (requests.empty()) return;
+  for (auto& places : sent_) places.clear();
+  for (std::size_t i = 0; i < requests.size(); ++i) sent_[router_->pick(requests[i], load_)].push_back(i);
+  now_ = requests.back().arrival;
+  for_each_replica([&](std::size_t replica) {
+    for (const std::size_t i : sent_[replica]) {
+      replicas_[replica]->advance(requests[i].arrival);
+      replicas_[replica]->submit(requests[i], config_.part_tokens);
+    }
+    replicas_[replica]->advance(now_);
+  });
+}
+
+template <class Run>
+void Simulator::for_each_replica(Run run) {
+  const std::size_t workers = workers_.size();
+  std::vector<std::exception_ptr> failures(workers);
+  const auto work = [&](std::size_t worker) {
+    try {
+      for (std::size_t i = worker; i < replicas_.size(); i += workers) run(i);
+    } catch (...) {
+      failures[worker] = std::current_exception();
+    }
+  };
+  std::vector<std::thread> threads;
+  for (std::size_t worker = 1; worker < workers; ++worker) threads.emplace_back(work, worker);
+  work(0);
+  for (std::thread& thread : threads) thread.join();
+  for (const std::exception_ptr& failure : failures) {
+    if (failure) std::rethrow_exception(failure);
+  }
 }
 
 void Simulator::advance_all(TimePoint until) {
@@ -113,6 +162,7 @@ void Simulator::advance_all(TimePoint until) {
 // Where the system is full, lets time pass until a request ends.
 void Simulator::make_room() {
   if (!config_.concurrency) return;
+  advance_all(now_);
   const auto in_system = [&] {
     std::int64_t sum = 0;
     for (const auto& replica : replicas_) sum += replica->load();
@@ -138,17 +188,36 @@ bool Simulator::advance_to_next_event() {
 bool Simulator::drain(Micros span) {
   require(span >= 1 && span <= kMaxMicros, "span_us", std::to_string(span), "between 1 and 2^53");
   now_ = now_ + span;
-  advance_all(now_);
+  for_each_replica([&](std::size_t i) { replicas_[i]->advance(now_); });
   return std::ranges::any_of(replicas_,
                              [](const auto& replica) { return replica->next_event().has_value(); });
 }
 
+std::unique_ptr<Metrics> Simulator::metrics() {
+  auto total = std::make_unique<Metrics>(config_.targets, false);
+  for (const auto& worker : workers_) {
+    worker->flush();
+    total->merge(*worker);
+  }
+  return total;
+}
+
+std::vector<RequestRow> Simulator::take_rows() {
+  std::vector<RequestRow> rows;
+  for (const auto& worker : workers_) {
+    const std::vector<RequestRow> taken = worker->take_rows();
+    rows.insert(rows.end(), taken.begin(), taken.end());
+  }
+  std::ranges::sort(rows, {}, [](const RequestRow& r) { return std::pair(r.end_us, r.request_id); });
+  return rows;
+}
+
 FleetStats Simulator::stats() const {
   FleetStats total;
-  total.accepted = accepted_;
   double active_us = 0;
   for (const auto& replica : replicas_) {
     const ModelStats stats = replica->stats();
+    total.accepted.push_back(replica->num_accepted());
     total.steps += replica->num_steps();
     total.preemptions += stats.preemptions;
     total.evictions += stats.evictions;

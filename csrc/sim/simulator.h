@@ -27,6 +27,7 @@ struct SimulatorConfig {
   std::optional<std::int64_t> concurrency;  // requests in the system at most; later ones arrive when one ends
   SloTargets targets;
   bool keeps_rows = false;
+  std::int32_t threads = 1;  // at most; figures do not depend on it
 };
 
 // Columns of requests in order of arrival. The parts of request i are parts[part_start[i], part_start[i +
@@ -55,7 +56,9 @@ struct FleetStats {
 };
 
 // N replicas of the product's runtime under virtual time, a router before them. Requests are fed in columns;
-// what is kept of them are figures. The same input gives the same figures.
+// what is kept of them are figures. The same input gives the same figures. Replicas run in threads where
+// nothing is asked of them between arrivals: where the router does not look at load, and between arrivals
+// anyway.
 //
 // Thread safety: none.
 class Simulator {
@@ -74,13 +77,20 @@ class Simulator {
   // Runs what was fed for up to `span` more of virtual time. Returns whether anything is left.
   bool drain(Micros span);
 
-  [[nodiscard]] Metrics& metrics() noexcept { return metrics_; }
+  // What all replicas measured, together. Takes no rows.
+  [[nodiscard]] std::unique_ptr<Metrics> metrics();
+  // Requests that finished since the last call, by the time of their end and id.
+  [[nodiscard]] std::vector<RequestRow> take_rows();
   [[nodiscard]] FleetStats stats() const;
   [[nodiscard]] Micros now_us() const noexcept { return static_cast<std::int64_t>(now_); }
   void check_invariants() const;
 
  private:
   void arrive(TraceRequest request);
+  void arrive_apart(std::span<const TraceRequest> requests);
+  // Calls run(replica) for each, the replicas of one worker in one thread.
+  template <class Run>
+  void for_each_replica(Run run);
   void advance_all(TimePoint until);
   bool advance_to_next_event();
   void make_room();
@@ -89,10 +99,11 @@ class Simulator {
   SimulatorConfig config_;
 
   std::unique_ptr<Router> router_;
-  Metrics metrics_;
-  std::vector<std::unique_ptr<Replica>> replicas_;
+  std::vector<std::unique_ptr<Metrics>> workers_;   // by thread
+  std::vector<std::unique_ptr<Replica>> replicas_;  // i measures into workers_[i % workers_.size()]
   std::vector<std::int64_t> load_;
-  std::vector<std::int64_t> accepted_;
+  std::vector<TraceRequest> arriving_;
+  std::vector<std::vector<std::size_t>> sent_;  // by replica: places in arriving_
   TimePoint now_{0};
   std::int64_t next_id_ = 0;
 };

@@ -56,4 +56,11 @@ void Timeline::add(const Span& span) {
   }
 }
 
+void Timeline::merge(const Timeline& other) {
+  while (width_ < other.width_) halve();
+  for (std::size_t i = 0; i < other.buckets_.size(); ++i) {
+    at(TimePoint{static_cast<Micros>(i) * other.width_}).merge(other.buckets_[i]);
+  }
+}
+
 }  // namespace airi

@@ -46,6 +46,8 @@ class Timeline {
   TimelineBucket& at(TimePoint now);
   // Spreads the span over the buckets that it crosses; its tokens count where it ends.
   void add(const Span& span);
+  // Adds what another one holds. Gives the same in any order.
+  void merge(const Timeline& other);
 
  private:
   std::size_t place_of(TimePoint now);

@@ -71,6 +71,28 @@ def test_figures_do_not_depend_on_how_requests_are_batched() -> None:
     assert figures(run(whole, replicas=2)) == figures(run(pieces, replicas=2))
 
 
+@pytest.mark.parametrize("router", ["round_robin", "least_loaded"])
+def test_figures_do_not_depend_on_the_number_of_threads(router: str) -> None:
+    whole = random_batch(6, 500, gap_us=20_000_000)
+    pieces = [whole.take(np.arange(i, min(i + 90, 500))) for i in range(0, 500, 90)]
+    found = []
+    for threads in (1, 2, 5):
+        options = SimulationOptions(
+            step_time=FAST,
+            kv_blocks=40,
+            replicas=5,
+            router=router,
+            part_tokens=32,
+            keep_rows=True,
+            threads=threads,
+        )
+        rows: list[Any] = []
+        report = simulate(pieces, options, on_rows=lambda taken, to=rows: to.extend(taken.tolist()))  # type: ignore[misc]
+        found.append((figures(report), rows))
+    assert found[0] == found[1] == found[2]
+    assert len(found[0][1]) == 500
+
+
 def test_invariants_hold_and_all_memory_comes_back() -> None:
     simulation = Simulation(
         SimulationOptions(step_time=FAST, kv_blocks=20, replicas=2, part_tokens=32, max_num_seqs=8)
@@ -242,7 +264,7 @@ def test_steps_ahead_delay_a_newcomer_by_the_step_that_was_planned() -> None:
 
 def test_arrivals_must_not_go_back() -> None:
     simulation = Simulation(SimulationOptions(step_time=FAST, kv_blocks=64))
-    with pytest.raises(ValueError, match="arrival_us must be in order, got 5"):
+    with pytest.raises(ValueError, match=r"arrival_us must be in order, in \[0, 2\^53\], got 5"):
         simulation.feed(batch([10, 5], [1, 1], [1, 1]))
 
 

@@ -59,6 +59,7 @@ class Simulator(metaclass=_PybindType):
         ttft_us: int | None = None,
         itl_us: int | None = None,
         keep_rows: bool = False,
+        threads: int = 1,
     ) -> None: ...
     def set_tenant(self, tenant: int, weight: float) -> None: ...
     def feed(

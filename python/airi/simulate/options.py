@@ -28,8 +28,9 @@ _BOUNDS = {
     "part_tokens": (1, 2**20),
     "concurrency": (1, 2**62),
     "steps_ahead": (0, 1),
+    "threads": (1, 256),
 }
-_OPTIONAL = ("kv_blocks", "max_model_len", "concurrency")
+_OPTIONAL = ("kv_blocks", "max_model_len", "concurrency", "threads")
 _MOST_BLOCKS = 2**31 - 1
 _MOST_LENGTH = 2**30
 _T = TypeVar("_T")
@@ -67,6 +68,9 @@ class SimulationOptions:
     ttft_ms: float | None = None
     itl_ms: float | None = None
     tenant_weights: Mapping[int, float] = field(default_factory=dict)
+    threads: int | None = None
+    """At most; None: the cores this process may use. Figures do not depend on it. Only a router that does not look at
+    load lets replicas run side by side."""
     keep_rows: bool = False
     """Whether `Simulation.take_rows` has something to give."""
     runtime: Mapping[str, object] = field(default_factory=dict)

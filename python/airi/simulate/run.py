@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from airi import _core
+from airi.engine.resources import usable_cores
 from airi.errors import ConfigError
 from airi.simulate.batches import Batch
 from airi.simulate.options import SimulationOptions
@@ -21,7 +22,7 @@ Progress = Callable[[int, float], None]
 """Called with requests read so far and simulated seconds."""
 
 _DRAIN_US = 60_000_000
-_SLICE = 1024
+_SLICE = 8192
 """Requests per call of the core: short enough for Ctrl-C and a moving progress line."""
 
 
@@ -51,6 +52,7 @@ class Simulation:
                 part_tokens=options.part_tokens,
                 concurrency=options.concurrency,
                 keep_rows=options.keep_rows,
+                threads=options.threads or min(usable_cores(), 256),
                 **targets,
             )
         except (ValueError, MemoryError) as error:
