@@ -46,6 +46,15 @@ void check_spec(const RequestSpec& spec, bool knows_model, std::int32_t num_band
   }
 }
 
+// Buffers hold at least this many memory operations where there are tiers.
+constexpr std::int32_t kLeastOps = 16;
+
+Transfers::Rates start_rates(const TierConfig& tiers) {
+  const TransferRate host{.bytes_per_us = tiers.host_bytes_per_us};
+  const TransferRate disk{.bytes_per_us = tiers.disk_bytes_per_us};
+  return {TransferRate{}, host, host, disk, disk};
+}
+
 }  // namespace
 
 Runtime::Runtime(const RuntimeConfig& config, const std::vector<ModelConfig>& models,
@@ -56,6 +65,7 @@ Runtime::Runtime(const RuntimeConfig& config, const std::vector<ModelConfig>& mo
       log_(config.decision_records),
       arena_(config.arena_bytes, config.slab_bytes),
       exchange_(arena_, config.slab_hysteresis_us),
+      transfers_(start_rates(config.tiers)),
       arbiter_({.quantum = config.quantum_us, .min_residency = config.min_residency_us},
                device_weights(models)) {
   check_config(config);
@@ -78,6 +88,35 @@ Runtime::Runtime(const RuntimeConfig& config, const std::vector<ModelConfig>& mo
     host(id, models[i]);
     models_.back().weights_at = homes[i];
     publish_limits(id);
+  }
+  attach_tiers(models);
+}
+
+// Models that come later have no tiers: all of them is given away.
+void Runtime::attach_tiers(const std::vector<ModelConfig>& models) {
+  const TierConfig& config = config_.tiers;
+  if (config.host_bytes == 0) return;
+  for (const StepWriter& writer : writers_) {
+    if (writer.max_ops() >= kLeastOps) continue;
+    throw InvalidArgument("buffer ops must hold at least " + std::to_string(kLeastOps) + ", got " +
+                          std::to_string(writer.max_ops()));
+  }
+  std::vector<std::int32_t> slabs;
+  for (std::int32_t i = 0; i < std::ssize(models); ++i) slabs.push_back(arena_.guaranteed(ModelId{i}));
+  const auto host = split_tier(config.host_bytes, models, slabs);
+  const auto disk = split_tier(config.disk_bytes, models, slabs);
+  for (std::size_t i = 0; i < models.size(); ++i) {
+    if (!models[i].enable_prefix_caching || host[i].num_slots == 0) continue;
+    const std::int64_t granules = models[i].bytes_per_block / kGranuleBytes;
+    const std::int32_t copies = host[i].num_slots + disk[i].num_slots;
+    const auto& entries = models_[i].scheduler->tables().entries();
+    const TierOptions options{.model = ModelId{static_cast<std::int32_t>(i)},
+                              .granules_per_block = granules,
+                              .store_on_reuse = config.store_on_reuse};
+    models_[i].tiers = std::make_unique<TierCache>(
+        options, entries, static_cast<std::int32_t>(entries.size()) + copies,
+        TierSlots(host[i].granules(granules)), TierSlots(disk[i].granules(granules)), transfers_, ops_);
+    models_[i].scheduler->attach(*models_[i].tiers, copies);
   }
 }
 
@@ -150,6 +189,7 @@ void Runtime::set_tenant(TenantId tenant, double weight) { inbox_.set_weight(ten
 
 void Runtime::read_inbox() {
   inbox_.take(mail_);
+  end_transfers();
   for (const auto& [tenant, weight] : mail_.weights) {
     weights_.set(tenant, weight);
     for (Hosted& model : models_) {
@@ -162,7 +202,7 @@ void Runtime::read_inbox() {
     if (accepted->deadline) deadlines_.push(accepted);
     Hosted& model = models_[index(accepted->model)];
     if (model.scheduler) {
-      model.scheduler->accept(accepted);
+      model.scheduler->accept(accepted, now_);
       // It was on its way when the model began to go.
       if (model.state == ModelState::kRemoving && !model.drains) drop(accepted, FinishReason::kCancelled);
     } else {
@@ -179,6 +219,22 @@ void Runtime::read_inbox() {
   mail_.refusals.clear();
   mail_.requests.clear();
   mail_.cancels.clear();
+}
+
+// What was reported twice, or never begun, is nobody's.
+void Runtime::end_transfers() {
+  for (const auto& [id, ok, micros] : mail_.transfers) {
+    const TransferEnd end = ok ? TransferEnd::kDone : TransferEnd::kFailed;
+    const auto transfer = transfers_.end(id, end, micros);
+    if (!transfer) continue;
+    Hosted& model = models_[index(transfer->model)];
+    if (model.scheduler) {
+      model.scheduler->complete(*transfer, end);
+    } else {
+      model.tiers->complete(*transfer, end);
+    }
+  }
+  mail_.transfers.clear();
 }
 
 void Runtime::expire(TimePoint now) {
@@ -220,17 +276,19 @@ std::optional<StepInfo> Runtime::step(TimePoint now) {
   check_moment("now_us", now);
   now_ = std::max(now_, now);
   log_.set_time(now_);
+  ops_.begin_step(writers_[static_cast<std::size_t>(next_step_) % writers_.size()].max_ops());
   read_inbox();
   expire(now_);
   go_on_with_changes();
   for (std::size_t i = 0; i < models_.size(); ++i) {
+    if (models_[i].scheduler) models_[i].scheduler->advance_loads(now_);
     arbiter_.set_backlogged(ModelId{static_cast<std::int32_t>(i)}, may_plan(models_[i]));
   }
   std::optional<StepInfo> planned;
   for (auto model = arbiter_.next(); model; model = arbiter_.next()) {
     planned = plan(*model);
-    if (planned || !exchange_.waits(*model)) break;
-    arbiter_.set_backlogged(*model, false);  // others must give it slabs first
+    if (planned || !waits(*model)) break;
+    arbiter_.set_backlogged(*model, false);  // for others to give it slabs, or a tier its blocks
   }
   settle();
   return planned;
@@ -240,11 +298,11 @@ std::optional<StepInfo> Runtime::plan(ModelId model) {
   const auto buffer = static_cast<std::size_t>(next_step_) % writers_.size();
   StepWriter& writer = writers_[buffer];
   writer.clear();
-  if (ops_were_taken_) ops_.begin_step(writer.max_ops());
   models_[index(model)].scheduler->plan(now_, writer);
-  ops_were_taken_ = writer.num_rows() > 0;
-  if (writer.num_rows() == 0) {
-    AIRI_CHECK(!in_flight_.empty() || exchange_.waits(model))
+  // Without rows a step is worth while for what is waited for; what is stored or spilled comes along.
+  const bool has_ops = !ops_.step().empty() && transfers_.is_waited_for();
+  if (writer.num_rows() == 0 && writer.num_deltas() == 0 && !has_ops) {
+    AIRI_CHECK(!in_flight_.empty() || waits(model))
         << "model " << raw(model) << " has work and plans nothing";
     return std::nullopt;
   }
@@ -259,6 +317,7 @@ std::optional<StepInfo> Runtime::plan(ModelId model) {
                         .num_decodes = writer.num_decodes(),
                         .num_prefill_tokens = writer.num_tokens() - writer.num_decodes(),
                         .num_ops = static_cast<std::int32_t>(ops_.step().size())});
+  ops_.end_step();
   return in_flight_.back();
 }
 
@@ -303,9 +362,10 @@ void Runtime::commit(StepId step_id, std::span<const std::int32_t> tokens,
     throw InvalidArgument("device_us must lie in [0, 2^53], got " + std::to_string(device_time));
   }
   in_flight_.erase(in_flight_.begin());
-  const auto rows = writers_[static_cast<std::size_t>(step.buffer)].rows();
+  const StepWriter& writer = writers_[static_cast<std::size_t>(step.buffer)];
+  const StepTiming timing{.work = writer.work(), .device_time = device_time};
   finished_.clear();
-  models_[index(step.model)].scheduler->commit(rows, tokens, counts, status, finished_);
+  models_[index(step.model)].scheduler->commit(writer.rows(), tokens, counts, status, timing, finished_);
   // On a clock too coarse for a step the device would else never change hands.
   arbiter_.charge(step.model, std::max<Micros>(device_time, 1));
   for (const auto& [request, reason] : finished_) end(request, reason);
@@ -340,6 +400,13 @@ KvSnapshot Runtime::kv_snapshot(ModelId model) const {
   const auto& scheduler = models_[index(model)].scheduler;
   if (!scheduler) return {.cursor = kv_events_.next(), .stored = {}};
   return {.cursor = kv_events_.next(), .stored = scheduler->tables().pool().stored_hashes()};
+}
+
+StepTimeModel& Runtime::step_time(ModelId model) {
+  if (index(model) >= models_.size() || !models_[index(model)].scheduler) {
+    throw InvalidArgument("model must be a model of this runtime, got " + std::to_string(raw(model)));
+  }
+  return models_[index(model)].scheduler->step_time();
 }
 
 void Runtime::check_invariants() const {

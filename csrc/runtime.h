@@ -64,8 +64,8 @@ struct FinishedEvent {
 // The scheduling core of one device: several models over one arena. Decides whose step is next and
 // what is in it. A pure function of its inputs: never reads a clock, draws a number or does I/O.
 //
-// Thread safety: submit, cancel, set_tenant, has_work, and reading of decisions() and kv_events() from any
-// thread; everything else from one owner thread.
+// Thread safety: submit, cancel, set_tenant, complete_transfers, has_work, and reading of decisions() and
+// kv_events() from any thread; everything else from one owner thread.
 // Steps run on the device in the order planned, and are committed in it. What a step is planned to overwrite
 // may therefore still be in use by the one before.
 //
@@ -89,9 +89,10 @@ class Runtime {
   // Sets the tenant's weight from the next step() on.
   void set_tenant(TenantId tenant, double weight);
 
-  // Plans the next step, or nothing where no model has work or all of it waits for a step in flight. `now`
-  // should not go back; where it does, the latest time seen counts. Throws InvalidArgument while more than
-  // steps_ahead steps are uncommitted.
+  // Plans the next step, or nothing where no model has work or all of it waits for a step in flight or for a
+  // transfer. A step may bring memory operations and deltas without a row. `now` should not go back; where it
+  // does, the latest time seen counts. Throws InvalidArgument while more than steps_ahead steps are
+  // uncommitted.
   [[nodiscard]] std::optional<StepInfo> step(TimePoint now);
 
   // Applies what the oldest uncommitted step brought. `tokens` is ragged by `counts`: one for a row that
@@ -121,6 +122,9 @@ class Runtime {
   [[nodiscard]] std::optional<SlabId> weights_at(ModelId model) const;
   // Sets to write steps into from the next one on. REQUIRES: no step is uncommitted.
   void replace_buffers(const std::vector<StepBuffers>& buffers);
+  // Tells how memory operations ended, in any order, any time after their step was handed out: those that are
+  // named by an id, each once. What has failed is computed. Any thread may call it.
+  void complete_transfers(std::span<const Inbox::TransferReport> reports) { inbox_.report(reports); }
 
   // What ended since the last call, oldest first.
   [[nodiscard]] std::vector<FinishedEvent> drain_events();
@@ -128,6 +132,11 @@ class Runtime {
   // True while any accepted request has not ended.
   [[nodiscard]] bool has_work() const { return inbox_.has_live(); }
   [[nodiscard]] std::vector<ModelStats> stats() const;
+
+  // How long steps of a model take, as learnt from commits. To be changed, by observing steps that were run
+  // elsewhere or by importing what was learnt before, only between steps. Throws InvalidArgument for an
+  // unknown model.
+  [[nodiscard]] StepTimeModel& step_time(ModelId model);
 
   // What the tenant has been served in a band of a model, per weight: 2^20 units are one unit of
   // service at weight 1. Nothing where the ledger has no state of it.
@@ -165,6 +174,7 @@ class Runtime {
   struct Hosted {
     ModelConfig config;
     std::shared_ptr<const HashChain> chain;
+    std::unique_ptr<TierCache> tiers;           // or null; outlives the scheduler
     std::unique_ptr<ModelScheduler> scheduler;  // null once removed
     std::unique_ptr<SlabSource> source;         // null: its slabs are fixed
     ModelState state = ModelState::kAwake;
@@ -186,11 +196,17 @@ class Runtime {
   void go_on_with_changes();
   void release_everything(ModelId model);
   [[nodiscard]] static bool may_plan(const Hosted& hosted);
+  // True iff what the model has to do may wait for others' slabs, or for a tier.
+  [[nodiscard]] bool waits(ModelId model) const noexcept {
+    return exchange_.waits(model) || transfers_.is_waited_for();
+  }
   void read_inbox();
   void expire(TimePoint now);
   void drop(Request* request, FinishReason reason);
   void end(Request* request, FinishReason reason);
   void settle();
+  void attach_tiers(const std::vector<ModelConfig>& models);
+  void end_transfers();
   [[nodiscard]] std::optional<StepInfo> plan(ModelId model);
   [[nodiscard]] StepInfo checked_step(StepId step_id, std::span<const std::int32_t> tokens,
                                       std::span<const std::int32_t> counts,
@@ -211,7 +227,7 @@ class Runtime {
   SlabArena arena_;
   SlabExchange exchange_;
   MemoryOps ops_;
-  bool ops_were_taken_ = true;  // else the step to come still brings them
+  Transfers transfers_;
   TenantWeights weights_;
   ModelArbiter arbiter_;
   std::deque<Hosted> models_;

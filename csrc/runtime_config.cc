@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <numeric>
 #include <string>
 
 #include "base/broadcast_ring.h"
@@ -35,6 +37,21 @@ std::optional<std::int32_t> slabs_wanted(const ModelConfig& model, std::int32_t 
   if (!model.share) return std::nullopt;
   // 0.57 * 100 is a little below 57.
   return static_cast<std::int32_t>(std::floor(*model.share * num_slabs + 1e-9));
+}
+
+void check_tiers(const TierConfig& tiers) {
+  constexpr std::int64_t kMostBytes = std::int64_t{1} << 50;
+  const auto fits = [](std::int64_t bytes) { return bytes >= 0 && bytes <= kMostBytes; };
+  require(fits(tiers.host_bytes), "host_bytes", tiers.host_bytes, "between 0 and 2^50");
+  require(fits(tiers.disk_bytes), "disk_bytes", tiers.disk_bytes, "between 0 and 2^50");
+  require(tiers.disk_bytes == 0 || tiers.host_bytes > 0, "disk_bytes", tiers.disk_bytes,
+          "0 without host_bytes");
+  require(tiers.store_on_reuse >= 0, "store_on_reuse", tiers.store_on_reuse, "at least 0");
+  const Micros timeout = tiers.load_timeout_us;
+  require(timeout > 0 && timeout <= kMaxMicros, "load_timeout_us", timeout, "between 1 and 2^53");
+  const auto is_rate = [](double rate) { return rate >= 0 && rate <= 1e9; };
+  require(is_rate(tiers.host_bytes_per_us), "host_bytes_per_us", tiers.host_bytes_per_us, "in [0, 1e9]");
+  require(is_rate(tiers.disk_bytes_per_us), "disk_bytes_per_us", tiers.disk_bytes_per_us, "in [0, 1e9]");
 }
 
 // Takes `count` slabs of those left.
@@ -83,6 +100,7 @@ void check_config(const RuntimeConfig& config) {
           "between 0 and 2^24");
   require(is_ring_size(config.kv_event_records), "kv_event_records", config.kv_event_records,
           "between 0 and 2^24");
+  check_tiers(config.tiers);
   require(config.steps_ahead >= 0 && config.steps_ahead <= 1, "steps_ahead", config.steps_ahead, "0 or 1");
 }
 
@@ -136,6 +154,30 @@ void check_buffers(const StepBuffers& buffers, const std::vector<ModelConfig>& m
   require_size(buffers.positions.size(), tokens, "positions");
   require_size(buffers.deltas.size() / 3, deltas, "deltas");
   require_size(buffers.ops.size() / 5, ops, "ops");
+}
+
+std::vector<std::int64_t> TierPart::granules(std::int64_t granules_per_block) const {
+  std::vector<std::int64_t> starts;
+  starts.reserve(static_cast<std::size_t>(num_slots));
+  for (std::int32_t i = 0; i < num_slots; ++i) starts.push_back(first_granule + i * granules_per_block);
+  return starts;
+}
+
+std::vector<TierPart> split_tier(std::int64_t bytes, const std::vector<ModelConfig>& models,
+                                 const std::vector<std::int32_t>& slabs) {
+  const std::int64_t granules = bytes / kGranuleBytes;
+  const std::int64_t all = std::accumulate(slabs.begin(), slabs.end(), std::int64_t{0});
+  std::vector<TierPart> parts;
+  std::int64_t before = 0;
+  for (std::size_t i = 0; i < models.size(); ++i) {
+    const std::int64_t begin = granules * before / std::max<std::int64_t>(all, 1);
+    before += slabs[i];
+    const std::int64_t end = granules * before / std::max<std::int64_t>(all, 1);
+    const std::int64_t blocks = (end - begin) / (models[i].bytes_per_block / kGranuleBytes);
+    const std::int64_t most = std::numeric_limits<std::int32_t>::max() / 4;
+    parts.push_back({begin, static_cast<std::int32_t>(std::min(blocks, most))});
+  }
+  return parts;
 }
 
 std::vector<SlabLimits> slab_limits(const std::vector<ModelConfig>& models, std::int32_t num_slabs) {

@@ -40,6 +40,17 @@ struct ModelConfig {
   [[nodiscard]] bool is_elastic() const noexcept { return min_slabs || max_slabs; }
 };
 
+// Where blocks have copies beside the device, shared by models as its slabs are.
+struct TierConfig {
+  std::int64_t host_bytes = 0;
+  std::int64_t disk_bytes = 0;  // needs a host
+  std::int32_t store_on_reuse =
+      2;  // of a block: which one copies it to the host, 0 none; evictions always do
+  Micros load_timeout_us = 1'000'000;
+  double host_bytes_per_us = 8'000;  // until measured; 0: never loads
+  double disk_bytes_per_us = 1'000;
+};
+
 // What all models of a device share.
 struct RuntimeConfig {
   std::int64_t arena_bytes = 0;
@@ -64,12 +75,26 @@ struct RuntimeConfig {
   Micros quantum_us = 10'000;
   Micros min_residency_us = 0;
   Micros slab_hysteresis_us = 1'000'000;  // how long a slab stays where it went
+  TierConfig tiers;
 };
 
 // Each throws InvalidArgument naming the first setting that cannot work, with its value.
 void check_config(const RuntimeConfig& config);
 void check_config(const ModelConfig& model);
 void check_buffers(const StepBuffers& buffers, const std::vector<ModelConfig>& models);
+
+// One model's part of a tier.
+struct TierPart {
+  std::int64_t first_granule = 0;
+  std::int32_t num_slots = 0;
+
+  // Where each slot starts.
+  [[nodiscard]] std::vector<std::int64_t> granules(std::int64_t granules_per_block) const;
+};
+
+// Divides the bytes of a tier among the models as `slabs` of the device are.
+[[nodiscard]] std::vector<TierPart> split_tier(std::int64_t bytes, const std::vector<ModelConfig>& models,
+                                               const std::vector<std::int32_t>& slabs);
 
 // How many slabs each model may count on and have, in an arena of `num_slabs`. Weights and minima come first;
 // then, in their order, models that name a number or a share; then equal parts of what is left to those that

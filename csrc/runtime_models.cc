@@ -59,7 +59,8 @@ void Runtime::host(ModelId id, const ModelConfig& model) {
       .fairness_gap_tokens = config_.fairness_gap_tokens,
       .locality_quantum_tokens = config_.locality_quantum_tokens,
       .num_bands = config_.num_bands,
-      .service = config_.service};
+      .service = config_.service,
+      .load_timeout = config_.tiers.load_timeout_us};
   BlockTables tables(std::move(entries), shape, admission, chain, model.enable_prefix_caching);
   if (!model.is_elastic()) tables.pool().add_slab(SlabId{0});
   tables.pool().send_events_to(KvEventSink(&kv_events_, id, model.block_size));
@@ -226,7 +227,8 @@ void Runtime::go_on_with_changes() {
     Hosted& hosted = models_[static_cast<std::size_t>(i)];
     if (hosted.state == ModelState::kRemoving) {
       const auto is_own = [=](const StepInfo& step) { return step.model == ModelId{i}; };
-      if (hosted.scheduler->has_work() || std::ranges::any_of(in_flight_, is_own)) continue;
+      const bool is_written = hosted.tiers && !hosted.tiers->blocks_being_loaded().empty();
+      if (hosted.scheduler->has_work() || is_written || std::ranges::any_of(in_flight_, is_own)) continue;
       release_everything(ModelId{i});
     } else if (!in_flight_.empty() && raw(in_flight_.front().step_id) < hosted.quiet_from) {
       continue;

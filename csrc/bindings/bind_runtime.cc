@@ -56,6 +56,9 @@ PyStepBuffers make_buffers(py::array request_ids, py::array slots, py::array que
   if (b.deltas.ndim() != 2 || b.deltas.shape(1) != 3) {
     throw InvalidArgument("deltas must have shape [D, 3], got " + detail::shape_of(b.deltas));
   }
+  if (b.ops.ndim() != 2 || b.ops.shape(1) != 5) {
+    throw InvalidArgument("ops must have shape [M, 5], got " + detail::shape_of(b.ops));
+  }
   b.spans = {.request_ids = as_writable_span<std::int64_t>("request_ids", b.request_ids),
              .slots = as_writable_span<std::int32_t>("slots", b.slots),
              .query_start = as_writable_span<std::int32_t>("query_start", b.query_start),
@@ -107,6 +110,23 @@ void commit(PyRuntime& self, std::int64_t step_id, const py::array& tokens, cons
   const auto status_span = as_span<std::uint8_t>("status", status);
   const py::gil_scoped_release nogil;
   self.runtime.commit(StepId{step_id}, token_span, count_span, status_span, device_us);
+}
+
+void complete_transfers(PyRuntime& self, const py::array& ids, const py::array& ok, const py::array& micros) {
+  const auto id_span = as_span<std::int64_t>("ids", ids);
+  const auto ok_span = as_span<bool>("ok", ok);
+  const auto micros_span = as_span<std::int64_t>("micros", micros);
+  if (ok_span.size() != id_span.size() || micros_span.size() != id_span.size()) {
+    throw InvalidArgument("ids, ok and micros must be of one length, got " + std::to_string(id_span.size()) +
+                          ", " + std::to_string(ok_span.size()) + " and " +
+                          std::to_string(micros_span.size()));
+  }
+  std::vector<Inbox::TransferReport> reports;
+  for (std::size_t i = 0; i < id_span.size(); ++i) {
+    reports.push_back({TransferId{id_span[i]}, ok_span[i], micros_span[i]});
+  }
+  const py::gil_scoped_release nogil;
+  self.runtime.complete_transfers(reports);
 }
 
 py::array_t<EventRecord> drain_events(PyRuntime& self) {
@@ -193,7 +213,9 @@ RuntimeConfig make_config(std::int64_t arena_bytes, std::int64_t slab_bytes, con
                           std::optional<std::int64_t> aging_us, std::int32_t w_prompt, std::int32_t w_decode,
                           std::int32_t w_hit, std::int64_t bypass_tokens, std::int32_t max_preemptions,
                           std::int64_t quantum_us, std::int64_t min_residency_us,
-                          std::optional<std::int64_t> fairness_gap_tokens, std::int32_t steps_ahead,
+                          std::optional<std::int64_t> fairness_gap_tokens, std::int64_t host_bytes,
+                          std::int64_t disk_bytes, std::int32_t store_on_reuse, std::int64_t load_timeout_us,
+                          double host_bytes_per_us, double disk_bytes_per_us, std::int32_t steps_ahead,
                           std::int64_t decision_records, std::int64_t kv_event_records,
                           std::optional<std::int64_t> locality_quantum_tokens,
                           std::int64_t slab_hysteresis_us) {
@@ -213,7 +235,13 @@ RuntimeConfig make_config(std::int64_t arena_bytes, std::int64_t slab_bytes, con
                        .kv_event_records = kv_event_records,
                        .quantum_us = quantum_us,
                        .min_residency_us = min_residency_us,
-                       .slab_hysteresis_us = slab_hysteresis_us};
+                       .slab_hysteresis_us = slab_hysteresis_us,
+                       .tiers = {.host_bytes = host_bytes,
+                                 .disk_bytes = disk_bytes,
+                                 .store_on_reuse = store_on_reuse,
+                                 .load_timeout_us = load_timeout_us,
+                                 .host_bytes_per_us = host_bytes_per_us,
+                                 .disk_bytes_per_us = disk_bytes_per_us}};
   check_config(config);
   return config;
 }
@@ -234,8 +262,10 @@ void bind_configs(const py::module_& m) {
            "max_queued"_a = 4096, "num_bands"_a = 1, "aging_us"_a = std::nullopt, "w_prompt"_a = 1,
            "w_decode"_a = 2, "w_hit"_a = 0, "bypass_tokens"_a = 0, "max_preemptions"_a = 3,
            "quantum_us"_a = 10'000, "min_residency_us"_a = 0, "fairness_gap_tokens"_a = std::nullopt,
-           "steps_ahead"_a = 0, "decision_records"_a = 0, "kv_event_records"_a = 0,
-           "locality_quantum_tokens"_a = std::nullopt, "slab_hysteresis_us"_a = 1'000'000);
+           "host_bytes"_a = 0, "disk_bytes"_a = 0, "store_on_reuse"_a = 2, "load_timeout_us"_a = 1'000'000,
+           "host_bytes_per_us"_a = 8'000.0, "disk_bytes_per_us"_a = 1'000.0, "steps_ahead"_a = 0,
+           "decision_records"_a = 0, "kv_event_records"_a = 0, "locality_quantum_tokens"_a = std::nullopt,
+           "slab_hysteresis_us"_a = 1'000'000);
   py::class_<PyStepBuffers>(m, "StepBuffers", "One set of arrays that steps are written into.")
       .def(py::init(&make_buffers), py::kw_only(), "request_ids"_a, "slots"_a, "query_start"_a, "seq_lens"_a,
            "row_flags"_a, "draw_index"_a, "tokens"_a, "positions"_a, "deltas"_a, "ops"_a = std::nullopt)
@@ -261,10 +291,19 @@ void bind_results(const py::module_& m) {
       .def_readonly("num_rows", &StepInfo::num_rows)
       .def_readonly("num_tokens", &StepInfo::num_tokens)
       .def_readonly("num_deltas", &StepInfo::num_deltas)
+      .def_readonly("num_ops", &StepInfo::num_ops)
       .def_readonly("num_samples", &StepInfo::num_samples)
       .def_readonly("num_decodes", &StepInfo::num_decodes)
-      .def_readonly("num_prefill_tokens", &StepInfo::num_prefill_tokens)
-      .def_readonly("num_ops", &StepInfo::num_ops);
+      .def_readonly("num_prefill_tokens", &StepInfo::num_prefill_tokens);
+  py::class_<TierStats>(m, "TierStats", "Counters of the copies that one model has beside the device.")
+      .def_readonly("host_blocks", &TierStats::host_blocks)
+      .def_readonly("disk_blocks", &TierStats::disk_blocks)
+      .def_readonly("stores", &TierStats::stores)
+      .def_readonly("loads", &TierStats::loads)
+      .def_readonly("spills", &TierStats::spills)
+      .def_readonly("fetches", &TierStats::fetches)
+      .def_readonly("failures", &TierStats::failures)
+      .def_readonly("dropped_stores", &TierStats::dropped_stores);
   py::class_<ModelStats>(m, "ModelStats", "Counters of one model.")
       .def_readonly("waiting", &ModelStats::waiting)
       .def_readonly("running", &ModelStats::running)
@@ -275,7 +314,8 @@ void bind_results(const py::module_& m) {
       .def_readonly("query_tokens", &ModelStats::query_tokens)
       .def_readonly("hit_tokens", &ModelStats::hit_tokens)
       .def_readonly("preemptions", &ModelStats::preemptions)
-      .def_readonly("evictions", &ModelStats::evictions);
+      .def_readonly("evictions", &ModelStats::evictions)
+      .def_readonly("tiers", &ModelStats::tiers);
 }
 
 }  // namespace
@@ -310,7 +350,14 @@ void bind_runtime(const py::module_& m) {
           "request_id"_a)
       .def("step", &step, "now_us"_a)
       .def("commit", &commit, "step_id"_a, "tokens"_a, "counts"_a, "status"_a, "device_us"_a)
+      .def("complete_transfers", &complete_transfers, "ids"_a, "ok"_a, "micros"_a)
       .def("drain_events", &drain_events)
+      .def(
+          "step_time",
+          [](PyRuntime& self, std::int32_t model) -> StepTimeModel& {
+            return self.runtime.step_time(ModelId{model});
+          },
+          "model"_a, py::return_value_policy::reference_internal)
       .def("has_work", [](const PyRuntime& self) { return self.runtime.has_work(); })
       .def("stats", [](const PyRuntime& self) { return self.runtime.stats(); })
       .def(

@@ -125,7 +125,11 @@ void bind_cache(py::module_& m) {
            py::kw_only(), "entries"_a, "blocks"_a, "host"_a, "disk"_a, "granules"_a, "store_on_reuse"_a,
            "rates"_a)
       .def(
-          "begin_step", [](PyTierCache& s, std::int32_t capacity) { s.ops().begin_step(capacity); },
+          "begin_step",
+          [](PyTierCache& s, std::int32_t capacity) {
+            s.ops().end_step();
+            s.ops().begin_step(capacity);
+          },
           "capacity"_a)
       .def("ops", &step_ops, "Rows (kind, id, from, to, granules) of this step.")
       .def(

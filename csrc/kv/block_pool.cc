@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "kv/tier_cache.h"
 
 namespace airi {
 namespace {
@@ -38,7 +39,7 @@ BlockPool::BlockPool(const SlabShape& shape, std::int32_t block_size)
       nodes_(static_cast<std::size_t>(shape.capacity()) + 1),
       free_(shape, nodes_),
       cached_(shape, nodes_),
-      ring_heads_(static_cast<std::size_t>(shape.capacity())),
+      ring_heads_(static_cast<std::size_t>(shape.capacity()), kNoEntry),
       index_(shape.capacity(), block_size) {}
 
 BlockPool::BlockPool(std::int32_t capacity, std::int32_t block_size)
@@ -77,6 +78,14 @@ void BlockPool::evict_slab(SlabId slab) {
     evict(BlockId{block});
     free_.push(block);
   }
+  drop_lost();
+}
+
+void BlockPool::attach(TierCache& tiers, std::int32_t num_copies) {
+  AIRI_CHECK(index_.size() == 0) << "blocks are published";
+  tiers_ = &tiers;
+  ring_heads_.assign(static_cast<std::size_t>(capacity()) + static_cast<std::size_t>(num_copies), kNoEntry);
+  index_ = PrefixIndex(static_cast<std::int32_t>(ring_heads_.size()), index_.block_size());
 }
 
 void BlockPool::leave_ring(std::int32_t block) noexcept {
@@ -100,8 +109,32 @@ void BlockPool::join_ring(std::int32_t block, std::int32_t entry, bool first) no
 
 std::optional<BlockPool::Hit> BlockPool::find(const BlockKey& key) const noexcept {
   const std::optional<EntryId> entry = index_.find(key);
-  if (!entry) return std::nullopt;
+  if (!entry || ring_heads_[airi::index(*entry)] == kInTiersOnly) return std::nullopt;
   return Hit{BlockId{ring_heads_[airi::index(*entry)]}, index_.serial(*entry)};
+}
+
+std::optional<BlockPool::Known> BlockPool::find_known(const BlockKey& key) const noexcept {
+  const std::optional<EntryId> entry = index_.find(key);
+  if (!entry) return std::nullopt;
+  return Known{*entry, index_.serial(*entry)};
+}
+
+bool BlockPool::is_same(const Known& known) const noexcept {
+  return ring_heads_[index(known.entry)] != kNoEntry && index_.serial(known.entry) == known.serial;
+}
+
+void BlockPool::erase_entry(EntryId entry) {
+  ring_heads_[index(entry)] = kNoEntry;
+  index_.erase(entry);
+  if (tiers_ != nullptr) tiers_->forget(entry);
+}
+
+void BlockPool::drop_lost() {
+  if (tiers_ == nullptr) return;
+  for (const EntryId entry : tiers_->lost()) {
+    if (ring_heads_[index(entry)] == kInTiersOnly && !tiers_->keeps(entry)) erase_entry(entry);
+  }
+  tiers_->lost().clear();
 }
 
 bool BlockPool::try_take(std::span<BlockId> out) {
@@ -115,6 +148,7 @@ bool BlockPool::try_take(std::span<BlockId> out) {
     }
     nodes_[index(slot)].refs = 1;
   }
+  drop_lost();
   return true;
 }
 
@@ -133,7 +167,10 @@ void BlockPool::drop_reference(BlockId block) {
   BlockNode& node = nodes_[index(block)];
   AIRI_CHECK(node.refs > 0) << "block " << raw(block) << " released twice";
   if (--node.refs > 0) return;
-  if (!returns(block) && node.entry != kUnpublished) forget(block);
+  if (!returns(block) && node.entry != kUnpublished) {
+    offer_to_tiers(block);
+    forget(block);
+  }
   if (node.entry == kUnpublished) {
     free_.push(raw(block));
     return;
@@ -148,6 +185,7 @@ void BlockPool::drop_reference(BlockId block) {
 void BlockPool::release(std::span<const BlockId> table) {
   cached_.begin_release();
   for (std::size_t i = table.size(); i-- > 0;) drop_reference(table[i]);
+  drop_lost();
 }
 
 EntrySerial BlockPool::publish(BlockId block, const BlockKey& key) {
@@ -155,59 +193,74 @@ EntrySerial BlockPool::publish(BlockId block, const BlockKey& key) {
   AIRI_CHECK(node.entry == kUnpublished) << "block " << raw(block) << " is published already";
   AIRI_CHECK(node.refs > 0) << "block " << raw(block) << " is not held";
   const std::optional<EntryId> known = index_.find(key);
-  if (known) {
+  if (known && ring_heads_[index(*known)] != kInTiersOnly) {
     node.entry = raw(*known);
     join_ring(raw(block), node.entry, true);  // blocks in use stand before cached ones
     return index_.serial(*known);
   }
-  if (events_.enabled() && index_.count(key.hash) == 0) {
+  if (events_.enabled() && num_on_device(key.hash) == 0) {
     events_.stored(KvTier::kDevice, key.hash, key.parent_hash);
   }
-  const EntryId entry = index_.insert(key);
+  const EntryId entry = known ? *known : index_.insert(key);
   node.entry = raw(entry);
   node.twin_prev = node.twin_next = raw(block);
   ring_heads_[index(entry)] = raw(block);
   return index_.serial(entry);
 }
 
-// The block's entry, if this is its last block, goes; lists stay as they are.
+// The block's entry, if this is its last block and no tier has a copy, goes; lists stay as they are.
 void BlockPool::forget(BlockId block) {
   BlockNode& node = nodes_[index(block)];
   const EntryId entry{node.entry};
   if (node.twin_next == raw(block)) {
-    erase_entry(entry);
+    ++num_forgotten_;
+    if (events_.enabled() && num_on_device(index_.hash(entry)) == 1) {
+      events_.removed(KvTier::kDevice, index_.hash(entry));
+    }
+    if (tiers_ != nullptr && tiers_->keeps(entry)) {
+      ring_heads_[index(entry)] = kInTiersOnly;
+    } else {
+      erase_entry(entry);
+    }
   } else {
     leave_ring(raw(block));
   }
   node.entry = kUnpublished;
 }
 
+// A block that nobody refers to is about to lose its contents.
+void BlockPool::offer_to_tiers(BlockId block) {
+  const BlockNode& node = nodes_[index(block)];
+  if (tiers_ != nullptr && node.twin_next == raw(block)) tiers_->on_evict(EntryId{node.entry}, block);
+}
+
 // Takes a CACHED block off its list; whose it is now is the caller's business.
 void BlockPool::evict(BlockId block) {
   ++num_evictions_;
   cached_.remove(raw(block));
+  offer_to_tiers(block);
   forget(block);
 }
 
 void BlockPool::unpublish(BlockId block) {
   if (!is_published(block)) return;
+  if (tiers_ != nullptr) tiers_->forget(entry_of(block));
   forget(block);
+  drop_lost();
   if (ref_count(block) > 0) return;
   cached_.remove(raw(block));
   free_.push(raw(block));
 }
 
-void BlockPool::erase_entry(EntryId entry) {
-  if (events_.enabled() && index_.count(index_.hash(entry)) == 1) {
-    events_.removed(KvTier::kDevice, index_.hash(entry));
-  }
-  index_.erase(entry);
+std::int32_t BlockPool::num_on_device(const Hash128& hash) const noexcept {
+  return index_.count_if(hash, [this](EntryId entry) { return ring_heads_[index(entry)] >= 0; });
 }
 
 std::vector<KvEvent> BlockPool::stored_hashes() const {
   std::vector<KvEvent> stored;
   for (const EntryId entry : index_.entries()) {
     const Hash128& hash = index_.hash(entry);
+    if (ring_heads_[index(entry)] == kInTiersOnly) continue;
     if (index_.count(hash) > 1 && std::ranges::find(stored, hash, &KvEvent::hash) != stored.end()) continue;
     stored.push_back(events_.event(KvEventKind::kStored, KvTier::kDevice, hash, index_.parent_hash(entry)));
   }
@@ -237,7 +290,7 @@ void BlockPool::check_invariants() const {
 void BlockPool::check_blocks() const {
   std::int32_t active = 0;
   std::int32_t published = 0;
-  std::vector<char> listed(nodes_.size(), 0);
+  std::vector<char> listed(ring_heads_.size(), 0);
   for (std::int32_t i = 0; i < capacity(); ++i) {
     const BlockNode& node = nodes_[static_cast<std::size_t>(i)];
     active += node.refs > 0 ? 1 : 0;
@@ -256,6 +309,14 @@ void BlockPool::check_blocks() const {
   }
   AIRI_CHECK(active == num_active()) << "counted " << active << " active blocks of " << num_active();
   AIRI_CHECK(published >= num_cached()) << "CACHED blocks without an entry";
+  for (std::int32_t i = 0; i < static_cast<std::int32_t>(ring_heads_.size()); ++i) {
+    const std::int32_t head = ring_heads_[static_cast<std::size_t>(i)];
+    if (head == kInTiersOnly) {
+      AIRI_CHECK(tiers_->keeps(EntryId{i})) << "entry " << i << " is kept and has no copy";
+      ++listed[static_cast<std::size_t>(i)];
+    }
+    AIRI_CHECK((head != kNoEntry) == (listed[static_cast<std::size_t>(i)] == 1)) << "head of entry " << i;
+  }
   const auto entries = std::count(listed.begin(), listed.end(), 1);
   AIRI_CHECK(entries == index_.size()) << "entries without a block";
 }

@@ -14,6 +14,8 @@
 
 namespace airi {
 
+class TierCache;
+
 // A pool of KV blocks with reference counts, and the cache of full blocks whose contents are
 // known. Hands out block ids; never touches KV memory.
 //
@@ -23,7 +25,7 @@ namespace airi {
 // ones, nearly in the order of their release (see kv/cached_blocks.h; exactly in a single slab).
 //
 // An entry may list several blocks of equal contents (computed side by side); it lives
-// until its last block goes, so its descendants stay reachable.
+// until its last block goes, and the last copy in a tier, so its descendants stay reachable.
 //
 // Thread safety: none. One thread owns it.
 // Invariant: active + cached + free == num_present; a block is CACHED or FREE only if its count
@@ -33,6 +35,12 @@ class BlockPool {
   struct Hit {
     BlockId block{};
     EntrySerial serial{};  // the parent of the next block's key
+  };
+
+  // What is known of some contents, on the device or not.
+  struct Known {
+    EntryId entry{};
+    EntrySerial serial{};
   };
 
   // One slab that is there from the start. Throws InvalidArgument for a negative capacity or
@@ -92,8 +100,21 @@ class BlockPool {
     return free_.num_draining() == 0 || !free_.drains(shape_.slab_of(raw(block)));
   }
 
+  // From now on entries live on while `tiers` has a copy of them, of which there are at most `num_copies`; it
+  // is told what is evicted. REQUIRES: nothing is published; `tiers` outlives the pool.
+  void attach(TierCache& tiers, std::int32_t num_copies);
+  [[nodiscard]] TierCache* tiers() const noexcept { return tiers_; }
+
   // The published block with these contents, one in use if there is one. Takes no reference.
   [[nodiscard]] std::optional<Hit> find(const BlockKey& key) const noexcept;
+  // As find, also where no block has them, but a tier.
+  [[nodiscard]] std::optional<Known> find_known(const BlockKey& key) const noexcept;
+  // The entry of a published block.
+  [[nodiscard]] EntryId entry_of(BlockId block) const noexcept { return EntryId{nodes_[index(block)].entry}; }
+  // True iff the entry is still that of find_known().
+  [[nodiscard]] bool is_same(const Known& known) const noexcept;
+  // Drops the entries that tiers have lost and no block has. Call after a tier may have lost some.
+  void drop_lost();
 
   // True iff `holds` of the published block or of another with the same contents.
   template <class Predicate>
@@ -106,8 +127,8 @@ class BlockPool {
     return false;
   }
 
-  // Grows whenever something is no longer to be found.
-  [[nodiscard]] std::uint64_t num_forgotten() const noexcept { return index_.num_erased(); }
+  // Grows whenever something is no longer to be found on the device.
+  [[nodiscard]] std::uint64_t num_forgotten() const noexcept { return num_forgotten_; }
 
   // Takes out.size() blocks with one reference each, or none: on false, `out` is untouched.
   // Evicts CACHED blocks where FREE ones do not suffice. O(out.size()); never allocates.
@@ -144,20 +165,27 @@ class BlockPool {
   void forget(BlockId block);
   void evict(BlockId block);
   void evict_slab(SlabId slab);
+  void offer_to_tiers(BlockId block);
+  [[nodiscard]] std::int32_t num_on_device(const Hash128& hash) const noexcept;
   void check_blocks() const;
   void leave_ring(std::int32_t block) noexcept;
   void join_ring(std::int32_t block, std::int32_t entry, bool first) noexcept;
   void erase_entry(EntryId entry);
 
+  static constexpr std::int32_t kNoEntry = -1;
+  static constexpr std::int32_t kInTiersOnly = -2;
+
   SlabShape shape_;
   std::vector<BlockNode> nodes_;  // by block, and the end of a list
   FreeBlocks free_;
   CachedBlocks cached_;
-  std::vector<std::int32_t> ring_heads_;  // by entry: the block that hits prefer
+  std::vector<std::int32_t> ring_heads_;  // by entry: the block that hits prefer, or one of those below
   PrefixIndex index_;
   std::int32_t num_slabs_ = 0;
   std::int64_t num_evictions_ = 0;
+  std::uint64_t num_forgotten_ = 0;
   KvEventSink events_;
+  TierCache* tiers_ = nullptr;
 };
 
 }  // namespace airi

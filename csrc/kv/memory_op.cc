@@ -6,7 +6,6 @@ namespace airi {
 
 void MemoryOps::begin_step(std::int32_t capacity) {
   capacity_ = capacity;
-  step_.clear();
   while (room() > 0 && !waiting_.empty()) {
     step_.push_back(waiting_.front());
     waiting_.pop_front();

@@ -36,8 +36,10 @@ struct MemoryOp {
 // Invariant: a step never has more operations than its capacity; what waits keeps its order.
 class MemoryOps {
  public:
-  // Starts the list of a step that holds `capacity` operations with what waits.
+  // From here on operations go to a step that holds `capacity` of them. What waits comes first.
   void begin_step(std::int32_t capacity);
+  // The step has been handed out, and what is added from here on goes to the next.
+  void end_step() noexcept { step_.clear(); }
 
   [[nodiscard]] std::int32_t room() const noexcept {
     return capacity_ - static_cast<std::int32_t>(step_.size());

@@ -6,11 +6,6 @@
 #include "base/check.h"
 
 namespace airi {
-namespace {
-
-std::uint32_t tag_of(const Hash128& hash) noexcept { return static_cast<std::uint32_t>(hash.lo >> 32); }
-
-}  // namespace
 
 PrefixIndex::PrefixIndex(std::int32_t capacity, std::int32_t block_size)
     : block_size_(block_size),
@@ -41,16 +36,6 @@ std::optional<EntryId> PrefixIndex::find(const BlockKey& key) const noexcept {
     if (slot.entry == kEmpty) return std::nullopt;
     if (slot.tag == tag && equals(EntryId{slot.entry}, key)) return EntryId{slot.entry};
   }
-}
-
-std::int32_t PrefixIndex::count(const Hash128& wanted) const noexcept {
-  const std::uint32_t tag = tag_of(wanted);
-  std::int32_t found = 0;
-  for (std::size_t at = home(tag); slots_[at].entry != kEmpty; at = (at + 1) & mask_) {
-    // The tag first: an entry is a cache line of its own.
-    found += slots_[at].tag == tag && hash(EntryId{slots_[at].entry}) == wanted ? 1 : 0;
-  }
-  return found;
 }
 
 std::vector<EntryId> PrefixIndex::entries() const {
@@ -98,7 +83,6 @@ void PrefixIndex::erase(EntryId id) {
   slots_[hole] = Slot{};
   entries_[index(id)].extras.clear();
   unused_.push_back(id);
-  ++num_erased_;
   --size_;
 }
 

@@ -49,11 +49,25 @@ class PrefixIndex {
     return parent_hashes_[index(entry)];
   }
   [[nodiscard]] std::int32_t size() const noexcept { return size_; }
-  [[nodiscard]] std::uint64_t num_erased() const noexcept { return num_erased_; }
+  [[nodiscard]] std::int32_t block_size() const noexcept { return block_size_; }
 
   // How many entries have this hash: more than one where contents collide, or where the past of
   // one was forgotten and computed anew.
-  [[nodiscard]] std::int32_t count(const Hash128& hash) const noexcept;
+  [[nodiscard]] std::int32_t count(const Hash128& hash) const noexcept {
+    return count_if(hash, [](EntryId) { return true; });
+  }
+  // And how many of them `holds` for.
+  template <class Predicate>
+  [[nodiscard]] std::int32_t count_if(const Hash128& wanted, Predicate holds) const noexcept {
+    std::int32_t found = 0;
+    for (std::size_t at = home(tag_of(wanted)); slots_[at].entry != kEmpty; at = (at + 1) & mask_) {
+      // The tag first: an entry is a cache line of its own.
+      if (slots_[at].tag != tag_of(wanted)) continue;
+      const EntryId entry{slots_[at].entry};
+      found += hash(entry) == wanted && holds(entry) ? 1 : 0;
+    }
+    return found;
+  }
 
   // All entries, in the order in which they were inserted. O(capacity log capacity).
   [[nodiscard]] std::vector<EntryId> entries() const;
@@ -79,6 +93,9 @@ class PrefixIndex {
 
   [[nodiscard]] bool equals(EntryId entry, const BlockKey& key) const noexcept;
   [[nodiscard]] std::span<const std::int32_t> tokens_of(EntryId entry) const noexcept;
+  static std::uint32_t tag_of(const Hash128& hash) noexcept {
+    return static_cast<std::uint32_t>(hash.lo >> 32);
+  }
   [[nodiscard]] std::size_t home(std::uint32_t tag) const noexcept { return tag & mask_; }
 
   std::int32_t block_size_;
@@ -89,7 +106,6 @@ class PrefixIndex {
   std::vector<Hash128> parent_hashes_;  // by entry
   std::vector<EntryId> unused_;
   std::uint64_t last_serial_ = 0;
-  std::uint64_t num_erased_ = 0;
   std::int32_t size_ = 0;
 };
 

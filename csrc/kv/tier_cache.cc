@@ -101,7 +101,7 @@ bool TierCache::store(EntryId entry, BlockId block) {
   }
   const auto slot = ops_.room() > 0 ? take_host_slot(entry) : std::nullopt;
   if (!slot) {
-    ++num_dropped_stores_;
+    ++counters_.dropped_stores;
     return false;
   }
   Transfer store = transfer(MemoryOpKind::kStore);
@@ -188,6 +188,7 @@ void TierCache::spill_oldest() {
 }
 
 bool TierCache::complete(const Transfer& done, TransferEnd end) {
+  count(done.kind, end);
   const bool ok = end == TransferEnd::kDone;
   const auto entry = done.host ? host_.entry(*done.host) : std::nullopt;
   const auto disk_entry = done.disk ? disk_.entry(*done.disk) : std::nullopt;
@@ -210,6 +211,49 @@ bool TierCache::complete(const Transfer& done, TransferEnd end) {
     spill_window_ = ok ? std::min(2 * spill_window_, kMostSpills) : std::max(spill_window_ / 2, 1);
   }
   return ok && entry.has_value();
+}
+
+bool TierCache::cancel(TransferId id) {
+  if (!ops_.cancel(id)) return false;
+  const auto transfer = transfers_.end(id, TransferEnd::kCancelled, 0);
+  complete(*transfer, TransferEnd::kCancelled);
+  return true;
+}
+
+TierStats TierCache::stats() const noexcept {
+  TierStats stats = counters_;
+  stats.host_blocks = host_.size() - host_.num_free();
+  stats.disk_blocks = disk_.size() - disk_.num_free();
+  return stats;
+}
+
+std::vector<BlockId> TierCache::blocks_being_loaded() const {
+  std::vector<BlockId> blocks;
+  for (const auto& [id, transfer] : transfers_.pending()) {
+    if (transfer.model == options_.model && transfer.block) blocks.push_back(*transfer.block);
+  }
+  return blocks;
+}
+
+void TierCache::count(MemoryOpKind kind, TransferEnd end) noexcept {
+  if (end == TransferEnd::kFailed) ++counters_.failures;
+  if (end != TransferEnd::kDone) return;
+  switch (kind) {
+    case MemoryOpKind::kZero:
+      return;
+    case MemoryOpKind::kStore:
+      ++counters_.stores;
+      return;
+    case MemoryOpKind::kLoad:
+      ++counters_.loads;
+      return;
+    case MemoryOpKind::kSpill:
+      ++counters_.spills;
+      return;
+    case MemoryOpKind::kFetch:
+      ++counters_.fetches;
+      return;
+  }
 }
 
 void TierCache::check_invariants() const {

@@ -19,6 +19,13 @@ struct TierOptions {
   std::int32_t store_on_reuse = 2;  // which reuse of a block copies it to the host; 0: none does
 };
 
+struct TierStats {
+  std::int64_t host_blocks = 0, disk_blocks = 0;                // slots that hold a copy, or are to
+  std::int64_t stores = 0, loads = 0, spills = 0, fetches = 0;  // that went well
+  std::int64_t failures = 0;                                    // transfers that did not
+  std::int64_t dropped_stores = 0;                              // for want of room
+};
+
 // The copies of one model's blocks in host memory and on disk. Decides what is copied to a tier and what
 // leaves it, and asks for the transfers; never moves a byte, and never knows requests.
 //
@@ -72,6 +79,9 @@ class TierCache {
   // A transfer of this model has ended. True iff what it was to bring may be used.
   bool complete(const Transfer& transfer, TransferEnd end);
 
+  // Takes back a transfer that has been in no step. False where it has, or has ended.
+  bool cancel(TransferId id);
+
   // Drops every copy: the contents cannot be trusted, or are not wanted.
   void forget(EntryId entry);
 
@@ -86,7 +96,10 @@ class TierCache {
   [[nodiscard]] const TierSlots& disk() const noexcept { return disk_; }
   [[nodiscard]] std::int64_t block_bytes() const noexcept;
   [[nodiscard]] const Transfers& transfers() const noexcept { return transfers_; }
-  [[nodiscard]] std::int64_t num_dropped_stores() const noexcept { return num_dropped_stores_; }
+  [[nodiscard]] Transfers& transfers() noexcept { return transfers_; }
+  [[nodiscard]] TierStats stats() const noexcept;
+  // One mention per transfer. O(pending transfers).
+  [[nodiscard]] std::vector<BlockId> blocks_being_loaded() const;
 
   void check_invariants() const;
 
@@ -105,6 +118,7 @@ class TierCache {
   void drop_disk(EntryId entry);
   void note_loss(EntryId entry);
   bool spill(TierSlot slot);
+  void count(MemoryOpKind kind, TransferEnd end) noexcept;
   [[nodiscard]] Transfer transfer(MemoryOpKind kind) const noexcept;
   [[nodiscard]] std::int64_t granule(TierSlot host_slot) const noexcept { return host_.granule(host_slot); }
 
@@ -117,7 +131,7 @@ class TierCache {
   std::vector<Copies> copies_;  // by entry
   std::vector<EntryId> lost_;
   std::int32_t spill_window_;  // spills at a time: fewer after failures
-  std::int64_t num_dropped_stores_ = 0;
+  TierStats counters_;
 };
 
 }  // namespace airi

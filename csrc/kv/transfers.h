@@ -66,6 +66,10 @@ class Transfers {
   [[nodiscard]] std::int64_t num_pending(MemoryOpKind kind) const noexcept {
     return queues_[index(kind)].count;
   }
+  // True iff a request, or the blocks of one that is gone, may wait for a transfer.
+  [[nodiscard]] bool is_waited_for() const noexcept {
+    return num_pending(MemoryOpKind::kLoad) + num_pending(MemoryOpKind::kFetch) > 0;
+  }
   [[nodiscard]] const std::unordered_map<TransferId, Transfer>& pending() const noexcept { return pending_; }
 
  private:

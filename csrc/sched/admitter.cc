@@ -1,5 +1,7 @@
 #include "sched/admitter.h"
 
+#include <algorithm>
+
 namespace airi {
 namespace {
 
@@ -9,13 +11,14 @@ constexpr std::size_t kBypassSearch = 64;
 }  // namespace
 
 Admitter::Admitter(const Options& options, const ChunkRule& chunks, BlockTables& tables, WaitingQueue& queue,
-                   RunningSet& running, Preemptor& preemptor, DecisionLog& log)
+                   RunningSet& running, Preemptor& preemptor, PrefixLoader& loader, DecisionLog& log)
     : options_(options),
       chunks_(chunks),
       tables_(tables),
       queue_(queue),
       running_(running),
       preemptor_(preemptor),
+      loader_(loader),
       log_(log) {}
 
 Request* Admitter::first_waiting() {
@@ -93,7 +96,8 @@ Admitter::Outcome Admitter::try_admit(Request* request, const Room& room, TimePo
   };
   if (room.tokens <= 0) return no_room();
   const PrefixMatch match = tables_.match(*request);
-  if (match.num_blocks + room.reserved_deltas > out.delta_room()) return no_room();
+  const std::int32_t loads = loader_.worth_loading(*request, match);
+  if (match.num_blocks + loads + room.reserved_deltas > out.delta_room()) return no_room();
   const auto demand = tables_.admission().demand(*request, match.num_blocks, match.num_cached);
   if (running_.is_full()) {
     hold_back(request, Decision::kQueuedSlots, static_cast<std::int64_t>(running_.size()));
@@ -104,7 +108,7 @@ Admitter::Outcome Admitter::try_admit(Request* request, const Room& room, TimePo
     hold_back(request, Decision::kQueuedBlocks, demand.blocks, available - tables_.admission().outstanding());
     return Outcome::kNoBlocks;
   }
-  dispatch(request, match, demand, now, out);
+  dispatch(request, match, loads, demand, now, out);
   return Outcome::kAdmitted;
 }
 
@@ -122,9 +126,9 @@ std::int64_t Admitter::prompt_charge(const Request* request, std::int32_t hits) 
   return computed * options_.service.prompt + std::int64_t{hits} * options_.service.hit;
 }
 
-void Admitter::dispatch(Request* request, const PrefixMatch& match, const AdmissionControl::Demand& demand,
-                        TimePoint now, StepWriter& out) {
-  const std::int32_t hits = match.num_blocks * chunks_.block_size;
+void Admitter::dispatch(Request* request, const PrefixMatch& match, std::int32_t loads,
+                        const AdmissionControl::Demand& demand, TimePoint now, StepWriter& out) {
+  const std::int32_t hits = (match.num_blocks + loads) * chunks_.block_size;
   queue_.dispatch(request, prompt_charge(request, hits), now);
   if (!request->dispatched_before()) {
     request->num_cached = hits;
@@ -134,8 +138,13 @@ void Admitter::dispatch(Request* request, const PrefixMatch& match, const Admiss
   request->bypassed = 0;
   request->queued_for = raw(Decision::kNone);
   forget(request);
-  running_.enter(request);
+  if (loads == 0) {
+    running_.enter(request);
+  } else {
+    running_.enter_loading(request);
+  }
   tables_.admit(*request, match, demand, out);
+  if (loads > 0) loader_.begin(*request, loads, now, out);
   log_.write(*request, Decision::kAdmitted, hits, demand.reserved);
 }
 
@@ -148,6 +157,15 @@ void Admitter::hold_back(Request* head, Decision why, std::int64_t a, std::int64
   }
   held_back_ = head;
   log_.write_queued(*head, why, a, b);
+}
+
+void Admitter::charge_missing(Request* request, std::int32_t blocks) {
+  if (request->num_preemptions > 0) return;
+  const std::int32_t missing = std::min(blocks * chunks_.block_size, *request->num_cached);
+  *request->num_cached -= missing;
+  counters_.hit_tokens -= missing;
+  const std::int64_t more = std::int64_t{options_.service.prompt} - options_.service.hit;
+  queue_.charge(request, missing * std::max<std::int64_t>(more, 0));
 }
 
 // The head does not fit. Lets the first one pass that does and whose service, added to what has

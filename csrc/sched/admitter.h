@@ -6,6 +6,7 @@
 #include "sched/decisions.h"
 #include "sched/planner.h"
 #include "sched/preemptor.h"
+#include "sched/prefix_loader.h"
 #include "sched/running_set.h"
 #include "sched/step_writer.h"
 #include "sched/waiting_queue.h"
@@ -39,7 +40,7 @@ class Admitter {
 
   // The references must outlive the admitter.
   Admitter(const Options& options, const ChunkRule& chunks, BlockTables& tables, WaitingQueue& queue,
-           RunningSet& running, Preemptor& preemptor, DecisionLog& log);
+           RunningSet& running, Preemptor& preemptor, PrefixLoader& loader, DecisionLog& log);
 
   // The head: the request to admit next, or null where none waits. Never changes what comes first.
   [[nodiscard]] Request* first_waiting();
@@ -48,13 +49,18 @@ class Admitter {
   // token; at a slot or block limit others make way.
   void admit_first(TimePoint now, StepWriter& out);
 
-  // Admits the next request that may have some of `budget`, or returns null. It must get a token of it.
+  // Admits the next request that may have some of `budget`, or returns null. It must get a token of it,
+  // unless it is loading.
   [[nodiscard]] Request* admit_next(std::int32_t budget, TimePoint now, StepWriter& out);
 
   // A waiting request ended.
   void forget(const Request* request) noexcept {
     if (held_back_ == request) held_back_ = nullptr;
   }
+
+  // That many blocks of a request that was just dispatched for the first time did not come from the tiers: it
+  // computes them, and is charged for it.
+  void charge_missing(Request* request, std::int32_t blocks);
 
   [[nodiscard]] const Counters& counters() const noexcept { return counters_; }
 
@@ -69,8 +75,8 @@ class Admitter {
 
   [[nodiscard]] Outcome try_admit(Request* request, const Room& room, TimePoint now, StepWriter& out);
   [[nodiscard]] bool has_blocks(const AdmissionControl::Demand& demand);
-  void dispatch(Request* request, const PrefixMatch& match, const AdmissionControl::Demand& demand,
-                TimePoint now, StepWriter& out);
+  void dispatch(Request* request, const PrefixMatch& match, std::int32_t loads,
+                const AdmissionControl::Demand& demand, TimePoint now, StepWriter& out);
   [[nodiscard]] Request* admit_past(Request* head, const Room& room, TimePoint now, StepWriter& out);
   [[nodiscard]] Outcome make_way(Request* head, Outcome outcome, TimePoint now, StepWriter& out);
   [[nodiscard]] std::int64_t prompt_charge(const Request* request, std::int32_t hits) const noexcept;
@@ -85,6 +91,7 @@ class Admitter {
   WaitingQueue& queue_;
   RunningSet& running_;
   Preemptor& preemptor_;
+  PrefixLoader& loader_;
   DecisionLog& log_;
   Request* held_back_ = nullptr;  // the head whose reason to wait was looked at last
   Counters counters_;

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "kv/tier_cache.h"
 
 namespace airi {
 namespace {
@@ -49,12 +50,28 @@ PrefixMatch BlockTables::match(Request& request) {
   return match;
 }
 
+std::span<const BlockPool::Known> BlockTables::loadable(const Request& request, const PrefixMatch& match) {
+  loadable_.clear();
+  const TierCache* tiers = pool_.tiers();
+  if (tiers == nullptr || !caches_prefixes_ || request.compute_all) return loadable_;
+  const std::int32_t most = (request.length() - 1) / block_size();
+  EntrySerial tail = match.tail;
+  for (std::int32_t i = match.num_blocks; i < most; ++i) {
+    const auto known = pool_.find_known(key_of(request, i, block_size(), tail));
+    if (!known || tiers->source(known->entry) == TierCache::Source::kNone) break;
+    tail = known->serial;
+    loadable_.push_back(*known);
+  }
+  return loadable_;
+}
+
 void BlockTables::admit(Request& request, const PrefixMatch& match, const AdmissionControl::Demand& demand,
                         StepWriter& out) {
   AIRI_DCHECK(request.block_table.empty()) << "request " << raw(request.id) << " holds blocks";
   request.block_table.assign(hits_.begin(), hits_.end());
   for (std::size_t i = 0; i < hits_.size(); ++i) {
     pool_.hold(hits_[i]);
+    if (pool_.tiers() != nullptr) pool_.tiers()->on_reuse(pool_.entry_of(hits_[i]), hits_[i]);
     out.add_delta(request.slot, static_cast<std::int32_t>(i), entries_[index(hits_[i])]);
   }
   request.covered = match.num_blocks * block_size();
@@ -62,6 +79,7 @@ void BlockTables::admit(Request& request, const PrefixMatch& match, const Admiss
   request.num_published = request.num_hit_blocks = match.num_blocks;
   request.chain_tail = match.tail;
   admission_.admit(request, demand);
+  pool_.drop_lost();
 }
 
 void BlockTables::grow(Request& request, std::int32_t count, StepWriter& out) {

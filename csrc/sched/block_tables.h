@@ -47,8 +47,18 @@ class BlockTables {
   [[nodiscard]] const AdmissionControl& admission() const noexcept { return admission_; }
   [[nodiscard]] std::int32_t block_size() const noexcept { return chain_->block_size(); }
 
+  // The block-table entry of every block.
+  [[nodiscard]] const std::vector<std::int32_t>& entries() const noexcept { return entries_; }
+
   // The longest published prefix that leaves at least one token to compute. O(blocks).
   [[nodiscard]] PrefixMatch match(Request& request);
+
+  // From now on blocks have copies in `tiers`, at most `num_copies` of them.
+  void attach(TierCache& tiers, std::int32_t num_copies) { pool_.attach(tiers, num_copies); }
+  // What follows the latest match(), which was of this request, and has a copy in a tier that can be read; up
+  // to the last token, which is to be computed. O(blocks).
+  [[nodiscard]] std::span<const BlockPool::Known> loadable(const Request& request, const PrefixMatch& match);
+  [[nodiscard]] std::span<const BlockPool::Known> latest_loadable() const noexcept { return loadable_; }
 
   // Takes the blocks of the latest match(), which was of this request, and promises the rest.
   // Writes their deltas. REQUIRES: nothing changed since; the request holds no block.
@@ -89,6 +99,7 @@ class BlockTables {
   bool caches_prefixes_;
   SlabSource* source_ = nullptr;
   std::vector<BlockId> hits_;                     // of the latest match
+  std::vector<BlockPool::Known> loadable_;        // of the latest loadable()
   std::vector<std::int32_t> leaving_references_;  // by block; zeros outside would_fit()
 };
 

@@ -31,6 +31,11 @@ void Inbox::set_weight(TenantId tenant, TenantWeight weight) {
   mail_.weights.emplace_back(tenant, weight);
 }
 
+void Inbox::report(std::span<const TransferReport> reports) {
+  const MutexLock lock(mu_);
+  mail_.transfers.insert(mail_.transfers.end(), reports.begin(), reports.end());
+}
+
 void Inbox::take(Mail& mail) {
   const MutexLock lock(mu_);
   std::swap(mail_, mail);

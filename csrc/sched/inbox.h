@@ -8,14 +8,16 @@
 #include <vector>
 
 #include "base/mutex.h"
+#include "base/time.h"
 #include "fair/tenant_ledger.h"
+#include "kv/memory_op.h"
 #include "sched/decisions.h"
 #include "sched/request.h"
 
 namespace airi {
 
-// What any thread hands to the owner thread: new requests, cancellations, tenant weights. The only
-// object of the core that more than one thread touches.
+// What any thread hands to the owner thread: new requests, cancellations, tenant weights, ends of transfers.
+// The only object of the core that more than one thread touches.
 //
 // Thread safety: every method may be called from any thread.
 // Invariant: a request id is live from put() until settle() is told that it ended; live ids are unique.
@@ -29,12 +31,20 @@ class Inbox {
     std::uint64_t serial = 0;
   };
 
+  // The runner is done with a memory operation.
+  struct TransferReport {
+    TransferId id{};
+    bool ok = false;
+    Micros micros = 0;  // what it took by itself
+  };
+
   // What arrived since the last take(), in order of arrival per kind.
   struct Mail {
     std::vector<std::unique_ptr<Request>> requests;
     std::vector<Cancel> cancels;
     std::vector<std::pair<TenantId, TenantWeight>> weights;
     std::vector<DecisionRecord> refusals;
+    std::vector<TransferReport> transfers;
   };
 
   // At most `max_queued` requests wait, here or in the queues.
@@ -47,6 +57,7 @@ class Inbox {
   // Notes that a request was refused; what comes beyond kMaxRefusals before the next take() is not noted.
   void note_refusal(const DecisionRecord& refusal);
   void set_weight(TenantId tenant, TenantWeight weight);
+  void report(std::span<const TransferReport> reports);
 
   // Swaps what arrived into `mail`, whose vectors must be empty; their capacity is reused.
   void take(Mail& mail);

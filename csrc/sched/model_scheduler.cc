@@ -23,16 +23,20 @@ ModelScheduler::ModelScheduler(const SchedulerOptions& options, BlockTables tabl
       queue_(options.num_bands, aging, weights, locality_of(options, tables_.block_size())),
       running_(options.max_num_seqs, options.num_bands),
       preemptor_(options.fairness_gap_tokens, options.num_bands, tables_, queue_, running_, log),
+      loader_({.chunk = std::min(options.max_batch_tokens, options.max_prefill_chunk),
+               .timeout = options.load_timeout},
+              tables_, running_, step_time_),
       admitter_({.max_batch_tokens = options.max_batch_tokens,
                  .bypass_tokens = options.bypass_tokens,
                  .service = options.service},
-                chunks_, tables_, queue_, running_, preemptor_, log),
+                chunks_, tables_, queue_, running_, preemptor_, loader_, log),
       log_(log) {
   demands_.reserve(running_.num_slots());
   shares_.reserve(running_.num_slots());
 }
 
-void ModelScheduler::accept(Request* request) {
+void ModelScheduler::accept(Request* request, TimePoint now) {
+  loader_.prefetch(*request, now);
   queue_.push(request, request->arrival);
   log_.write(*request, Decision::kSubmitted, request->prompt_length,
              request->max_length - request->prompt_length);
@@ -52,6 +56,39 @@ void ModelScheduler::plan(TimePoint now, StepWriter& out) {
   plan_prefills(budget, out);
   admit_waiting(budget, now, out);
   count_on(out.rows());
+}
+
+void ModelScheduler::stop_loading(Request* request, TimePoint now) {
+  preemptor_.stop(request, Phase::kWaiting);
+  queue_.end_work(request);
+  queue_.push(request, now);
+}
+
+void ModelScheduler::preempt_all(TimePoint now) {
+  preemptor_.preempt_all(now);
+  while (Request* request = loader_.oldest()) {
+    loader_.abandon(*request);
+    stop_loading(request, now);
+  }
+}
+
+void ModelScheduler::advance_loads(TimePoint now) {
+  if (tables_.pool().tiers() == nullptr) return;
+  loader_.advance(
+      now,
+      [&](Request* request, std::int32_t missing) {
+        publish(request, request->num_computed);
+        request->num_hit_blocks = request->num_published;
+        admitter_.charge_missing(request, missing);
+      },
+      [&](Request* request, std::int32_t missing) {
+        // A transfer writes its blocks: it gives them up, and comes back to compute.
+        admitter_.charge_missing(request, missing);
+        request->loads_nothing = true;
+        stop_loading(request, now);
+      });
+  tables_.pool().tiers()->spill_oldest();
+  tables_.pool().drop_lost();
 }
 
 void ModelScheduler::make_room_for_decodes(TimePoint now, StepWriter& out) {
@@ -99,6 +136,7 @@ void ModelScheduler::plan_chunk(Request* request, std::int32_t chunk, std::int32
 
 void ModelScheduler::admit_waiting(std::int32_t& budget, TimePoint now, StepWriter& out) {
   while (Request* admitted = admitter_.admit_next(budget, now, out)) {
+    if (admitted->phase == Phase::kLoading) continue;
     const PrefillDemand demand{.start = admitted->num_computed,
                                .remaining = admitted->length() - admitted->num_computed};
     plan_chunk(admitted, greedy_chunk(demand, budget, chunks_), budget, out);
@@ -131,6 +169,9 @@ void ModelScheduler::drop(Request* request) {
     case Phase::kParked:
       preemptor_.unpark(request, true);
       return;
+    case Phase::kLoading:
+      loader_.abandon(*request);
+      [[fallthrough]];
     case Phase::kPrefill:
     case Phase::kDecode:
       preemptor_.stop(request, Phase::kWaiting);
@@ -141,7 +182,11 @@ void ModelScheduler::drop(Request* request) {
 
 void ModelScheduler::commit(std::span<const PlannedRow> rows, std::span<const std::int32_t> tokens,
                             std::span<const std::int32_t> counts, std::span<const std::uint8_t> status,
-                            std::vector<Finished>& finished) {
+                            const StepTiming& timing, std::vector<Finished>& finished) {
+  // A step that failed may have ended early.
+  if (std::ranges::find(status, raw(RowStatus::kFailed)) == status.end()) {
+    step_time_.observe(timing.work, static_cast<double>(timing.device_time));
+  }
   auto token = tokens.begin();
   for (std::size_t i = 0; i < rows.size(); ++i) {
     const PlannedRow& row = rows[i];
@@ -220,6 +265,7 @@ ModelStats ModelScheduler::stats() const {
   stats.hit_tokens = admitter_.counters().hit_tokens;
   stats.preemptions = preemptor_.num_preemptions();
   stats.evictions = pool.num_evictions();
+  if (pool.tiers() != nullptr) stats.tiers = pool.tiers()->stats();
   return stats;
 }
 
@@ -229,13 +275,19 @@ void ModelScheduler::check_invariants() const {
   running_.check_invariants();
   std::vector<std::int32_t> refs(static_cast<std::size_t>(tables_.pool().capacity()), 0);
   std::int32_t outstanding = 0;
-  running_.for_each([&](const Request* r) {
+  const auto check_blocks = [&](const Request* r) {
     AIRI_CHECK(r->covered == static_cast<std::int32_t>(r->block_table.size()) * chunks_.block_size);
     AIRI_CHECK(r->num_computed <= r->covered && r->num_computed < r->length());
     AIRI_CHECK(r->pending_tokens <= r->rows_in_flight) << "request " << raw(r->id) << " awaits no row";
     for (const BlockId block : r->block_table) ++refs[index(block)];
     outstanding += AdmissionControl::promised(*r);
-  });
+  };
+  running_.for_each(check_blocks);
+  loader_.for_each(check_blocks);
+  if (const TierCache* tiers = tables_.pool().tiers()) {
+    tiers->check_invariants();
+    for (const BlockId block : tiers->blocks_being_loaded()) ++refs[index(block)];
+  }
   for (std::size_t i = 0; i < refs.size(); ++i) {
     AIRI_CHECK(refs[i] == tables_.pool().ref_count(BlockId{static_cast<std::int32_t>(i)}))
         << "references of block " << i;

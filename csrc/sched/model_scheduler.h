@@ -9,7 +9,9 @@
 #include "sched/block_tables.h"
 #include "sched/planner.h"
 #include "sched/preemptor.h"
+#include "sched/prefix_loader.h"
 #include "sched/running_set.h"
+#include "sched/step_time.h"
 #include "sched/step_writer.h"
 #include "sched/waiting_queue.h"
 
@@ -24,6 +26,13 @@ struct SchedulerOptions {
   std::optional<std::int64_t> locality_quantum_tokens;  // nothing: prefixes do not count
   std::int32_t num_bands = 1;
   ServiceWeights service;
+  Micros load_timeout = 1'000'000;
+};
+
+// What a step that has run took.
+struct StepTiming {
+  StepWork work;
+  Micros device_time = 0;
 };
 
 struct ModelStats {
@@ -31,6 +40,7 @@ struct ModelStats {
   std::int64_t capacity = 0, free_blocks = 0, cached_blocks = 0, active_blocks = 0;
   std::int64_t query_tokens = 0, hit_tokens = 0;  // of first dispatches
   std::int64_t preemptions = 0, evictions = 0;
+  TierStats tiers;
 };
 
 // Who runs on one model, and with how many tokens in its next step: continuous batching with
@@ -56,10 +66,18 @@ class ModelScheduler final : public SlabHolder {
   ModelScheduler& operator=(const ModelScheduler&) = delete;
   ~ModelScheduler() override = default;
 
-  void accept(Request* request);
+  // Blocks have copies in `tiers`, at most `num_copies` of them. REQUIRES: nothing was accepted yet.
+  void attach(TierCache& tiers, std::int32_t num_copies) { tables_.attach(tiers, num_copies); }
+
+  void accept(Request* request, TimePoint now);
 
   // Takes a request out wherever it stands; rows of it in flight mean nothing any more.
   void drop(Request* request);
+
+  // A transfer of this model has ended.
+  void complete(const Transfer& transfer, TransferEnd end) { loader_.complete(transfer, end); }
+  // Lets go on what has been loaded, or has waited for it long enough. Call before plans, for every model.
+  void advance_loads(TimePoint now);
 
   // Plans one step into `out`. The order of decisions is in csrc/README.md. No row at all where everything
   // waits for what a step in flight brings.
@@ -69,10 +87,10 @@ class ModelScheduler final : public SlabHolder {
   // such requests belong to nobody afterwards. REQUIRES: counts and status are valid per row.
   void commit(std::span<const PlannedRow> rows, std::span<const std::int32_t> tokens,
               std::span<const std::int32_t> counts, std::span<const std::uint8_t> status,
-              std::vector<Finished>& finished);
+              const StepTiming& timing, std::vector<Finished>& finished);
 
   // Takes every request off the device; all wait. Plans none until the next plan().
-  void preempt_all(TimePoint now) { preemptor_.preempt_all(now); }
+  void preempt_all(TimePoint now);
   // Where to ask for more blocks before one is refused or preempted for.
   void set_source(SlabSource* source) noexcept { tables_.set_source(source); }
 
@@ -94,6 +112,8 @@ class ModelScheduler final : public SlabHolder {
   [[nodiscard]] WaitingQueue& queue() noexcept { return queue_; }
   [[nodiscard]] const WaitingQueue& queue() const noexcept { return queue_; }
   [[nodiscard]] const BlockTables& tables() const noexcept { return tables_; }
+  // How long steps take; every decision that weighs time looks at this one.
+  [[nodiscard]] StepTimeModel& step_time() noexcept { return step_time_; }
   [[nodiscard]] ModelStats stats() const;
   void check_invariants() const;
 
@@ -106,6 +126,7 @@ class ModelScheduler final : public SlabHolder {
   void count_on(std::span<PlannedRow> rows);
 
   void publish(Request* request, std::int32_t computed);
+  void stop_loading(Request* request, TimePoint now);
   void plan_chunk(Request* request, std::int32_t chunk, std::int32_t& budget, StepWriter& out);
   void commit_token(Request* request, std::int32_t at, std::int32_t token, std::vector<Finished>& finished);
   void finish(Request* request, FinishReason reason, std::vector<Finished>& finished);
@@ -118,6 +139,8 @@ class ModelScheduler final : public SlabHolder {
   WaitingQueue queue_;
   RunningSet running_;
   Preemptor preemptor_;
+  StepTimeModel step_time_;
+  PrefixLoader loader_;
   Admitter admitter_;
   DecisionLog& log_;
   std::vector<PrefillDemand> demands_;  // scratch

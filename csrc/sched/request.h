@@ -23,6 +23,7 @@ enum class RowStatus : std::uint8_t { kOk, kNan, kFailed };
 
 enum class Phase : std::uint8_t {
   kWaiting,  // in the waiting queue: holds no block and no slot
+  kLoading,  // holds a slot and blocks, of which a tier fills some; has no row
   kPrefill,  // runs; some of its known tokens have no KV yet, the last one aside
   kDecode,   // runs; all its tokens but the last have KV
   kParked,   // holds no block and no slot, but a token of it is still being computed
@@ -109,6 +110,8 @@ struct alignas(64) Request {
   std::int32_t num_preemptions = 0;
   std::optional<std::int32_t> num_cached;  // prompt tokens hit, once dispatched
   std::int64_t bypassed = 0;               // service that passed it while it did not fit
+  bool was_loading = false;                // it was admitted to wait for a tier, not to compute at once
+  bool loads_nothing = false;              // a load took too long: what the tiers have is computed
 
   // Immutable after submit, as are id, arrival, the lengths, stop_ids and extras above.
   std::uint64_t serial = 0;  // unlike the id, never used twice

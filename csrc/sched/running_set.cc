@@ -24,12 +24,24 @@ bool RunningSet::runs_behind(std::int32_t band) const {
 }
 
 void RunningSet::enter(Request* request) {
+  enter_loading(request);
+  request->was_loading = false;
+  begin_prefill(request);
+}
+
+void RunningSet::enter_loading(Request* request) {
   AIRI_DCHECK(!free_slots_.empty()) << "no slot for request " << raw(request->id);
   request->slot = free_slots_.back();
   free_slots_.pop_back();
-  request->phase = Phase::kPrefill;
-  request->first_step = true;
+  request->phase = Phase::kLoading;
+  request->first_step = request->was_loading = true;
   ++in_band_[static_cast<std::size_t>(request->band)];
+  ++num_loading_;
+}
+
+void RunningSet::begin_prefill(Request* request) {
+  request->phase = Phase::kPrefill;
+  --num_loading_;
   prefills_.insert(prefills_.begin() + num_prefills_ahead(request->band), request);
 }
 
@@ -41,6 +53,7 @@ void RunningSet::begin_decoding(Request* request) {
 
 void RunningSet::leave(Request* request, Phase phase) {
   free_slots_.push_back(request->slot);
+  if (request->phase == Phase::kLoading) --num_loading_;
   --in_band_[static_cast<std::size_t>(request->band)];
   request->phase = phase;
   needs_sweep_ = true;
@@ -60,10 +73,12 @@ void RunningSet::check_invariants() const {
     for (const Request* r : *running) {
       AIRI_CHECK(r->phase == phase) << "request " << raw(r->id) << " is in the wrong list";
       AIRI_CHECK(!std::exchange(used[index(r->slot)], 1)) << "slot " << raw(r->slot) << " is shared";
-      AIRI_CHECK(!r->first_step) << "request " << raw(r->id) << " was admitted to a step and not planned";
+      AIRI_CHECK(!r->first_step || r->was_loading)
+          << "request " << raw(r->id) << " was admitted to a step and not planned";
     }
   }
-  AIRI_CHECK(free_slots_.size() + decodes_.size() + prefills_.size() == num_slots_) << "slots leak";
+  AIRI_CHECK(free_slots_.size() + decodes_.size() + prefills_.size() + num_loading_ == num_slots_)
+      << "slots leak";
 }
 
 }  // namespace airi

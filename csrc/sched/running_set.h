@@ -8,8 +8,8 @@
 
 namespace airi {
 
-// The running requests of one model: who decodes, who prefills, who has which slot. Decides nothing; knows
-// neither blocks nor tenants.
+// The running requests of one model: who decodes, who prefills, who has which slot. Those that wait in a slot
+// for their blocks to be loaded stand in neither list. Decides nothing; knows neither blocks nor tenants.
 //
 // Requests that leave stay in the lists, in another phase, until sweep(): so that a caller may let them go
 // while it walks a list.
@@ -35,6 +35,9 @@ class RunningSet {
 
   // Starts a request as a prefill in a free slot. REQUIRES: !is_full().
   void enter(Request* request);
+  // As enter, but it has nothing to compute yet. begin_prefill() then makes a prefill of it.
+  void enter_loading(Request* request);
+  void begin_prefill(Request* request);
   // Moves a prefill to the decodes at the next sweep().
   void begin_decoding(Request* request);
   // Frees the slot of a running request, which goes on in `phase`.
@@ -42,7 +45,7 @@ class RunningSet {
   // Takes out of the lists what has left them.
   void sweep();
 
-  // Calls visit(request) for what runs now, decodes first.
+  // Calls visit(request) for what runs now and is not loading, decodes first.
   template <class Visit>
   void for_each(Visit visit) const {
     for (Request* r : decodes_) {
@@ -62,6 +65,7 @@ class RunningSet {
   std::vector<Request*> prefills_;
   std::vector<SlotId> free_slots_;  // last in, first out
   std::vector<std::int32_t> in_band_;
+  std::size_t num_loading_ = 0;
   bool needs_sweep_ = false;
 };
 

@@ -13,6 +13,20 @@ struct StepWork {
   std::int64_t seqs = 0;
   std::int64_t decode_context = 0;  // sum of the lengths that decodes attend to
   double prefill_pairs = 0;         // sum over prefill chunks of tokens * (context + tokens / 2)
+
+  // One more token of a stream that attends to `context` tokens.
+  void add_decode(std::int64_t context) noexcept {
+    ++tokens;
+    ++seqs;
+    decode_context += context;
+  }
+  // `count` more tokens of a prompt of which `context` are computed.
+  void add_chunk(std::int64_t context, std::int64_t count) noexcept {
+    tokens += count;
+    ++seqs;
+    const auto length = static_cast<double>(count);
+    prefill_pairs += length * (static_cast<double>(context) + length / 2);
+  }
 };
 
 // One linear piece: microseconds per step and per unit of each kind of work.

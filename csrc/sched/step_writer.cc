@@ -22,6 +22,7 @@ StepWriter::StepWriter(const StepBuffers& buffers) : buffers_(buffers) {
 void StepWriter::clear() noexcept {
   rows_.clear();
   num_tokens_ = num_deltas_ = num_samples_ = num_decodes_ = 0;
+  work_ = {};
 }
 
 void StepWriter::add_row(Request& request, std::int32_t count, bool samples) noexcept {
@@ -45,6 +46,7 @@ void StepWriter::add_decode(Request& request) noexcept {
   const auto at = static_cast<std::size_t>(num_tokens_);
   buffers_.tokens[at] = request.last_token;
   buffers_.positions[at] = request.num_computed;
+  work_.add_decode(request.num_computed + 1);
   add_row(request, 1, true);
   ++num_decodes_;
 }
@@ -57,6 +59,7 @@ void StepWriter::add_chunk(Request& request, std::int32_t count) {
   std::copy_n(request.tokens.begin() + start, count, buffers_.tokens.subspan(at, size).begin());
   const auto positions = buffers_.positions.subspan(at, size);
   std::iota(positions.begin(), positions.end(), start);
+  work_.add_chunk(start, count);
   add_row(request, count, start + count == request.length());
 }
 

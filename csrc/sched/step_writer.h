@@ -7,6 +7,7 @@
 #include "base/ids.h"
 #include "kv/memory_op.h"
 #include "sched/request.h"
+#include "sched/step_time.h"
 
 namespace airi {
 
@@ -17,7 +18,7 @@ inline constexpr std::uint8_t kRowFirst = 2;   // first step of the request in t
 inline constexpr std::uint8_t kRowPending = 4;
 
 // One set of arrays that a step is written into. The caller owns the memory; R rows, T tokens,
-// D deltas. Nothing is written beyond the counts that StepInfo reports.
+// D deltas, M operations. Nothing is written beyond the counts that StepInfo reports.
 struct StepBuffers {
   std::span<std::int64_t> request_ids;  // [R]
   std::span<std::int32_t> slots;        // [R] stable while a request runs, unique per model
@@ -57,6 +58,7 @@ class StepWriter {
   [[nodiscard]] std::int32_t num_deltas() const noexcept { return num_deltas_; }
   [[nodiscard]] std::int32_t num_samples() const noexcept { return num_samples_; }
   [[nodiscard]] std::int32_t num_decodes() const noexcept { return num_decodes_; }
+  [[nodiscard]] const StepWork& work() const noexcept { return work_; }
   [[nodiscard]] std::int32_t delta_room() const noexcept {
     return static_cast<std::int32_t>(buffers_.deltas.size() / 3) - num_deltas_;
   }
@@ -76,6 +78,8 @@ class StepWriter {
   void set_ops(std::span<const MemoryOp> ops);
 
  private:
+  static constexpr std::size_t kOpColumns = 5;
+
   void add_row(Request& request, std::int32_t count, bool samples) noexcept;
 
   StepBuffers buffers_;
@@ -84,6 +88,7 @@ class StepWriter {
   std::int32_t num_deltas_ = 0;
   std::int32_t num_samples_ = 0;
   std::int32_t num_decodes_ = 0;
+  StepWork work_;
 };
 
 }  // namespace airi

@@ -46,7 +46,9 @@ class Step:
     ops: list[tuple[int, int, int, int, int]]
 
 
-def make_buffers(models: list[_core.ModelConfig], *, rows: int, tokens: int, spare: int) -> _core.StepBuffers:
+def make_buffers(
+    models: list[_core.ModelConfig], *, rows: int, tokens: int, spare: int, ops: int = 64
+) -> _core.StepBuffers:
     deltas = max(m.max_deltas for m in models) + spare
     return _core.StepBuffers(
         request_ids=np.zeros(rows, np.int64),
@@ -58,7 +60,7 @@ def make_buffers(models: list[_core.ModelConfig], *, rows: int, tokens: int, spa
         tokens=np.zeros(tokens, np.int32),
         positions=np.zeros(tokens, np.int32),
         deltas=np.zeros((deltas, 3), np.int32),
-        ops=np.zeros((64, 5), np.int64),
+        ops=np.zeros((ops, 5), np.int64),
     )
 
 
@@ -125,6 +127,13 @@ class Config:
     """None: what the models have blocks for."""
     slab_blocks: int = 1
     slab_hysteresis_us: int = 0
+    host_blocks: int = 0
+    disk_blocks: int = 0
+    max_ops: int = 64
+    store_on_reuse: int = 2
+    load_timeout_us: int = 1_000_000
+    host_bytes_per_us: float = 8000.0
+    disk_bytes_per_us: float = 1000.0
 
 
 class Executor:
@@ -144,8 +153,11 @@ class Executor:
         configs = [m.build() for m in self.specs]
         rows = max(m.max_num_seqs for m in self.specs)
         tokens = max(rows, max(m.max_batch_tokens for m in self.specs))
-        self.buffers = [make_buffers(configs, rows=rows, tokens=tokens, spare=spare_deltas) for _ in range(2)]
         c = self.config
+        self.buffers = [
+            make_buffers(configs, rows=rows, tokens=tokens, spare=spare_deltas, ops=c.max_ops)
+            for _ in range(2)
+        ]
         self.runtime = _core.Runtime(
             _core.RuntimeConfig(
                 arena_bytes=_core.GRANULE_BYTES
@@ -169,6 +181,12 @@ class Executor:
                 decision_records=c.decision_records,
                 kv_event_records=c.kv_event_records,
                 locality_quantum_tokens=c.locality_quantum_tokens,
+                host_bytes=c.host_blocks * _core.GRANULE_BYTES,
+                disk_bytes=c.disk_blocks * _core.GRANULE_BYTES,
+                store_on_reuse=c.store_on_reuse,
+                load_timeout_us=c.load_timeout_us,
+                host_bytes_per_us=c.host_bytes_per_us,
+                disk_bytes_per_us=c.disk_bytes_per_us,
             ),
             configs,
             self.buffers,

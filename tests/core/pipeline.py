@@ -26,6 +26,7 @@ class Device:
     def run(self, step: Step, texts: dict[int, list[int]], ended: dict[int, _core.FinishReason]) -> list[int]:
         """The tokens of the rows that sample."""
         model = step.info.model
+        self.begin_ops(step)
         for slot, column, entry in step.deltas:
             self.tables[model][slot, column] = entry
         sampled: dict[int, int] = {}
@@ -42,6 +43,10 @@ class Device:
         for slot, token in sampled.items():
             self.last[model, slot] = token
         return [sampled[r.slot] for r in step.rows if r.samples]
+
+    def begin_ops(self, step: Step) -> None:
+        """Memory operations come before the batch. Zeroed slabs are read by nobody."""
+        assert all(kind == _core.MemoryOpKind.ZERO for kind, *_ in step.ops)
 
     def place(self, model: int, slot: int, position: int) -> tuple[int, int]:
         size = self.specs[model].block_size

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <set>
+#include <span>
 #include <thread>
 #include <vector>
 
@@ -52,6 +53,32 @@ TEST(every_request_of_every_thread_arrives_once_and_in_its_threads_order) {
   }
   for (std::thread& client : clients) client.join();
   EXPECT(!inbox.has_live());
+}
+
+TEST(every_report_of_a_transfer_arrives_once) {
+  constexpr std::int64_t kThreads = 3;
+  constexpr std::int64_t kEach = 2000;
+  Inbox inbox(1);
+  std::vector<std::thread> copiers;
+  for (std::int64_t who = 0; who < kThreads; ++who) {
+    copiers.emplace_back([&, who] {
+      for (std::int64_t i = 0; i < kEach; ++i) {
+        const Inbox::TransferReport report{TransferId{who * kEach + i}, i % 2 == 0, i};
+        inbox.report(std::span(&report, 1));
+      }
+    });
+  }
+  std::set<TransferId> seen;
+  Inbox::Mail mail;
+  while (std::ssize(seen) < kThreads * kEach) {
+    inbox.take(mail);
+    for (const auto& [id, ok, micros] : mail.transfers) {
+      EXPECT(seen.insert(id).second);
+      EXPECT(micros == raw(id) % kEach && ok == (micros % 2 == 0));
+    }
+    mail.transfers.clear();
+  }
+  for (std::thread& copier : copiers) copier.join();
 }
 
 TEST(what_waits_is_counted_in_the_box_and_in_the_queues) {

@@ -160,7 +160,11 @@ class ModelConfig(metaclass=_PybindType):
         """How many rows StepBuffers.deltas must have at least."""
 
 class RuntimeConfig(metaclass=_PybindType):
-    """What all models of a device share. aging_us None: bands are strict."""
+    """What all models of a device share. aging_us None: bands are strict.
+
+    host_bytes and disk_bytes are what copies of blocks may take beside the device; the bytes per microsecond are
+    what transfers are expected to reach before any is measured, 0: nothing is ever loaded.
+    """
 
     def __init__(
         self,
@@ -179,6 +183,12 @@ class RuntimeConfig(metaclass=_PybindType):
         quantum_us: int = 10000,
         min_residency_us: int = 0,
         fairness_gap_tokens: int | None = None,
+        host_bytes: int = 0,
+        disk_bytes: int = 0,
+        store_on_reuse: int = 2,
+        load_timeout_us: int = 1000000,
+        host_bytes_per_us: float = 8000.0,
+        disk_bytes_per_us: float = 1000.0,
         steps_ahead: int = 0,
         decision_records: int = 0,
         kv_event_records: int = 0,
@@ -187,8 +197,12 @@ class RuntimeConfig(metaclass=_PybindType):
     ) -> None: ...
 
 class StepBuffers(metaclass=_PybindType):
-    """One set of arrays that steps are written into: R rows, T tokens, D deltas (slot, column, entry), M memory
-    operations (kind, id, from, to, granules), which models whose slabs move need."""
+    """One set of arrays that steps are written into: R rows, T tokens, D deltas (slot, column, entry).
+
+    ops holds at most M memory operations (MemoryOpKind, id, from, to, granules), which tiers and models whose
+    slabs move need. They begin in order before the batch: a STORE or ZERO is done before it, what has an id is
+    reported by complete_transfers.
+    """
 
     def __init__(
         self,
@@ -256,6 +270,29 @@ class StepInfo(metaclass=_PybindType):
     def num_ops(self) -> int:
         """Memory operations to execute, in order, before the batch."""
 
+class TierStats(metaclass=_PybindType):
+    """Counters of the copies that one model has beside the device."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        """Raises TypeError: only the core makes these."""
+
+    @property
+    def host_blocks(self) -> int: ...
+    @property
+    def disk_blocks(self) -> int: ...
+    @property
+    def stores(self) -> int: ...
+    @property
+    def loads(self) -> int: ...
+    @property
+    def spills(self) -> int: ...
+    @property
+    def fetches(self) -> int: ...
+    @property
+    def failures(self) -> int: ...
+    @property
+    def dropped_stores(self) -> int: ...
+
 class ModelStats(metaclass=_PybindType):
     """Counters of one model. query_tokens and hit_tokens count prompts at their first dispatch."""
 
@@ -282,12 +319,15 @@ class ModelStats(metaclass=_PybindType):
     def preemptions(self) -> int: ...
     @property
     def evictions(self) -> int: ...
+    @property
+    def tiers(self) -> TierStats: ...
 
 class Runtime(metaclass=_PybindType):
     """The scheduling core of one device: several models over one arena.
 
-    submit, cancel, set_tenant, has_work, read_decisions and read_kv_events may be called from any thread;
-    everything else from one owner thread. Bad arguments raise ValueError or TypeError and change nothing.
+    submit, cancel, set_tenant, complete_transfers, has_work, read_decisions and read_kv_events may be called
+    from any thread; everything else from one owner thread. Bad arguments raise ValueError or TypeError and
+    change nothing.
     """
 
     def __init__(
@@ -320,7 +360,10 @@ class Runtime(metaclass=_PybindType):
         """Ends a request at the next step(). False where no live request has this id."""
 
     def step(self, now_us: int) -> StepInfo | None:
-        """Plans the next step into a buffer set, or None where no model has work."""
+        """Plans the next step into a buffer set, or None where no model has work that can go on now.
+
+        A step may bring memory operations and deltas without a row.
+        """
 
     def commit(
         self,
@@ -353,6 +396,14 @@ class Runtime(metaclass=_PybindType):
 
     def replace_buffers(self, buffers: Sequence[StepBuffers]) -> None:
         """Sets to write into from the next step on; no step may be uncommitted."""
+
+    def complete_transfers(
+        self, ids: npt.NDArray[np.int64], ok: npt.NDArray[np.bool_], micros: npt.NDArray[np.int64]
+    ) -> None:
+        """Tells how memory operations ended, and what each took by itself. Unknown ids mean nothing."""
+
+    def step_time(self, model: int) -> parts.StepTimeModel:
+        """How long steps of a model take, as learnt from commits. To be changed between steps only."""
 
     def drain_events(self) -> npt.NDArray[np.void]:
         """What ended since the last call, oldest first: a structured array with the fields
