@@ -26,6 +26,7 @@ READERS = {
     "read_kv_events",
     "state",
     "stats",
+    "step_time",  # engines read it; what is put into it would have to be recorded
     "tenant_counter",
     "weights_at",
 }

@@ -105,6 +105,23 @@ def serve(
             rich_help_panel=_ENGINE,
         ),
     ] = None,
+    host_kv_memory: Annotated[
+        str | None,
+        typer.Option(
+            help="Memory for copies of keys and values that leave --kv-memory, such as 32GiB; left out: none.",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = None,
+    disk_kv_path: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for what leaves --host-kv-memory in turn, on a fast disk.", rich_help_panel=_ENGINE
+        ),
+    ] = None,
+    disk_kv_memory: Annotated[
+        str | None,
+        typer.Option(help="How much of that disk to take, such as 200GiB.", rich_help_panel=_ENGINE),
+    ] = None,
     block_size: Annotated[int, typer.Option(help="Tokens per KV block.", rich_help_panel=_ENGINE)] = 16,
     async_scheduling: Annotated[
         bool,
@@ -173,6 +190,9 @@ def serve(
             max_num_seqs=max_num_seqs,
             max_queued=max_queued,
             kv_memory=None if kv_memory is None else parse_size("kv_memory", kv_memory),
+            host_kv_memory=0 if host_kv_memory is None else parse_size("host_kv_memory", host_kv_memory),
+            disk_kv_path=None if disk_kv_path is None else str(disk_kv_path.absolute()),
+            disk_kv_memory=0 if disk_kv_memory is None else parse_size("disk_kv_memory", disk_kv_memory),
             block_size=block_size,
             async_scheduling=async_scheduling,
             fairness_gap_tokens=fairness_gap_tokens,

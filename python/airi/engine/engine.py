@@ -42,6 +42,8 @@ _REASONS: dict[int, FinishReason] = {
 }
 _NAN = int(_core.FinishReason.NAN)
 _NO_IDS = np.empty(0, np.int64)
+_TIER_WAIT_S = 0.05
+"""How long a step without a batch waits for what is being loaded, before it looks at clients again."""
 _NO_TOKENS = np.empty(0, np.int32)
 
 
@@ -94,7 +96,7 @@ class Engine:
         for model in self._hosting.models:
             for name in (model.name, *model.options.aliases):
                 self._by_name[name] = model
-        self._pipeline = StepPipeline(self._hosting.models, self._hosting.arrays)
+        self._pipeline = StepPipeline(self._hosting.models, self._hosting.arrays, self._hosting.tiers)
         self._ended: set[int] = set()
         """Requests that ended while a step ran, which may hold a row of them; their ids may be in use again."""
         self._regions = tuple(
@@ -245,6 +247,8 @@ class Engine:
         """
         others: dict[int, Output] = {}
         if not self._pipeline.is_running and not self._plan(others):
+            if not others and self._states and self._hosting.tiers is not None:
+                self._hosting.tiers.wait(_TIER_WAIT_S)
             return StepOutputs(others=list(others.values()))
         ahead = self._runtime.step(now_us()) if self.options.async_scheduling else None
         self._end(others, None)

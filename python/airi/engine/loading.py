@@ -18,6 +18,7 @@ from airi.engine.options import EngineOptions, ModelOptions
 from airi.engine.resources import available_memory, usable_cores
 from airi.engine.runner import ModelRunner, StepArrays
 from airi.engine.step_log import ModelSettings, RecordingRuntime, RuntimeSettings, StepLog
+from airi.engine.tiers import MAX_OPS, KvTiers
 from airi.errors import MemoryBudgetError
 from airi.sampling_params import MAX_PRIORITY
 
@@ -66,6 +67,8 @@ class Hosting:
     arrays: tuple[StepArrays, ...]
     """One per buffer set of the runtime."""
     arena: NDArray[np.uint8]
+    tiers: KvTiers | None
+    """None: what leaves the arena is gone."""
 
 
 def host_models(options: EngineOptions, progress: EngineProgress | None) -> Hosting:
@@ -111,7 +114,22 @@ def _host_models(options: EngineOptions, progress: EngineProgress | None) -> Hos
     configs = _model_configs(options, plan, hosted)
     arrays = _step_arrays(options, configs, hosted)
     vocab_size = max(model.vocab_size for model in hosted)
-    return Hosting(tuple(hosted), _runtime(options, plan, configs, arrays, vocab_size), arrays, arena)
+    runtime = _runtime(options, plan, configs, arrays, vocab_size)
+    tiers = _tiers(options, arena)
+    if tiers is not None:
+        tiers.report_to(runtime.complete_transfers)
+    return Hosting(tuple(hosted), runtime, arrays, arena, tiers)
+
+
+def _tiers(options: EngineOptions, arena: NDArray[np.uint8]) -> KvTiers | None:
+    if not options.host_kv_memory:
+        return None
+    return KvTiers(
+        arena,
+        host_bytes=options.host_kv_memory,
+        disk_folder=options.disk_kv_path,
+        disk_bytes=options.disk_kv_memory,
+    )
 
 
 def _set_threads(options: EngineOptions) -> None:
@@ -192,7 +210,8 @@ def _step_arrays(
     # that the core works with, a step would admit one or two of them.
     longest = max(-(-model.max_model_len // options.block_size) for model in hosted)
     deltas = max(config.max_deltas for config in configs) + min(rows * longest, _MOST_DELTAS)
-    return tuple(StepArrays.allocate(rows, tokens, deltas) for _ in range(2))
+    ops = MAX_OPS if options.host_kv_memory else 0
+    return tuple(StepArrays.allocate(rows, tokens, deltas, ops) for _ in range(2))
 
 
 def _runtime(
@@ -213,6 +232,8 @@ def _runtime(
         fairness_gap_tokens=options.fairness_gap_tokens,
         decision_records=options.decision_records,
         kv_event_records=options.kv_event_records,
+        host_bytes=options.host_kv_memory,
+        disk_bytes=options.disk_kv_memory,
     )
     buffers = [set_of_arrays.as_buffers() for set_of_arrays in arrays]
     if options.record_steps is None:

@@ -23,6 +23,8 @@ _BOUNDS = {
     "max_batch_tokens": (1, 2**30),
     "max_model_len": (2, 2**30),
     "max_queued": (1, 2**30),
+    "host_kv_memory": (0, 2**50),
+    "disk_kv_memory": (0, 2**50),
     "fairness_gap_tokens": (1, 2**40),
     "decision_records": (0, 2**24),
     "kv_event_records": (0, 2**24),
@@ -103,6 +105,13 @@ class EngineOptions:
     admission: str = "max_util"
     """"max_util" admits on what the next step needs and may preempt; "no_evict" reserves to completion."""
     prefix_caching: bool = True
+    host_kv_memory: int = 0
+    """Bytes of host memory for copies of blocks that leave the arena; prefixes are loaded from them again where that
+    takes less time than computing them. 0: none."""
+    disk_kv_path: str | None = None
+    """Folder on a disk for copies that leave the host memory in turn; needs `host_kv_memory`."""
+    disk_kv_memory: int = 0
+    """Bytes on that disk, taken at the start."""
     async_scheduling: bool = True
     """Plans each step while the one before it runs. The texts are the same without."""
     aging_s: float | None = 30.0
@@ -147,7 +156,20 @@ class EngineOptions:
             raise ConfigError(
                 f"aging_s is {self.aging_s:g}; it must be in (0, {_MOST_AGING_S:g}] or None", field="aging_s"
             )
+        self._check_tiers()
         _check_names(self.models)
+
+    def _check_tiers(self) -> None:
+        if (self.disk_kv_path is None) != (self.disk_kv_memory == 0):
+            raise ConfigError(
+                f"disk_kv_path is {self.disk_kv_path} and disk_kv_memory is {self.disk_kv_memory}; give both or none",
+                field="disk_kv_memory",
+            )
+        if self.disk_kv_memory and not self.host_kv_memory:
+            raise ConfigError(
+                "host_kv_memory is 0; the disk is reached through host memory, so disk_kv_path needs some",
+                field="host_kv_memory",
+            )
 
     @property
     def backend_name(self) -> str:

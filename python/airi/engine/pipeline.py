@@ -11,6 +11,7 @@ from airi import _core
 from airi.engine.loading import HostedModel
 from airi.engine.requests import RequestState
 from airi.engine.runner import ModelRunner, StepArrays, StepResult
+from airi.engine.tiers import KvTiers
 
 __all__ = ["StepPipeline"]
 
@@ -25,8 +26,11 @@ class StepPipeline:
     *Thread safety*: none; its own thread runs models and touches nothing else.
     """
 
-    def __init__(self, models: Sequence[HostedModel], arrays: Sequence[StepArrays]) -> None:
+    def __init__(
+        self, models: Sequence[HostedModel], arrays: Sequence[StepArrays], tiers: KvTiers | None
+    ) -> None:
         self._models = models
+        self._tiers = tiers
         self._arrays = arrays
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="airi-step")
         self._running: tuple[_core.StepInfo, Future[StepResult]] | None = None
@@ -63,7 +67,7 @@ class StepPipeline:
         runner, arrays = self._models[info.model].runner, self._arrays[info.buffer]
         runner.take_over(arrays, rows=info.num_rows, deltas=info.num_deltas, states=states)
         self._launched_at = time.monotonic()
-        future = self._thread.submit(_run, runner, arrays, info, self._done)
+        future = self._thread.submit(_run, runner, arrays, info, self._tiers, self._done)
         self._running = info, future
 
     def collect(self) -> tuple[_core.StepInfo, StepResult]:
@@ -78,8 +82,12 @@ class StepPipeline:
         return info, result
 
 
-def _run(runner: ModelRunner, arrays: StepArrays, info: _core.StepInfo, done: int) -> StepResult:
+def _run(
+    runner: ModelRunner, arrays: StepArrays, info: _core.StepInfo, tiers: KvTiers | None, done: int
+) -> StepResult:
     try:
+        if tiers is not None and info.num_ops:
+            tiers.begin(arrays.ops[: info.num_ops])
         return runner.run(arrays, rows=info.num_rows, tokens=info.num_tokens)
     finally:
         os.eventfd_write(done, 1)

@@ -42,10 +42,11 @@ class StepArrays:
     tokens: NDArray[np.int32]
     positions: NDArray[np.int32]
     deltas: NDArray[np.int32]
+    ops: NDArray[np.int64]
 
     @classmethod
-    def allocate(cls, rows: int, tokens: int, deltas: int) -> StepArrays:
-        """Zeroed arrays for at most this many rows, tokens and table deltas."""
+    def allocate(cls, rows: int, tokens: int, deltas: int, ops: int = 0) -> StepArrays:
+        """Zeroed arrays for at most this many rows, tokens, table deltas and memory operations."""
         return cls(
             request_ids=np.zeros(rows, np.int64),
             slots=np.zeros(rows, np.int32),
@@ -56,6 +57,7 @@ class StepArrays:
             tokens=np.zeros(tokens, np.int32),
             positions=np.zeros(tokens, np.int32),
             deltas=np.zeros((deltas, 3), np.int32),
+            ops=np.zeros((ops, 5), np.int64),
         )
 
     def as_buffers(self) -> _core.StepBuffers:
@@ -162,8 +164,10 @@ class ModelRunner:
         slots = arrays.slots[sampling]
         draws = arrays.draw_index[sampling]
         logprobs: dict[int, TokenLogprobs] = {}
+        tokens_out = np.zeros(len(sampling), np.int32)
         try:
-            logits = self.model.forward(step)
+            # Without rows a step brings memory operations alone.
+            logits = self.model.forward(step) if rows else np.zeros((0, self._vocab_size), np.float32)
             sampled = self.sampler.sample(logits, slots, draws)
             tokens_out, logprobs = sampled.tokens.copy(), sampled.logprobs
             self._last_tokens[slots] = tokens_out
@@ -173,7 +177,6 @@ class ModelRunner:
         except Exception:
             logger.exception("a step of %d rows and %d tokens failed", rows, tokens)
             status[:] = _ROW_FAILED
-            tokens_out = np.zeros(len(sampling), np.int32)
         return StepResult(
             model=self.index,
             counts=counts,

@@ -40,6 +40,7 @@ _INFO = (
     "num_samples",
     "num_decodes",
     "num_prefill_tokens",
+    "num_ops",
 )
 COLUMNS = {
     "request_ids": "num_rows",
@@ -182,6 +183,14 @@ class RecordingRuntime(_core.Runtime):
             found = super().cancel(request_id)
             self._log.write("cancel", request_id, found)
         return found
+
+    def complete_transfers(
+        self, ids: NDArray[np.int64], ok: NDArray[np.bool_], micros: NDArray[np.int64]
+    ) -> None:
+        """As Runtime.complete_transfers."""
+        with self._lock:
+            super().complete_transfers(ids, ok, micros)
+            self._log.write("complete_transfers", ids.tobytes(), ok.tobytes(), micros.tobytes())
 
     def set_tenant(self, tenant: int, weight: float) -> None:
         """As Runtime.set_tenant."""

@@ -92,6 +92,7 @@ class _Player:
             "submit": self.submit,
             "cancel": self.cancel,
             "set_tenant": self.set_tenant,
+            "complete_transfers": self.complete_transfers,
             "add_model": self.add_model,
             "remove_model": self.remove_model,
             "sleep": self._runtime.sleep,
@@ -117,6 +118,11 @@ class _Player:
     def set_tenant(self, tenant: int, weight: float) -> str | None:
         self._runtime.set_tenant(tenant, weight)
         return None
+
+    def complete_transfers(self, ids: bytes, ok: bytes, micros: bytes) -> None:
+        self._runtime.complete_transfers(
+            np.frombuffer(ids, np.int64), np.frombuffer(ok, np.bool_), np.frombuffer(micros, np.int64)
+        )
 
     def add_model(self, model: dict[str, Any], index: int) -> str | None:
         found = self._runtime.add_model(_core.ModelConfig(**_with_admission(model)))
