@@ -2,7 +2,7 @@
 #include <string>
 #include <vector>
 
-#include "kv/slab_map.h"
+#include "kv/slab_arena.h"
 #include "random.h"
 #include "sim/simulator.h"
 #include "testing.h"
