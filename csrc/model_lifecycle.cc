@@ -35,13 +35,14 @@ constexpr std::array kEvents{"sleep", "wake", "be removed", "become quiet", "hav
 const char* name_of(ModelState state) noexcept { return kNames[static_cast<std::size_t>(state)]; }
 
 ModelState next_state(ModelState state, ModelEvent event) {
-  std::string accepted;
   for (const Transition& t : kTransitions) {
-    if (t.event != event) continue;
-    if (t.from == state) return t.to;
-    accepted += (accepted.empty() ? "" : " or ") + std::string(name_of(t.from));
+    if (t.event == event && t.from == state) return t.to;
   }
   if (event == ModelEvent::kQuiet) return state;
+  std::string accepted;
+  for (const Transition& t : kTransitions) {
+    if (t.event == event) accepted += (accepted.empty() ? "" : " or ") + std::string(name_of(t.from));
+  }
   throw InvalidArgument("a model must be " + accepted + " to " + kEvents[static_cast<std::size_t>(event)] +
                         ", got " + name_of(state));
 }

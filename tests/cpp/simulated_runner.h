@@ -31,6 +31,7 @@ class SimulatedRunner {
       arrays.query_start.resize(rows + 1);
       for (auto* v : {&arrays.tokens, &arrays.positions}) v->resize(tokens);
       arrays.deltas.resize(3 * deltas);
+      arrays.ops.resize(5 * kOps);
     }
     sampled_.reserve(rows);
     counts_.reserve(rows);
@@ -75,13 +76,15 @@ class SimulatedRunner {
     runtime_->commit(info.step_id, sampled_, counts_, status_, device_time);
   }
 
+  static constexpr std::size_t kOps = 64;
+
   struct Arrays {
-    std::vector<std::int64_t> ids;
+    std::vector<std::int64_t> ids, ops;
     std::vector<std::uint8_t> flags;
     std::vector<std::int32_t> slots, query_start, seq_lens, draw, tokens, positions, deltas;
 
     StepBuffers buffers() {
-      return {ids, slots, query_start, seq_lens, flags, draw, tokens, positions, deltas};
+      return {ids, slots, query_start, seq_lens, flags, draw, tokens, positions, deltas, ops};
     }
   };
 
