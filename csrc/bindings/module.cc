@@ -13,6 +13,7 @@ void bind_sched(py::module_& parts);
 void bind_sim(py::module_& m);
 void bind_slabs(py::module_& parts);
 void bind_tiers(py::module_& parts);
+void bind_slo(py::module_& parts);
 }  // namespace airi::bindings
 
 PYBIND11_MODULE(_core, m) {
@@ -27,5 +28,6 @@ PYBIND11_MODULE(_core, m) {
   airi::bindings::bind_slabs(parts);
   airi::bindings::bind_tiers(parts);
   airi::bindings::bind_sim(m);
+  airi::bindings::bind_slo(parts);
   airi::bindings::bind_cpu(m);
 }

@@ -232,6 +232,49 @@ class StepTimeModel(metaclass=_PybindType):
     def import_state(self, state: Sequence[float]) -> None:
         """Goes on as the model that exported the state would; ValueError for what no model exports."""
 
+class SloBudget(metaclass=_PybindType):
+    """How many prefill tokens a step takes: what the tightest decode can afford."""
+
+    def __init__(self, tile: int, max_tokens: int) -> None: ...
+    def decide(
+        self,
+        model: StepTimeModel,
+        start: int,
+        bands: Sequence[tuple[int, int, int | None]],
+        prefills: Sequence[tuple[int, int, int, int | None]],
+        waiting: tuple[int, int, int, int | None] | None,
+    ) -> tuple[int, float, int | None]:
+        """(prefill tokens, microseconds, smallest resting band) of a step that starts at `start`.
+
+        Bands are (decodes, sum of contexts, due), prefills (context, remaining, band, due).
+        """
+
+    def note(self, late: bool) -> None: ...  # noqa: FBT001
+    @property
+    def gain(self) -> float: ...
+    @property
+    def least_chunk(self) -> int: ...
+    @staticmethod
+    def is_feasible(
+        model: StepTimeModel, start: int, prefill: tuple[int, int, int, int | None]
+    ) -> bool: ...
+
+def largest_prefill(
+    model: StepTimeModel,
+    work: tuple[int, int, int, float],
+    prefills: Sequence[tuple[int, int, int, int | None]],
+    micros: float,
+    tile: int,
+    most: int,
+) -> int:
+    """The most prefill tokens that a step with `work` takes within `micros`."""
+
+def largest_context(model: StepTimeModel, micros: float, most: int) -> int | None:
+    """The longest context with which a decode alone takes at most `micros`."""
+
+def next_token_due(due: int, emitted: int, itl: int) -> int:
+    """When the token after one that was due at `due` is due."""
+
 def split_budget(prefills: Sequence[tuple[int, int]], budget: int, block_size: int, cap: int) -> list[int]:
     """Tokens of each running prefill, given as (start, remaining) in order of decision."""
 
