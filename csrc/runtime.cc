@@ -69,7 +69,10 @@ Runtime::Runtime(const RuntimeConfig& config, const std::vector<ModelConfig>& mo
       arbiter_({.quantum = config.quantum_us, .min_residency = config.min_residency_us},
                device_weights(models)) {
   check_config(config);
-  for (const ModelConfig& model : models) check_config(model);
+  for (const ModelConfig& model : models) {
+    check_config(model);
+    check_targets(model, config);
+  }
   if (models.empty()) throw InvalidArgument("models must hold at least 1, got 0");
   in_flight_.reserve(static_cast<std::size_t>(config.steps_ahead) + 1);
   for (const StepBuffers& set : buffers) check_buffers(set, models);
@@ -270,7 +273,7 @@ void Runtime::settle() {
 
 std::optional<StepInfo> Runtime::step(TimePoint now) {
   if (in_flight_.size() > static_cast<std::size_t>(config_.steps_ahead)) {
-    throw InvalidArgument("step " + std::to_string(raw(in_flight_.front().step_id)) +
+    throw InvalidArgument("step " + std::to_string(raw(in_flight_.front().info.step_id)) +
                           " must be committed before the next one");
   }
   check_moment("now_us", now);
@@ -294,11 +297,22 @@ std::optional<StepInfo> Runtime::step(TimePoint now) {
   return planned;
 }
 
+// When the device will be done with what it has been given, if steps take what they are expected to.
+TimePoint Runtime::expected_start() const {
+  TimePoint free = device_free_;
+  for (const InFlight& step : in_flight_) {
+    const auto micros = static_cast<Micros>(std::min(step.expected_us, static_cast<double>(kMaxMicros)));
+    free = std::min(std::max(free, step.planned_at) + micros, TimePoint{kMaxMicros});
+  }
+  return std::max(free, now_);
+}
+
 std::optional<StepInfo> Runtime::plan(ModelId model) {
   const auto buffer = static_cast<std::size_t>(next_step_) % writers_.size();
   StepWriter& writer = writers_[buffer];
   writer.clear();
-  models_[index(model)].scheduler->plan(now_, writer);
+  Hosted& hosted = models_[index(model)];
+  hosted.scheduler->plan(now_, expected_start(), writer);
   // Without rows a step is worth while for what is waited for; what is stored or spilled comes along.
   const bool has_ops = !ops_.step().empty() && transfers_.is_waited_for();
   if (writer.num_rows() == 0 && writer.num_deltas() == 0 && !has_ops) {
@@ -307,28 +321,30 @@ std::optional<StepInfo> Runtime::plan(ModelId model) {
     return std::nullopt;
   }
   writer.set_ops(ops_.step());
-  in_flight_.push_back({.step_id = StepId{next_step_++},
-                        .model = model,
-                        .buffer = static_cast<std::int32_t>(buffer),
-                        .num_rows = writer.num_rows(),
-                        .num_tokens = writer.num_tokens(),
-                        .num_deltas = writer.num_deltas(),
-                        .num_samples = writer.num_samples(),
-                        .num_decodes = writer.num_decodes(),
-                        .num_prefill_tokens = writer.num_tokens() - writer.num_decodes(),
-                        .num_ops = static_cast<std::int32_t>(ops_.step().size())});
+  const StepInfo info{.step_id = StepId{next_step_++},
+                      .model = model,
+                      .buffer = static_cast<std::int32_t>(buffer),
+                      .num_rows = writer.num_rows(),
+                      .num_tokens = writer.num_tokens(),
+                      .num_deltas = writer.num_deltas(),
+                      .num_samples = writer.num_samples(),
+                      .num_decodes = writer.num_decodes(),
+                      .num_prefill_tokens = writer.num_tokens() - writer.num_decodes(),
+                      .num_ops = static_cast<std::int32_t>(ops_.step().size())};
+  const double expected = writer.num_rows() > 0 ? hosted.step_time.estimate(writer.work()) : 0;
+  in_flight_.push_back({info, now_, expected});
   ops_.end_step();
-  return in_flight_.back();
+  return info;
 }
 
 StepInfo Runtime::checked_step(StepId step_id, std::span<const std::int32_t> tokens,
                                std::span<const std::int32_t> counts,
                                std::span<const std::uint8_t> status) const {
-  if (in_flight_.empty() || in_flight_.front().step_id != step_id) {
+  if (in_flight_.empty() || in_flight_.front().info.step_id != step_id) {
     throw InvalidArgument("step_id must be that of the oldest uncommitted step, got " +
                           std::to_string(raw(step_id)));
   }
-  const auto rows = writers_[static_cast<std::size_t>(in_flight_.front().buffer)].rows();
+  const auto rows = writers_[static_cast<std::size_t>(in_flight_.front().info.buffer)].rows();
   if (counts.size() != rows.size() || status.size() != rows.size()) {
     throw InvalidArgument("counts and status must have " + std::to_string(rows.size()) + " rows, got " +
                           std::to_string(counts.size()) + " and " + std::to_string(status.size()));
@@ -351,7 +367,7 @@ StepInfo Runtime::checked_step(StepId step_id, std::span<const std::int32_t> tok
   if (std::ranges::any_of(tokens, [](std::int32_t t) { return t < 0; })) {
     throw InvalidArgument("tokens must not be negative");
   }
-  return in_flight_.front();
+  return in_flight_.front().info;
 }
 
 void Runtime::commit(StepId step_id, std::span<const std::int32_t> tokens,
@@ -361,9 +377,11 @@ void Runtime::commit(StepId step_id, std::span<const std::int32_t> tokens,
   if (device_time < 0 || device_time > kMaxMicros) {
     throw InvalidArgument("device_us must lie in [0, 2^53], got " + std::to_string(device_time));
   }
+  device_free_ = std::max(device_free_, in_flight_.front().planned_at) + device_time;
+  device_free_ = std::min(device_free_, TimePoint{kMaxMicros});
   in_flight_.erase(in_flight_.begin());
   const StepWriter& writer = writers_[static_cast<std::size_t>(step.buffer)];
-  const StepTiming timing{.work = writer.work(), .device_time = device_time};
+  const StepTiming timing{.work = writer.work(), .device_time = device_time, .emitted = device_free_};
   finished_.clear();
   models_[index(step.model)].scheduler->commit(writer.rows(), tokens, counts, status, timing, finished_);
   // On a clock too coarse for a step the device would else never change hands.
@@ -384,6 +402,8 @@ std::vector<ModelStats> Runtime::stats() const {
   return stats;
 }
 
+StepTimeModel& Runtime::step_time(ModelId model) { return hosted(model).step_time; }
+
 std::optional<std::int64_t> Runtime::tenant_counter(ModelId model, std::int32_t band, TenantId tenant) const {
   if (index(model) >= models_.size() || band < 0 || band >= config_.num_bands) return std::nullopt;
   if (!models_[index(model)].scheduler) return std::nullopt;
@@ -400,13 +420,6 @@ KvSnapshot Runtime::kv_snapshot(ModelId model) const {
   const auto& scheduler = models_[index(model)].scheduler;
   if (!scheduler) return {.cursor = kv_events_.next(), .stored = {}};
   return {.cursor = kv_events_.next(), .stored = scheduler->tables().pool().stored_hashes()};
-}
-
-StepTimeModel& Runtime::step_time(ModelId model) {
-  if (index(model) >= models_.size() || !models_[index(model)].scheduler) {
-    throw InvalidArgument("model must be a model of this runtime, got " + std::to_string(raw(model)));
-  }
-  return models_[index(model)].scheduler->step_time();
 }
 
 void Runtime::check_invariants() const {

@@ -163,6 +163,12 @@ class Runtime {
     }
   };
 
+  // An uncommitted step.
+  struct InFlight {
+    StepInfo info;
+    TimePoint planned_at{};
+    double expected_us = 0;  // on the device
+  };
   struct ModelLimits {
     std::int32_t max_model_len = 0;
     std::int32_t capacity = 0;  // blocks that a request can count on
@@ -174,6 +180,7 @@ class Runtime {
   struct Hosted {
     ModelConfig config;
     std::shared_ptr<const HashChain> chain;
+    StepTimeModel step_time;
     std::unique_ptr<TierCache> tiers;           // or null; outlives the scheduler
     std::unique_ptr<ModelScheduler> scheduler;  // null once removed
     std::unique_ptr<SlabSource> source;         // null: its slabs are fixed
@@ -208,6 +215,7 @@ class Runtime {
   void attach_tiers(const std::vector<ModelConfig>& models);
   void end_transfers();
   [[nodiscard]] std::optional<StepInfo> plan(ModelId model);
+  [[nodiscard]] TimePoint expected_start() const;
   [[nodiscard]] StepInfo checked_step(StepId step_id, std::span<const std::int32_t> tokens,
                                       std::span<const std::int32_t> counts,
                                       std::span<const std::uint8_t> status) const;
@@ -241,7 +249,8 @@ class Runtime {
   Inbox::Mail mail_;
   TimePoint now_{-kMaxMicros};
   std::int64_t next_step_ = 0;
-  std::vector<StepInfo> in_flight_;  // uncommitted, oldest first
+  std::vector<InFlight> in_flight_;     // uncommitted, oldest first
+  TimePoint device_free_{-kMaxMicros};  // when the device was done with the latest committed step
 };
 
 }  // namespace airi

@@ -5,6 +5,7 @@
 #include <limits>
 #include <numeric>
 #include <string>
+#include <utility>
 
 #include "base/broadcast_ring.h"
 #include "base/check.h"
@@ -127,10 +128,21 @@ void check_config(const ModelConfig& model) {
   if (model.share) {
     require(*model.share > 0.0 && *model.share <= 1.0, "share", *model.share, "in (0, 1]");
   }
+  require(model.itl_credit >= 0 && model.itl_credit <= 1, "itl_credit", model.itl_credit, "in [0, 1]");
+  for (const SloTarget& target : model.targets) {
+    for (const auto& [name, micros] : {std::pair("ttft_us", target.ttft), std::pair("itl_us", target.itl)}) {
+      if (micros) require(*micros >= 0 && *micros <= kMaxMicros, name, *micros, "between 0 and 2^53");
+    }
+  }
   if (model.max_prefill_chunk) {
     require(*model.max_prefill_chunk >= model.block_size, "max_prefill_chunk", *model.max_prefill_chunk,
             "at least block_size");
   }
+}
+
+void check_targets(const ModelConfig& model, const RuntimeConfig& config) {
+  const auto size = static_cast<std::int64_t>(model.targets.size());
+  require(size <= config.num_bands, "len(targets)", size, "at most num_bands");
 }
 
 void check_buffers(const StepBuffers& buffers, const std::vector<ModelConfig>& models) {

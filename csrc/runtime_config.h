@@ -10,6 +10,7 @@
 #include "kv/slab_arena.h"
 #include "sched/admission.h"
 #include "sched/model_scheduler.h"
+#include "sched/slo_target.h"
 #include "sched/step_writer.h"
 
 namespace airi {
@@ -34,6 +35,8 @@ struct ModelConfig {
   double watermark = 0.01;
   bool enable_prefix_caching = true;
   std::optional<std::int32_t> max_prefill_chunk;  // of one request per step
+  std::vector<SloTarget> targets;                 // by class; those behind the last have none
+  double itl_credit = 0;  // targets between tokens that a stream may save by early ones, for a late one
 
   // How many deltas a step of this model may bring: what StepBuffers must hold at least.
   [[nodiscard]] std::int64_t max_deltas() const noexcept;
@@ -81,6 +84,7 @@ struct RuntimeConfig {
 // Each throws InvalidArgument naming the first setting that cannot work, with its value.
 void check_config(const RuntimeConfig& config);
 void check_config(const ModelConfig& model);
+void check_targets(const ModelConfig& model, const RuntimeConfig& config);
 void check_buffers(const StepBuffers& buffers, const std::vector<ModelConfig>& models);
 
 // One model's part of a tier.

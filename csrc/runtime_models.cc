@@ -60,7 +60,9 @@ void Runtime::host(ModelId id, const ModelConfig& model) {
       .locality_quantum_tokens = config_.locality_quantum_tokens,
       .num_bands = config_.num_bands,
       .service = config_.service,
-      .load_timeout = config_.tiers.load_timeout_us};
+      .load_timeout = config_.tiers.load_timeout_us,
+      .targets = model.targets,
+      .itl_credit = model.itl_credit};
   BlockTables tables(std::move(entries), shape, admission, chain, model.enable_prefix_caching);
   if (!model.is_elastic()) tables.pool().add_slab(SlabId{0});
   tables.pool().send_events_to(KvEventSink(&kv_events_, id, model.block_size));
@@ -68,7 +70,7 @@ void Runtime::host(ModelId id, const ModelConfig& model) {
   hosted.config = model;
   hosted.chain = std::move(chain);
   hosted.scheduler = std::make_unique<ModelScheduler>(options, std::move(tables), AgingRule(config_.aging_us),
-                                                      weights_, log_);
+                                                      weights_, hosted.step_time, log_);
   if (model.is_elastic()) {
     hosted.source = std::make_unique<SlabSource>(exchange_, ops_, id);
     hosted.scheduler->set_source(hosted.source.get());
@@ -132,6 +134,7 @@ void Runtime::leave_home(ModelId model) {
 
 ModelId Runtime::add_model(const ModelConfig& model) {
   check_config(model);
+  check_targets(model, config_);
   if (!model.is_elastic()) {
     throw InvalidArgument("a model that is added needs min_slabs or max_slabs: slabs are moved to it");
   }
@@ -226,11 +229,11 @@ void Runtime::go_on_with_changes() {
   for (std::int32_t i = 0; i < std::ssize(models_); ++i) {
     Hosted& hosted = models_[static_cast<std::size_t>(i)];
     if (hosted.state == ModelState::kRemoving) {
-      const auto is_own = [=](const StepInfo& step) { return step.model == ModelId{i}; };
+      const auto is_own = [=](const InFlight& step) { return step.info.model == ModelId{i}; };
       const bool is_written = hosted.tiers && !hosted.tiers->blocks_being_loaded().empty();
       if (hosted.scheduler->has_work() || is_written || std::ranges::any_of(in_flight_, is_own)) continue;
       release_everything(ModelId{i});
-    } else if (!in_flight_.empty() && raw(in_flight_.front().step_id) < hosted.quiet_from) {
+    } else if (!in_flight_.empty() && raw(in_flight_.front().info.step_id) < hosted.quiet_from) {
       continue;
     }
     hosted.state = next_state(hosted.state, ModelEvent::kQuiet);

@@ -25,6 +25,7 @@ void bind_events(const py::module_& m) {
       .value("QUEUED_BARRED", Decision::kQueuedBarred)
       .value("QUEUED_PREFIX", Decision::kQueuedPrefix)
       .value("QUEUED_QUOTA", Decision::kQueuedQuota)
+      .value("QUEUED_BEST_EFFORT", Decision::kQueuedBestEffort)
       .value("ADMITTED", Decision::kAdmitted)
       .value("CHUNKED", Decision::kChunked)
       .value("PREEMPTED_MEMORY", Decision::kPreemptedMemory)

@@ -180,13 +180,17 @@ void bind_enums(const py::module_& m) {
       .finalize();
 }
 
+// (ttft_us, itl_us)
+using TargetTuple = std::pair<std::optional<std::int64_t>, std::optional<std::int64_t>>;
+
 ModelConfig make_model(std::int32_t block_size, std::int64_t bytes_per_block, std::int32_t max_model_len,
                        std::int32_t max_num_seqs, std::int32_t max_batch_tokens,
                        std::optional<std::int32_t> num_slabs, std::optional<double> share,
                        double device_weight, const py::bytes& hash_seed, AdmissionPolicy admission,
                        double watermark, bool enable_prefix_caching,
                        std::optional<std::int32_t> max_prefill_chunk, std::optional<std::int32_t> min_slabs,
-                       std::optional<std::int32_t> max_slabs, double slab_weight, std::int32_t weight_slabs) {
+                       std::optional<std::int32_t> max_slabs, double slab_weight, std::int32_t weight_slabs,
+                       const std::vector<TargetTuple>& targets, double itl_credit) {
   ModelConfig model{.block_size = block_size,
                     .bytes_per_block = bytes_per_block,
                     .max_model_len = max_model_len,
@@ -203,7 +207,10 @@ ModelConfig make_model(std::int32_t block_size, std::int64_t bytes_per_block, st
                     .admission = admission,
                     .watermark = watermark,
                     .enable_prefix_caching = enable_prefix_caching,
-                    .max_prefill_chunk = max_prefill_chunk};
+                    .max_prefill_chunk = max_prefill_chunk,
+                    .targets = {},
+                    .itl_credit = itl_credit};
+  for (const auto& [ttft, itl] : targets) model.targets.push_back({.ttft = ttft, .itl = itl});
   check_config(model);
   return model;
 }
@@ -254,7 +261,7 @@ void bind_configs(const py::module_& m) {
            "device_weight"_a = 1.0, "hash_seed"_a = py::bytes(), "admission"_a = AdmissionPolicy::kNoEvict,
            "watermark"_a = 0.01, "enable_prefix_caching"_a = true, "max_prefill_chunk"_a = std::nullopt,
            "min_slabs"_a = std::nullopt, "max_slabs"_a = std::nullopt, "slab_weight"_a = 1.0,
-           "weight_slabs"_a = 0)
+           "weight_slabs"_a = 0, "targets"_a = std::vector<TargetTuple>{}, "itl_credit"_a = 0.0)
       .def_property_readonly("max_deltas", &ModelConfig::max_deltas,
                              "How many rows StepBuffers.deltas must have at least.");
   py::class_<RuntimeConfig>(m, "RuntimeConfig", "What all models of a device share.")
@@ -304,8 +311,8 @@ void bind_results(const py::module_& m) {
       .def_readonly("fetches", &TierStats::fetches)
       .def_readonly("failures", &TierStats::failures)
       .def_readonly("dropped_stores", &TierStats::dropped_stores);
-  py::class_<ModelStats>(m, "ModelStats", "Counters of one model.")
-      .def_readonly("waiting", &ModelStats::waiting)
+  py::class_<ModelStats> stats(m, "ModelStats", "Counters of one model.");
+  stats.def_readonly("waiting", &ModelStats::waiting)
       .def_readonly("running", &ModelStats::running)
       .def_readonly("capacity", &ModelStats::capacity)
       .def_readonly("free_blocks", &ModelStats::free_blocks)
@@ -316,6 +323,17 @@ void bind_results(const py::module_& m) {
       .def_readonly("preemptions", &ModelStats::preemptions)
       .def_readonly("evictions", &ModelStats::evictions)
       .def_readonly("tiers", &ModelStats::tiers);
+  const auto counter = [&](const char* name, std::int64_t SloCounters::* member) {
+    stats.def_property_readonly(name, [=](const ModelStats& s) { return s.slo.*member; });
+  };
+  counter("first_tokens_on_time", &SloCounters::first_tokens_on_time);
+  counter("first_tokens_late", &SloCounters::first_tokens_late);
+  counter("next_tokens_on_time", &SloCounters::next_tokens_on_time);
+  counter("next_tokens_late", &SloCounters::next_tokens_late);
+  counter("requests_on_time", &SloCounters::requests_on_time);
+  counter("requests_late", &SloCounters::requests_late);
+  counter("best_effort", &SloCounters::best_effort);
+  counter("rests", &SloCounters::rests);
 }
 
 }  // namespace
@@ -357,7 +375,8 @@ void bind_runtime(const py::module_& m) {
           [](PyRuntime& self, std::int32_t model) -> StepTimeModel& {
             return self.runtime.step_time(ModelId{model});
           },
-          "model"_a, py::return_value_policy::reference_internal)
+          "model"_a, py::return_value_policy::reference_internal,
+          "How long steps of a model take, as learnt from commits; for the owner thread, between steps.")
       .def("has_work", [](const PyRuntime& self) { return self.runtime.has_work(); })
       .def("stats", [](const PyRuntime& self) { return self.runtime.stats(); })
       .def(

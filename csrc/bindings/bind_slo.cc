@@ -95,10 +95,11 @@ void bind_slo(py::module_& parts) {
             "The longest context with which a decode alone takes at most `micros`.");
   parts.def(
       "next_token_due",
-      [](std::int64_t due, std::int64_t emitted, std::int64_t itl) {
-        return static_cast<std::int64_t>(next_token_due(TimePoint{due}, TimePoint{emitted}, itl));
+      [](std::int64_t due, std::int64_t emitted, std::int64_t itl, std::int64_t most_saved) {
+        if (most_saved < 0) throw InvalidArgument("most_saved must not be negative");
+        return static_cast<std::int64_t>(next_token_due(TimePoint{due}, TimePoint{emitted}, itl, most_saved));
       },
-      "due"_a, "emitted"_a, "itl"_a, "When the token after one that was due at `due` is due.");
+      "due"_a, "emitted"_a, "itl"_a, "most_saved"_a, "When the token after one that was due at `due` is due.");
 }
 
 }  // namespace airi::bindings

@@ -1,6 +1,7 @@
 #include "sched/admitter.h"
 
 #include <algorithm>
+#include <iterator>
 
 namespace airi {
 namespace {
@@ -8,10 +9,14 @@ namespace {
 // How many waiting requests one search past a head that does not fit looks at.
 constexpr std::size_t kBypassSearch = 64;
 
+// How many heads one look at the queue makes best effort.
+constexpr int kMostHopeless = 256;
+
 }  // namespace
 
 Admitter::Admitter(const Options& options, const ChunkRule& chunks, BlockTables& tables, WaitingQueue& queue,
-                   RunningSet& running, Preemptor& preemptor, PrefixLoader& loader, DecisionLog& log)
+                   RunningSet& running, Preemptor& preemptor, PrefixLoader& loader, SloPolicy& slo,
+                   DecisionLog& log)
     : options_(options),
       chunks_(chunks),
       tables_(tables),
@@ -19,6 +24,7 @@ Admitter::Admitter(const Options& options, const ChunkRule& chunks, BlockTables&
       running_(running),
       preemptor_(preemptor),
       loader_(loader),
+      slo_(slo),
       log_(log) {}
 
 Request* Admitter::first_waiting() {
@@ -26,20 +32,34 @@ Request* Admitter::first_waiting() {
                      [this](Request& request) { return tables_.match(request).num_blocks; });
 }
 
+Request* Admitter::next() {
+  Request* head = first_waiting();
+  if (!slo_.is_active()) return head;
+  for (int i = 0; i < kMostHopeless && head != nullptr; ++i, head = first_waiting()) {
+    auto until = slo_.hopeless_until(*head, 0);
+    if (until) until = slo_.hopeless_until(*head, tables_.match(*head).num_blocks * chunks_.block_size);
+    if (!until) break;
+    queue_.make_best_effort(head, *until);
+    slo_.note_best_effort();
+    log_.write_queued(*head, Decision::kQueuedBestEffort, *until - slo_.start());
+  }
+  return head;
+}
+
 // What is left for the head before the split: each prefill ahead of it takes a block at most, or,
 // where that is more, an equal share, which leaves the head its own.
 Admitter::Room Admitter::room_before_split(const Request* head) const {
-  const auto decodes = std::ssize(running_.decodes());
-  const std::int64_t ahead = decodes + running_.num_prefills_ahead(head->band) * chunks_.block_size;
+  const auto tokens = std::min<std::int64_t>(options_.max_batch_tokens - std::ssize(running_.decodes()),
+                                             slo_.prefill_tokens());
   const std::int32_t blocks = ceil_div(options_.max_batch_tokens, chunks_.block_size);
-  return {.tokens = options_.max_batch_tokens - ahead,
+  return {.tokens = tokens - running_.num_prefills_ahead(head->band) * chunks_.block_size,
           .reserved_deltas = static_cast<std::int32_t>(running_.num_slots()) + blocks};
 }
 
 // At a slot or block limit a head preempts tenants that are over-served beyond the gap, also in vain, because
 // the gap must not grow; and then, if that makes enough room, less urgent requests.
 void Admitter::admit_first(TimePoint now, StepWriter& out) {
-  for (Request* head = first_waiting(); head != nullptr; head = first_waiting()) {
+  for (Request* head = next(); head != nullptr; head = next()) {
     if (preemptor_.is_barred(head) || !preemptor_.is_ahead_of_running(head)) break;
     const Outcome outcome = make_way(head, try_admit(head, room_before_split(head), now, out), now, out);
     if (outcome != Outcome::kAdmitted) break;
@@ -63,7 +83,7 @@ Admitter::Outcome Admitter::make_way(Request* head, Outcome outcome, TimePoint n
 }
 
 Request* Admitter::admit_next(std::int32_t budget, TimePoint now, StepWriter& out) {
-  Request* head = first_waiting();
+  Request* head = next();
   if (head == nullptr) return nullptr;
   if (running_.is_full()) {
     hold_back(head, Decision::kQueuedSlots, static_cast<std::int64_t>(running_.size()));

@@ -8,6 +8,7 @@
 #include "sched/preemptor.h"
 #include "sched/prefix_loader.h"
 #include "sched/running_set.h"
+#include "sched/slo_policy.h"
 #include "sched/step_writer.h"
 #include "sched/waiting_queue.h"
 
@@ -40,7 +41,11 @@ class Admitter {
 
   // The references must outlive the admitter.
   Admitter(const Options& options, const ChunkRule& chunks, BlockTables& tables, WaitingQueue& queue,
-           RunningSet& running, Preemptor& preemptor, PrefixLoader& loader, DecisionLog& log);
+           RunningSet& running, Preemptor& preemptor, PrefixLoader& loader, SloPolicy& slo, DecisionLog& log);
+
+  // The request to admit next, or null where none waits. What stands before it and cannot have its first
+  // token in time any more becomes best effort.
+  [[nodiscard]] Request* next();
 
   // The head: the request to admit next, or null where none waits. Never changes what comes first.
   [[nodiscard]] Request* first_waiting();
@@ -92,6 +97,7 @@ class Admitter {
   RunningSet& running_;
   Preemptor& preemptor_;
   PrefixLoader& loader_;
+  SloPolicy& slo_;
   DecisionLog& log_;
   Request* held_back_ = nullptr;  // the head whose reason to wait was looked at last
   Counters counters_;

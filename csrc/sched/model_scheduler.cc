@@ -13,23 +13,35 @@ std::optional<WaitingQueue::Locality> locality_of(const SchedulerOptions& option
   return WaitingQueue::Locality{.quantum_tokens = *options.locality_quantum_tokens, .block_size = block_size};
 }
 
+// Best effort has a band of its own behind those of the classes.
+std::int32_t num_bands(const SchedulerOptions& options) {
+  return options.num_bands + (options.targets.empty() ? 0 : 1);
+}
+
 }  // namespace
 
 ModelScheduler::ModelScheduler(const SchedulerOptions& options, BlockTables tables, AgingRule aging,
-                               const TenantWeights& weights, DecisionLog& log)
+                               const TenantWeights& weights, StepTimeModel& step_time, DecisionLog& log)
     : options_(options),
       chunks_{.block_size = tables.block_size(), .cap = options.max_prefill_chunk},
       tables_(std::move(tables)),
-      queue_(options.num_bands, aging, weights, locality_of(options, tables_.block_size())),
-      running_(options.max_num_seqs, options.num_bands),
-      preemptor_(options.fairness_gap_tokens, options.num_bands, tables_, queue_, running_, log),
+      queue_(num_bands(options), aging, weights, locality_of(options, tables_.block_size())),
+      running_(options.max_num_seqs, num_bands(options)),
+      preemptor_(options.fairness_gap_tokens, num_bands(options), tables_, queue_, running_, log),
+      step_time_(step_time),
       loader_({.chunk = std::min(options.max_batch_tokens, options.max_prefill_chunk),
                .timeout = options.load_timeout},
               tables_, running_, step_time_),
+      slo_({.num_bands = options.num_bands,
+            .block_size = chunks_.block_size,
+            .max_batch_tokens = options.max_batch_tokens,
+            .aging = aging.interval(),
+            .itl_credit = options.itl_credit},
+           options.targets, step_time_),
       admitter_({.max_batch_tokens = options.max_batch_tokens,
                  .bypass_tokens = options.bypass_tokens,
                  .service = options.service},
-                chunks_, tables_, queue_, running_, preemptor_, loader_, log),
+                chunks_, tables_, queue_, running_, preemptor_, loader_, slo_, log),
       log_(log) {
   demands_.reserve(running_.num_slots());
   shares_.reserve(running_.num_slots());
@@ -45,14 +57,17 @@ void ModelScheduler::accept(Request* request, TimePoint now) {
   log_.write_queued(*request, Decision::kQueuedTurn, raw(head->id), static_cast<std::int64_t>(queue_.size()));
 }
 
-void ModelScheduler::plan(TimePoint now, StepWriter& out) {
+void ModelScheduler::plan(TimePoint now, TimePoint start, StepWriter& out) {
   preemptor_.begin_step();
   tables_.begin_step(now);
+  slo_.begin_step(start);
   queue_.promote(now);
   make_room_for_decodes(now, out);
+  if (slo_.is_active()) slo_.grant(running_, admissible());
   admitter_.admit_first(now, out);
+  slo_.regrant(running_);
   plan_decodes(out);
-  std::int32_t budget = options_.max_batch_tokens - out.num_tokens();
+  std::int32_t budget = std::min(options_.max_batch_tokens - out.num_tokens(), slo_.prefill_tokens());
   plan_prefills(budget, out);
   admit_waiting(budget, now, out);
   count_on(out.rows());
@@ -91,6 +106,13 @@ void ModelScheduler::advance_loads(TimePoint now) {
   tables_.pool().drop_lost();
 }
 
+// The head of the queue, where slots and blocks are left that it might be admitted to.
+const Request* ModelScheduler::admissible() {
+  const Request* head = admitter_.next();
+  const bool has_blocks = tables_.pool().num_available() > tables_.admission().outstanding();
+  return running_.is_full() || !has_blocks ? nullptr : head;
+}
+
 void ModelScheduler::make_room_for_decodes(TimePoint now, StepWriter& out) {
   for (Request* request : running_.decodes()) {
     const auto needs_block = [=] {
@@ -109,7 +131,12 @@ void ModelScheduler::make_room_for_decodes(TimePoint now, StepWriter& out) {
 
 void ModelScheduler::plan_decodes(StepWriter& out) {
   for (Request* request : running_.decodes()) {
-    if (!request->is_planned_out()) out.add_decode(*request);
+    if (request->is_planned_out()) continue;
+    if (slo_.rests(*request)) {
+      slo_.note_rest();
+    } else {
+      out.add_decode(*request);
+    }
   }
 }
 
@@ -135,11 +162,13 @@ void ModelScheduler::plan_chunk(Request* request, std::int32_t chunk, std::int32
 }
 
 void ModelScheduler::admit_waiting(std::int32_t& budget, TimePoint now, StepWriter& out) {
-  while (Request* admitted = admitter_.admit_next(budget, now, out)) {
+  const auto left = [&] { return slo_.has_room(out.work()) ? budget : 0; };
+  while (Request* admitted = admitter_.admit_next(left(), now, out)) {
     if (admitted->phase == Phase::kLoading) continue;
     const PrefillDemand demand{.start = admitted->num_computed,
                                .remaining = admitted->length() - admitted->num_computed};
-    plan_chunk(admitted, greedy_chunk(demand, budget, chunks_), budget, out);
+    const std::int32_t room = slo_.room_for(out.work(), demand.start, std::min(budget, demand.remaining));
+    plan_chunk(admitted, greedy_chunk(demand, room, chunks_), budget, out);
   }
 }
 
@@ -183,8 +212,8 @@ void ModelScheduler::drop(Request* request) {
 void ModelScheduler::commit(std::span<const PlannedRow> rows, std::span<const std::int32_t> tokens,
                             std::span<const std::int32_t> counts, std::span<const std::uint8_t> status,
                             const StepTiming& timing, std::vector<Finished>& finished) {
-  // A step that failed may have ended early.
-  if (std::ranges::find(status, raw(RowStatus::kFailed)) == status.end()) {
+  // A step that failed may have ended early; one without rows only moved memory.
+  if (!rows.empty() && std::ranges::find(status, raw(RowStatus::kFailed)) == status.end()) {
     step_time_.observe(timing.work, static_cast<double>(timing.device_time));
   }
   auto token = tokens.begin();
@@ -202,7 +231,7 @@ void ModelScheduler::commit(std::span<const PlannedRow> rows, std::span<const st
       continue;
     }
     if (request->phase != Phase::kParked) publish(request, row.end);
-    if (row.samples) commit_token(request, row.end, *own, finished);
+    if (row.samples) commit_token(request, row.end, *own, timing.emitted, finished);
   }
   running_.sweep();
 }
@@ -213,16 +242,19 @@ void ModelScheduler::publish(Request* request, std::int32_t computed) {
   if (queue_.locality_counts()) queue_.note_published(*request, first);
 }
 
-void ModelScheduler::commit_token(Request* request, std::int32_t at, std::int32_t token,
+void ModelScheduler::commit_token(Request* request, std::int32_t at, std::int32_t token, TimePoint emitted,
                                   std::vector<Finished>& finished) {
   --request->pending_tokens;
   request->tokens[static_cast<std::size_t>(at)] = token;
   const std::int32_t length = at + 1;
   if (length == request->length()) request->last_token = token;
   queue_.charge(request, options_.service.decode);
+  if (slo_.is_active()) slo_.note_token(*request, at, emitted);
   if (length >= request->min_length && request->is_stop(token)) {
+    slo_.note_end(*request);
     finish(request, FinishReason::kStop, finished);
   } else if (length >= request->max_length) {
+    slo_.note_end(*request);
     finish(request, FinishReason::kLength, finished);
   } else if (request->phase == Phase::kParked) {
     preemptor_.unpark(request, false);
@@ -266,6 +298,7 @@ ModelStats ModelScheduler::stats() const {
   stats.preemptions = preemptor_.num_preemptions();
   stats.evictions = pool.num_evictions();
   if (pool.tiers() != nullptr) stats.tiers = pool.tiers()->stats();
+  stats.slo = slo_.counters();
   return stats;
 }
 

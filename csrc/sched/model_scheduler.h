@@ -11,6 +11,7 @@
 #include "sched/preemptor.h"
 #include "sched/prefix_loader.h"
 #include "sched/running_set.h"
+#include "sched/slo_policy.h"
 #include "sched/step_time.h"
 #include "sched/step_writer.h"
 #include "sched/waiting_queue.h"
@@ -27,12 +28,15 @@ struct SchedulerOptions {
   std::int32_t num_bands = 1;
   ServiceWeights service;
   Micros load_timeout = 1'000'000;
+  std::vector<SloTarget> targets;  // by class
+  double itl_credit = 0;           // as in SloPolicy
 };
 
 // What a step that has run took.
 struct StepTiming {
   StepWork work;
   Micros device_time = 0;
+  TimePoint emitted{};  // when its tokens were there
 };
 
 struct ModelStats {
@@ -41,6 +45,7 @@ struct ModelStats {
   std::int64_t query_tokens = 0, hit_tokens = 0;  // of first dispatches
   std::int64_t preemptions = 0, evictions = 0;
   TierStats tiers;
+  SloCounters slo;
 };
 
 // Who runs on one model, and with how many tokens in its next step: continuous batching with
@@ -60,8 +65,9 @@ class ModelScheduler final : public SlabHolder {
     FinishReason reason{};
   };
 
+  // The references must outlive the scheduler.
   ModelScheduler(const SchedulerOptions& options, BlockTables tables, AgingRule aging,
-                 const TenantWeights& weights, DecisionLog& log);
+                 const TenantWeights& weights, StepTimeModel& step_time, DecisionLog& log);
   ModelScheduler(const ModelScheduler&) = delete;
   ModelScheduler& operator=(const ModelScheduler&) = delete;
   ~ModelScheduler() override = default;
@@ -80,8 +86,8 @@ class ModelScheduler final : public SlabHolder {
   void advance_loads(TimePoint now);
 
   // Plans one step into `out`. The order of decisions is in csrc/README.md. No row at all where everything
-  // waits for what a step in flight brings.
-  void plan(TimePoint now, StepWriter& out);
+  // waits for what a step in flight brings. `start` is when the device is expected to begin the step.
+  void plan(TimePoint now, TimePoint start, StepWriter& out);
 
   // Applies what the oldest planned step brought: `tokens` is ragged by `counts`. Appends what finished;
   // such requests belong to nobody afterwards. REQUIRES: counts and status are valid per row.
@@ -112,8 +118,6 @@ class ModelScheduler final : public SlabHolder {
   [[nodiscard]] WaitingQueue& queue() noexcept { return queue_; }
   [[nodiscard]] const WaitingQueue& queue() const noexcept { return queue_; }
   [[nodiscard]] const BlockTables& tables() const noexcept { return tables_; }
-  // How long steps take; every decision that weighs time looks at this one.
-  [[nodiscard]] StepTimeModel& step_time() noexcept { return step_time_; }
   [[nodiscard]] ModelStats stats() const;
   void check_invariants() const;
 
@@ -124,11 +128,13 @@ class ModelScheduler final : public SlabHolder {
   void plan_prefills(std::int32_t& budget, StepWriter& out);
   void admit_waiting(std::int32_t& budget, TimePoint now, StepWriter& out);
   void count_on(std::span<PlannedRow> rows);
+  [[nodiscard]] const Request* admissible();
 
   void publish(Request* request, std::int32_t computed);
   void stop_loading(Request* request, TimePoint now);
   void plan_chunk(Request* request, std::int32_t chunk, std::int32_t& budget, StepWriter& out);
-  void commit_token(Request* request, std::int32_t at, std::int32_t token, std::vector<Finished>& finished);
+  void commit_token(Request* request, std::int32_t at, std::int32_t token, TimePoint emitted,
+                    std::vector<Finished>& finished);
   void finish(Request* request, FinishReason reason, std::vector<Finished>& finished);
 
   // Immutable after construction.
@@ -139,8 +145,9 @@ class ModelScheduler final : public SlabHolder {
   WaitingQueue queue_;
   RunningSet running_;
   Preemptor preemptor_;
-  StepTimeModel step_time_;
+  StepTimeModel& step_time_;  // every decision that weighs time looks at this one
   PrefixLoader loader_;
+  SloPolicy slo_;
   Admitter admitter_;
   DecisionLog& log_;
   std::vector<PrefillDemand> demands_;  // scratch

@@ -15,6 +15,8 @@ class AgingRule {
  public:
   explicit AgingRule(std::optional<Micros> aging) : aging_(aging) {}
 
+  // Waiting that moves a request by one band; nothing: it never moves.
+  [[nodiscard]] std::optional<Micros> interval() const noexcept { return aging_; }
   [[nodiscard]] bool moves(std::int32_t band) const noexcept { return aging_ && band > 0; }
 
   // The band of a request that started in `first_band` and has waited `waited` in all.

@@ -89,6 +89,12 @@ struct alignas(64) Request {
   TimePoint waiting_since{};
   Micros waited = 0;  // over earlier stays in the queue
 
+  // Written where the class has targets.
+  TimePoint token_due{};          // the next token, where the first is known
+  TimePoint best_effort_until{};  // while it stands in a larger band than its class
+  bool was_best_effort = false;
+  bool was_late = false;  // with some token
+
   // Written while it waits where locality orders the queue.
   std::int32_t num_matched = 0;  // at least as many leading blocks as it would hit now
   bool is_watched = false;       // for the block that would make it hit one more

@@ -49,15 +49,13 @@ bool is_pressing(const StepTimeModel& model, TimePoint start, double step,
 }  // namespace
 
 StepWork with_prefills(StepWork work, std::span<const PrefillLoad> prefills, std::int64_t tokens) noexcept {
-  work.tokens += tokens;
   for (const PrefillLoad& prefill : prefills) {
     if (tokens <= 0) return work;
     const std::int64_t part = std::min<std::int64_t>(tokens, prefill.remaining);
-    const auto count = static_cast<double>(part);
-    work.prefill_pairs += count * (prefill.context + count / 2);
-    ++work.seqs;
+    work.add_chunk(prefill.context, part);
     tokens -= part;
   }
+  work.tokens += tokens;
   if (tokens > 0) ++work.seqs;
   return work;
 }
@@ -97,7 +95,8 @@ std::optional<std::int32_t> largest_context(const StepTimeModel& model, double m
 void BudgetGain::note(bool is_late) noexcept {
   late_ += is_late ? 1 : 0;
   if (++tokens_ < kGainWindow) return;
-  value_ = 100 * late_ > tokens_ ? std::max(kLeastGain, value_ * kGainCut) : std::min(1.0, value_ + kGainStep);
+  value_ =
+      100 * late_ > tokens_ ? std::max(kLeastGain, value_ * kGainCut) : std::min(1.0, value_ + kGainStep);
   tokens_ = late_ = 0;
 }
 

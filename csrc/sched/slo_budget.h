@@ -30,18 +30,19 @@ struct PrefillLoad {
 [[nodiscard]] StepWork with_prefills(StepWork work, std::span<const PrefillLoad> prefills,
                                      std::int64_t tokens) noexcept;
 
-// The most prefill tokens that a step with `decodes` takes within `micros`: `most`, or the largest multiple of
-// `tile` below it. Exact, for estimates are monotone. O(prefills * log(most)).
+// The most prefill tokens that a step with `decodes` takes within `micros`: `most`, or the largest multiple
+// of `tile` below it. Exact, for estimates are monotone. O(prefills * log(most)).
 [[nodiscard]] std::int32_t largest_prefill(const StepTimeModel& model, const StepWork& decodes,
                                            std::span<const PrefillLoad> prefills, double micros,
                                            std::int32_t tile, std::int32_t most) noexcept;
 
-// The longest context with which a decode that runs alone takes at most `micros`, up to `most`; none: no such.
+// The longest context with which a decode that runs alone takes at most `micros`, up to `most`; none: no
+// such.
 [[nodiscard]] std::optional<std::int32_t> largest_context(const StepTimeModel& model, double micros,
                                                           std::int32_t most) noexcept;
 
-// What a budget is multiplied by: less after a window of tokens of which more than one in a hundred came late,
-// a little more after any other.
+// What a budget is multiplied by: less after a window of tokens of which more than one in a hundred came
+// late, a little more after any other.
 //
 // Thread safety: none.
 // Invariant: 0.1 <= value() <= 1.
@@ -61,12 +62,12 @@ class BudgetGain {
 // request, no block and no tenant.
 //
 // Where that leaves prompts without progress until the first token of one of them is at stake, or for many
-// steps, decodes of the largest bands sit out a step, if this lets the others keep their deadlines; else a few
-// tokens are forced in.
+// steps, decodes of the largest bands sit out a step, if this lets the others keep their deadlines; else a
+// few tokens are forced in.
 //
 // Thread safety: none.
-// Invariant: of two steps in a row at most one has decodes sitting out, and never all of them do; no more than
-// kPatience steps in a row give less than the least chunk to prefills that want it.
+// Invariant: of two steps in a row at most one has decodes sitting out, and never all of them do; no more
+// than kPatience steps in a row give less than the least chunk to prefills that want it.
 class SloBudget {
  public:
   static constexpr std::int32_t kPatience = 16;
@@ -79,7 +80,7 @@ class SloBudget {
   struct Grant {
     std::int32_t prefill_tokens = 0;
     double micros = std::numeric_limits<double>::infinity();  // what the step may take
-    std::optional<std::int32_t> resting_from;  // decodes of this band and larger ones sit out
+    std::optional<std::int32_t> resting_from;                 // decodes of this band and larger ones sit out
   };
 
   explicit SloBudget(const Limits& limits) noexcept;

@@ -14,9 +14,10 @@ struct SloTarget {
 };
 
 // When the token after one that was emitted at `emitted` is due, where that one was due at `due`: one target
-// later, and as much more as it came early, of which a stream saves at most one target.
-[[nodiscard]] constexpr TimePoint next_token_due(TimePoint due, TimePoint emitted, Micros itl) noexcept {
-  return emitted + itl + std::clamp<Micros>(due - emitted, 0, itl);
+// later, and as much more as it came early, of which a stream saves at most `most_saved`.
+[[nodiscard]] constexpr TimePoint next_token_due(TimePoint due, TimePoint emitted, Micros itl,
+                                                 Micros most_saved) noexcept {
+  return emitted + itl + std::clamp<Micros>(due - emitted, 0, most_saved);
 }
 
 }  // namespace airi

@@ -79,7 +79,7 @@ void WaitingQueue::enqueue(Request* request) {
     if (queue.top() == request) band.ledger.set_head(*known, own);
   }
   if (band.order) band.order->add(request, band.queues[index(request->ledger_tenant)].top());
-  if (aging_.moves(request->band)) promotions_.push(request);
+  if (aging_.moves(request->band) || is_best_effort(request)) promotions_.push(request);
 }
 
 void WaitingQueue::dequeue(Request* request, std::int64_t service) {
@@ -102,6 +102,9 @@ void WaitingQueue::push(Request* request, TimePoint since) {
   request->phase = Phase::kWaiting;
   request->waiting_since = since;
   request->band = aging_.band(request->first_band, request->waited);
+  if (request->was_best_effort && since < request->best_effort_until) {
+    request->band = static_cast<std::int32_t>(bands_.size()) - 1;
+  }
   if (locality_) {
     request->num_matched = most_to_match(*request);
     request->match_version = 0;
@@ -116,12 +119,20 @@ void WaitingQueue::count(const Request* request, std::int64_t sign) noexcept {
   num_tokens_at_most_ += sign * request->max_length;
 }
 
+void WaitingQueue::make_best_effort(Request* request, TimePoint until) {
+  dequeue(request, 0);
+  request->was_best_effort = true;
+  request->best_effort_until = until;
+  request->band = static_cast<std::int32_t>(bands_.size()) - 1;
+  enqueue(request);
+}
+
 void WaitingQueue::promote(TimePoint now) {
   while (!promotions_.empty()) {
     Request* request = promotions_.top();
     const Micros waited = request->waited + (now - request->waiting_since);
     const std::int32_t band = aging_.band(request->first_band, waited);
-    if (band >= request->band) return;
+    if (is_best_effort(request) ? now < request->best_effort_until : band >= request->band) return;
     dequeue(request, 0);
     request->band = band;
     enqueue(request);

@@ -79,6 +79,9 @@ class WaitingQueue {
   void note_published(const Request& publisher, std::int32_t first);
   [[nodiscard]] bool locality_counts() const noexcept { return locality_.has_value(); }
 
+  // Moves a waiting request to the last band, behind its class, where it stays until `until` at the longest.
+  void make_best_effort(Request* request, TimePoint until);
+
   // Takes a request out to run it and charges its tenant `service`. O(log n).
   void dispatch(Request* request, std::int64_t service, TimePoint now);
   // Takes a request out for good. O(log n).
@@ -134,6 +137,7 @@ class WaitingQueue {
   struct ByPromotion {
     AgingRule aging;
     [[nodiscard]] TimePoint due(const Request* r) const noexcept {
+      if (is_best_effort(r)) return r->best_effort_until;
       return r->waiting_since + (aging.wait_to_leave(r->first_band, r->band) - r->waited);
     }
     bool operator()(const Request* a, const Request* b) const noexcept {
@@ -149,6 +153,9 @@ class WaitingQueue {
     std::unique_ptr<PrefixOrder> order;
   };
 
+  [[nodiscard]] static bool is_best_effort(const Request* request) noexcept {
+    return request->band > request->first_band;
+  }
   void enqueue(Request* request);
   void dequeue(Request* request, std::int64_t service);
   [[nodiscard]] std::int32_t most_to_match(const Request& request) const noexcept;

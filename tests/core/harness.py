@@ -83,6 +83,9 @@ class ModelSpec:
     max_slabs: int | None = None
     slab_weight: float = 1.0
     weight_slabs: int = 0
+    targets: tuple[tuple[int | None, int | None], ...] = ()
+    """Per band, microseconds to the first token and between tokens."""
+    itl_credit: float = 0.0
 
     def build(self) -> _core.ModelConfig:
         return _core.ModelConfig(
@@ -101,6 +104,8 @@ class ModelSpec:
             watermark=self.watermark,
             enable_prefix_caching=self.prefix_caching,
             max_prefill_chunk=self.max_prefill_chunk,
+            targets=self.targets,
+            itl_credit=self.itl_credit,
         )
 
 

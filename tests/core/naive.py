@@ -9,82 +9,45 @@ from __future__ import annotations
 import copy
 
 from .harness import Config, ModelSpec
-from .naive_parts import UNIT, Key, NaiveLedger, NaivePool
+from .naive_parts import UNIT, Key, NaivePool
+from .naive_queue import NaiveQueue
 from .naive_request import NaiveRequest, NaiveRow
+from .naive_slo import NaivePolicy
 
 
-class NaiveScheduler:
+class NaiveScheduler(NaiveQueue):
     """One model's scheduler; plan() must equal the core's, row by row and delta by delta."""
 
     def __init__(self, spec: ModelSpec, config: Config) -> None:
+        # Best effort has a band of its own behind those of the classes.
+        super().__init__(config, config.num_bands + bool(spec.targets))
         self.spec = spec
-        self.config = config
         self.block = spec.block_size
         self.cap = spec.max_prefill_chunk or 1 << 30
-        self.weights: dict[int, float] = {}
-        self.ledgers = [NaiveLedger() for _ in range(config.num_bands)]
+        self.slo = NaivePolicy(
+            spec.targets,
+            credit=spec.itl_credit,
+            tile=spec.block_size,
+            max_tokens=spec.max_batch_tokens,
+            bands=config.num_bands,
+            aging=config.aging_us,
+        )
         self.pool = NaivePool(spec.blocks)
-        self.waiting: list[NaiveRequest] = []
         self.decodes: list[NaiveRequest] = []
         self.prefills: list[NaiveRequest] = []
         self.free_slots = list(range(spec.max_num_seqs - 1, -1, -1))
         self.ended: list[tuple[int, str]] = []
         self.preempted_ever = 0
 
-    # The queue.
-
-    def of_tenant(self, band: int, tenant: int) -> list[NaiveRequest]:
-        return sorted((r for r in self.waiting if (r.band, r.tenant) == (band, tenant)), key=NaiveRequest.key)
-
-    def enqueue(self, r: NaiveRequest) -> None:
-        r.state = "waiting"
-        self.waiting.append(r)
-        ledger = self.ledgers[r.band]
-        head = self.of_tenant(r.band, r.tenant)[0].key()
-        if r.tenant in ledger.heads:
-            ledger.heads[r.tenant] = head
-        else:
-            ledger.enter(r.tenant, self.weights.get(r.tenant, 1.0), head)
-
-    def dequeue(self, r: NaiveRequest) -> None:
-        self.waiting.remove(r)
-        rest = self.of_tenant(r.band, r.tenant)
-        if rest:
-            self.ledgers[r.band].heads[r.tenant] = rest[0].key()
-        else:
-            self.ledgers[r.band].leave(r.tenant)
-
-    def aged_band(self, r: NaiveRequest, waited: int) -> int:
-        tau = self.config.aging_us
-        return r.first_band if tau is None else max(0, r.first_band - max(waited, 0) // tau)
-
-    def push(self, r: NaiveRequest, since: int) -> None:
-        r.since = since
-        r.band = self.aged_band(r, r.waited)
-        self.enqueue(r)
-
-    def promote(self, now: int) -> None:
-        tau = self.config.aging_us
-        while tau is not None:
-            due = [
-                (r.since + (r.first_band - r.band + 1) * tau - r.waited, r.id, r)
-                for r in self.waiting
-                if r.band
-            ]
-            if not due or min(due)[0] > now:
-                return
-            r = min(due)[2]
+    def next(self) -> NaiveRequest | None:
+        """The head, after those before it that cannot be in time any more became best effort."""
+        while (r := self.head()) is not None and self.slo.is_hopeless(r, len(self.hits(r)) * self.block):
             self.dequeue(r)
-            r.band = self.aged_band(r, r.waited + now - r.since)
+            r.best_effort_until = self.slo.stay(r)
+            r.band = self.config.num_bands
+            self.slo.counts["best_effort"] += 1
             self.enqueue(r)
-
-    def in_order(self, band: int) -> list[NaiveRequest]:
-        return [r for t in self.ledgers[band].order() for r in self.of_tenant(band, t)]
-
-    def head(self) -> NaiveRequest | None:
-        return next(
-            (self.in_order(b)[0] for b in range(self.config.num_bands) if self.ledgers[b].heads), None
-        )
+        return r
 
     # Blocks.
 
@@ -152,23 +115,36 @@ class NaiveScheduler:
 
     # One step.
 
-    def plan(self, now: int) -> tuple[list[NaiveRow], list[tuple[int, int, int]]]:
+    def plan(self, now: int, start: int) -> tuple[list[NaiveRow], list[tuple[int, int, int]]]:
         self.rows: list[NaiveRow] = []
         self.deltas: list[tuple[int, int, int]] = []
-        self.limit = self.config.num_bands
+        self.limit = self.num_bands
+        self.slo.start = start
         self.overserved: set[int] = set()
         self.preempted: list[tuple[NaiveRequest, int]] = []
         self.admitted: list[NaiveRequest] = []
         self.promote(now)
         self.make_room(now)
+        if self.slo.active:
+            head = self.next()
+            some = self.free_slots and self.pool.available() > self.outstanding()
+            self.slo.grant(self.decodes, self.prefills, head if some else None)
         self.admit_urgent(now)
+        self.slo.regrant(self.decodes, self.prefills)
         for r in self.decodes:
-            self.add_row(r, 1)
-        self.budget = self.spec.max_batch_tokens - len(self.rows)
+            if self.slo.rests(r):
+                self.slo.counts["rests"] += 1
+            else:
+                self.add_row(r, 1)
+        self.budget = self.tokens_left(len(self.rows))
         for r, chunk in zip(list(self.prefills), self.shares(), strict=True):
             self.add_chunk(r, chunk)
         self.admit_waiting(now)
         return self.rows, self.deltas
+
+    def tokens_left(self, decodes: int) -> int:
+        left = self.spec.max_batch_tokens - decodes
+        return min(left, self.slo.tokens) if self.slo.active else left
 
     def add_row(self, r: NaiveRequest, count: int) -> None:
         self.rows.append(NaiveRow(request=r, count=count, first=r.first))
@@ -274,14 +250,14 @@ class NaiveScheduler:
 
     def gets_a_token(self, head: NaiveRequest) -> bool:
         ahead = sum(r.band <= head.band for r in self.prefills)
-        return len(self.decodes) + ahead * self.block < self.spec.max_batch_tokens
+        return ahead * self.block < self.tokens_left(len(self.decodes))
 
     def lacks(self, head: NaiveRequest) -> bool:
         """A slot, or blocks."""
         return not self.free_slots or not self.fits(head)
 
     def admit_urgent(self, now: int) -> None:
-        while (head := self.head()) is not None and not self.barred(head):
+        while (head := self.next()) is not None and not self.barred(head):
             if not any(r.band > head.band or self.leads(r, head) for r in self.running()):
                 return
             if not self.gets_a_token(head):
@@ -314,15 +290,17 @@ class NaiveScheduler:
                 self.grow(r, r.computed + 1)
 
     def admit_waiting(self, now: int) -> None:
-        while self.budget > 0 and self.free_slots:
-            head = self.head()
-            if head is None or self.barred(head):
+        while (head := self.next()) is not None:
+            self.budget = self.slo.room(self.rows, self.budget)
+            if self.budget <= 0 or not self.free_slots or self.barred(head):
                 return
             chosen = head if self.fits(head) else self.passing(head)
             if chosen is None:
                 return
             self.dispatch(chosen, now)
-            self.add_chunk(chosen, min(self.aligned(chosen, self.cap), self.budget))
+            most = min(self.budget, len(chosen.text) - chosen.computed)
+            room = self.slo.room_for(self.rows, chosen.computed, most)
+            self.add_chunk(chosen, min(self.aligned(chosen, self.cap), room))
 
     def passing(self, head: NaiveRequest) -> NaiveRequest | None:
         allowance = self.config.bypass_tokens - head.bypassed
@@ -336,7 +314,22 @@ class NaiveScheduler:
 
     # What a step brings.
 
-    def commit(self, rows: list[NaiveRow], tokens: dict[int, int], status: dict[int, int]) -> None:
+    def commit(
+        self,
+        rows: list[NaiveRow],
+        tokens: dict[int, int],
+        status: dict[int, int],
+        *,
+        took: int,
+        emitted: int,
+    ) -> None:
+        work = self.slo.work(rows)
+        self.emitted = emitted
+        self.commit_rows(rows, tokens, status)
+        if 2 not in status.values():
+            self.slo.model.observe(work, took)
+
+    def commit_rows(self, rows: list[NaiveRow], tokens: dict[int, int], status: dict[int, int]) -> None:
         for row in rows:
             r = row.request
             r.computed += row.count
@@ -359,9 +352,12 @@ class NaiveScheduler:
     def sampled(self, r: NaiveRequest, token: int) -> None:
         r.text.append(token)
         self.ledgers[r.band].charge(r.tenant, self.config.w_decode)
+        self.slo.note(r, self.emitted)
         if len(r.text) >= r.min_length and token in r.stop:
+            self.slo.note_end(r)
             self.end(r, "stop")
         elif len(r.text) >= r.max_length:
+            self.slo.note_end(r)
             self.end(r, "length")
         elif r.state == "prefill":
             r.state = "decode"

@@ -36,6 +36,9 @@ class NaiveRequest:
     bypassed: int = 0
     cached: int | None = None
     first: bool = False
+    token_due: int = 0
+    best_effort_until: int | None = None
+    was_late: bool = False
 
     def key(self) -> tuple[int, int]:
         return self.arrival, self.id

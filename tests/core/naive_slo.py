@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 
 from airi._core.parts import StepTimeModel
+
+from .naive_request import NaiveRequest, NaiveRow
 
 Decodes = tuple[int, int, int | None]
 """(decodes, sum of their contexts, earliest due) of one band."""
@@ -13,13 +16,19 @@ Prefill = tuple[int, int, int, int | None]
 """(context, remaining, band, due)."""
 Work = tuple[int, int, int, float]
 
+SLO_COUNTERS = [
+    *(f"{what}_{how}" for what in ("first_tokens", "next_tokens", "requests") for how in ("on_time", "late")),
+    "best_effort",
+    "rests",
+]
+"""Of ModelStats."""
 PATIENCE = 16
 WINDOW = 1024
 
 
-def next_due(due: int, emitted: int, itl: int) -> int:
+def next_due(due: int, emitted: int, itl: int, most_saved: int) -> int:
     saved = due - emitted
-    return emitted + itl + max(0, min(saved, itl))
+    return emitted + itl + max(0, min(saved, most_saved))
 
 
 def with_prefills(work: Work, prefills: list[Prefill], tokens: int) -> Work:
@@ -91,7 +100,9 @@ class NaiveBudget:
         self, model: StepTimeModel, start: int, bands: list[Decodes], prefills: list[Prefill]
     ) -> tuple[int, float]:
         work = decode_work(bands)
-        slack = min((band[2] - start - 2 * model.sigma for band in bands if band[2] is not None), default=math.inf)
+        slack = min(
+            (band[2] - start - 2 * model.sigma for band in bands if band[2] is not None), default=math.inf
+        )
         micros = max(slack, model.estimate(work))
         most = max(self.max_tokens - work[0], 0)
         tokens = largest_prefill(model, work, prefills, micros, self.tile, most)
@@ -133,3 +144,138 @@ class NaiveBudget:
                 return tokens, limit, band
         tokens = min(self.least, most)
         return tokens, max(micros, model.estimate(with_prefills(work, prefills, tokens))), None
+
+
+class NaivePolicy:
+    """The twin of SloPolicy, for one model."""
+
+    def __init__(
+        self,
+        targets: tuple[tuple[int | None, int | None], ...],
+        *,
+        credit: float,
+        tile: int,
+        max_tokens: int,
+        bands: int,
+        aging: int | None,
+    ) -> None:
+        self.targets = targets
+        self.credit = credit
+        self.active = any(t is not None for target in targets for t in target)
+        self.model = StepTimeModel()
+        self.budget = NaiveBudget(tile, max_tokens)
+        self.bands = bands
+        self.aging = aging
+        self.counts: Counter[str] = Counter()
+        self.start = 0
+
+    def target(self, r: NaiveRequest) -> tuple[int | None, int | None]:
+        return self.targets[r.first_band] if r.first_band < len(self.targets) else (None, None)
+
+    def first_due(self, r: NaiveRequest) -> int | None:
+        ttft = self.target(r)[0]
+        return None if ttft is None or len(r.text) > r.prompt else r.arrival + ttft
+
+    def load(self, r: NaiveRequest) -> Prefill:
+        due = None if r.best_effort_until is not None else self.first_due(r)
+        return r.computed, len(r.text) - r.computed, r.band, due
+
+    def is_hopeless(self, r: NaiveRequest, cached: int) -> bool:
+        due = self.first_due(r)
+        if not self.active or r.best_effort_until is not None or not self.model.is_trained or due is None:
+            return False
+        alone = self.budget.alone(self.model, (cached, len(r.text) - cached, 0, due))
+        return alone > due - self.start
+
+    def stay(self, r: NaiveRequest) -> int:
+        ttft = self.target(r)[0]
+        assert ttft is not None
+        return self.start + (10 * ttft if self.aging is None else self.aging)
+
+    def keeps_up(self, r: NaiveRequest, context: int) -> bool:
+        """Whether the target between tokens can be met at all with such a context."""
+        itl = self.target(r)[1]
+        return itl is not None and self.model.estimate((1, 1, context, 0.0)) <= itl
+
+    def grant(
+        self,
+        decodes: list[NaiveRequest],
+        prefills: list[NaiveRequest],
+        waiting: NaiveRequest | None,
+    ) -> None:
+        bands: list[Decodes] = []
+        for band in range(self.bands + 1):
+            own = [r for r in decodes if r.band == band]
+            dues = [r.token_due for r in own if self.keeps_up(r, r.computed + 1)]
+            bands.append((len(own), sum(r.computed + 1 for r in own), min(dues, default=None)))
+        self.tokens, self.micros, self.resting_from = self.budget.decide(
+            self.model,
+            self.start,
+            bands,
+            [self.load(r) for r in prefills],
+            None if waiting is None else self.load(waiting),
+        )
+        if len(decodes) + self.tokens >= self.budget.max_tokens:
+            self.tokens = self.budget.max_tokens
+
+    def regrant(self, decodes: list[NaiveRequest], prefills: list[NaiveRequest]) -> None:
+        new = [i for i, r in enumerate(prefills) if r.first]
+        if not self.active or not new:
+            return
+        work = self.work([NaiveRow(request=r, count=1, first=False) for r in decodes if not self.rests(r)])
+        loads = [self.load(r) for r in prefills]
+        least = min((new[-1] + 1) * self.budget.tile, self.tokens)
+        self.tokens = max(
+            largest_prefill(self.model, work, loads, self.micros, self.budget.tile, self.tokens), least
+        )
+
+    def rests(self, r: NaiveRequest) -> bool:
+        return self.active and self.resting_from is not None and r.band >= self.resting_from
+
+    def work(self, rows: list[NaiveRow]) -> Work:
+        tokens, context, pairs = 0, 0, 0.0
+        for row in rows:
+            tokens += row.count
+            if row.request.state == "decode":
+                context += row.request.computed + 1
+            else:
+                pairs += row.count * (row.request.computed + row.count / 2)
+        return tokens, len(rows), context, pairs
+
+    def room(self, rows: list[NaiveRow], budget: int) -> int:
+        """The budget, or 0 where no further prompt may be started."""
+        if not self.active:
+            return budget
+        more = with_prefills(self.work(rows), [], self.budget.tile)
+        return budget if self.model.estimate(more) <= self.micros else 0
+
+    def room_for(self, rows: list[NaiveRow], context: int, most: int) -> int:
+        if not self.active or self.micros == math.inf:
+            return most
+        tile = self.budget.tile
+        fits = largest_prefill(
+            self.model, self.work(rows), [(context, most, 0, None)], self.micros, tile, most
+        )
+        return max(fits, min(tile, most))
+
+    def note(self, r: NaiveRequest, emitted: int) -> None:
+        """The request has got its newest token."""
+        at = len(r.text) - 1
+        ttft, itl = self.target(r)
+        first = at == r.prompt
+        due = (
+            (None if ttft is None else r.arrival + ttft) if first else (None if itl is None else r.token_due)
+        )
+        if due is not None:
+            late = emitted > due
+            r.was_late |= late
+            self.counts[("first" if first else "next") + "_tokens_" + ("late" if late else "on_time")] += 1
+            if not first and self.keeps_up(r, at):
+                self.budget.note(late)
+        if itl is not None:
+            saved = int(itl * self.credit)
+            r.token_due = emitted + itl if first else next_due(r.token_due, emitted, itl, saved)
+
+    def note_end(self, r: NaiveRequest) -> None:
+        if self.target(r) != (None, None):
+            self.counts["requests_late" if r.was_late else "requests_on_time"] += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 
@@ -48,7 +49,9 @@ prefills = st.tuples(st.integers(0, 40_000), st.integers(1, 40_000), st.integers
     tile=st.sampled_from([1, 7, 16, 64]),
     max_tokens=st.integers(1, 4096),
     steps=st.lists(
-        st.tuples(loads, st.lists(prefills, max_size=3), st.one_of(st.none(), prefills), st.integers(0, 1200)),
+        st.tuples(
+            loads, st.lists(prefills, max_size=3), st.one_of(st.none(), prefills), st.integers(0, 1200)
+        ),
         max_size=40,
     ),
 )
@@ -96,11 +99,19 @@ def test_the_largest_context_is_found_among_all(model: StepTimeModel, micros: fl
     assert parts.largest_context(model, micros, most) == largest_context(model, micros, most)
 
 
-@given(due=st.integers(-FAR, 3 * FAR), emitted=st.integers(-FAR, FAR), itl=st.integers(0, FAR))
-def test_a_stream_saves_at_most_one_target(due: int, emitted: int, itl: int) -> None:
-    found = parts.next_token_due(due, emitted, itl)
-    assert found == next_due(due, emitted, itl)
-    assert emitted + itl <= found <= emitted + 2 * itl
+@given(
+    due=st.integers(-FAR, 3 * FAR),
+    emitted=st.integers(-FAR, FAR),
+    itl=st.integers(0, FAR),
+    credit=st.floats(0, 1),
+)
+def test_a_stream_saves_no_more_than_it_may(due: int, emitted: int, itl: int, credit: float) -> None:
+    most = int(itl * credit)
+    found = parts.next_token_due(due, emitted, itl, most)
+    assert found == next_due(due, emitted, itl, most)
+    assert emitted + itl <= found <= emitted + itl + most
+    with pytest.raises(ValueError, match="most_saved"):
+        parts.next_token_due(due, emitted, itl, -1)
 
 
 def test_s1_the_budget_grows_with_the_slack_and_its_step_keeps_to_it() -> None:
@@ -140,11 +151,13 @@ def test_s3_no_prompt_waits_longer_than_the_patience_of_the_budget(due: int) -> 
     """Decodes that are always late leave nothing to a prompt of no promise; it gets its least chunk all the same."""
     model = MODELS[0]
     budget = SloBudget(16, 2048)
-    grants = [budget.decide(model, due, [(200, 400_000, due)], [(0, 30_000, 0, None)], None)[0] for _ in range(100)]
+    grants = [
+        budget.decide(model, due, [(200, 400_000, due)], [(0, 30_000, 0, None)], None)[0] for _ in range(100)
+    ]
     assert budget.least_chunk == 64
     dry = [i for i, tokens in enumerate(grants) if tokens >= 64]
     assert dry[0] <= 16
-    assert max(b - a for a, b in zip(dry, dry[1:], strict=False)) <= 17
+    assert max(b - a for a, b in itertools.pairwise(dry)) <= 17
 
 
 def test_s3_a_prompt_whose_first_token_is_at_stake_is_not_kept_waiting() -> None:

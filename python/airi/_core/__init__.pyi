@@ -75,13 +75,14 @@ class Decision(enum.IntEnum):
 
     What the columns a and b hold, for each of them:
 
-    SUBMITTED: prompt tokens, most tokens to generate. QUEUED_TURN: id of the request that stands first, how many
-    wait. QUEUED_SLOTS: how many run. QUEUED_BLOCKS and QUEUED_QUOTA: blocks it needs, blocks it could have.
-    QUEUED_BUDGET: most tokens in a step. QUEUED_BARRED: its band. QUEUED_PREFIX: id of the request that computes
-    its prefix, most steps it is held for. ADMITTED: tokens hit, blocks promised to it. CHUNKED: tokens, tokens
-    left. PREEMPTED_*: id of the request in whose favour, tokens computed. FINISHED_*: tokens generated, prompt
-    tokens hit. REFUSED_QUEUE_FULL: how many may wait. REFUSED_TOO_LONG: tokens it needs, most tokens of a
-    request. REFUSED_NEVER_FITS: blocks it needs, blocks there are.
+    SUBMITTED: prompt tokens, most tokens to generate. QUEUED_TURN: id of the request that stands first, how
+    many wait. QUEUED_SLOTS: how many run. QUEUED_BLOCKS and QUEUED_QUOTA: blocks it needs, blocks it could
+    have. QUEUED_BUDGET: most tokens in a step. QUEUED_BARRED: its band. QUEUED_PREFIX: id of the request that
+    computes its prefix, most steps it is held for. QUEUED_BEST_EFFORT: microseconds for which it lets others
+    pass. ADMITTED: tokens hit, blocks promised to it. CHUNKED: tokens, tokens left. PREEMPTED_*: id of the
+    request in whose favour, tokens computed. FINISHED_*: tokens generated, prompt tokens hit.
+    REFUSED_QUEUE_FULL: how many may wait. REFUSED_TOO_LONG: tokens it needs, most tokens of a request.
+    REFUSED_NEVER_FITS: blocks it needs, blocks there are.
     """
 
     SUBMITTED = 1
@@ -92,6 +93,7 @@ class Decision(enum.IntEnum):
     QUEUED_BARRED = 14
     QUEUED_PREFIX = 15
     QUEUED_QUOTA = 16
+    QUEUED_BEST_EFFORT = 17
     ADMITTED = 20
     CHUNKED = 21
     PREEMPTED_MEMORY = 30
@@ -131,7 +133,9 @@ class ModelConfig(metaclass=_PybindType):
     weight_slabs are adjacent slabs that hold its weights.
 
     bytes_per_block is a multiple of GRANULE_BYTES; watermark is the share of blocks that MAX_UTIL
-    leaves free at admissions; max_prefill_chunk bounds one request's tokens per step.
+    leaves free at admissions; max_prefill_chunk bounds one request's tokens per step; targets are, by
+    band, (microseconds to the first token, microseconds between tokens), None where nothing is promised;
+    itl_credit is how many of the latter a stream may save by early tokens, for a late one, at most 1.
     """
 
     def __init__(
@@ -154,6 +158,8 @@ class ModelConfig(metaclass=_PybindType):
         max_slabs: int | None = None,
         slab_weight: float = 1.0,
         weight_slabs: int = 0,
+        targets: Sequence[tuple[int | None, int | None]] = ...,
+        itl_credit: float = 0.0,
     ) -> None: ...
     @property
     def max_deltas(self) -> int:
@@ -321,6 +327,27 @@ class ModelStats(metaclass=_PybindType):
     def evictions(self) -> int: ...
     @property
     def tiers(self) -> TierStats: ...
+    @property
+    def first_tokens_on_time(self) -> int: ...
+    @property
+    def first_tokens_late(self) -> int: ...
+    @property
+    def next_tokens_on_time(self) -> int: ...
+    @property
+    def next_tokens_late(self) -> int: ...
+    @property
+    def requests_on_time(self) -> int:
+        """Requests that ran to their end with every token on time."""
+
+    @property
+    def requests_late(self) -> int: ...
+    @property
+    def best_effort(self) -> int:
+        """Requests found not to make their first token even alone, and put behind all others for a while."""
+
+    @property
+    def rests(self) -> int:
+        """Decodes that sat out a step."""
 
 class Runtime(metaclass=_PybindType):
     """The scheduling core of one device: several models over one arena.

@@ -249,15 +249,13 @@ class SloBudget(metaclass=_PybindType):
         Bands are (decodes, sum of contexts, due), prefills (context, remaining, band, due).
         """
 
-    def note(self, late: bool) -> None: ...  # noqa: FBT001
+    def note(self, late: bool) -> None: ...
     @property
     def gain(self) -> float: ...
     @property
     def least_chunk(self) -> int: ...
     @staticmethod
-    def is_feasible(
-        model: StepTimeModel, start: int, prefill: tuple[int, int, int, int | None]
-    ) -> bool: ...
+    def is_feasible(model: StepTimeModel, start: int, prefill: tuple[int, int, int, int | None]) -> bool: ...
 
 def largest_prefill(
     model: StepTimeModel,
@@ -272,7 +270,7 @@ def largest_prefill(
 def largest_context(model: StepTimeModel, micros: float, most: int) -> int | None:
     """The longest context with which a decode alone takes at most `micros`."""
 
-def next_token_due(due: int, emitted: int, itl: int) -> int:
+def next_token_due(due: int, emitted: int, itl: int, most_saved: int) -> int:
     """When the token after one that was due at `due` is due."""
 
 def split_budget(prefills: Sequence[tuple[int, int]], budget: int, block_size: int, cap: int) -> list[int]:

@@ -22,6 +22,7 @@ _SENTENCES: dict[Decision, str] = {
     Decision.QUEUED_BARRED: "queued: the step took others of its level ({a}) off and admits none in their place",
     Decision.QUEUED_PREFIX: "queued: request {a} computes its prefix; held for at most {b:,} steps",
     Decision.QUEUED_QUOTA: "queued: waits for {a:,} blocks, {b:,} free or not protected by others' quotas",
+    Decision.QUEUED_BEST_EFFORT: "queued: cannot have its first token in time; lets others pass for {a:,} us",
     Decision.ADMITTED: "admitted: {a:,} tokens hit, {b:,} blocks promised",
     Decision.CHUNKED: "computing {a:,} tokens of the prompt, {b:,} left for later steps",
     Decision.PREEMPTED_MEMORY: _MADE_WAY + "request {a} needed a block",
