@@ -94,7 +94,7 @@ class NaiveLocalScheduler(NaiveScheduler):
         super().__init__(spec, config)
         assert config.locality_quantum_tokens is not None
         self.quantum = config.locality_quantum_tokens * UNIT
-        self.local = [DeficitLedger(self.quantum) for _ in range(config.num_bands)]
+        self.local = [DeficitLedger(self.quantum) for _ in range(self.num_bands)]
         self.ledgers = list(self.local)
         self.oldest: dict[tuple[int, int], tuple[NaiveRequest, int]] = {}
         """By band and tenant: its oldest request, and what it had been served when that became so."""

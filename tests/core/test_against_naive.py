@@ -26,7 +26,8 @@ REASONS = {
     "deadline": _core.FinishReason.DEADLINE,
     "failed": _core.FinishReason.FAILED,
     "nan": _core.FinishReason.NAN,
-}Cost = Callable[[Step], int]
+}
+Cost = Callable[[Step], int]
 
 
 class Twin:
