@@ -1,8 +1,8 @@
 """How long do running requests wait for their next token while prompts of 32k tokens arrive?
 
-AIRI's runtime against vLLM's Scheduler with its default budget, under virtual time with the same step-time model. The
-figure is the p99 of the time between tokens of short requests that decode; what both have done must be the same,
-and the time they took for it.
+AIRI's runtime with a target for the time between tokens against vLLM's Scheduler with its default budget, under virtual
+time with the same step-time model, which AIRI has to learn first. The figure is the p99 of the time between tokens of
+short requests that decode; what both have done must be the same, and the time they took for it.
 
 What the numbers do not mean: no model runs, and the time that a scheduler takes itself is not in them.
 
@@ -12,6 +12,7 @@ What the numbers do not mean: no model runs, and the time that a scheduler takes
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -63,18 +64,35 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seconds", type=float, default=300, help="of arrivals")
+    parser.add_argument("--itl-ms", type=int, default=50, help="the target")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument(
+        "--peer-batch-tokens",
+        type=int,
+        nargs="*",
+        default=[],
+        help="budgets of vLLM to be run besides its default",
+    )
     add_peer_flag(parser, "vllm")
     options = parser.parse_args()
     trace, setup = make_requests(options.seconds, seed=options.seed), preset_setup()
     question = "decoding while 32k prompts arrive"
-    ours = figures(run_airi(trace, setup, Policy()))
-    rows: list[dict[str, Any]] = [{"question": question, "variant": "airi", **rounded(ours)}]
+    plain = figures(run_airi(trace, setup))
+    policy = Policy.with_targets(ttft_us=None, itl_us=options.itl_ms * 1000)
+    ours = figures(run_airi(trace, setup, policy))
+    rows: list[dict[str, Any]] = [
+        {"question": question, "variant": "airi without targets", **rounded(plain)},
+        {"question": question, "variant": f"airi, itl {options.itl_ms} ms", **rounded(ours)},
+    ]
     if options.vllm_python:
         with VllmPeer(options.vllm_python) as peer:
             theirs = figures(peer.run(trace, setup))
-        rows.append({"question": question, "variant": peer.name, **rounded(theirs)})
+            rows.append({"question": question, "variant": peer.name, **rounded(theirs)})
+            for tokens in options.peer_batch_tokens:
+                tuned = figures(peer.run(trace, replace(setup, max_batch_tokens=tokens)))
+                name = f"{peer.name}, max_num_batched_tokens {tokens}"
+                rows.append({"question": question, "variant": name, **rounded(tuned)})
         rows.append(
             verdict(
                 "p99 between tokens against vLLM",

@@ -70,7 +70,7 @@ class Churn:
             max_model_len=PROMPT + OUTPUT[1],
             max_num_seqs=RUNNING,
             max_batch_tokens=BATCH_TOKENS,
-            **policy.model,
+            **policy.model_settings,
         )
         slab = 256 * _core.GRANULE_BYTES
         blocks = 2 * RUNNING * (PROMPT + OUTPUT[1]) // BLOCK

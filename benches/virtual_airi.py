@@ -23,23 +23,33 @@ from benches.virtual_time import (
     work_of,
 )
 
+BANDS = 4
 _STOP_IDS = np.array([STOP_TOKEN], np.int32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """Settings of the core beyond what both sides are given."""
+    """Settings of the core beyond what both sides are given; MAX_UTIL is the engine's default."""
 
-    model: dict[str, Any] = field(default_factory=lambda: {"admission": _core.Admission.MAX_UTIL})
+    model: dict[str, Any] = field(default_factory=dict)
     runtime: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def with_targets(cls, *, ttft_us: int | None, itl_us: int | None) -> Policy:
+        """Latency targets for all requests, and nothing else."""
+        return cls(model={"targets": [(ttft_us, itl_us)]})
+
+    @property
+    def model_settings(self) -> dict[str, Any]:
+        return {"admission": _core.Admission.MAX_UTIL, **self.model}
 
 
 def every_policy() -> Policy:
     """All that the core can do at once, at settings that one might run with."""
     return Policy(
-        model={"admission": _core.Admission.MAX_UTIL},
+        model={"targets": [(1_000_000, 50_000)] * BANDS},
         runtime={
-            "num_bands": 4,
+            "num_bands": BANDS,
             "aging_us": 30_000_000,
             "bypass_tokens": 4096,
             "fairness_gap_tokens": 16_384,
@@ -61,7 +71,7 @@ class AiriScheduler:
             max_model_len=setup.max_model_len,
             max_num_seqs=setup.max_num_seqs,
             max_batch_tokens=setup.max_batch_tokens,
-            **policy.model,
+            **policy.model_settings,
         )
         config = _core.RuntimeConfig(
             arena_bytes=setup.kv_blocks * _core.GRANULE_BYTES,

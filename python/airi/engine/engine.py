@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from airi import _core
+from airi._core.parts import StepTimeModel
 from airi.engine.isolation import CacheRegions
 from airi.engine.loading import EngineProgress, HostedModel, host_models
 from airi.engine.options import EngineOptions
@@ -228,6 +229,10 @@ class Engine:
     def kv_snapshot(self, model: str | int) -> tuple[NDArray[np.void], int]:
         """(a stored event for every hash that the device holds of a model, cursor of the next event)."""
         return self._runtime.kv_snapshot(self.find_model(model).index)
+
+    def step_time(self, model: str | int) -> StepTimeModel:
+        """What the core has learnt of how long a model's steps take; it goes on learning."""
+        return self._runtime.step_time(self.find_model(model).index)
 
     def check_invariants(self) -> None:
         """Raises InternalError naming the first broken invariant of the core. Slow; for tests."""
