@@ -70,7 +70,11 @@ void bind_packed_linear(const py::module_& m) {
       .def("forward_add", &forward_add, py::arg("x"), py::arg("m"), py::arg("out"), py::arg("ldo") = 0)
       .def_property_readonly("n", [](const cpu::PackedLinear& self) { return self.weights().n(); })
       .def_property_readonly("k", [](const cpu::PackedLinear& self) { return self.weights().k(); })
-      .def_property_readonly("nbytes", [](const cpu::PackedLinear& self) { return self.weights().bytes(); });
+      .def_property_readonly("nbytes", [](const cpu::PackedLinear& self) { return self.weights().bytes(); })
+      .def(
+          "move_to",
+          [](cpu::PackedLinear& self, Address memory) { self.weights().move_to(ptr<std::byte>(memory)); },
+          py::arg("memory"));
 }
 
 void bind_packed_glu(const py::module_& m) {
@@ -93,7 +97,11 @@ void bind_packed_glu(const py::module_& m) {
           py::arg("x"), py::arg("m"), py::arg("out"))
       .def_property_readonly("n", [](const cpu::PackedGlu& self) { return self.weights().n(); })
       .def_property_readonly("k", [](const cpu::PackedGlu& self) { return self.weights().k(); })
-      .def_property_readonly("nbytes", [](const cpu::PackedGlu& self) { return self.weights().bytes(); });
+      .def_property_readonly("nbytes", [](const cpu::PackedGlu& self) { return self.weights().bytes(); })
+      .def(
+          "move_to",
+          [](cpu::PackedGlu& self, Address memory) { self.weights().move_to(ptr<std::byte>(memory)); },
+          py::arg("memory"));
 }
 
 void rms_norm(Address x, Address weight, Address out, DType out_dtype, std::int64_t m, std::int64_t h,

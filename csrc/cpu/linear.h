@@ -31,6 +31,7 @@ class PackedLinear {
   void forward_add(const void* x, std::int64_t m, float* out, std::int64_t out_stride) const;
 
   [[nodiscard]] const PackedWeights& weights() const noexcept { return weights_; }
+  [[nodiscard]] PackedWeights& weights() noexcept { return weights_; }
 
  private:
   void run(const void* x, std::int64_t m, float* out, std::int64_t out_stride, bool add) const;
@@ -52,6 +53,7 @@ class PackedGlu {
   void forward(const void* x, std::int64_t m, void* out) const;
 
   [[nodiscard]] const PackedWeights& weights() const noexcept { return weights_; }
+  [[nodiscard]] PackedWeights& weights() noexcept { return weights_; }
 
  private:
   const LinearKernels& kernels_;

@@ -111,6 +111,8 @@ PackedWeights::PackedWeights(std::span<const WeightBlock> blocks, std::int64_t k
   const std::int64_t matrices = interleave ? static_cast<std::int64_t>(blocks.size()) : 1;
   const std::int64_t total = panels() * matrices;
   data_ = AlignedBuffer(static_cast<std::size_t>(total * panel_bytes()));
+  base_ = data_.data();
+  bytes_ = data_.size();
   const std::size_t row_bytes = static_cast<std::size_t>(k) * size_of(dtype);
   shared_pool().parallel_for(total, [&](std::int64_t i) {
     const auto source = interleave ? blocks.subspan(static_cast<std::size_t>(i % matrices), 1) : blocks;
@@ -127,6 +129,16 @@ PackedWeights::PackedWeights(std::span<const WeightBlock> blocks, std::int64_t k
                  [k](const std::byte* p) { return RoundedRow{reinterpret_cast<const float*>(p), k}; });
     }
   });
+}
+
+void PackedWeights::move_to(std::byte* memory) {
+  if (memory == nullptr || reinterpret_cast<std::uintptr_t>(memory) % 64 != 0) {
+    throw InvalidArgument("memory for packed weights must be at a multiple of 64, got " +
+                          std::to_string(reinterpret_cast<std::uintptr_t>(memory)));
+  }
+  std::memcpy(memory, base_, bytes_);
+  base_ = memory;
+  data_ = AlignedBuffer();
 }
 
 }  // namespace airi::cpu

@@ -44,9 +44,15 @@ class PackedWeights {
   [[nodiscard]] std::int64_t panel_bytes() const noexcept { return depth_ * kPanel * 4; }
   // The panel at `index` of all panels of all interleaved matrices.
   [[nodiscard]] const std::byte* panel(std::int64_t index) const noexcept {
-    return data_.data() + index * panel_bytes();
+    return base_ + index * panel_bytes();
   }
-  [[nodiscard]] std::size_t bytes() const noexcept { return data_.size(); }
+  [[nodiscard]] std::size_t bytes() const noexcept { return bytes_; }
+
+  // Copies the panels to memory of the caller, who keeps bytes() bytes there for as long as this lives, and
+  // gives its own back. Where the caller then moves the contents, it must bring them back before the next
+  // use. Throws InvalidArgument unless the address is a multiple of a cache line. REQUIRES: no other call
+  // runs.
+  void move_to(std::byte* memory);
 
  private:
   std::int64_t n_;
@@ -54,7 +60,9 @@ class PackedWeights {
   std::int64_t depth_;
   DType compute_;
   bool is_bf16_;
-  AlignedBuffer data_;
+  AlignedBuffer data_;  // empty once moved
+  const std::byte* base_ = nullptr;
+  std::size_t bytes_ = 0;
 };
 
 }  // namespace airi::cpu

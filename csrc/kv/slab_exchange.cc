@@ -46,8 +46,9 @@ bool SlabExchange::grow(ModelId model, std::int32_t blocks, TimePoint now, Memor
   const std::int32_t needed = ceil_div(blocks, holder(model).slab_pool().shape().blocks_per_slab);
   std::int32_t taken = 0;
   while (taken < needed && try_take_one(model, needed - taken, now, ops)) ++taken;
-  const std::int32_t due = target(model) - arena_.num_owned(model);
-  const std::int32_t missing = std::clamp(due, 0, needed - taken);
+  // Those that wait behind the one that asks need theirs soon, and slabs take long to drain.
+  const std::int32_t due = std::max(target(model) - arena_.num_owned(model), 0);
+  const std::int32_t missing = taken < needed ? due : 0;
   num_missing_[index(model)] = missing;
   if (missing > 0) drain_for(model, missing, now);
   return taken > 0;

@@ -53,9 +53,9 @@ class SlabExchange {
   // Takes part from now on, or no more (null). The model's pool has the shape of the arena.
   void attach(ModelId model, SlabHolder* holder);
 
-  // Gives `model` slabs for `blocks` more blocks, as far as it may have them, and lets those drain
-  // that it will have to wait for. True iff it got one. Adds zeroing to `ops`, as many as have room.
-  // O(models * slabs).
+  // Gives `model` slabs for `blocks` more blocks, as far as it may have them; where it has to wait for
+  // some, all that are due to it begin to drain. True iff it got one. Adds zeroing to `ops`, as many as have
+  // room. O(models * slabs).
   bool grow(ModelId model, std::int32_t blocks, TimePoint now, MemoryOps& ops);
 
   // Makes FREE what has drained.
@@ -110,7 +110,7 @@ class SlabExchange {
   SlabArena& arena_;
   Micros hysteresis_;
   std::vector<SlabHolder*> holders_;       // by model; null: takes no part
-  std::vector<std::int32_t> num_missing_;  // slabs that a model asked for last and did not get
+  std::vector<std::int32_t> num_missing_;  // slabs due to a model that asked for some in vain
   std::vector<std::int64_t> wanted_;       // scratch: slabs by model
   std::vector<std::int32_t> targets_;      // of the latest grow()
   std::vector<ModelId> donors_;            // scratch

@@ -159,8 +159,8 @@ class NaiveExchange:
             self.moved[slab] = now
             self.models[model].pool.add_slab(slab)
             taken += 1
-        due = targets[model] - len(self.owned(model))
-        self.models[model].missing = max(0, min(due, needed - taken))
+        due = max(0, targets[model] - len(self.owned(model)))
+        self.models[model].missing = due if taken < needed else 0
         if self.models[model].missing:
             self.drain_for(model, targets, now)
         return taken > 0, zeroed

@@ -43,6 +43,8 @@ class PackedLinear(metaclass=_PybindType):
     def k(self) -> int: ...
     @property
     def nbytes(self) -> int: ...
+    def move_to(self, memory: int) -> None:
+        """Copies the packed weights to nbytes bytes of the caller's and uses them there; 64-byte aligned."""
 
 class PackedGLU(metaclass=_PybindType):
     """activation(x gate^T) * (x up^T), in the compute dtype. Activations: silu, gelu_tanh."""
@@ -68,6 +70,8 @@ class PackedGLU(metaclass=_PybindType):
     def k(self) -> int: ...
     @property
     def nbytes(self) -> int: ...
+    def move_to(self, memory: int) -> None:
+        """Copies the packed weights to nbytes bytes of the caller's and uses them there; 64-byte aligned."""
 
 def rms_norm(
     x: int, weight: int, out: int, out_dtype: DType, m: int, h: int, eps: float, ldx: int = 0

@@ -165,4 +165,5 @@ def make_buffers(rows: int, batch_tokens: int, model: _core.ModelConfig) -> _cor
         tokens=np.zeros(batch_tokens, np.int32),
         positions=np.zeros(batch_tokens, np.int32),
         deltas=np.zeros((model.max_deltas, 3), np.int32),
+        ops=np.zeros((64, 5), np.int64),
     )

@@ -13,7 +13,16 @@ from numpy.typing import NDArray
 from airi.engine.backends import KV_GRANULE
 from airi.errors import MemoryBudgetError
 
-__all__ = ["ArenaPlan", "KvDemand", "allocate_arena", "format_bytes", "plan_arena"]
+__all__ = [
+    "ArenaPlan",
+    "ElasticLimits",
+    "KvDemand",
+    "allocate_arena",
+    "elastic_limits",
+    "format_bytes",
+    "plan_arena",
+    "plan_elastic_arena",
+]
 
 # Slabs of several models: large enough that what a slab's last block leaves over is at most 1/8.
 _MIN_SLAB_BYTES = 4 * 2**20
@@ -30,6 +39,11 @@ class KvDemand:
     max_blocks: int
     """Blocks of all its slots at its full window: more would never be used."""
     share: float
+    kv_min: int = 0
+    """Bytes, where memory moves."""
+    kv_max: int | None = None
+    weight_bytes: int = 0
+    """Of weights that lie in the arena."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +55,18 @@ class ArenaPlan:
     num_slabs: tuple[int, ...]
     """Per model, in order."""
     num_blocks: tuple[int, ...]
-    """Per model, in order."""
+    """Per model, in order: what its requests can count on."""
+    limits: tuple[ElasticLimits, ...] = ()
+    """Per model, in order, where memory moves; then `num_slabs` says nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ElasticLimits:
+    """Slabs of a model whose memory moves."""
+
+    min_slabs: int
+    max_slabs: int
+    weight_slabs: int
 
 
 def plan_arena(
@@ -87,6 +112,49 @@ def plan_arena(
         slab_bytes=slab_bytes,
         num_slabs=tuple(num_slabs),
         num_blocks=tuple(blocks),
+    )
+
+
+def plan_elastic_arena(
+    demands: Sequence[KvDemand], *, kv_memory: int | None, available: int, fraction: float
+) -> ArenaPlan:
+    """As `plan_arena`, for memory that moves between the models; weights in the arena come on top."""
+    slab_bytes = max(_slab_bytes(demands), _MIN_SLAB_BYTES)
+    budget = kv_memory if kv_memory is not None else int(available * fraction)
+    total = budget // slab_bytes
+    if kv_memory is None:
+        wanted = sum(-(-d.max_blocks // (slab_bytes // d.bytes_per_block)) for d in demands)
+        total = min(total, wanted + len(demands))
+    limits = [elastic_limits(demand, slab_bytes, total) for demand in demands]
+    spare = total - sum(limit.min_slabs for limit in limits)
+    if spare < 0 or total < len(demands) or (kv_memory or 0) > available:
+        needed = max(sum(limit.min_slabs for limit in limits), len(demands)) * slab_bytes
+        raise MemoryBudgetError(
+            f"{format_bytes(budget)} of KV memory do not hold what kv_min of {len(demands)} model(s) asks for, "
+            f"{format_bytes(needed)}, or are more than the {format_bytes(available)} that are free",
+            field="kv_memory",
+        )
+    weight = sum(demand.share for demand in demands)
+    slabs = [
+        min(limit.max_slabs, limit.min_slabs + int(spare * demand.share / weight))
+        for limit, demand in zip(limits, demands, strict=True)
+    ]
+    blocks = [n * (slab_bytes // demand.bytes_per_block) for n, demand in zip(slabs, demands, strict=True)]
+    return ArenaPlan(
+        arena_bytes=(total + sum(limit.weight_slabs for limit in limits)) * slab_bytes,
+        slab_bytes=slab_bytes,
+        num_slabs=tuple(slabs),
+        num_blocks=tuple(blocks),
+        limits=tuple(limits),
+    )
+
+
+def elastic_limits(demand: KvDemand, slab_bytes: int, total: int) -> ElasticLimits:
+    """Bytes in slabs, of `total` for KV."""
+    low = -(-demand.kv_min // slab_bytes)
+    high = total if demand.kv_max is None else min(total, demand.kv_max // slab_bytes)
+    return ElasticLimits(
+        min_slabs=low, max_slabs=max(high, low, 1), weight_slabs=-(-demand.weight_bytes // slab_bytes)
     )
 
 

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from airi import _core
 from airi._core.parts import StepTimeModel
+from airi.engine.fleet import Fleet, place_weights
 from airi.engine.isolation import CacheRegions
 from airi.engine.loading import EngineProgress, HostedModel, host_models
-from airi.engine.options import EngineOptions
+from airi.engine.options import EngineOptions, ModelOptions
 from airi.engine.pipeline import StepPipeline
 from airi.engine.prompts import check_ids, check_prompt, check_room
 from airi.engine.requests import Feature, RequestState
@@ -93,35 +94,83 @@ class Engine:
         self._hosting = host_models(options, progress)
         self._runtime = self._hosting.runtime
         self._states: dict[int, RequestState] = {}
+        self._fleet = Fleet(options, self._hosting)
+        for model in self._fleet.models:
+            place_weights(model.runner.model, self._hosting.home(model.index, model))
         self._by_name: dict[str, HostedModel] = {}
-        for model in self._hosting.models:
-            for name in (model.name, *model.options.aliases):
-                self._by_name[name] = model
-        self._pipeline = StepPipeline(self._hosting.models, self._hosting.arrays, self._hosting.tiers)
+        self._regions: list[CacheRegions] = []
+        self.counters: list[ModelCounters] = []
+        """Per model, in order."""
+        for model in self._fleet.models:
+            self._welcome(model)
+        self._pipeline = StepPipeline(
+            self._fleet.models, self._hosting.arrays, self._hosting.arena, self._hosting.tiers
+        )
         self._ended: set[int] = set()
         """Requests that ended while a step ran, which may hold a row of them; their ids may be in use again."""
-        self._regions = tuple(
-            CacheRegions(model.options.public_prefixes, strict=options.isolate_tenants)
-            for model in self._hosting.models
-        )
         self._random = random.Random(options.seed)
-        self.counters = tuple(ModelCounters() for _ in self._hosting.models)
 
-    # -- requests ------------------------------------------------------------------------------
+    # -- models --------------------------------------------------------------------------------
 
     @property
     def models(self) -> tuple[HostedModel, ...]:
-        """The loaded models, in the order of the options."""
-        return self._hosting.models
+        """The loaded models, in the order of the options, then of their coming; removed ones keep their place."""
+        return tuple(self._fleet.models)
+
+    def _welcome(self, model: HostedModel) -> None:
+        for name in (model.name, *model.options.aliases):
+            self._by_name[name] = model
+        self._regions.append(CacheRegions(model.options.public_prefixes, strict=self.options.isolate_tenants))
+        self.counters.append(ModelCounters())
+
+    def add_model(self, model: ModelOptions, progress: EngineProgress | None = None) -> HostedModel:
+        """Loads one more model beside those that run, where memory moves between them.
+
+        Its requests may be added at once; they run when its weights are in place. Raises CheckpointError or
+        ConfigError; then nothing has changed.
+        """
+        for name in (model.name, *model.aliases):
+            if name in self._by_name:
+                raise ConfigError(f"model name {name!r} is taken", field="name")
+        hosted = self._fleet.add(model, progress)
+        self._welcome(hosted)
+        return hosted
+
+    def remove_model(self, model: str | int, *, drains: bool = False) -> None:
+        """Takes no more requests of a model and frees its memory when those it has have ended.
+
+        Unless it `drains` they are cancelled now. It is gone when `model_state` is REMOVED, some steps later.
+        """
+        hosted = self.find_model(model)
+        self._fleet.remove(hosted.index, drains=drains)
+        for name in (hosted.name, *hosted.options.aliases):
+            del self._by_name[name]
+
+    def sleep(self, model: str | int) -> None:
+        """Takes a model's requests off the device, saves its weights and lends its memory to the others.
+
+        Its requests wait, new ones too, until `wake`. It sleeps when `model_state` is ASLEEP, at most two steps later.
+        """
+        self._fleet.sleep(self.find_model(model).index)
+
+    def wake(self, model: str | int) -> None:
+        """Brings a sleeping model back; its requests go on where they were taken off."""
+        self._fleet.wake(self.find_model(model).index)
+
+    def model_state(self, model: int) -> _core.ModelState:
+        """Where the model of this index stands."""
+        return self._fleet.state(model)
+
+    # -- requests ------------------------------------------------------------------------------
 
     def find_model(self, name: str | int) -> HostedModel:
         """A model by name, alias or index; raises ModelNotFoundError."""
         if isinstance(name, int):
-            if 0 <= name < len(self.models):
+            if 0 <= name < len(self.models) and not self._fleet.is_gone(name):
                 return self.models[name]
         elif name in self._by_name:
             return self._by_name[name]
-        known = ", ".join(model.name for model in self.models)
+        known = ", ".join(model.name for model in self.models if not self._fleet.is_gone(model.index))
         raise ModelNotFoundError(f"model {name!r} is not loaded; loaded: {known}", field="model")
 
     def add_request(
@@ -252,6 +301,8 @@ class Engine:
         """
         others: dict[int, Output] = {}
         if not self._pipeline.is_running and not self._plan(others):
+            if self._fleet.is_moving:
+                self._fleet.advance()
             if not others and self._states and self._hosting.tiers is not None:
                 self._hosting.tiers.wait(_TIER_WAIT_S)
             return StepOutputs(others=list(others.values()))
@@ -262,6 +313,8 @@ class Engine:
         if ahead is not None:
             self._pipeline.launch(ahead, self._states)
         self._runtime.commit(info.step_id, result.tokens, result.counts, result.status, result.device_us)
+        if self._fleet.is_moving:
+            self._fleet.advance()
         outputs = self._outputs(self._count(result, gone), others)
         if ahead is None:
             self._ended.clear()

@@ -6,23 +6,33 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from airi import _core
-from airi.engine.arena import ArenaPlan, KvDemand, allocate_arena, plan_arena
-from airi.engine.backends import LoadedModel, LoadOptions, get_backend
+from airi.engine.arena import (
+    ArenaPlan,
+    ElasticLimits,
+    KvDemand,
+    allocate_arena,
+    elastic_limits,
+    format_bytes,
+    plan_arena,
+    plan_elastic_arena,
+)
+from airi.engine.backends import LoadedModel, LoadOptions, PlaceableModel, get_backend
 from airi.engine.hub import resolve_model_path
 from airi.engine.options import EngineOptions, ModelOptions
 from airi.engine.resources import available_memory, usable_cores
 from airi.engine.runner import ModelRunner, StepArrays
 from airi.engine.step_log import ModelSettings, RecordingRuntime, RuntimeSettings, StepLog
 from airi.engine.tiers import MAX_OPS, KvTiers
-from airi.errors import MemoryBudgetError
+from airi.errors import ConfigError, MemoryBudgetError
 from airi.sampling_params import MAX_PRIORITY
 
-__all__ = ["NUM_BANDS", "EngineProgress", "HostedModel", "Hosting", "host_models"]
+__all__ = ["NUM_BANDS", "EngineProgress", "HostedModel", "Hosting", "host_models", "load_addition"]
 
 NUM_BANDS = 2 * MAX_PRIORITY + 1
 """A request of priority p starts in band MAX_PRIORITY - p: higher priority, smaller band."""
@@ -46,6 +56,8 @@ class HostedModel:
     """The window: what was asked for or the model's own, cut to what the arena can hold."""
     num_kv_blocks: int
     eos_token_ids: tuple[int, ...]
+    weight_slabs: int = 0
+    """Slabs of the arena that its weights lie in."""
 
     @property
     def name(self) -> str:
@@ -67,8 +79,24 @@ class Hosting:
     arrays: tuple[StepArrays, ...]
     """One per buffer set of the runtime."""
     arena: NDArray[np.uint8]
+    plan: ArenaPlan
     tiers: KvTiers | None
     """None: what leaves the arena is gone."""
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether memory moves between the models."""
+        return bool(self.plan.limits)
+
+    def home(self, index: int, model: HostedModel) -> NDArray[np.uint8]:
+        """The part of the arena that is the home of a model's weights; empty where it has none."""
+        first = self.runtime.weights_at(index)
+        size = self.plan.slab_bytes
+        return (
+            self.arena[:0]
+            if first is None
+            else self.arena[first * size : (first + model.weight_slabs) * size]
+        )
 
 
 def host_models(options: EngineOptions, progress: EngineProgress | None) -> Hosting:
@@ -85,40 +113,24 @@ def host_models(options: EngineOptions, progress: EngineProgress | None) -> Host
 def _host_models(options: EngineOptions, progress: EngineProgress | None) -> Hosting:
     _set_threads(options)
     loaded = [_load(options, model, progress) for model in options.models]
-    lengths = [_window(options, model, item) for model, item in zip(options.models, loaded, strict=True)]
-    plan = _plan(options, loaded, lengths)
+    demands = [_demand(options, model, item) for model, item in zip(options.models, loaded, strict=True)]
+    plan = _plan(options, demands)
     arena = allocate_arena(plan.arena_bytes)
-    hosted = []
-    for index, (model_options, model) in enumerate(zip(options.models, loaded, strict=True)):
-        window = min(lengths[index], plan.num_blocks[index] * options.block_size)
-        runner = ModelRunner(
-            index,
-            model,
-            arena,
-            block_size=options.block_size,
-            max_num_seqs=options.max_num_seqs,
-            max_batch_tokens=max(options.max_batch_tokens, options.max_num_seqs),
-            max_model_len=window,
-        )
-        hosted.append(
-            HostedModel(
-                index=index,
-                options=model_options,
-                path=model.info.path,
-                runner=runner,
-                max_model_len=window,
-                num_kv_blocks=plan.num_blocks[index],
-                eos_token_ids=model.info.eos_token_ids,
-            )
-        )
-    configs = _model_configs(options, plan, hosted)
+    hosted = [
+        _hosted(options, index, model, item, arena, plan.num_blocks[index], plan.limits[index : index + 1])
+        for index, (model, item) in enumerate(zip(options.models, loaded, strict=True))
+    ]
+    configs = [
+        _model_config(options, model, plan.num_slabs[model.index], plan.limits[model.index : model.index + 1])
+        for model in hosted
+    ]
     arrays = _step_arrays(options, configs, hosted)
     vocab_size = max(model.vocab_size for model in hosted)
     runtime = _runtime(options, plan, configs, arrays, vocab_size)
     tiers = _tiers(options, arena)
     if tiers is not None:
         tiers.report_to(runtime.complete_transfers)
-    return Hosting(tuple(hosted), runtime, arrays, arena, tiers)
+    return Hosting(tuple(hosted), runtime, arrays, arena, plan, tiers)
 
 
 def _tiers(options: EngineOptions, arena: NDArray[np.uint8]) -> KvTiers | None:
@@ -129,6 +141,61 @@ def _tiers(options: EngineOptions, arena: NDArray[np.uint8]) -> KvTiers | None:
         host_bytes=options.host_kv_memory,
         disk_folder=options.disk_kv_path,
         disk_bytes=options.disk_kv_memory,
+    )
+
+
+def load_addition(
+    options: EngineOptions,
+    hosting: Hosting,
+    model: ModelOptions,
+    index: int,
+    progress: EngineProgress | None,
+) -> tuple[LoadedModel, HostedModel, ModelSettings]:
+    """A model that joins an elastic engine as its `index`-th: loaded, hosted, and as the core is told of it."""
+    loaded = _load(options, model, progress)
+    demand = _demand(options, model, loaded)
+    plan = hosting.plan
+    if demand.bytes_per_block > plan.slab_bytes:
+        raise ConfigError(
+            f"a KV block of {model.name} has {format_bytes(demand.bytes_per_block)}; the slabs of this engine have "
+            f"{format_bytes(plan.slab_bytes)}",
+            field="models",
+        )
+    limits = elastic_limits(demand, plan.slab_bytes, plan.arena_bytes // plan.slab_bytes)
+    # What it can count on is the core's to say; more than the arena it cannot have.
+    blocks = limits.max_slabs * (plan.slab_bytes // demand.bytes_per_block)
+    hosted = _hosted(options, index, model, loaded, hosting.arena, blocks, (limits,))
+    return loaded, hosted, _model_config(options, hosted, 0, (limits,))
+
+
+def _hosted(
+    options: EngineOptions,
+    index: int,
+    model: ModelOptions,
+    loaded: LoadedModel,
+    arena: NDArray[np.uint8],
+    num_blocks: int,
+    limits: tuple[ElasticLimits, ...],
+) -> HostedModel:
+    window = min(_window(options, model, loaded), num_blocks * options.block_size)
+    runner = ModelRunner(
+        index,
+        loaded,
+        arena,
+        block_size=options.block_size,
+        max_num_seqs=options.max_num_seqs,
+        max_batch_tokens=max(options.max_batch_tokens, options.max_num_seqs),
+        max_model_len=window,
+    )
+    return HostedModel(
+        index=index,
+        options=model,
+        path=loaded.info.path,
+        runner=runner,
+        max_model_len=window,
+        num_kv_blocks=num_blocks,
+        eos_token_ids=loaded.info.eos_token_ids,
+        weight_slabs=limits[0].weight_slabs if limits else 0,
     )
 
 
@@ -161,17 +228,29 @@ def _window(options: EngineOptions, model: ModelOptions, loaded: LoadedModel) ->
     return own if asked is None else min(asked, own)
 
 
-def _plan(options: EngineOptions, loaded: list[LoadedModel], lengths: list[int]) -> ArenaPlan:
-    demands = [
-        KvDemand(
-            name=model_options.name,
-            bytes_per_block=model.bytes_per_block(options.block_size),
-            max_blocks=-(-length // options.block_size) * options.max_num_seqs,
-            share=model_options.kv_share,
-        )
-        for model_options, model, length in zip(options.models, loaded, lengths, strict=True)
-    ]
-    return plan_arena(
+def _demand(options: EngineOptions, model: ModelOptions, loaded: LoadedModel) -> KvDemand:
+    weight_bytes = 0
+    if model.sleepable:
+        if not isinstance(loaded, PlaceableModel):
+            raise ConfigError(
+                f"sleepable needs a backend that can place weights; {options.backend_name} cannot",
+                field="sleepable",
+            )
+        weight_bytes = loaded.weight_bytes
+    return KvDemand(
+        name=model.name,
+        bytes_per_block=loaded.bytes_per_block(options.block_size),
+        max_blocks=-(-_window(options, model, loaded) // options.block_size) * options.max_num_seqs,
+        share=model.kv_share,
+        kv_min=model.kv_min or 0,
+        kv_max=model.kv_max,
+        weight_bytes=weight_bytes,
+    )
+
+
+def _plan(options: EngineOptions, demands: list[KvDemand]) -> ArenaPlan:
+    plan = plan_elastic_arena if any(model.is_elastic for model in options.models) else plan_arena
+    return plan(
         demands,
         kv_memory=options.kv_memory,
         available=available_memory(),
@@ -179,25 +258,30 @@ def _plan(options: EngineOptions, loaded: list[LoadedModel], lengths: list[int])
     )
 
 
-def _model_configs(
-    options: EngineOptions, plan: ArenaPlan, hosted: Sequence[HostedModel]
-) -> list[ModelSettings]:
+def _model_config(
+    options: EngineOptions, model: HostedModel, num_slabs: int, limits: tuple[ElasticLimits, ...]
+) -> ModelSettings:
     admission = _core.Admission.NO_EVICT if options.admission == "no_evict" else _core.Admission.MAX_UTIL
-    return [
-        ModelSettings(
-            block_size=options.block_size,
-            bytes_per_block=model.runner.model.bytes_per_block(options.block_size),
-            max_model_len=model.max_model_len,
-            max_num_seqs=options.max_num_seqs,
-            max_batch_tokens=options.max_batch_tokens,
-            num_slabs=plan.num_slabs[model.index],
-            device_weight=model.options.weight,
-            hash_seed=f"{model.path}|{model.runner.model.info.dtype}|{options.block_size}".encode(),
-            admission=admission,
-            enable_prefix_caching=options.prefix_caching,
-        )
-        for model in hosted
-    ]
+    slabs: dict[str, Any] = {"num_slabs": num_slabs}
+    if limits:
+        slabs = {
+            "min_slabs": limits[0].min_slabs,
+            "max_slabs": limits[0].max_slabs,
+            "weight_slabs": limits[0].weight_slabs,
+            "slab_weight": model.options.kv_share,
+        }
+    return ModelSettings(
+        block_size=options.block_size,
+        bytes_per_block=model.runner.model.bytes_per_block(options.block_size),
+        max_model_len=model.max_model_len,
+        max_num_seqs=options.max_num_seqs,
+        max_batch_tokens=options.max_batch_tokens,
+        device_weight=model.options.weight,
+        hash_seed=f"{model.path}|{model.runner.model.info.dtype}|{options.block_size}".encode(),
+        admission=admission,
+        enable_prefix_caching=options.prefix_caching,
+        **slabs,
+    )
 
 
 def _step_arrays(
@@ -210,7 +294,8 @@ def _step_arrays(
     # that the core works with, a step would admit one or two of them.
     longest = max(-(-model.max_model_len // options.block_size) for model in hosted)
     deltas = max(config.max_deltas for config in configs) + min(rows * longest, _MOST_DELTAS)
-    ops = MAX_OPS if options.host_kv_memory else 0
+    moves = options.host_kv_memory or any(model.options.is_elastic for model in hosted)
+    ops = MAX_OPS if moves else 0
     return tuple(StepArrays.allocate(rows, tokens, deltas, ops) for _ in range(2))
 
 

@@ -18,6 +18,8 @@ ADMISSIONS = ("max_util", "no_evict")
 _BOUNDS = {
     "threads": (1, 1024),
     "kv_memory": (1, 2**63 - 1),
+    "kv_min": (0, 2**63 - 1),
+    "kv_max": (1, 2**63 - 1),
     "block_size": (1, 256),
     "max_num_seqs": (1, 2**20),
     "max_batch_tokens": (1, 2**30),
@@ -47,6 +49,13 @@ class ModelOptions:
     """Share of device time against the other models of the engine, while several have work."""
     kv_share: float = 1.0
     """Share of the KV arena against the other models of the engine."""
+    kv_min: int | None = None
+    """Bytes of the KV arena that this model can have whenever it needs them. With this, `kv_max` or `sleepable` on any
+    model, KV memory moves between the models of the engine as their requests need it, `kv_share` weighing them."""
+    kv_max: int | None = None
+    """Bytes of the KV arena that it has at most."""
+    sleepable: bool = False
+    """Whether its weights lie in the arena, so that `Engine.sleep` lends their space to other models."""
     max_model_len: int | None = None
     """Overrides the engine's."""
     dtype: str | None = None
@@ -62,8 +71,13 @@ class ModelOptions:
             value = getattr(self, field)
             if not (isinstance(value, int | float) and 0 < value < math.inf):
                 raise ConfigError(f"{field} is {value}; it must be a positive number", field=field)
-        if self.max_model_len is not None:
-            _check_whole("max_model_len", self.max_model_len)
+        for field in ("max_model_len", "kv_min", "kv_max"):
+            if getattr(self, field) is not None:
+                _check_whole(field, getattr(self, field))
+        if self.kv_min is not None and self.kv_max is not None and self.kv_min > self.kv_max:
+            raise ConfigError(
+                f"kv_min is {self.kv_min}; it must be at most kv_max, which is {self.kv_max}", field="kv_min"
+            )
         if self.dtype is not None:
             _check_choice("dtype", self.dtype, DTYPES)
         for prefix in self.public_prefixes:
@@ -74,6 +88,11 @@ class ModelOptions:
                 )
         if not self.name:
             object.__setattr__(self, "name", _default_name(self.path))
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether it asks for memory that moves."""
+        return self.kv_min is not None or self.kv_max is not None or self.sleepable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +159,7 @@ class EngineOptions:
         _check_choice("backend", self.backend, ("auto", *BACKENDS))
         _check_choice("dtype", self.dtype, DTYPES)
         _check_choice("admission", self.admission, ADMISSIONS)
-        for field in _BOUNDS:
+        for field in _BOUNDS.keys() - {"kv_min", "kv_max"}:
             value = getattr(self, field)
             if value is not None or field not in _OPTIONAL:
                 _check_whole(field, value)

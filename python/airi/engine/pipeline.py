@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
 
 from airi import _core
 from airi.engine.loading import HostedModel
 from airi.engine.requests import RequestState
-from airi.engine.runner import ModelRunner, StepArrays, StepResult
+from airi.engine.runner import ModelRunner, StepArrays, StepResult, apply_ops
 from airi.engine.tiers import KvTiers
 
 __all__ = ["StepPipeline"]
@@ -27,9 +31,15 @@ class StepPipeline:
     """
 
     def __init__(
-        self, models: Sequence[HostedModel], arrays: Sequence[StepArrays], tiers: KvTiers | None
+        self,
+        models: Sequence[HostedModel],
+        arrays: Sequence[StepArrays],
+        arena: NDArray[np.uint8],
+        tiers: KvTiers | None,
     ) -> None:
+        """`models` may grow."""
         self._models = models
+        self._arena = arena
         self._tiers = tiers
         self._arrays = arrays
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="airi-step")
@@ -67,7 +77,8 @@ class StepPipeline:
         runner, arrays = self._models[info.model].runner, self._arrays[info.buffer]
         runner.take_over(arrays, rows=info.num_rows, deltas=info.num_deltas, states=states)
         self._launched_at = time.monotonic()
-        future = self._thread.submit(_run, runner, arrays, info, self._tiers, self._done)
+        execute = partial(apply_ops, self._arena) if self._tiers is None else self._tiers.begin
+        future = self._thread.submit(_run, runner, arrays, info, execute, self._done)
         self._running = info, future
 
     def collect(self) -> tuple[_core.StepInfo, StepResult]:
@@ -83,11 +94,15 @@ class StepPipeline:
 
 
 def _run(
-    runner: ModelRunner, arrays: StepArrays, info: _core.StepInfo, tiers: KvTiers | None, done: int
+    runner: ModelRunner,
+    arrays: StepArrays,
+    info: _core.StepInfo,
+    execute: Callable[[NDArray[np.int64]], None],
+    done: int,
 ) -> StepResult:
     try:
-        if tiers is not None and info.num_ops:
-            tiers.begin(arrays.ops[: info.num_ops])
+        if info.num_ops:
+            execute(arrays.ops[: info.num_ops])
         return runner.run(arrays, rows=info.num_rows, tokens=info.num_tokens)
     finally:
         os.eventfd_write(done, 1)

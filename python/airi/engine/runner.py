@@ -11,18 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from airi import _core
-from airi.engine.backends import KvBinding, LoadedModel, StepInputs
+from airi.engine.backends import KV_GRANULE, KvBinding, LoadedModel, StepInputs
 from airi.engine.requests import Feature, RequestState
 from airi.engine.sampler import Sampler, gather_logprobs
 from airi.outputs import TokenLogprobs
 
-__all__ = ["ModelRunner", "StepArrays", "StepResult"]
+__all__ = ["ModelRunner", "StepArrays", "StepResult", "apply_ops"]
 
 logger = logging.getLogger(__name__)
 
 _ROW_SAMPLE = int(_core.ROW_SAMPLE)
 _ROW_FIRST = int(_core.ROW_FIRST)
 _ROW_PENDING = int(_core.ROW_PENDING)
+_ZERO = int(_core.MemoryOpKind.ZERO)
 _ROW_FAILED = int(_core.RowStatus.FAILED)
 
 # Rows of prompt log-probabilities whose logits are made at a time: at most 64 MiB of them.
@@ -96,6 +97,14 @@ class StepResult:
         )
 
 
+def apply_ops(arena: NDArray[np.uint8], ops: NDArray[np.int64]) -> None:
+    """Executes the memory operations [n, 5] of a step, in order: kind, id, from, to, granules."""
+    for kind, _, start, _, granules in ops.tolist():
+        if kind != _ZERO:
+            raise ValueError(f"memory operation {kind} is not one of this device")
+        arena[start * KV_GRANULE : (start + granules) * KV_GRANULE] = 0
+
+
 class ModelRunner:
     """Owns a loaded model's block table and slots; never decides what runs.
 
@@ -130,6 +139,10 @@ class ModelRunner:
                 max_batch_tokens=max_batch_tokens,
             )
         )
+
+    def close(self) -> None:
+        """Lets the model go. No step may follow."""
+        del self.model
 
     def take_over(
         self, arrays: StepArrays, *, rows: int, deltas: int, states: Mapping[int, RequestState]

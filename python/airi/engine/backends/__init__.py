@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -146,6 +146,23 @@ class LoadedModel(Protocol):
         ...
 
 
+@runtime_checkable
+class PlaceableModel(Protocol):
+    """A LoadedModel whose weights can lie in memory of the caller."""
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes that `place_weights` needs."""
+        ...
+
+    def place_weights(self, memory: NDArray[np.uint8]) -> None:
+        """Moves the weights to `memory`, a multiple of 64 in address, which the caller keeps.
+
+        Between steps the caller may use it for something else and put its contents back before the next one.
+        """
+        ...
+
+
 class Backend(Protocol):
     """A way to run models on one kind of device."""
 
@@ -181,6 +198,7 @@ __all__ = [
     "LoadOptions",
     "LoadedModel",
     "ModelInfo",
+    "PlaceableModel",
     "ProgressCallback",
     "StepInputs",
     "get_backend",

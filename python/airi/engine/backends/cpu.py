@@ -20,6 +20,8 @@ from airi.engine.spec import DecoderSpec, LayerSpec
 from airi.errors import ConfigError
 
 _MAX_HEAD_DIM = 256
+_LINE = 64
+"""Bytes of a cache line."""
 
 
 class CpuBackend:
@@ -59,6 +61,20 @@ class CpuModel:
 
     def bytes_per_block(self, block_size: int) -> int:
         return self._info.bytes_per_block(block_size)
+
+    @property
+    def weight_bytes(self) -> int:
+        """As `PlaceableModel.weight_bytes`: packed matrices; embeddings and norms stay where they are."""
+        return sum(-(-packed.nbytes // _LINE) * _LINE for packed in self._weights.packed())
+
+    def place_weights(self, memory: NDArray[np.uint8]) -> None:
+        """As `PlaceableModel.place_weights`."""
+        if memory.nbytes < self.weight_bytes:
+            raise ValueError(f"memory must hold {self.weight_bytes} bytes, got {memory.nbytes}")
+        at = memory.ctypes.data
+        for packed in self._weights.packed():
+            packed.move_to(at)
+            at += -(-packed.nbytes // _LINE) * _LINE
 
     def bind_kv(self, binding: KvBinding) -> None:
         self._bound = _Bound(self._spec, self._weights, binding, self._ropes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,11 @@ class CpuDenseMlp:
         """Width between the two."""
         return self.glu.n
 
+    def packed(self) -> Iterator[cpu.PackedLinear | cpu.PackedGLU]:
+        """Both."""
+        yield self.glu
+        yield self.down
+
 
 class CpuSparseMlp:
     """A mixture of experts. Routing and the weighted sum are numpy; each expert runs on the rows routed to it.
@@ -40,6 +46,12 @@ class CpuSparseMlp:
         self._router = router
         self._experts = experts
         self.inner = experts[0].inner
+
+    def packed(self) -> Iterator[cpu.PackedLinear | cpu.PackedGLU]:
+        """The router and all experts."""
+        yield self._router
+        for expert in self._experts:
+            yield from expert.packed()
 
     def forward(self, rows: NDArray[Any], x: int, out: NDArray[np.float32]) -> None:
         """out [m, hidden] float32 of rows [m, hidden] in the compute dtype; x is the address of the rows."""
@@ -106,6 +118,14 @@ class CpuWeights:
     layers: tuple[CpuLayer, ...]
     final_norm: NDArray[np.float32]
     head: cpu.PackedLinear
+
+    def packed(self) -> Iterator[cpu.PackedLinear | cpu.PackedGLU]:
+        """Every packed matrix, always in the same order."""
+        for layer in self.layers:
+            yield layer.qkv
+            yield layer.output
+            yield from layer.mlp.packed()
+        yield self.head
 
 
 def pack_weights(opened: OpenedModel, progress: ProgressCallback | None) -> CpuWeights:

@@ -1,0 +1,128 @@
+"""The models of a running engine: how they come, sleep, wake and go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from airi import _core
+from airi.engine.backends import LoadedModel, PlaceableModel
+from airi.engine.loading import EngineProgress, HostedModel, Hosting, load_addition
+from airi.engine.options import EngineOptions, ModelOptions
+from airi.errors import ConfigError
+
+__all__ = ["Fleet", "place_weights"]
+
+_LEAVING = (_core.ModelState.REMOVING, _core.ModelState.REMOVED)
+_SETTLED = (_core.ModelState.AWAKE, _core.ModelState.ASLEEP, _core.ModelState.REMOVED)
+
+
+def place_weights(model: LoadedModel, home: NDArray[np.uint8]) -> None:
+    """Moves a loaded model's weights to `home`, if it has one."""
+    if home.size:
+        if not isinstance(model, PlaceableModel):
+            raise TypeError("a model that keeps its weights to itself has a home for them")
+        model.place_weights(home)
+
+
+class Fleet:
+    """Tells the core what becomes of models, and moves their weights when its states say so.
+
+    Weights of a sleeping model wait in memory of their own: the host tier of a device that is a CPU.
+    *Thread safety*: none; the engine's thread owns it.
+    *Invariant*: a model's weights are in its home slabs, or saved, or were never in the arena.
+    """
+
+    def __init__(self, options: EngineOptions, hosting: Hosting) -> None:
+        self._options = options
+        self._hosting = hosting
+        self._runtime = hosting.runtime
+        self.models: list[HostedModel] = list(hosting.models)
+        """By the core's index; those that were removed stay, without a runner's model."""
+        self._saved: dict[int, NDArray[np.uint8]] = {}
+        self._coming: dict[int, LoadedModel] = {}
+        self._moving: set[int] = set()
+
+    @property
+    def is_moving(self) -> bool:
+        """Whether a model is on its way to another state."""
+        return bool(self._moving)
+
+    def state(self, index: int) -> _core.ModelState:
+        """Where a model stands."""
+        return self._runtime.state(index)
+
+    def is_gone(self, index: int) -> bool:
+        """Whether requests for the model are no longer taken."""
+        return self.state(index) in _LEAVING
+
+    def add(self, model: ModelOptions, progress: EngineProgress | None) -> HostedModel:
+        """Loads a model and makes it place. Raises CheckpointError or ConfigError; then nothing has changed."""
+        if not self._hosting.is_elastic:
+            raise ConfigError(
+                "models can be added where memory moves between them: give kv_min, kv_max or sleepable to one",
+                field="models",
+            )
+        loaded, hosted, settings = load_addition(
+            self._options, self._hosting, model, len(self.models), progress
+        )
+        try:
+            index = self._runtime.add_model(settings)
+        except ValueError as error:
+            raise ConfigError(f"{model.name} cannot be added: {error}", field="models") from None
+        self.models.append(hosted)
+        self._coming[index] = loaded
+        self._start(index)
+        return hosted
+
+    def remove(self, index: int, *, drains: bool) -> None:
+        """Takes no more requests of a model; it goes when its last one has ended."""
+        self._change(index, lambda: self._runtime.remove_model(index, drains=drains))
+
+    def sleep(self, index: int) -> None:
+        """Takes a model's requests off the device, then lends its memory."""
+        self._change(index, lambda: self._runtime.sleep(index))
+
+    def wake(self, index: int) -> None:
+        """Takes a sleeping model's memory back, then lets its requests run."""
+        self._change(index, lambda: self._runtime.wake(index))
+
+    def _change(self, index: int, change: Callable[[], None]) -> None:
+        try:
+            change()
+        except ValueError as error:
+            raise ConfigError(f"{self.models[index].name}: {error}", field="model") from None
+        self._start(index)
+
+    def _start(self, index: int) -> None:
+        self._moving.add(index)
+        self.advance()
+
+    def advance(self) -> None:
+        """Moves what the core says may move now. To be called after every commit while `is_moving`."""
+        for index in sorted(self._moving):
+            state = self.state(index)
+            if state == _core.ModelState.MOVING_OUT:
+                self._saved[index] = self._home(index).copy()
+                self._runtime.confirm_moved(index)
+            elif state == _core.ModelState.MOVING_IN:
+                self._bring_in(index)
+                self._runtime.confirm_moved(index)
+            elif state == _core.ModelState.REMOVED:
+                self.models[index].runner.close()
+                self._saved.pop(index, None)
+            if self.state(index) in _SETTLED:
+                self._coming.pop(index, None)
+                self._moving.remove(index)
+
+    def _bring_in(self, index: int) -> None:
+        home = self._home(index)
+        if index in self._coming:
+            place_weights(self._coming[index], home)
+        else:
+            home[:] = self._saved.pop(index)
+
+    def _home(self, index: int) -> NDArray[np.uint8]:
+        return self._hosting.home(index, self.models[index])

@@ -1,0 +1,185 @@
+"""Models that share memory, sleep, wake, come and go in one engine: every text is what the model gives alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from airi import _core
+from airi._core import cpu
+from airi.engine import Engine, ModelOptions
+from airi.engine.arena import KvDemand, plan_elastic_arena
+from airi.errors import ConfigError, MemoryBudgetError, ModelNotFoundError
+from airi.outputs import Output
+from tests.engine.engine_helpers import GREEDY, MIB, add, gather, make_engine, run
+from tests.engine.tiny_models import Reference
+
+ASLEEP, AWAKE, REMOVED = _core.ModelState.ASLEEP, _core.ModelState.AWAKE, _core.ModelState.REMOVED
+
+
+def elastic_engine(*paths: Path, ahead: bool = True, slabs: int = 6) -> Engine:
+    models = tuple(ModelOptions(path=str(path), sleepable=True) for path in paths)
+    return make_engine(models=models, kv_memory=slabs * 4 * MIB, async_scheduling=ahead)
+
+
+def add_all(
+    engine: Engine, first: int, model: str | int, references: list[Reference]
+) -> dict[int, list[int]]:
+    for row, reference in enumerate(references):
+        add(engine, first + row, reference.prompt, model=model, max_tokens=len(reference.tokens), **GREEDY)
+    return {first + row: reference.tokens for row, reference in enumerate(references)}
+
+
+def tokens(outputs: dict[int, Output]) -> dict[int, list[int]]:
+    return {request_id: output.tokens for request_id, output in outputs.items()}
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_texts_are_the_same_across_sleep_and_wake(
+    tiny_llama: Path,
+    tiny_qwen3: Path,
+    llama_references: list[Reference],
+    qwen3_references: list[Reference],
+    ahead: bool,  # noqa: FBT001  # a parameter of the test
+) -> None:
+    engine = elastic_engine(tiny_llama, tiny_qwen3, ahead=ahead)
+    expected = add_all(engine, 0, "llama", llama_references)
+    outputs: dict[int, Output] = {}
+    for _ in range(5):
+        gather(outputs, engine.step())
+    engine.sleep("llama")
+    expected |= add_all(engine, 100, "qwen3", qwen3_references)
+    while engine.model_state(0) != ASLEEP or any(i not in outputs for i in range(100, 102)):
+        gather(outputs, engine.step())
+    home = engine._fleet._home(0)
+    home[:] = 255
+    """Whoever had the space left it like this: not a number, were it read."""
+    waiting = [i for i in expected if i < 100 and (i not in outputs or outputs[i].finish_reason is None)]
+    assert waiting, "requests were taken off"
+    engine.wake("llama")
+    for _ in range(10_000):
+        if not engine.has_work():
+            break
+        gather(outputs, engine.step())
+    assert tokens(outputs) == expected
+    assert engine.model_state(0) == AWAKE
+    engine.check_invariants()
+
+
+def test_the_space_of_a_sleeping_model_serves_another(tiny_llama: Path, tiny_qwen3: Path) -> None:
+    engine = elastic_engine(tiny_llama, tiny_qwen3)
+    engine.sleep("llama")
+    assert engine.model_state(0) == ASLEEP
+    total = engine._hosting.plan.arena_bytes // engine._hosting.plan.slab_bytes
+    lent = engine._hosting.models[0].weight_slabs
+    assert lent > 0
+    for request_id in range(8):
+        add(engine, request_id, [5] * 8, model="qwen3", max_tokens=480, **GREEDY)
+    run(engine)
+    per_slab = engine._hosting.plan.slab_bytes // engine.models[1].runner.model.bytes_per_block(16)
+    own = engine._hosting.models[1].weight_slabs
+    assert engine.stats()[1].capacity // per_slab <= total - own
+    engine.wake("llama")
+    add(engine, 99, [5] * 8, model="llama", max_tokens=4, **GREEDY)
+    assert len(run(engine)[99].tokens) == 4
+    engine.check_invariants()
+
+
+def test_a_model_that_is_added_computes_what_it_computes_alone(
+    tiny_llama: Path,
+    tiny_qwen3: Path,
+    llama_references: list[Reference],
+    qwen3_references: list[Reference],
+) -> None:
+    engine = elastic_engine(tiny_llama, slabs=12)
+    expected = add_all(engine, 0, "llama", llama_references)
+    outputs: dict[int, Output] = {}
+    for _ in range(3):
+        gather(outputs, engine.step())
+    engine.add_model(ModelOptions(path=str(tiny_qwen3)))
+    expected |= add_all(engine, 100, "qwen3", qwen3_references)
+    while engine.has_work():
+        gather(outputs, engine.step())
+    assert tokens(outputs) == expected
+    with pytest.raises(ConfigError, match="model name 'qwen3' is taken"):
+        engine.add_model(ModelOptions(path=str(tiny_qwen3)))
+
+
+@pytest.mark.parametrize("drains", [False, True])
+def test_a_model_that_is_removed_frees_its_memory(
+    tiny_llama: Path,
+    tiny_qwen3: Path,
+    drains: bool,  # noqa: FBT001  # a parameter of the test
+) -> None:
+    engine = elastic_engine(tiny_llama, tiny_qwen3)
+    add(engine, 1, [5] * 8, model="qwen3", max_tokens=6, **GREEDY)
+    engine.step()
+    engine.remove_model("qwen3", drains=drains)
+    with pytest.raises(ModelNotFoundError, match="model 'qwen3' is not loaded; loaded: llama"):
+        engine.find_model("qwen3")
+    output = run(engine)[1]
+    engine.step()
+    assert output.finish_reason == ("length" if drains else "cancelled")
+    assert engine.model_state(1) == REMOVED
+    assert not hasattr(engine.models[1].runner, "model")
+    add(engine, 2, [5] * 8, model="llama", max_tokens=4, **GREEDY)
+    assert len(run(engine)[2].tokens) == 4
+    with pytest.raises(ModelNotFoundError):
+        engine.find_model(1)
+
+
+def test_what_cannot_be_done_is_one_clear_error(tiny_llama: Path, tiny_qwen3: Path) -> None:
+    fixed = make_engine(tiny_llama)
+    with pytest.raises(ConfigError, match="models can be added where memory moves between them"):
+        fixed.add_model(ModelOptions(path=str(tiny_qwen3)))
+    engine = elastic_engine(tiny_llama)
+    with pytest.raises(ConfigError, match="llama: a model must be asleep to wake, got awake"):
+        engine.wake("llama")
+    with pytest.raises(
+        ConfigError, match="llama-2 cannot be added: model 1 needs 0 <= min_slabs <= max_slabs"
+    ):
+        engine.add_model(ModelOptions(path=str(tiny_llama), name="llama-2", kv_min=2**40))
+    with pytest.raises(ConfigError, match="kv_min is 2; it must be at most kv_max, which is 1"):
+        ModelOptions(path="x", kv_min=2, kv_max=1)
+    with pytest.raises(ConfigError, match="sleepable needs a backend that can place weights"):
+        make_engine(models=(ModelOptions(path=str(tiny_llama), sleepable=True),), backend="reference")
+
+
+def demand(**fields: object) -> KvDemand:
+    return KvDemand(name="m", bytes_per_block=MIB, max_blocks=1000, share=1.0, **fields)  # type: ignore[arg-type]
+
+
+def test_elastic_limits_are_whole_slabs_and_weights_come_on_top() -> None:
+    plan = plan_elastic_arena(
+        [demand(kv_min=9 * MIB, weight_bytes=17 * MIB), demand(kv_max=20 * MIB)],
+        kv_memory=80 * MIB,
+        available=100 * MIB,
+        fraction=0.5,
+    )
+    assert plan.slab_bytes == 8 * MIB
+    assert [(x.min_slabs, x.max_slabs, x.weight_slabs) for x in plan.limits] == [(2, 10, 3), (0, 2, 0)]
+    assert plan.arena_bytes == 13 * plan.slab_bytes
+    assert plan.num_blocks == (6 * 8, 2 * 8), "the minimum, and half of the rest each, up to the maximum"
+    with pytest.raises(MemoryBudgetError, match=r"kv_min of 1 model\(s\) asks for, 84.0 MiB"):
+        plan_elastic_arena([demand(kv_min=81 * MIB)], kv_memory=80 * MIB, available=2**40, fraction=0.5)
+
+
+def test_packed_weights_give_the_same_where_they_are_moved_to() -> None:
+    draw = np.random.default_rng(0)
+    weight = draw.standard_normal((40, 24)).astype(np.float32)
+    x = draw.standard_normal((3, 24)).astype(np.float32)
+    linear = cpu.PackedLinear(weight.ctypes.data, 40, 24, cpu.DType.F32, cpu.DType.F32)
+    before, after = np.zeros((3, 40), np.float32), np.zeros((3, 40), np.float32)
+    linear.forward(x.ctypes.data, 3, before.ctypes.data)
+    room = np.zeros(linear.nbytes + 64, np.uint8)
+    at = -(-room.ctypes.data // 64) * 64
+    with pytest.raises(ValueError, match="at a multiple of 64"):
+        linear.move_to(at + 4)
+    linear.move_to(at)
+    linear.forward(x.ctypes.data, 3, after.ctypes.data)
+    assert np.array_equal(before, after)
+    room[:] = 0
+    linear.forward(x.ctypes.data, 3, after.ctypes.data)
+    assert not after.any(), "it computes with what lies there"
