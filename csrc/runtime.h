@@ -187,6 +187,7 @@ class Runtime {
     ModelState state = ModelState::kAwake;
     bool drains = false;          // while it is being removed: its requests may end
     std::int64_t quiet_from = 0;  // when no step before this one is on the device, its change goes on
+    bool is_home = true;  // while it wakes: its weights' slabs are its own
     std::optional<SlabId> weights_at;
   };
 
@@ -195,7 +196,7 @@ class Runtime {
   void host(ModelId id, const ModelConfig& model);
   [[nodiscard]] std::vector<SlabId> take_fixed_slabs(ModelId model);
   [[nodiscard]] std::optional<SlabId> find_home(std::int32_t count) const;
-  void occupy_home(ModelId model);
+  [[nodiscard]] bool occupy_home(ModelId model);
   void leave_home(ModelId model);
   [[nodiscard]] std::int32_t capacity_of(ModelId model) const;
   void publish_limits(ModelId model);

@@ -115,13 +115,22 @@ std::optional<SlabId> Runtime::find_home(std::int32_t count) const {
   return best;
 }
 
-void Runtime::occupy_home(ModelId model) {
+// True once all of it is the model's own.
+bool Runtime::occupy_home(ModelId model) {
   const Hosted& hosted = models_[index(model)];
-  if (!hosted.weights_at) return;
-  exchange_.clear(*hosted.weights_at, hosted.config.weight_slabs, now_);
+  if (!hosted.weights_at) return true;
+  const SlabOwner weights{model, SlabUse::kWeights};
+  bool is_complete = true;
   for (std::int32_t i = 0; i < hosted.config.weight_slabs; ++i) {
-    arena_.give(SlabId{raw(*hosted.weights_at) + i}, {model, SlabUse::kWeights}, now_);
+    const SlabId slab{raw(*hosted.weights_at) + i};
+    if (arena_.owner(slab) == weights) continue;
+    if (exchange_.try_clear(slab, now_)) {
+      arena_.give(slab, weights, now_);
+    } else {
+      is_complete = false;
+    }
   }
+  return is_complete;
 }
 
 void Runtime::leave_home(ModelId model) {
@@ -156,8 +165,8 @@ ModelId Runtime::add_model(const ModelConfig& model) {
   hosted.weights_at = home;
   if (home) {
     hosted.state = ModelState::kReclaiming;
+    hosted.is_home = occupy_home(id);
     hosted.quiet_from = next_step_;
-    occupy_home(id);
   }
   for (std::int32_t i = 0; i < std::ssize(models_); ++i) publish_limits(ModelId{i});
   go_on_with_changes();
@@ -201,8 +210,8 @@ void Runtime::sleep(ModelId model) {
 void Runtime::wake(ModelId model) {
   Hosted& waking = hosted(model);
   waking.state = next_state(waking.state, ModelEvent::kWake);
+  waking.is_home = occupy_home(model);
   waking.quiet_from = next_step_;
-  occupy_home(model);
   arena_.set_awake(model, true);
   go_on_with_changes();
 }
@@ -233,6 +242,10 @@ void Runtime::go_on_with_changes() {
       const bool is_written = hosted.tiers && !hosted.tiers->blocks_being_loaded().empty();
       if (hosted.scheduler->has_work() || is_written || std::ranges::any_of(in_flight_, is_own)) continue;
       release_everything(ModelId{i});
+    } else if (hosted.state == ModelState::kReclaiming && !hosted.is_home) {
+      hosted.is_home = occupy_home(ModelId{i});
+      hosted.quiet_from = next_step_;
+      continue;
     } else if (!in_flight_.empty() && raw(in_flight_.front().info.step_id) < hosted.quiet_from) {
       continue;
     }

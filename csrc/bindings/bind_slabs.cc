@@ -80,6 +80,7 @@ class PySlabExchange {
     const bool grew = exchange_.grow(ModelId{model}, blocks, TimePoint{now}, ops_);
     std::vector<std::int64_t> zeroed;
     for (const MemoryOp& op : ops_.step()) zeroed.push_back(op.from / per_slab_);
+    ops_.end_step();
     return {grew, zeroed};
   }
   void set_awake(std::int32_t model, bool is_awake) {

@@ -142,9 +142,7 @@ std::optional<SlabId> SlabExchange::vacate_one(ModelId model, TimePoint now) {
   rank_donors(model, false);
   for (const ModelId donor : donors_) {
     const std::optional<SlabId> slab = choose(donor, Purpose::kVacate, 0, now);
-    if (!slab) continue;
-    holder(donor).vacate(*slab, now);
-    release(*slab);
+    if (!slab || !try_clear(*slab, now)) continue;
     ++num_vacates_;
     return slab;
   }
@@ -191,14 +189,19 @@ void SlabExchange::lend(ModelId model) {
   }
 }
 
-void SlabExchange::clear(SlabId first, std::int32_t count, TimePoint now) {
-  for (std::int32_t i = raw(first); i < raw(first) + count; ++i) {
-    const std::optional<SlabOwner> owner = arena_.owner(SlabId{i});
-    if (!owner) continue;
-    AIRI_CHECK(owner->use == SlabUse::kKv) << "slab " << i << " holds weights of model " << raw(owner->model);
-    holder(owner->model).vacate(SlabId{i}, now);
-    release(SlabId{i});
+bool SlabExchange::try_clear(SlabId slab, TimePoint now) {
+  const std::optional<SlabOwner> owner = arena_.owner(slab);
+  if (!owner) return true;
+  AIRI_CHECK(owner->use == SlabUse::kKv)
+      << "slab " << raw(slab) << " holds weights of model " << raw(owner->model);
+  SlabHolder& holding = holder(owner->model);
+  holding.vacate(slab, now);
+  if (holding.slab_pool().num_active_in(slab) == 0) {
+    release(slab);
+    return true;
   }
+  if (!holding.slab_pool().drains(slab)) holding.slab_pool().drain_slab(slab);
+  return false;
 }
 
 void SlabExchange::check_invariants() const {

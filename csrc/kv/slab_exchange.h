@@ -23,8 +23,8 @@ class SlabHolder {
   [[nodiscard]] virtual std::int64_t num_wanted() const noexcept = 0;
   // True iff a request of it runs.
   [[nodiscard]] virtual bool is_running() const noexcept = 0;
-  // Takes requests off the device until no block of the slab is ACTIVE and what is available
-  // without it covers the promises.
+  // Takes requests off the device until none holds a block of the slab and what is available
+  // without it covers the promises. Blocks that a transfer writes stay ACTIVE until it has ended.
   virtual void vacate(SlabId slab, TimePoint now) = 0;
 
  protected:
@@ -63,9 +63,9 @@ class SlabExchange {
 
   // All KV slabs of `model` become FREE. REQUIRES: none of its blocks is ACTIVE.
   void lend(ModelId model);
-  // Makes `count` slabs from `first` on FREE, whoever has them; their requests are taken off.
-  // REQUIRES: none of them holds weights.
-  void clear(SlabId first, std::int32_t count, TimePoint now);
+  // Makes the slab FREE, whoever has it, and takes their requests off. False where a transfer still
+  // writes to it: it drains. REQUIRES: it holds no weights.
+  [[nodiscard]] bool try_clear(SlabId slab, TimePoint now);
 
   // True iff the model asked for slabs that are due to it and has not got them.
   [[nodiscard]] bool waits(ModelId model) const noexcept {

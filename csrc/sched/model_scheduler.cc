@@ -81,6 +81,16 @@ void ModelScheduler::stop_loading(Request* request, TimePoint now) {
 
 void ModelScheduler::preempt_all(TimePoint now) {
   preemptor_.preempt_all(now);
+  stop_all_loading(now);
+}
+
+void ModelScheduler::vacate(SlabId slab, TimePoint now) {
+  // Theirs are the promises that preemption cannot take back.
+  stop_all_loading(now);
+  preemptor_.vacate(slab, now);
+}
+
+void ModelScheduler::stop_all_loading(TimePoint now) {
   while (Request* request = loader_.oldest()) {
     loader_.abandon(*request);
     stop_loading(request, now);

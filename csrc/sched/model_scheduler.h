@@ -97,6 +97,7 @@ class ModelScheduler final : public SlabHolder {
 
   // Takes every request off the device; all wait. Plans none until the next plan().
   void preempt_all(TimePoint now);
+  void stop_all_loading(TimePoint now);
   // Where to ask for more blocks before one is refused or preempted for.
   void set_source(SlabSource* source) noexcept { tables_.set_source(source); }
 
@@ -107,7 +108,7 @@ class ModelScheduler final : public SlabHolder {
   }
   [[nodiscard]] std::int64_t num_wanted() const noexcept override;
   [[nodiscard]] bool is_running() const noexcept override { return !running_.empty(); }
-  void vacate(SlabId slab, TimePoint now) override { preemptor_.vacate(slab, now); }
+  void vacate(SlabId slab, TimePoint now) override;
 
   [[nodiscard]] bool has_work() const noexcept {
     return !queue_.empty() || !running_.empty() || preemptor_.num_parked() > 0;
