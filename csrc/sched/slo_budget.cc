@@ -9,7 +9,8 @@ constexpr std::int32_t kGainWindow = 1024;  // tokens
 constexpr double kGainCut = 0.9;
 constexpr double kGainStep = 0.01;
 constexpr double kLeastGain = 0.1;
-constexpr double kSigmas = 2;                 // that a deadline keeps clear of
+constexpr double kSigmas = 2;     // that a deadline keeps clear of
+constexpr double kUsable = 0.98;  // of the time to a deadline: a step filled to the end comes late
 constexpr std::int32_t kLeastChunkPart = 32;  // of a full step
 
 StepWork with_decodes(std::span<const DecodeLoad> bands) noexcept {
@@ -29,7 +30,7 @@ double slack(const StepTimeModel& model, TimePoint start, std::span<const Decode
     if (band.due && (!due || *band.due < *due)) due = band.due;
   }
   if (!due) return std::numeric_limits<double>::infinity();
-  return static_cast<double>(*due - start) - kSigmas * model.sigma();
+  return kUsable * static_cast<double>(*due - start) - kSigmas * model.sigma();
 }
 
 double estimate_alone(const StepTimeModel& model, const PrefillLoad& prefill) noexcept {

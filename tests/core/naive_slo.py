@@ -101,7 +101,8 @@ class NaiveBudget:
     ) -> tuple[int, float]:
         work = decode_work(bands)
         slack = min(
-            (band[2] - start - 2 * model.sigma for band in bands if band[2] is not None), default=math.inf
+            (0.98 * (band[2] - start) - 2 * model.sigma for band in bands if band[2] is not None),
+            default=math.inf,
         )
         micros = max(slack, model.estimate(work))
         most = max(self.max_tokens - work[0], 0)

@@ -9,7 +9,7 @@ when each of its rows ran and what was decided about it, and how large the steps
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -83,7 +83,7 @@ def attackers_view(
             if sent.tenant == ATTACKER:
                 own.add(request)
         if ex.step() is None and pending:
-            pending[0] = Sent(**{**_fields(pending[0]), "at_step": len(ex.steps)})
+            pending[0] = replace(pending[0], at_step=len(ex.steps))
     seen: list[object] = []
     for step in ex.steps:
         rows = [(r.request, r.start, r.count) for r in step.rows if r.request in own]
@@ -92,10 +92,6 @@ def attackers_view(
     records = ex.runtime.read_decisions(0, 1 << 14)[0]
     seen += [r.item() for r in records if int(r["request_id"]) in own]
     return seen
-
-
-def _fields(sent: Sent) -> dict[str, object]:
-    return {name: getattr(sent, name) for name in Sent.__dataclass_fields__}
 
 
 CASES = [(a, b) for a in (Admission.NO_EVICT, Admission.MAX_UTIL) for b in (24, 200)]
