@@ -115,7 +115,9 @@ def row_of(variant: str, peak: float, outcome: Outcome) -> dict[str, Any]:
 
 def main() -> None:
     parser = bench_parser(__doc__)
-    parser.add_argument("--peak", type=float, nargs="+", default=[0.8, 0.9, 1.0, 1.2], help="requests a second")
+    parser.add_argument(
+        "--peak", type=float, nargs="+", default=[0.8, 0.9, 1.0, 1.2], help="requests a second"
+    )
     parser.add_argument("--day", type=float, default=3600.0, help="seconds of a day")
     parser.add_argument("--days", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=1)

@@ -210,7 +210,8 @@ std::vector<SlabLimits> slab_limits(const std::vector<ModelConfig>& models, std:
   }
   for (std::size_t i = 0; i < models.size(); ++i) {
     if (limits[i].max > 0) continue;
-    limits[i] = fixed_limits(i, static_cast<std::int32_t>(left / unspecified--), num_slabs, left);
+    limits[i] = fixed_limits(i, static_cast<std::int32_t>(left / std::max<std::int64_t>(unspecified--, 1)),
+                             num_slabs, left);
   }
   return limits;
 }
