@@ -155,7 +155,9 @@ std::unique_ptr<Request> Runtime::make_request(RequestSpec&& spec, const ModelLi
 Admit Runtime::submit(RequestSpec spec) {
   const std::shared_ptr<const ModelLimits> known = limits_of(spec.model);
   check_spec(spec, known != nullptr, config_.num_bands);
-  const ModelLimits& limits = *known;
+  ModelLimits limits = *known;
+  limits.capacity -= static_cast<std::int32_t>(
+      std::min<std::int64_t>(inbox_.kept_for_others(spec.model, spec.tenant), limits.capacity));
   const auto prompt = static_cast<std::int64_t>(spec.tokens.size());
   const std::int64_t least = prompt + spec.max_new_tokens.value_or(1);
   DecisionRecord refusal{.request = spec.id, .tenant = spec.tenant, .model = spec.model};
@@ -199,6 +201,7 @@ void Runtime::read_inbox() {
       if (model.scheduler) model.scheduler->queue().reweigh(tenant);
     }
   }
+  take_quotas();
   for (std::unique_ptr<Request>& request : mail_.requests) {
     Request* accepted = request.get();
     requests_.emplace(accepted->id, std::move(request));
@@ -217,8 +220,10 @@ void Runtime::read_inbox() {
     if (known == requests_.end() || known->second->serial != serial) continue;
     drop(known->second.get(), FinishReason::kCancelled);
   }
+  if (!mail_.quotas.empty()) end_what_never_fits();
   for (const DecisionRecord& refusal : mail_.refusals) log_.write_refused(refusal);
   mail_.weights.clear();
+  mail_.quotas.clear();
   mail_.refusals.clear();
   mail_.requests.clear();
   mail_.cancels.clear();

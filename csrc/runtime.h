@@ -64,8 +64,8 @@ struct FinishedEvent {
 // The scheduling core of one device: several models over one arena. Decides whose step is next and
 // what is in it. A pure function of its inputs: never reads a clock, draws a number or does I/O.
 //
-// Thread safety: submit, cancel, set_tenant, complete_transfers, has_work, and reading of decisions() and
-// kv_events() from any thread; everything else from one owner thread.
+// Thread safety: submit, cancel, set_tenant, set_kv_quota, complete_transfers, has_work, and reading of
+// decisions() and kv_events() from any thread; everything else from one owner thread.
 // Steps run on the device in the order planned, and are committed in it. What a step is planned to overwrite
 // may therefore still be in use by the one before.
 //
@@ -88,6 +88,13 @@ class Runtime {
 
   // Sets the tenant's weight from the next step() on.
   void set_tenant(TenantId tenant, double weight);
+
+  // Keeps, from the next step() on, `blocks` of a model's KV memory for a tenant: blocks that its requests
+  // took, in use or CACHED, are lost to others only beyond that. 0: none. What has been taken before a
+  // tenant's first quota does not count. Requests that cannot fit beside the quotas of others are refused, or
+  // ended. Throws InvalidArgument for an unknown model, a negative number, or more than 64 tenants of a
+  // model.
+  void set_kv_quota(TenantId tenant, ModelId model, std::int32_t blocks);
 
   // Plans the next step, or nothing where no model has work or all of it waits for a step in flight or for a
   // transfer. A step may bring memory operations and deltas without a row. `now` should not go back; where it
@@ -209,6 +216,8 @@ class Runtime {
     return exchange_.waits(model) || transfers_.is_waited_for();
   }
   void read_inbox();
+  void take_quotas();
+  void end_what_never_fits();
   void expire(TimePoint now);
   void drop(Request* request, FinishReason reason);
   void end(Request* request, FinishReason reason);

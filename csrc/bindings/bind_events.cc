@@ -39,6 +39,7 @@ void bind_events(const py::module_& m) {
       .value("FINISHED_DEADLINE", Decision::kFinishedDeadline)
       .value("FINISHED_FAILED", Decision::kFinishedFailed)
       .value("FINISHED_NAN", Decision::kFinishedNan)
+      .value("FINISHED_NEVER_FITS", Decision::kFinishedNeverFits)
       .value("REFUSED_QUEUE_FULL", Decision::kRefusedQueueFull)
       .value("REFUSED_TOO_LONG", Decision::kRefusedTooLong)
       .value("REFUSED_NEVER_FITS", Decision::kRefusedNeverFits)

@@ -186,6 +186,45 @@ void bind_block_pool(const py::module_& m) {
           },
           "count"_a)
       .def(
+          "take_for",
+          [](BlockPool& self, std::int64_t tenant, std::int32_t outstanding,
+             std::size_t count) -> std::optional<std::vector<std::int32_t>> {
+            std::vector<BlockId> out(count);
+            const QuotaGroup group = self.quotas().counts().group_of(TenantId{tenant});
+            if (!self.try_take_for(group, outstanding, out)) return std::nullopt;
+            return to_ints(out);
+          },
+          "tenant"_a, "outstanding"_a, "count"_a)
+      .def(
+          "set_quota",
+          [](BlockPool& self, std::int64_t tenant, std::int32_t blocks) {
+            self.quotas().set(TenantId{tenant}, blocks);
+          },
+          "tenant"_a, "blocks"_a)
+      .def(
+          "settle_quotas",
+          [](BlockPool& self, std::int32_t outstanding) {
+            self.quotas().settle(self.num_available(), outstanding);
+          },
+          "outstanding"_a)
+      .def(
+          "promise",
+          [](BlockPool& self, std::int64_t tenant, std::int32_t count) {
+            self.quotas().promise(self.quotas().counts().group_of(TenantId{tenant}), count);
+          },
+          "tenant"_a, "count"_a)
+      .def(
+          "quota_of",
+          [](const BlockPool& self, std::int64_t tenant) {
+            const QuotaCounts& counts = self.quotas().counts();
+            const QuotaGroup group = counts.group_of(TenantId{tenant});
+            const QuotaCounts::Group& own = counts[group];
+            return std::tuple(own.quota, own.owned, own.cached, counts.num_protected(group));
+          },
+          "tenant"_a)
+      .def_property_readonly("num_idle",
+                             [](const BlockPool& self) { return self.quotas().counts().num_idle(); })
+      .def(
           "hold", [](BlockPool& self, std::int32_t b) { self.hold(to_held_or_cached(self, b)); }, "block"_a)
       .def(
           "release",

@@ -159,6 +159,7 @@ void bind_enums(const py::module_& m) {
       .value("DEADLINE", FinishReason::kDeadline)
       .value("FAILED", FinishReason::kFailed)
       .value("NAN", FinishReason::kNan)
+      .value("NEVER_FITS", FinishReason::kNeverFits)
       .finalize();
   py::native_enum<RowStatus>(m, "RowStatus", "enum.IntEnum", "How the runner fared with one row.")
       .value("OK", RowStatus::kOk)
@@ -359,6 +360,12 @@ void bind_runtime(const py::module_& m) {
             self.runtime.set_tenant(TenantId{tenant}, weight);
           },
           "tenant"_a, "weight"_a)
+      .def(
+          "set_kv_quota",
+          [](PyRuntime& self, std::int64_t tenant, std::int32_t model, std::int32_t blocks) {
+            self.runtime.set_kv_quota(TenantId{tenant}, ModelId{model}, blocks);
+          },
+          "tenant"_a, "model"_a, "blocks"_a)
       .def("submit", &submit, py::kw_only(), "request_id"_a, "model"_a, "tenant"_a = 0, "band"_a = 0,
            "tokens"_a, "max_new_tokens"_a, "min_new_tokens"_a = 0, "stop_ids"_a = std::nullopt,
            "arrival_us"_a, "deadline_us"_a = std::nullopt,

@@ -39,6 +39,7 @@ BlockPool::BlockPool(const SlabShape& shape, std::int32_t block_size)
       nodes_(static_cast<std::size_t>(shape.capacity()) + 1),
       free_(shape, nodes_),
       cached_(shape, nodes_),
+      quotas_(shape),
       ring_heads_(static_cast<std::size_t>(shape.capacity()), kNoEntry),
       index_(shape.capacity(), block_size) {}
 
@@ -76,7 +77,7 @@ void BlockPool::evict_slab(SlabId slab) {
   for (std::int32_t block = shape_.first_block(slab); num_cached_in(slab) > 0; ++block) {
     if (ref_count(BlockId{block}) > 0 || !is_published(BlockId{block})) continue;
     evict(BlockId{block});
-    free_.push(block);
+    set_free(BlockId{block});
   }
   drop_lost();
 }
@@ -152,11 +153,56 @@ bool BlockPool::try_take(std::span<BlockId> out) {
   return true;
 }
 
+bool BlockPool::try_take_for(QuotaGroup group, std::int32_t outstanding, std::span<BlockId> out) {
+  if (!quotas_.enabled()) return try_take(out);
+  const auto unpromised = [&] { return num_available() - outstanding - quotas_.counts().num_idle(); };
+  if (static_cast<std::int64_t>(out.size()) > unpromised() + quotas_.counts().num_idle(group)) return false;
+  for (BlockId& slot : out) {
+    // Where all else is promised, the tenant evicts its own: what is protected for it is idle.
+    const bool only_own = unpromised() <= 0;
+    if (!only_own && free_.size() > 0) {
+      slot = BlockId{free_.pop()};
+    } else {
+      const std::int32_t common = cached_.size() > 0 ? cached_.choose_victim() : capacity();
+      slot = BlockId{quotas_.choose_victim(group, common, only_own)};
+      AIRI_CHECK(raw(slot) < capacity()) << "quotas protect every CACHED block";
+      evict(slot);
+      quotas_.set_free(raw(slot));
+    }
+    quotas_.take(raw(slot), group);
+    nodes_[index(slot)].refs = 1;
+  }
+  drop_lost();
+  return true;
+}
+
+void BlockPool::cache(BlockId block) noexcept {
+  if (quotas_.owner(raw(block)) != kNoQuota) {
+    quotas_.cache(raw(block));
+    return;
+  }
+  cached_.push_back(raw(block));
+  if (quotas_.enabled()) quotas_.stamp(raw(block));
+}
+
+void BlockPool::uncache(BlockId block) noexcept {
+  if (quotas_.owner(raw(block)) != kNoQuota) {
+    quotas_.uncache(raw(block));
+  } else {
+    cached_.remove(raw(block));
+  }
+}
+
+void BlockPool::set_free(BlockId block) noexcept {
+  if (quotas_.enabled()) quotas_.set_free(raw(block));
+  free_.push(raw(block));
+}
+
 void BlockPool::hold(BlockId block) {
   BlockNode& node = nodes_[index(block)];
   if (node.refs++ > 0) return;
   AIRI_DCHECK(node.entry != kUnpublished) << "block " << raw(block) << " is FREE";
-  cached_.remove(raw(block));
+  uncache(block);
   const std::int32_t entry = node.entry;
   if (node.twin_next == raw(block)) return;
   leave_ring(raw(block));
@@ -172,10 +218,10 @@ void BlockPool::drop_reference(BlockId block) {
     forget(block);
   }
   if (node.entry == kUnpublished) {
-    free_.push(raw(block));
+    set_free(block);
     return;
   }
-  cached_.push_back(raw(block));
+  cache(block);
   if (node.twin_next == raw(block)) return;
   const std::int32_t entry = node.entry;
   leave_ring(raw(block));
@@ -237,7 +283,7 @@ void BlockPool::offer_to_tiers(BlockId block) {
 // Takes a CACHED block off its list; whose it is now is the caller's business.
 void BlockPool::evict(BlockId block) {
   ++num_evictions_;
-  cached_.remove(raw(block));
+  uncache(block);
   offer_to_tiers(block);
   forget(block);
 }
@@ -248,8 +294,8 @@ void BlockPool::unpublish(BlockId block) {
   forget(block);
   drop_lost();
   if (ref_count(block) > 0) return;
-  cached_.remove(raw(block));
-  free_.push(raw(block));
+  uncache(block);
+  set_free(block);
 }
 
 std::int32_t BlockPool::num_on_device(const Hash128& hash) const noexcept {
@@ -271,6 +317,8 @@ std::vector<BlockId> BlockPool::eviction_order() const {
   std::vector<BlockId> order = free_.order();
   const std::vector<BlockId> cached = cached_.order();
   order.insert(order.end(), cached.begin(), cached.end());
+  const std::vector<BlockId> owned = quotas_.order();
+  order.insert(order.end(), owned.begin(), owned.end());
   return order;
 }
 
@@ -278,11 +326,14 @@ void BlockPool::check_invariants() const {
   index_.check_invariants();
   free_.check_invariants();
   cached_.check_invariants();
+  quotas_.check_invariants();
   for (const BlockId block : free_.order()) {
     AIRI_CHECK(ref_count(block) == 0 && !is_published(block)) << "block " << raw(block) << " is not FREE";
   }
-  for (const BlockId block : cached_.order()) {
-    AIRI_CHECK(ref_count(block) == 0 && is_published(block)) << "block " << raw(block) << " is not CACHED";
+  for (const auto& cached : {cached_.order(), quotas_.order()}) {
+    for (const BlockId block : cached) {
+      AIRI_CHECK(ref_count(block) == 0 && is_published(block)) << "block " << raw(block) << " is not CACHED";
+    }
   }
   check_blocks();
 }

@@ -10,6 +10,7 @@
 #include "kv/cached_blocks.h"
 #include "kv/free_blocks.h"
 #include "kv/kv_events.h"
+#include "kv/kv_quotas.h"
 #include "kv/prefix_index.h"
 
 namespace airi {
@@ -58,7 +59,7 @@ class BlockPool {
   [[nodiscard]] const SlabShape& shape() const noexcept { return shape_; }
   [[nodiscard]] std::int32_t num_present() const noexcept { return num_slabs_ * shape_.blocks_per_slab; }
   [[nodiscard]] std::int32_t num_free() const noexcept { return free_.size(); }
-  [[nodiscard]] std::int32_t num_cached() const noexcept { return cached_.size(); }
+  [[nodiscard]] std::int32_t num_cached() const noexcept { return cached_.size() + quotas_.num_cached(); }
   [[nodiscard]] std::int32_t num_active() const noexcept {
     return num_present() - num_available() - free_.num_kept_back();
   }
@@ -77,10 +78,12 @@ class BlockPool {
 
   [[nodiscard]] std::int32_t num_slabs() const noexcept { return num_slabs_; }
   [[nodiscard]] bool has_slab(SlabId slab) const noexcept { return free_.is_present(slab); }
-  [[nodiscard]] std::int32_t num_cached_in(SlabId slab) const noexcept { return cached_.size_of(slab); }
+  [[nodiscard]] std::int32_t num_cached_in(SlabId slab) const noexcept {
+    return cached_.size_of(slab) + quotas_.num_cached_in(slab);
+  }
   // REQUIRES: has_slab(slab).
   [[nodiscard]] std::int32_t num_active_in(SlabId slab) const noexcept {
-    return shape_.blocks_per_slab - free_.size_of(slab) - cached_.size_of(slab);
+    return shape_.blocks_per_slab - free_.size_of(slab) - num_cached_in(slab);
   }
 
   // The blocks of the slab become FREE. REQUIRES: !has_slab(slab). O(blocks of the slab).
@@ -133,6 +136,12 @@ class BlockPool {
   // Takes out.size() blocks with one reference each, or none: on false, `out` is untouched.
   // Evicts CACHED blocks where FREE ones do not suffice. O(out.size()); never allocates.
   [[nodiscard]] bool try_take(std::span<BlockId> out);
+  // As try_take, for a tenant: evicts nothing that is protected for others, and none of what they were
+  // promised, `outstanding` blocks in all without those that are taken.
+  [[nodiscard]] bool try_take_for(QuotaGroup group, std::int32_t outstanding, std::span<BlockId> out);
+
+  [[nodiscard]] const KvQuotas& quotas() const noexcept { return quotas_; }
+  [[nodiscard]] KvQuotas& quotas() noexcept { return quotas_; }
 
   // Adds a reference. REQUIRES: the block is ACTIVE or CACHED.
   void hold(BlockId block);
@@ -171,6 +180,9 @@ class BlockPool {
   void leave_ring(std::int32_t block) noexcept;
   void join_ring(std::int32_t block, std::int32_t entry, bool first) noexcept;
   void erase_entry(EntryId entry);
+  void cache(BlockId block) noexcept;
+  void uncache(BlockId block) noexcept;
+  void set_free(BlockId block) noexcept;
 
   static constexpr std::int32_t kNoEntry = -1;
   static constexpr std::int32_t kInTiersOnly = -2;
@@ -178,7 +190,8 @@ class BlockPool {
   SlabShape shape_;
   std::vector<BlockNode> nodes_;  // by block, and the end of a list
   FreeBlocks free_;
-  CachedBlocks cached_;
+  CachedBlocks cached_;  // those that belong to no tenant with a quota
+  KvQuotas quotas_;
   std::vector<std::int32_t> ring_heads_;  // by entry: the block that hits prefer, or one of those below
   PrefixIndex index_;
   std::int32_t num_slabs_ = 0;

@@ -123,9 +123,10 @@ Admitter::Outcome Admitter::try_admit(Request* request, const Room& room, TimePo
     hold_back(request, Decision::kQueuedSlots, static_cast<std::int64_t>(running_.size()));
     return Outcome::kNoBlocks;
   }
-  if (!has_blocks(demand)) {
-    const std::int32_t available = tables_.pool().num_available();
-    hold_back(request, Decision::kQueuedBlocks, demand.blocks, available - tables_.admission().outstanding());
+  if (!has_blocks(request, demand)) {
+    const bool by_quotas = tables_.is_held_by_quotas(*request, demand, running_.empty());
+    hold_back(request, by_quotas ? Decision::kQueuedQuota : Decision::kQueuedBlocks, demand.blocks,
+              tables_.available_for(*request, demand) - tables_.admission().outstanding());
     return Outcome::kNoBlocks;
   }
   dispatch(request, match, loads, demand, now, out);
@@ -133,9 +134,10 @@ Admitter::Outcome Admitter::try_admit(Request* request, const Room& room, TimePo
 }
 
 // Other models' slabs come before a refusal.
-bool Admitter::has_blocks(const AdmissionControl::Demand& demand) {
+bool Admitter::has_blocks(const Request* request, const AdmissionControl::Demand& demand) {
   const auto shortage = [&] {
-    return tables_.admission().shortage(demand, tables_.pool().num_available(), running_.empty());
+    const std::int32_t available = tables_.available_for(*request, demand);
+    return tables_.admission().shortage(demand, available, running_.empty());
   };
   return shortage() <= 0 || (tables_.try_extend(shortage()) && shortage() <= 0);
 }
@@ -203,7 +205,7 @@ Request* Admitter::admit_past(Request* head, const Room& room, TimePoint now, St
               std::int64_t{to_sample} * options_.service.decode;
     if (service > allowance) return true;
     const auto demand = tables_.admission().demand(*candidate, match.num_blocks, match.num_cached);
-    if (!tables_.admission().fits(demand, tables_.pool().num_available(), false)) return true;
+    if (!tables_.admission().fits(demand, tables_.available_for(*candidate, demand), false)) return true;
     fitting = candidate;
     return false;
   });

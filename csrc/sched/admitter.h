@@ -79,7 +79,7 @@ class Admitter {
   };
 
   [[nodiscard]] Outcome try_admit(Request* request, const Room& room, TimePoint now, StepWriter& out);
-  [[nodiscard]] bool has_blocks(const AdmissionControl::Demand& demand);
+  [[nodiscard]] bool has_blocks(const Request* request, const AdmissionControl::Demand& demand);
   void dispatch(Request* request, const PrefixMatch& match, std::int32_t loads,
                 const AdmissionControl::Demand& demand, TimePoint now, StepWriter& out);
   [[nodiscard]] Request* admit_past(Request* head, const Room& room, TimePoint now, StepWriter& out);

@@ -36,6 +36,8 @@ BlockTables::BlockTables(std::vector<std::int32_t> entries, const SlabShape& sha
 
 PrefixMatch BlockTables::match(Request& request) {
   hits_.clear();
+  const bool has_quotas = pool_.quotas().enabled();
+  if (has_quotas) hits_of_.fill(0);
   PrefixMatch match;
   if (!caches_prefixes_ || request.compute_all) return match;
   chain_->extend(request.tokens, request.extras, request.hashes);
@@ -44,7 +46,9 @@ PrefixMatch BlockTables::match(Request& request) {
     const auto hit = pool_.find(key_of(request, match.num_blocks, block_size(), match.tail));
     if (!hit) break;
     match.tail = hit->serial;
-    match.num_cached += pool_.ref_count(hit->block) == 0 ? 1 : 0;
+    const bool is_cached = pool_.ref_count(hit->block) == 0;
+    match.num_cached += is_cached ? 1 : 0;
+    if (has_quotas && is_cached) ++hits_of_[index(pool_.quotas().owner(raw(hit->block)))];
     hits_.push_back(hit->block);
   }
   return match;
@@ -65,6 +69,18 @@ std::span<const BlockPool::Known> BlockTables::loadable(const Request& request, 
   return loadable_;
 }
 
+// Blocks for which shortage() comes out as what would be idle after the admission tells.
+std::int32_t BlockTables::available_for(const Request& request,
+                                        const AdmissionControl::Demand& demand) const noexcept {
+  const KvQuotas& quotas = pool_.quotas();
+  if (!quotas.enabled()) return pool_.num_available();
+  std::int32_t cached_hits = 0;
+  for (const std::int32_t hits : hits_of_) cached_hits += hits;
+  const std::int32_t promised = demand.blocks - cached_hits;
+  const QuotaCounts& counts = quotas.counts();
+  return pool_.num_available() - counts.num_idle_after(counts.group_of(request.tenant), promised, hits_of_);
+}
+
 void BlockTables::admit(Request& request, const PrefixMatch& match, const AdmissionControl::Demand& demand,
                         StepWriter& out) {
   AIRI_DCHECK(request.block_table.empty()) << "request " << raw(request.id) << " holds blocks";
@@ -79,6 +95,8 @@ void BlockTables::admit(Request& request, const PrefixMatch& match, const Admiss
   request.num_published = request.num_hit_blocks = match.num_blocks;
   request.chain_tail = match.tail;
   admission_.admit(request, demand);
+  request.quota_group = pool_.quotas().counts().group_of(request.tenant);
+  pool_.quotas().promise(request.quota_group, AdmissionControl::promised(request));
   pool_.drop_lost();
 }
 
@@ -87,10 +105,11 @@ void BlockTables::grow(Request& request, std::int32_t count, StepWriter& out) {
   if (missing <= 0) return;
   const std::size_t held = request.block_table.size();
   const std::int32_t blocks = ceil_div(missing, block_size());
+  pool_.quotas().promise(request.quota_group, -std::min(blocks, AdmissionControl::promised(request)));
   admission_.grow(request, blocks);
   request.block_table.resize(held + static_cast<std::size_t>(blocks));
   const auto taken = std::span(request.block_table).subspan(held);
-  const bool took = pool_.try_take(taken);
+  const bool took = pool_.try_take_for(request.quota_group, admission_.outstanding(), taken);
   AIRI_CHECK(took) << "promised blocks are missing: wanted " << blocks << ", available "
                    << pool_.num_available();
   for (std::size_t i = 0; i < taken.size(); ++i) {
@@ -124,6 +143,7 @@ void BlockTables::distrust(Request& request) {
 }
 
 void BlockTables::release(Request& request) {
+  pool_.quotas().promise(request.quota_group, -AdmissionControl::promised(request));
   admission_.release(request);
   pool_.release(request.block_table);
   request.block_table.clear();
@@ -158,12 +178,42 @@ bool BlockTables::would_fit(Request& request, std::span<Request* const> leaving,
     }
   }
   const auto stays_held = [&](BlockId b) { return pool_.ref_count(b) > leaving_references_[index(b)]; };
-  match.num_cached = static_cast<std::int32_t>(
-      std::ranges::count_if(hits_, [&](BlockId hit) { return !pool_.any_twin(hit, stays_held); }));
+  const auto is_cached_then = [&](BlockId hit) { return !pool_.any_twin(hit, stays_held); };
+  match.num_cached = static_cast<std::int32_t>(std::ranges::count_if(hits_, is_cached_then));
+  if (pool_.quotas().enabled()) {
+    hits_of_.fill(0);
+    for (const BlockId hit : hits_) {
+      if (is_cached_then(hit)) ++hits_of_[index(pool_.quotas().owner(raw(hit)))];
+    }
+    const auto demand = admission_.demand(request, match.num_blocks, match.num_cached);
+    const QuotaCounts then = counts_without(leaving);
+    available -=
+        then.num_idle_after(then.group_of(request.tenant), demand.blocks - match.num_cached, hits_of_);
+  }
   for (const Request* r : leaving) {
     for (const BlockId block : r->block_table) leaving_references_[index(block)] = 0;
   }
   return fits(available);
+}
+
+// The counts once `leaving` have left, whose references to blocks are counted; forgets those of blocks that
+// nobody else holds.
+QuotaCounts BlockTables::counts_without(std::span<Request* const> leaving) {
+  QuotaCounts counts = pool_.quotas().counts();
+  for (const Request* r : leaving) {
+    counts[r->quota_group].promised -= AdmissionControl::promised(*r);
+    for (const BlockId block : r->block_table) {
+      if (leaving_references_[index(block)] < pool_.ref_count(block)) continue;
+      leaving_references_[index(block)] = 0;
+      QuotaCounts::Group& owner = counts[pool_.quotas().owner(raw(block))];
+      if (pool_.is_published(block) && pool_.returns(block)) {
+        ++owner.cached;
+      } else {
+        --owner.owned;
+      }
+    }
+  }
+  return counts;
 }
 
 }  // namespace airi

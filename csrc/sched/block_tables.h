@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -37,6 +38,7 @@ class BlockTables {
   // Where to ask for more blocks; null: nowhere. It must outlive the tables.
   void set_source(SlabSource* source) noexcept { source_ = source; }
   void begin_step(TimePoint now) noexcept {
+    settle_quotas();
     if (source_ != nullptr) source_->begin_step(now);
   }
   // True iff there are more blocks than before, perhaps fewer than `blocks` more.
@@ -65,9 +67,39 @@ class BlockTables {
   void admit(Request& request, const PrefixMatch& match, const AdmissionControl::Demand& demand,
              StepWriter& out);
 
+  // The blocks that admission may count on for a request of the latest match(): those available, less
+  // what quotas keep from it.
+  [[nodiscard]] std::int32_t available_for(const Request& request,
+                                           const AdmissionControl::Demand& demand) const noexcept;
+  // True iff a request that is promised nothing would fit but for quotas of other tenants.
+  [[nodiscard]] bool is_held_by_quotas(const Request& request, const AdmissionControl::Demand& demand,
+                                       bool nothing_runs) const noexcept {
+    return pool_.quotas().enabled() && admission_.fits(demand, pool_.num_available(), nothing_runs) &&
+           !admission_.fits(demand, available_for(request, demand), nothing_runs);
+  }
+  // Promises, and what is protected for tenants beyond theirs.
+  [[nodiscard]] std::int32_t num_spoken_for() const noexcept {
+    return admission_.outstanding() + pool_.quotas().counts().num_idle();
+  }
+  // True iff what the running request gives back may serve `needy`: no tenant within its quota loses memory
+  // to another.
+  [[nodiscard]] bool may_yield_to(const Request& running, const Request& needy) const noexcept {
+    return running.tenant == needy.tenant || pool_.quotas().is_over(running.quota_group);
+  }
+
+  // Wants the tenant to keep `blocks` of the cache, in use or not, whatever others need.
+  void set_quota(TenantId tenant, std::int32_t blocks) { pool_.quotas().set(tenant, blocks); }
+  // Lets quotas that were raised rise as far as promises allow.
+  void settle_quotas() noexcept {
+    if (pool_.quotas().is_settled()) return;
+    pool_.quotas().settle(pool_.num_available(), admission_.outstanding());
+  }
+
   // True iff one more block can be had for the request.
   [[nodiscard]] bool can_grow(const Request& request) const noexcept {
-    return admission_.can_grow(request, pool_.num_available());
+    const QuotaCounts& counts = pool_.quotas().counts();
+    const std::int32_t kept = counts.num_idle() - counts.num_idle(request.quota_group);
+    return admission_.can_grow(request, pool_.num_available() - kept);
   }
 
   // Extends the table to cover `count` tokens after the computed ones. REQUIRES: they were
@@ -92,13 +124,17 @@ class BlockTables {
   [[nodiscard]] bool would_fit(Request& request, std::span<Request* const> leaving, bool nothing_runs);
 
  private:
+  [[nodiscard]] QuotaCounts counts_without(std::span<Request* const> leaving);
+
   std::vector<std::int32_t> entries_;  // by block
   BlockPool pool_;
   AdmissionControl admission_;
   std::shared_ptr<const HashChain> chain_;
   bool caches_prefixes_;
   SlabSource* source_ = nullptr;
-  std::vector<BlockId> hits_;                     // of the latest match
+  std::vector<BlockId> hits_;  // of the latest match
+  std::array<std::int32_t, QuotaCounts::kMaxTenants + 1>
+      hits_of_{};                                 // by owner, CACHED ones; if quotas are set
   std::vector<BlockPool::Known> loadable_;        // of the latest loadable()
   std::vector<std::int32_t> leaving_references_;  // by block; zeros outside would_fit()
 };

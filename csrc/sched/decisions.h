@@ -45,6 +45,7 @@ enum class Decision : std::uint8_t {
   kFinishedDeadline = 43,
   kFinishedFailed = 44,
   kFinishedNan = 45,
+  kFinishedNeverFits = 46,  // quotas that were set since keep for others what it needs
 
   // It never entered the queue.
   kRefusedQueueFull = 60,    // a: how many may wait
@@ -113,6 +114,6 @@ class DecisionLog {
   return static_cast<Decision>(raw(Decision::kFinishedStop) + raw(reason));
 }
 static_assert(decision_of(FinishReason::kStop) == Decision::kFinishedStop &&
-              decision_of(FinishReason::kNan) == Decision::kFinishedNan);
+              decision_of(FinishReason::kNeverFits) == Decision::kFinishedNeverFits);
 
 }  // namespace airi

@@ -1,5 +1,10 @@
 #include "sched/inbox.h"
 
+#include <algorithm>
+#include <string>
+
+#include "base/check.h"
+
 namespace airi {
 
 Inbox::Put Inbox::put(std::unique_ptr<Request>& request) {
@@ -34,6 +39,34 @@ void Inbox::set_weight(TenantId tenant, TenantWeight weight) {
 void Inbox::report(std::span<const TransferReport> reports) {
   const MutexLock lock(mu_);
   mail_.transfers.insert(mail_.transfers.end(), reports.begin(), reports.end());
+}
+
+void Inbox::set_quota(const Quota& quota) {
+  if (quota.blocks < 0) {
+    throw InvalidArgument("a quota must be at least 0 blocks, got " + std::to_string(quota.blocks));
+  }
+  const MutexLock lock(mu_);
+  const auto of_model = std::ranges::count(quotas_, quota.model, &Quota::model);
+  const auto known = std::ranges::find_if(
+      quotas_, [&](const Quota& q) { return q.model == quota.model && q.tenant == quota.tenant; });
+  if (known != quotas_.end()) {
+    known->blocks = quota.blocks;
+  } else if (of_model < static_cast<std::ptrdiff_t>(QuotaCounts::kMaxTenants)) {
+    quotas_.push_back(quota);
+  } else {
+    throw InvalidArgument("at most " + std::to_string(QuotaCounts::kMaxTenants) +
+                          " tenants of a model can have a quota");
+  }
+  mail_.quotas.push_back(quota);
+}
+
+std::int64_t Inbox::kept_for_others(ModelId model, TenantId tenant) const {
+  const MutexLock lock(mu_);
+  std::int64_t kept = 0;
+  for (const Quota& quota : quotas_) {
+    if (quota.model == model && quota.tenant != tenant) kept += quota.blocks;
+  }
+  return kept;
 }
 
 void Inbox::take(Mail& mail) {

@@ -38,6 +38,13 @@ class Inbox {
     Micros micros = 0;  // what it took by itself
   };
 
+  // How many blocks of a model a tenant keeps.
+  struct Quota {
+    ModelId model{};
+    TenantId tenant{};
+    std::int32_t blocks = 0;
+  };
+
   // What arrived since the last take(), in order of arrival per kind.
   struct Mail {
     std::vector<std::unique_ptr<Request>> requests;
@@ -45,6 +52,7 @@ class Inbox {
     std::vector<std::pair<TenantId, TenantWeight>> weights;
     std::vector<DecisionRecord> refusals;
     std::vector<TransferReport> transfers;
+    std::vector<Quota> quotas;
   };
 
   // At most `max_queued` requests wait, here or in the queues.
@@ -58,6 +66,11 @@ class Inbox {
   void note_refusal(const DecisionRecord& refusal);
   void set_weight(TenantId tenant, TenantWeight weight);
   void report(std::span<const TransferReport> reports);
+
+  // Throws InvalidArgument for a negative number, or a tenant too many of a model.
+  void set_quota(const Quota& quota);
+  // Blocks of the model that quotas keep for other tenants than this one.
+  [[nodiscard]] std::int64_t kept_for_others(ModelId model, TenantId tenant) const;
 
   // Swaps what arrived into `mail`, whose vectors must be empty; their capacity is reused.
   void take(Mail& mail);
@@ -74,6 +87,7 @@ class Inbox {
   Mail mail_ AIRI_GUARDED_BY(mu_);
   std::unordered_map<RequestId, std::uint64_t> live_ AIRI_GUARDED_BY(mu_);  // to serials
   std::uint64_t last_serial_ AIRI_GUARDED_BY(mu_) = 0;
+  std::vector<Quota> quotas_ AIRI_GUARDED_BY(mu_);  // the latest of each model and tenant
   std::int64_t waiting_ AIRI_GUARDED_BY(mu_) = 0;
 };
 

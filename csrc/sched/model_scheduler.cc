@@ -336,7 +336,8 @@ void ModelScheduler::check_invariants() const {
         << "references of block " << i;
   }
   AIRI_CHECK(outstanding == tables_.admission().outstanding()) << "promises " << outstanding;
-  AIRI_CHECK(outstanding <= tables_.pool().num_available()) << "promises exceed what is available";
+  AIRI_CHECK(tables_.num_spoken_for() <= tables_.pool().num_available())
+      << "promises and quotas exceed what is available";
 }
 
 }  // namespace airi

@@ -103,9 +103,7 @@ class ModelScheduler final : public SlabHolder {
 
   // SlabHolder.
   [[nodiscard]] BlockPool& slab_pool() noexcept override { return tables_.pool(); }
-  [[nodiscard]] std::int32_t num_promised() const noexcept override {
-    return tables_.admission().outstanding();
-  }
+  [[nodiscard]] std::int32_t num_promised() const noexcept override { return tables_.num_spoken_for(); }
   [[nodiscard]] std::int64_t num_wanted() const noexcept override;
   [[nodiscard]] bool is_running() const noexcept override { return !running_.empty(); }
   void vacate(SlabId slab, TimePoint now) override;
@@ -120,6 +118,8 @@ class ModelScheduler final : public SlabHolder {
   [[nodiscard]] const WaitingQueue& queue() const noexcept { return queue_; }
   [[nodiscard]] const BlockTables& tables() const noexcept { return tables_; }
   [[nodiscard]] ModelStats stats() const;
+  // Wants the tenant to keep `blocks` of this model's cache, whatever others need.
+  void set_quota(TenantId tenant, std::int32_t blocks) { tables_.set_quota(tenant, blocks); }
   void check_invariants() const;
 
  private:

@@ -101,7 +101,9 @@ Request* Preemptor::preempt_for_memory(const Request* needy, TimePoint now) {
   // What has its last token planned needs its blocks no more.
   Request* victim = choose([](const Request* r) { return r->is_planned_out(); });
   if (victim == nullptr) {
-    victim = choose([&](const Request* r) { return !tables_.admission().is_pinned(*r); });
+    victim = choose([&](const Request* r) {
+      return !tables_.admission().is_pinned(*r) && tables_.may_yield_to(*r, *needy);
+    });
     if (victim != nullptr) band_limit_ = std::min(band_limit_, victim->band);
   }
   if (victim != nullptr) preempt(victim, needy, Decision::kPreemptedMemory, now);
@@ -152,9 +154,9 @@ void Preemptor::vacate(SlabId slab, TimePoint now) {
     if (holds(r)) preempt(r, nullptr, Decision::kPreemptedSlab, now);
   });
   const auto lost = [&] { return pool.drains(slab) ? 0 : pool.shape().blocks_per_slab; };
-  while (pool.num_available() - lost() < tables_.admission().outstanding()) {
+  while (pool.num_available() - lost() < tables_.num_spoken_for()) {
     Request* victim = choose([](const Request*) { return true; });
-    AIRI_CHECK(victim != nullptr) << "promises without a request";
+    if (victim == nullptr) break;  // what is left is protected by quotas, and goes with the slab
     preempt(victim, nullptr, Decision::kPreemptedSlab, now);
   }
   running_.sweep();

@@ -12,11 +12,12 @@
 #include "base/time.h"
 #include "fair/tenant_ledger.h"
 #include "kv/hash_chain.h"
+#include "kv/kv_quotas.h"
 #include "kv/prefix_index.h"
 
 namespace airi {
 
-enum class FinishReason : std::uint8_t { kStop, kLength, kCancelled, kDeadline, kFailed, kNan };
+enum class FinishReason : std::uint8_t { kStop, kLength, kCancelled, kDeadline, kFailed, kNan, kNeverFits };
 
 // How the runner fared with one row.
 enum class RowStatus : std::uint8_t { kOk, kNan, kFailed };
@@ -112,7 +113,8 @@ struct alignas(64) Request {
   std::int32_t num_hit_blocks = 0;       // leading blocks taken from the cache at admission
 
   // Written by admission and preemption.
-  std::int32_t reserved_blocks = 0;  // promised in all, held ones included; 0: none
+  std::int32_t reserved_blocks = 0;   // promised in all, held ones included; 0: none
+  QuotaGroup quota_group = kNoQuota;  // whose blocks it takes, while it runs
   std::int32_t num_preemptions = 0;
   std::optional<std::int32_t> num_cached;  // prompt tokens hit, once dispatched
   std::int64_t bypassed = 0;               // service that passed it while it did not fit

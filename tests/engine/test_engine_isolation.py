@@ -83,6 +83,32 @@ def test_a_fairness_gap_has_bounds(gap: int) -> None:
         EngineOptions(models=(ModelOptions(path="x"),), fairness_gap_tokens=gap)
 
 
+@pytest.mark.parametrize(("quota", "kept"), [(None, 0), (0.5, 48)])
+def test_a_tenant_keeps_its_cache_within_its_quota(tiny_llama: Path, quota: float | None, kept: int) -> None:
+    engine = make_engine(tiny_llama, kv_memory=1 << 20)
+    blocks = engine.models[0].num_kv_blocks
+    engine.set_tenant(1, 1.0, kv_quota=quota)
+    assert hits(engine, (1, None, 0)) == [0]
+    for turn in range(1 + blocks // 4):
+        hits(engine, (2, None, 0), prompt=[1 + turn % 50, 1 + turn // 50, *PROMPT[2:]])
+    assert engine.stats()[0].evictions > 0
+    assert hits(engine, (1, None, 0)) == [kept]
+
+
+@pytest.mark.parametrize("quota", [-0.1, 1.1, float("nan")])
+def test_a_quota_is_a_share(tiny_llama: Path, quota: float) -> None:
+    with pytest.raises(ConfigError, match=f"kv_quota of tenant 3 is {quota:g}; it must be in"):
+        make_engine(tiny_llama).set_tenant(3, 1.0, kv_quota=quota)
+
+
+def test_more_tenants_with_quotas_than_there_may_be_are_refused(tiny_llama: Path) -> None:
+    engine = make_engine(tiny_llama)
+    for tenant in range(64):
+        engine.set_tenant(tenant, 1.0, kv_quota=0.001)
+    with pytest.raises(ConfigError, match="kv_quota of tenant 64: at most 64 tenants"):
+        engine.set_tenant(64, 1.0, kv_quota=0.001)
+
+
 def test_a_tenant_beyond_the_gap_makes_way(tiny_llama: Path) -> None:
     """Without the gap, the second tenant waits for a slot until the first has ended."""
     order = {}

@@ -60,7 +60,7 @@ def record(model: Path, path: Path, *, ahead: bool = True) -> list[list[int]]:
         if i % 7 == 0:
             engine.cancel(i)
         if i == 20:
-            engine.set_tenant(1, 3.0)
+            engine.set_tenant(1, 3.0, kv_quota=0.25)
     while engine.has_work():
         engine.step()
     return prompts

@@ -47,6 +47,7 @@ class FinishReason(enum.IntEnum):
     DEADLINE = 3
     FAILED = 4
     NAN = 5
+    NEVER_FITS = 6
 
 class RowStatus(enum.IntEnum):
     OK = 0
@@ -107,6 +108,7 @@ class Decision(enum.IntEnum):
     FINISHED_DEADLINE = 43
     FINISHED_FAILED = 44
     FINISHED_NAN = 45
+    FINISHED_NEVER_FITS = 46
     REFUSED_QUEUE_FULL = 60
     REFUSED_TOO_LONG = 61
     REFUSED_NEVER_FITS = 62
@@ -361,6 +363,9 @@ class Runtime(metaclass=_PybindType):
         self, config: RuntimeConfig, models: Sequence[ModelConfig], buffers: Sequence[StepBuffers]
     ) -> None: ...
     def set_tenant(self, tenant: int, weight: float) -> None: ...
+    def set_kv_quota(self, tenant: int, model: int, blocks: int) -> None:
+        """Keeps blocks of a model's KV memory, in use or cached, for a tenant whatever others need; 0: none."""
+
     def submit(
         self,
         *,

@@ -73,6 +73,21 @@ class BlockPool(metaclass=_PybindType):
     def take(self, count: int) -> list[int] | None:
         """count blocks with one reference each, or None and nothing changes."""
 
+    def take_for(self, tenant: int, outstanding: int, count: int) -> list[int] | None:
+        """As take, but nothing that is protected for other tenants, nor what they are promised."""
+
+    def set_quota(self, tenant: int, blocks: int) -> None: ...
+    def settle_quotas(self, outstanding: int) -> None:
+        """Lets quotas that were raised rise as far as promises allow."""
+
+    def promise(self, tenant: int, count: int) -> None: ...
+    def quota_of(self, tenant: int) -> tuple[int, int, int, int]:
+        """(quota in force, blocks owned, of them CACHED, of those protected)."""
+
+    @property
+    def num_idle(self) -> int:
+        """Blocks that are protected beyond what their tenants are promised."""
+
     def hold(self, block: int) -> None: ...
     def release(self, table: Sequence[int]) -> None: ...
     def publish(

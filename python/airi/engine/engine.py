@@ -41,8 +41,13 @@ _REASONS: dict[int, FinishReason] = {
     int(_core.FinishReason.DEADLINE): "deadline",
     int(_core.FinishReason.FAILED): "error",
     int(_core.FinishReason.NAN): "error",
+    int(_core.FinishReason.NEVER_FITS): "error",
 }
-_NAN = int(_core.FinishReason.NAN)
+_FAILURES = {
+    int(_core.FinishReason.NAN): "the model gave not-a-number logits",
+    int(_core.FinishReason.FAILED): "running the model failed",
+    int(_core.FinishReason.NEVER_FITS): "quotas set since keep the KV memory that it needs for other tenants",
+}
 _NO_IDS = np.empty(0, np.int64)
 _TIER_WAIT_S = 0.05
 """How long a step without a batch waits for what is being loaded, before it looks at clients again."""
@@ -231,11 +236,27 @@ class Engine:
         """Ends a request within the next step; unknown and ended ids do nothing. Any thread may call it."""
         self._runtime.cancel(request_id)
 
-    def set_tenant(self, tenant: int, weight: float) -> None:
-        """Gives a tenant its share against the others that have requests waiting; 1 unless set."""
+    def set_tenant(self, tenant: int, weight: float, *, kv_quota: float | None = None) -> None:
+        """Gives a tenant its share against the others that have requests waiting; 1 unless set.
+
+        `kv_quota`: the share, in [0, 1], of each model's KV memory that the tenant keeps, in use or cached, whatever
+        others need; None leaves it as it is. At most 64 tenants can have one. Requests that do not fit beside the
+        quotas of others are refused, or end with an error. Any thread may call it.
+        """
         if not weight > 0:
             raise ConfigError(f"weight of tenant {tenant} is {weight:g}; it must be positive", field="weight")
+        if kv_quota is not None and not 0.0 <= kv_quota <= 1.0:
+            raise ConfigError(
+                f"kv_quota of tenant {tenant} is {kv_quota:g}; it must be in [0, 1]", field="kv_quota"
+            )
         self._runtime.set_tenant(tenant, weight)
+        if kv_quota is None:
+            return
+        try:
+            for model in self.models:
+                self._runtime.set_kv_quota(tenant, model.index, int(kv_quota * model.num_kv_blocks))
+        except ValueError as error:
+            raise ConfigError(f"kv_quota of tenant {tenant}: {error}", field="kv_quota") from None
 
     def has_work(self) -> bool:
         """Whether any request has not ended, or a step is running still."""
@@ -405,7 +426,7 @@ class Engine:
             capacity = model.num_kv_blocks * self.options.block_size
             return ContextLengthError(
                 f"prompt ({prompt}) and max_tokens ({asked}) need more than the {capacity} tokens that the KV "
-                f"memory of {model.name} holds",
+                f"memory of {model.name} holds, or than other tenants' quotas leave of them",
                 field="max_tokens",
             )
         return RequestError(f"the request was refused: {admit.name.lower()}", field="request_id")
@@ -420,5 +441,4 @@ def _tokens_of(request_id: int, result: StepResult | None) -> list[int]:
 
 
 def _execution_error(code: int) -> ErrorInfo:
-    what = "the model gave not-a-number logits" if code == _NAN else "running the model failed"
-    return error_info(ExecutionError(f"{what}; the request was ended"))
+    return error_info(ExecutionError(f"{_FAILURES[code]}; the request was ended"))

@@ -198,6 +198,12 @@ class RecordingRuntime(_core.Runtime):
             super().set_tenant(tenant, weight)
             self._log.write("set_tenant", tenant, weight)
 
+    def set_kv_quota(self, tenant: int, model: int, blocks: int) -> None:
+        """As Runtime.set_kv_quota."""
+        with self._lock:
+            super().set_kv_quota(tenant, model, blocks)
+            self._log.write("set_kv_quota", tenant, model, blocks)
+
     def add_model(self, model: _core.ModelConfig) -> int:
         """As Runtime.add_model, for a ModelSettings."""
         if not isinstance(model, ModelSettings):

@@ -93,6 +93,7 @@ class _Player:
             "cancel": self.cancel,
             "set_tenant": self.set_tenant,
             "complete_transfers": self.complete_transfers,
+            "set_kv_quota": self._runtime.set_kv_quota,
             "add_model": self.add_model,
             "remove_model": self.remove_model,
             "sleep": self._runtime.sleep,
