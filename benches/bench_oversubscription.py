@@ -2,8 +2,8 @@
 
 AIRI's runtime under virtual time, every request there from the start, and memory for half of what a full batch of them
 comes to. NO_EVICT promises each request its memory to the end, and here knows the end: outputs are as long as allowed,
-so no promise is wasted. MAX_UTIL does not use that knowledge, has to preempt, and is judged against it; with host memory a
-preempted request may come back by a copy. vLLM's Scheduler, beside them, preempts too.
+so no promise is wasted. MAX_UTIL does not use that knowledge, has to preempt and to compute again, and is judged
+against it. vLLM's Scheduler, beside them, preempts too.
 
 What the numbers do not mean: no model runs, and where clients allow more tokens than they get, NO_EVICT falls behind.
 
@@ -82,7 +82,9 @@ def main() -> None:
         "max_util": Policy(model={"admission": Admission.MAX_UTIL}),
     }
     found = {name: figures(run_airi(trace, setup, policy)) for name, policy in policies.items()}
-    rows: list[dict[str, Any]] = [{"question": question, "variant": f"airi {n}", **f} for n, f in found.items()]
+    rows: list[dict[str, Any]] = [
+        {"question": question, "variant": f"airi {n}", **f} for n, f in found.items()
+    ]
     if options.vllm_python:
         with VllmPeer(options.vllm_python) as peer:
             rows.append({"question": question, "variant": peer.name, **figures(peer.run(trace, setup))})

@@ -95,7 +95,7 @@ Runtime::Runtime(const RuntimeConfig& config, const std::vector<ModelConfig>& mo
   attach_tiers(models);
 }
 
-// Models that come later have no tiers: all of them is given away.
+// Models whose slabs move have no tiers, nor have those that come later: all of them is given away.
 void Runtime::attach_tiers(const std::vector<ModelConfig>& models) {
   const TierConfig& config = config_.tiers;
   if (config.host_bytes == 0) return;
@@ -109,7 +109,8 @@ void Runtime::attach_tiers(const std::vector<ModelConfig>& models) {
   const auto host = split_tier(config.host_bytes, models, slabs);
   const auto disk = split_tier(config.disk_bytes, models, slabs);
   for (std::size_t i = 0; i < models.size(); ++i) {
-    if (!models[i].enable_prefix_caching || host[i].num_slots == 0) continue;
+    // What a transfer writes cannot move, and slabs must be able to.
+    if (!models[i].enable_prefix_caching || models[i].is_elastic() || host[i].num_slots == 0) continue;
     const std::int64_t granules = models[i].bytes_per_block / kGranuleBytes;
     const std::int32_t copies = host[i].num_slots + disk[i].num_slots;
     const auto& entries = models_[i].scheduler->tables().entries();

@@ -323,6 +323,7 @@ void bind_results(const py::module_& m) {
       .def_readonly("hit_tokens", &ModelStats::hit_tokens)
       .def_readonly("preemptions", &ModelStats::preemptions)
       .def_readonly("evictions", &ModelStats::evictions)
+      .def_readonly("swaps", &ModelStats::swaps)
       .def_readonly("tiers", &ModelStats::tiers);
   const auto counter = [&](const char* name, std::int64_t SloCounters::* member) {
     stats.def_property_readonly(name, [=](const ModelStats& s) { return s.slo.*member; });

@@ -66,6 +66,12 @@ class TierCache {
   // Copies the block to the host unless it is there. False where that cannot be done in this step.
   bool store(EntryId entry, BlockId block);
 
+  [[nodiscard]] bool has_host_copy(EntryId entry) const noexcept { return copies(entry).host.has_value(); }
+  // True iff that many more blocks can be stored in this step.
+  [[nodiscard]] bool can_store(std::int32_t blocks) const noexcept {
+    return blocks <= ops_.room() && blocks <= host_.num_free() + host_.num_idle();
+  }
+
   // Keeps the entry's host copy until it is unpinned. REQUIRES: store(entry) was just true.
   TierPin pin(EntryId entry);
   void unpin(const TierPin& pin) { host_.unpin(pin); }

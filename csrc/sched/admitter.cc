@@ -167,6 +167,7 @@ void Admitter::dispatch(Request* request, const PrefixMatch& match, std::int32_t
   }
   tables_.admit(*request, match, demand, out);
   if (loads > 0) loader_.begin(*request, loads, now, out);
+  if (swapper_ != nullptr) swapper_->release(*request);
   log_.write(*request, Decision::kAdmitted, hits, demand.reserved);
 }
 

@@ -50,6 +50,9 @@ class Admitter {
   // The head: the request to admit next, or null where none waits. Never changes what comes first.
   [[nodiscard]] Request* first_waiting();
 
+  // Who keeps copies of what was preempted; it must outlive the admitter.
+  void set_swapper(Swapper* swapper) noexcept { swapper_ = swapper; }
+
   // Admits heads that are more urgent than something that runs, or far less served, while that leaves each a
   // token; at a slot or block limit others make way.
   void admit_first(TimePoint now, StepWriter& out);
@@ -98,6 +101,7 @@ class Admitter {
   Preemptor& preemptor_;
   PrefixLoader& loader_;
   SloPolicy& slo_;
+  Swapper* swapper_ = nullptr;
   DecisionLog& log_;
   Request* held_back_ = nullptr;  // the head whose reason to wait was looked at last
   Counters counters_;

@@ -38,11 +38,14 @@ ModelScheduler::ModelScheduler(const SchedulerOptions& options, BlockTables tabl
             .aging = aging.interval(),
             .itl_credit = options.itl_credit},
            options.targets, step_time_),
+      swapper_(std::min(options.max_batch_tokens, options.max_prefill_chunk), tables_, step_time_),
       admitter_({.max_batch_tokens = options.max_batch_tokens,
                  .bypass_tokens = options.bypass_tokens,
                  .service = options.service},
                 chunks_, tables_, queue_, running_, preemptor_, loader_, slo_, log),
       log_(log) {
+  preemptor_.set_swapper(&swapper_);
+  admitter_.set_swapper(&swapper_);
   demands_.reserve(running_.num_slots());
   shares_.reserve(running_.num_slots());
 }
@@ -200,6 +203,7 @@ void ModelScheduler::count_on(std::span<PlannedRow> rows) {
 
 void ModelScheduler::drop(Request* request) {
   forget_row(*request);
+  swapper_.release(*request);
   switch (request->phase) {
     case Phase::kWaiting:
       queue_.remove(request);
@@ -273,6 +277,7 @@ void ModelScheduler::commit_token(Request* request, std::int32_t at, std::int32_
 
 void ModelScheduler::finish(Request* request, FinishReason reason, std::vector<Finished>& finished) {
   forget_row(*request);
+  swapper_.release(*request);
   if (request->phase == Phase::kParked) {
     preemptor_.unpark(request, true);
   } else {
@@ -307,6 +312,7 @@ ModelStats ModelScheduler::stats() const {
   stats.hit_tokens = admitter_.counters().hit_tokens;
   stats.preemptions = preemptor_.num_preemptions();
   stats.evictions = pool.num_evictions();
+  stats.swaps = swapper_.num_swaps();
   if (pool.tiers() != nullptr) stats.tiers = pool.tiers()->stats();
   stats.slo = slo_.counters();
   return stats;
@@ -316,6 +322,7 @@ void ModelScheduler::check_invariants() const {
   queue_.check_invariants();
   tables_.pool().check_invariants();
   running_.check_invariants();
+  AIRI_CHECK(static_cast<std::int64_t>(swapper_.num_kept()) <= num_waiting()) << "copies are kept for nobody";
   std::vector<std::int32_t> refs(static_cast<std::size_t>(tables_.pool().capacity()), 0);
   std::int32_t outstanding = 0;
   const auto check_blocks = [&](const Request* r) {

@@ -14,6 +14,7 @@
 #include "sched/slo_policy.h"
 #include "sched/step_time.h"
 #include "sched/step_writer.h"
+#include "sched/swapper.h"
 #include "sched/waiting_queue.h"
 
 namespace airi {
@@ -44,6 +45,7 @@ struct ModelStats {
   std::int64_t capacity = 0, free_blocks = 0, cached_blocks = 0, active_blocks = 0;
   std::int64_t query_tokens = 0, hit_tokens = 0;  // of first dispatches
   std::int64_t preemptions = 0, evictions = 0;
+  std::int64_t swaps = 0;  // preemptions of which the host keeps the blocks
   TierStats tiers;
   SloCounters slo;
 };
@@ -149,6 +151,7 @@ class ModelScheduler final : public SlabHolder {
   StepTimeModel& step_time_;  // every decision that weighs time looks at this one
   PrefixLoader loader_;
   SloPolicy slo_;
+  Swapper swapper_;
   Admitter admitter_;
   DecisionLog& log_;
   std::vector<PrefillDemand> demands_;  // scratch

@@ -132,6 +132,7 @@ void Preemptor::preempt(Request* request, const Request* beneficiary, Decision w
     ++request->num_preemptions;
     ++num_preemptions_;
   }
+  if (swapper_ != nullptr) swapper_->keep(*request);
   if (request->awaits_token()) {
     stop(request, Phase::kParked);
     request->waiting_since = now;

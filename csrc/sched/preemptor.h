@@ -9,6 +9,7 @@
 #include "sched/preemption.h"
 #include "sched/running_set.h"
 #include "sched/step_writer.h"
+#include "sched/swapper.h"
 #include "sched/waiting_queue.h"
 
 namespace airi {
@@ -27,6 +28,9 @@ class Preemptor {
   // another's; nothing: never. The references must outlive the preemptor.
   Preemptor(std::optional<std::int64_t> fairness_gap_tokens, std::int32_t num_bands, BlockTables& tables,
             WaitingQueue& queue, RunningSet& running, DecisionLog& log);
+
+  // Who keeps copies of what is taken off; it must outlive the preemptor.
+  void set_swapper(Swapper* swapper) noexcept { swapper_ = swapper; }
 
   void begin_step();
 
@@ -74,6 +78,7 @@ class Preemptor {
   BlockTables& tables_;
   WaitingQueue& queue_;
   RunningSet& running_;
+  Swapper* swapper_ = nullptr;
   DecisionLog& log_;
   std::int64_t num_parked_ = 0;
   std::int64_t num_preemptions_ = 0;

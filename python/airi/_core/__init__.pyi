@@ -328,6 +328,10 @@ class ModelStats(metaclass=_PybindType):
     @property
     def evictions(self) -> int: ...
     @property
+    def swaps(self) -> int:
+        """Preemptions of which the host keeps the blocks."""
+
+    @property
     def tiers(self) -> TierStats: ...
     @property
     def first_tokens_on_time(self) -> int: ...
