@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -378,6 +379,14 @@ void bind_runtime(const py::module_& m) {
       .def("commit", &commit, "step_id"_a, "tokens"_a, "counts"_a, "status"_a, "device_us"_a)
       .def("complete_transfers", &complete_transfers, "ids"_a, "ok"_a, "micros"_a)
       .def("drain_events", &drain_events)
+      .def(
+          "observe_step",
+          [](PyRuntime& self, std::int32_t model,
+             const std::tuple<std::int64_t, std::int64_t, std::int64_t, double>& work, double micros) {
+            const auto& [tokens, seqs, context, pairs] = work;
+            self.runtime.step_time(ModelId{model}).observe({tokens, seqs, context, pairs}, micros);
+          },
+          "model"_a, "work"_a, "micros"_a)
       .def(
           "step_time",
           [](PyRuntime& self, std::int32_t model) -> StepTimeModel& {

@@ -46,6 +46,13 @@ ModelConfig draw_model(Bytes& bytes) {
   model.watermark = 0.1 * bytes.below(6);
   model.enable_prefix_caching = bytes.below(4) != 0;
   if (bytes.below(3) == 0) model.max_prefill_chunk = model.block_size + bytes.below(4);
+  if (bytes.below(2) == 0) {
+    const auto micros = [&] {
+      return bytes.below(4) == 0 ? std::nullopt : std::optional<Micros>(Micros{10} * bytes.below(250));
+    };
+    model.targets.push_back({.ttft = micros(), .itl = micros()});
+    model.itl_credit = 0.25 * bytes.below(5);
+  }
   return model;
 }
 
@@ -73,7 +80,9 @@ class Session {
       : bytes_(bytes),
         models_{draw_model(bytes), draw_model(bytes)},
         config_(draw_config(bytes, *models_[0].num_slabs + *models_[1].num_slabs)),
-        runner_(config_, models_) {}
+        runner_(config_, models_) {
+    if (bytes.below(2) == 0) teach();
+  }
 
   void run() {
     while (!bytes_.empty()) {
@@ -96,6 +105,17 @@ class Session {
   }
 
  private:
+  // Lets both models know how long steps take; without it no target means anything.
+  void teach() {
+    for (const std::int32_t id : {0, 1}) {
+      StepTimeModel& model = runner_.runtime().step_time(ModelId{id});
+      for (int i = 1; i <= 40; ++i) {
+        model.observe({.tokens = i, .seqs = i, .decode_context = 10 * i}, 50 + i);
+        model.observe({.tokens = 2 * i, .seqs = 1, .prefill_pairs = 2.0 * i * i}, 20 + 8 * i);
+      }
+    }
+  }
+
   void submit() {
     RequestSpec spec;
     spec.id = RequestId{bytes_.below(64)};

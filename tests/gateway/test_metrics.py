@@ -29,6 +29,9 @@ NAMES = {
     "airi_prefix_cache_queries": "counter",
     "airi_prefix_cache_hits": "counter",
     "airi_preemptions": "counter",
+    "airi_slo_tokens": "counter",
+    "airi_slo_requests": "counter",
+    "airi_slo_best_effort_requests": "counter",
     "airi_http_requests": "counter",
     "airi_client_disconnects": "counter",
     "airi_engine_up": "gauge",
@@ -157,6 +160,30 @@ def test_engine_numbers_come_from_its_latest_snapshot() -> None:
     for name, number in expected.items():
         assert value(text, name, model_name="m") == number
     assert value(text, "airi_engine_up") == 1
+
+
+def test_attainment_is_that_of_the_models_that_promise_something() -> None:
+    metrics = Metrics("1")
+    kept = ModelStats(
+        name="kept",
+        first_tokens_on_time=5,
+        first_tokens_late=2,
+        next_tokens_on_time=90,
+        next_tokens_late=7,
+        requests_on_time=4,
+        requests_late=3,
+        best_effort_requests=1,
+    )
+    metrics.watch_engine(lambda: EngineStats([kept, ModelStats(name="free")]), lambda: True)
+    text = metrics.render().decode()
+    tokens = {("first", "on_time"): 5, ("first", "late"): 2, ("next", "on_time"): 90, ("next", "late"): 7}
+    for (token, outcome), number in tokens.items():
+        found = value(text, "airi_slo_tokens_total", model_name="kept", token=token, outcome=outcome)
+        assert found == number
+    assert value(text, "airi_slo_requests_total", model_name="kept", outcome="on_time") == 4
+    assert value(text, "airi_slo_requests_total", model_name="kept", outcome="late") == 3
+    assert value(text, "airi_slo_best_effort_requests_total", model_name="kept") == 1
+    assert not re.search(r'airi_slo_\w+{.*model_name="free"', text)
 
 
 def test_times_between_tokens_add_up_to_the_time_they_took() -> None:

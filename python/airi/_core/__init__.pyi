@@ -438,6 +438,9 @@ class Runtime(metaclass=_PybindType):
     ) -> None:
         """Tells how memory operations ended, and what each took by itself. Unknown ids mean nothing."""
 
+    def observe_step(self, model: int, work: tuple[int, int, int, float], micros: float) -> None:
+        """Tells how long a step took that was run elsewhere; work as parts.StepTimeModel takes it."""
+
     def step_time(self, model: int) -> parts.StepTimeModel:
         """How long steps of a model take, as learnt from commits. To be changed between steps only."""
 

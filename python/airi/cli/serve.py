@@ -15,6 +15,7 @@ from airi.errors import ConfigError
 
 if TYPE_CHECKING:
     from airi.engine.options import EngineOptions, ModelOptions
+    from airi.engine.targets import TargetMs
     from airi.gateway.options import ServerOptions
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
@@ -127,6 +128,21 @@ def serve(
         bool,
         typer.Option(help="Plan each step while the one before it runs.", rich_help_panel=_ENGINE),
     ] = True,
+    ttft_ms: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Milliseconds that a request is promised from its arrival to the first token; PRIORITY=MS for those "
+            "of one priority, may be repeated. Left out: no promise.",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = None,
+    itl_ms: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Milliseconds that a stream is promised from one token to the next; otherwise as --ttft-ms.",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = None,
     fairness_gap_tokens: Annotated[
         int | None,
         typer.Option(
@@ -195,6 +211,8 @@ def serve(
             disk_kv_memory=0 if disk_kv_memory is None else parse_size("disk_kv_memory", disk_kv_memory),
             block_size=block_size,
             async_scheduling=async_scheduling,
+            ttft_ms=parse_target("ttft_ms", ttft_ms or []),
+            itl_ms=parse_target("itl_ms", itl_ms or []),
             fairness_gap_tokens=fairness_gap_tokens,
             isolate_tenants=isolate_tenants,
             record_steps=None if record_steps is None else str(record_steps.absolute()),
@@ -209,6 +227,29 @@ def parse_size(name: str, text: str) -> int:
     if size < 1:
         raise ConfigError(f"{name} is {text!r}; give bytes or a size such as 8GiB or 500MB", field=name)
     return size
+
+
+def parse_target(name: str, given: Sequence[str]) -> TargetMs:
+    """A target from MS, which is for every priority that has none of its own, and PRIORITY=MS."""
+    from airi.sampling_params import MAX_PRIORITY
+
+    everyone: float | None = None
+    own: dict[int, float] = {}
+    for text in given:
+        priority, separator, millis = text.rpartition("=")
+        try:
+            if separator:
+                own[int(priority)] = float(millis)
+            else:
+                everyone = float(millis)
+        except ValueError:
+            raise ConfigError(
+                f"{name} is {text!r}; give milliseconds, or PRIORITY=MS such as -4=5000", field=name
+            ) from None
+    if everyone is None or not own:
+        return tuple(own.items()) or everyone
+    rest = dict.fromkeys(range(-MAX_PRIORITY, MAX_PRIORITY + 1), everyone)
+    return tuple((rest | own).items())
 
 
 def named_models(paths: Sequence[str], names: Sequence[str]) -> tuple[ModelOptions, ...]:

@@ -20,6 +20,7 @@ from airi.engine.pipeline import StepPipeline
 from airi.engine.prompts import check_ids, check_prompt, check_room
 from airi.engine.requests import Feature, RequestState
 from airi.engine.runner import StepResult
+from airi.engine.warmup import measure_steps, teach
 from airi.errors import (
     ConfigError,
     ContextLengthError,
@@ -101,6 +102,8 @@ class Engine:
         self._states: dict[int, RequestState] = {}
         self._fleet = Fleet(options, self._hosting)
         for model in self._fleet.models:
+            self._learn_step_times(model)
+        for model in self._fleet.models:
             place_weights(model.runner.model, self._hosting.home(model.index, model))
         self._by_name: dict[str, HostedModel] = {}
         self._regions: list[CacheRegions] = []
@@ -114,6 +117,23 @@ class Engine:
         self._ended: set[int] = set()
         """Requests that ended while a step ran, which may hold a row of them; their ids may be in use again."""
         self._random = random.Random(options.seed)
+
+    def _learn_step_times(self, model: HostedModel) -> None:
+        """Measures steps where there is a target. Only while the arena holds nothing."""
+        options = self.options
+        if not options.targets(model.options) or options.step_warmup_s == 0:
+            return
+        measured = measure_steps(
+            model.runner,
+            self._hosting.arena,
+            block_size=options.block_size,
+            num_kv_blocks=model.num_kv_blocks,
+            max_num_seqs=options.max_num_seqs,
+            max_batch_tokens=options.max_batch_tokens,
+            max_model_len=model.max_model_len,
+            seconds=options.step_warmup_s,
+        )
+        teach(self._runtime, model.index, measured)
 
     # -- models --------------------------------------------------------------------------------
 

@@ -280,6 +280,7 @@ def _model_config(
         hash_seed=f"{model.path}|{model.runner.model.info.dtype}|{options.block_size}".encode(),
         admission=admission,
         enable_prefix_caching=options.prefix_caching,
+        targets=options.targets(model.options),
         **slabs,
     )
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from airi.engine.backends import BACKENDS, DTYPES
+from airi.engine.targets import TargetMs, check_target, targets_by_band
 from airi.errors import ConfigError
 
 __all__ = ["ADMISSIONS", "DEVICES", "EngineOptions", "ModelOptions"]
@@ -34,6 +35,7 @@ _BOUNDS = {
 """What the core works with."""
 _OPTIONAL = ("threads", "kv_memory", "max_model_len", "fairness_gap_tokens")
 _MOST_AGING_S = 1e9
+_MOST_WARMUP_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +62,10 @@ class ModelOptions:
     """Overrides the engine's."""
     dtype: str | None = None
     """Overrides the engine's."""
+    ttft_ms: TargetMs = None
+    """Overrides the engine's."""
+    itl_ms: TargetMs = None
+    """Overrides the engine's."""
     public_prefixes: tuple[tuple[int, ...], ...] = ()
     """Token ids that prompts may begin with and share although `EngineOptions.isolate_tenants`, such as those of a
     system prompt that all tenants have."""
@@ -80,6 +86,8 @@ class ModelOptions:
             )
         if self.dtype is not None:
             _check_choice("dtype", self.dtype, DTYPES)
+        for field in ("ttft_ms", "itl_ms"):
+            check_target(field, getattr(self, field))
         for prefix in self.public_prefixes:
             if not prefix or not all(isinstance(token, int) and token >= 0 for token in prefix):
                 raise ConfigError(
@@ -135,6 +143,15 @@ class EngineOptions:
     """Plans each step while the one before it runs. The texts are the same without."""
     aging_s: float | None = 30.0
     """Waiting time after which a request counts as one priority level higher; None means never."""
+    ttft_ms: TargetMs = None
+    """What requests are promised from their arrival to the first token, in milliseconds: one number, or some for
+    priorities, as ((0, 500), (-4, 5000)). What cannot keep it any more lets the others pass. None: nothing."""
+    itl_ms: TargetMs = None
+    """What streams are promised from one token to the next: a step holds no more of other requests' prompts than
+    that allows. None: as much as `max_batch_tokens` allows."""
+    step_warmup_s: float = 0.5
+    """How long, about, to measure steps at the start where there are such targets; 0 leaves the engine to learn
+    from requests how long steps take, and to promise nothing before."""
     fairness_gap_tokens: int | None = None
     """Bounds how far one waiting tenant falls behind another in service, per weight: a request that finds no place
     takes that of a tenant which leads by more. In tokens of the prompt; a generated one counts as two. A few
@@ -175,6 +192,13 @@ class EngineOptions:
             raise ConfigError(
                 f"aging_s is {self.aging_s:g}; it must be in (0, {_MOST_AGING_S:g}] or None", field="aging_s"
             )
+        for field in ("ttft_ms", "itl_ms"):
+            check_target(field, getattr(self, field))
+        if not 0.0 <= self.step_warmup_s <= _MOST_WARMUP_S:
+            raise ConfigError(
+                f"step_warmup_s is {self.step_warmup_s:g}; it must be in [0, {_MOST_WARMUP_S:g}]",
+                field="step_warmup_s",
+            )
         self._check_tiers()
         _check_names(self.models)
 
@@ -189,6 +213,12 @@ class EngineOptions:
                 "host_kv_memory is 0; the disk is reached through host memory, so disk_kv_path needs some",
                 field="host_kv_memory",
             )
+
+    def targets(self, model: ModelOptions) -> list[tuple[int | None, int | None]]:
+        """What requests to a model are promised, as the core takes it; empty: nothing."""
+        ttft_ms = self.ttft_ms if model.ttft_ms is None else model.ttft_ms
+        itl_ms = self.itl_ms if model.itl_ms is None else model.itl_ms
+        return targets_by_band(ttft_ms, itl_ms)
 
     @property
     def backend_name(self) -> str:

@@ -226,6 +226,13 @@ class EngineProcess:
                 generated_tokens=counters.generated_tokens,
                 steps=counters.steps,
                 device_us=counters.device_us,
+                first_tokens_on_time=core.first_tokens_on_time,
+                first_tokens_late=core.first_tokens_late,
+                next_tokens_on_time=core.next_tokens_on_time,
+                next_tokens_late=core.next_tokens_late,
+                requests_on_time=core.requests_on_time,
+                requests_late=core.requests_late,
+                best_effort_requests=core.best_effort,
             )
             for model, core, counters in zip(engine.models, engine.stats(), engine.counters, strict=True)
         ]

@@ -204,6 +204,12 @@ class RecordingRuntime(_core.Runtime):
             super().set_kv_quota(tenant, model, blocks)
             self._log.write("set_kv_quota", tenant, model, blocks)
 
+    def observe_step(self, model: int, work: tuple[int, int, int, float], micros: float) -> None:
+        """As Runtime.observe_step."""
+        with self._lock:
+            super().observe_step(model, work, micros)
+            self._log.write("observe_step", model, work, micros)
+
     def add_model(self, model: _core.ModelConfig) -> int:
         """As Runtime.add_model, for a ModelSettings."""
         if not isinstance(model, ModelSettings):

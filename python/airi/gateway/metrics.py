@@ -158,6 +158,35 @@ class _EngineCollector(Collector):
             hits.add_metric(name, model.prefix_hit_tokens)
             preemptions.add_metric(name, model.preemptions)
         yield from (running, waiting, usage, queries, hits, preemptions)
+        yield from _attainment(stats)
+
+
+def _attainment(stats: EngineStats) -> Iterator[Metric]:
+    """How promised latencies were kept; no sample for a model that promises none."""
+    label = ("model_name",)
+    tokens = CounterMetricFamily(
+        "airi_slo_tokens", "Tokens with a latency target.", labels=(*label, "token", "outcome")
+    )
+    requests = CounterMetricFamily(
+        "airi_slo_requests", "Finished requests with latency targets.", labels=(*label, "outcome")
+    )
+    best_effort = CounterMetricFamily(
+        "airi_slo_best_effort_requests",
+        "Requests that could not be on time and let others pass.",
+        labels=label,
+    )
+    for model in stats.models:
+        if not (model.first_tokens_on_time + model.first_tokens_late + model.next_tokens_on_time):
+            continue
+        name = model.name
+        tokens.add_metric((name, "first", "on_time"), model.first_tokens_on_time)
+        tokens.add_metric((name, "first", "late"), model.first_tokens_late)
+        tokens.add_metric((name, "next", "on_time"), model.next_tokens_on_time)
+        tokens.add_metric((name, "next", "late"), model.next_tokens_late)
+        requests.add_metric((name, "on_time"), model.requests_on_time)
+        requests.add_metric((name, "late"), model.requests_late)
+        best_effort.add_metric((name,), model.best_effort_requests)
+    yield from (tokens, requests, best_effort)
 
 
 def _is_created(line: bytes) -> bool:

@@ -94,6 +94,7 @@ class _Player:
             "set_tenant": self.set_tenant,
             "complete_transfers": self.complete_transfers,
             "set_kv_quota": self._runtime.set_kv_quota,
+            "observe_step": self.observe_step,
             "add_model": self.add_model,
             "remove_model": self.remove_model,
             "sleep": self._runtime.sleep,
@@ -124,6 +125,9 @@ class _Player:
         self._runtime.complete_transfers(
             np.frombuffer(ids, np.int64), np.frombuffer(ok, np.bool_), np.frombuffer(micros, np.int64)
         )
+
+    def observe_step(self, model: int, work: list[Any], micros: float) -> None:
+        self._runtime.observe_step(model, tuple(work), micros)
 
     def add_model(self, model: dict[str, Any], index: int) -> str | None:
         found = self._runtime.add_model(_core.ModelConfig(**_with_admission(model)))

@@ -201,6 +201,16 @@ class ModelStats(msgspec.Struct, frozen=True, kw_only=True):
     steps: int = 0
     device_us: int = 0
     """Time that this model's steps took."""
+    first_tokens_on_time: int = 0
+    first_tokens_late: int = 0
+    next_tokens_on_time: int = 0
+    next_tokens_late: int = 0
+    """Of requests with a target; next tokens are those after a first one."""
+    requests_on_time: int = 0
+    requests_late: int = 0
+    """That ran to their end, with no token late or with some."""
+    best_effort_requests: int = 0
+    """That could not have their first token in time any more and let others pass."""
 
 
 class EngineStats(msgspec.Struct, frozen=True, array_like=True, tag="stats"):
