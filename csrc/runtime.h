@@ -194,7 +194,7 @@ class Runtime {
     ModelState state = ModelState::kAwake;
     bool drains = false;          // while it is being removed: its requests may end
     std::int64_t quiet_from = 0;  // when no step before this one is on the device, its change goes on
-    bool is_home = true;  // while it wakes: its weights' slabs are its own
+    bool is_home = true;          // while it wakes: its weights' slabs are its own
     std::optional<SlabId> weights_at;
   };
 

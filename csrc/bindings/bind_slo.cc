@@ -68,9 +68,10 @@ void bind_slo(py::module_& parts) {
   py::class_<SloBudget>(parts, "SloBudget",
                         "How many prefill tokens a step takes: what the tightest decode can afford.")
       .def(py::init(&make_budget), "tile"_a, "max_tokens"_a)
-      .def("decide", &decide, "model"_a, "start"_a, "bands"_a, "prefills"_a, "waiting"_a,
-           "(prefill tokens, microseconds, smallest resting band) of a step that starts at `start`. Bands are "
-           "(decodes, sum of contexts, due), prefills (context, remaining, band, due).")
+      .def(
+          "decide", &decide, "model"_a, "start"_a, "bands"_a, "prefills"_a, "waiting"_a,
+          "(prefill tokens, microseconds, smallest resting band) of a step that starts at `start`. Bands are "
+          "(decodes, sum of contexts, due), prefills (context, remaining, band, due).")
       .def(
           "note", [](SloBudget& self, bool late) { self.gain().note(late); }, "late"_a)
       .def_property_readonly("gain", [](const SloBudget& self) { return self.gain().value(); })
@@ -99,7 +100,8 @@ void bind_slo(py::module_& parts) {
         if (most_saved < 0) throw InvalidArgument("most_saved must not be negative");
         return static_cast<std::int64_t>(next_token_due(TimePoint{due}, TimePoint{emitted}, itl, most_saved));
       },
-      "due"_a, "emitted"_a, "itl"_a, "most_saved"_a, "When the token after one that was due at `due` is due.");
+      "due"_a, "emitted"_a, "itl"_a, "most_saved"_a,
+      "When the token after one that was due at `due` is due.");
 }
 
 }  // namespace airi::bindings

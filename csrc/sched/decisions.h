@@ -25,7 +25,8 @@ enum class Decision : std::uint8_t {
   kQueuedPrefix = 15,  // a running request computes its prefix. a: id of that, b: most steps it is held for
   kQueuedQuota =
       16,  // other tenants' quotas protect what it needs. a: blocks it needs, b: blocks it could have
-  kQueuedBestEffort = 17,  // its first token cannot be in time any more: it lets others pass. a: for how many us
+  kQueuedBestEffort =
+      17,  // its first token cannot be in time any more: it lets others pass. a: for how many us
 
   kAdmitted = 20,  // it runs from this step on. a: tokens hit, b: blocks promised to it in all
   kChunked = 21,   // the step computes part of its prompt. a: tokens, b: tokens left for later steps
