@@ -96,6 +96,8 @@ void check_config(const RuntimeConfig& config) {
     require(quantum >= 1 && quantum <= std::int64_t{1} << 40, "locality_quantum_tokens", quantum,
             "between 1 and 2^40");
   }
+  require(config.dedupe_steps >= 0 && config.dedupe_steps <= 1 << 20, "dedupe_steps", config.dedupe_steps,
+          "in [0, 2^20]");
   require(config.max_preemptions >= 0, "max_preemptions", config.max_preemptions, "at least 0");
   require(is_ring_size(config.decision_records), "decision_records", config.decision_records,
           "between 0 and 2^24");

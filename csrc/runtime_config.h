@@ -69,6 +69,8 @@ struct RuntimeConfig {
   std::optional<std::int64_t> fairness_gap_tokens;  // nothing: it waits
   // Cached prefixes order the queue: a tenant may be served this much ahead of the others for them.
   std::optional<std::int64_t> locality_quantum_tokens;  // nothing: they do not
+  // A request waits for a prefix that a running one computes, for this many steps at most in all.
+  std::int32_t dedupe_steps = 0;
   std::int32_t max_preemptions = 3;
   // How many steps may be uncommitted when another one is planned: 1 plans a step while the one before runs.
   std::int32_t steps_ahead = 0;

@@ -58,6 +58,7 @@ void Runtime::host(ModelId id, const ModelConfig& model) {
       .bypass_tokens = config_.bypass_tokens,
       .fairness_gap_tokens = config_.fairness_gap_tokens,
       .locality_quantum_tokens = config_.locality_quantum_tokens,
+      .dedupe_steps = config_.dedupe_steps,
       .num_bands = config_.num_bands,
       .service = config_.service,
       .load_timeout = config_.tiers.load_timeout_us,

@@ -103,10 +103,6 @@ class NamedDeficits : public NamedLedger {
     deficits_.withdraw(queued(tenant));
     NamedLedger::leave(tenant);
   }
-  void charge(std::int64_t tenant, std::int64_t service) {
-    NamedLedger::charge(tenant, service);
-    if (ledger().has_queue(known(tenant))) deficits_.charged(known(tenant));
-  }
   [[nodiscard]] std::optional<std::int64_t> next() {
     const auto first = deficits_.next();
     if (!first) return std::nullopt;
@@ -158,7 +154,12 @@ void bind_deficits(const py::module_& m) {
       .def("leave", &NamedDeficits::leave, "tenant"_a)
       .def("begin_work", &NamedDeficits::begin_work, "tenant"_a)
       .def("end_work", &NamedDeficits::end_work, "tenant"_a)
-      .def("charge", &NamedDeficits::charge, "tenant"_a, "service"_a)
+      .def(
+          "charge",
+          [](NamedDeficits& self, std::int64_t tenant, std::int64_t service) {
+            self.charge(tenant, service);
+          },
+          "tenant"_a, "service"_a)
       .def("next", &NamedDeficits::next)
       .def("counter", &NamedDeficits::counter, "tenant"_a)
       .def("deficit", &NamedDeficits::deficit, "tenant"_a)

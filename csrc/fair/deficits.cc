@@ -25,23 +25,11 @@ std::int64_t Deficits::deficit(TenantIndex tenant) const { return threshold() - 
 
 // The ledger has shifted all counters alike, which changes no order.
 void Deficits::follow_rebase() {
-  if (ledger_.total_shift() == shift_) return;
-  threshold_ = threshold();
+  const auto shift = static_cast<std::int64_t>(ledger_.total_shift() - shift_);
+  if (shift == 0) return;
+  threshold_ -= shift;
   shift_ = ledger_.total_shift();
-  eligible_.change_all([this](Standing& s) { s.counter = ledger_.counter(TenantIndex{s.tenant}); });
-}
-
-// Puts the tenant where its counter and candidate say.
-void Deficits::settle(TenantIndex tenant) {
-  const Standing standing = standing_of(tenant);
-  const bool stands = places_[index(tenant)] != kOutsideHeap;
-  if (standing.counter >= threshold_) {
-    if (stands) eligible_.remove(standing);
-  } else if (stands) {
-    eligible_.update(standing);
-  } else {
-    eligible_.push(standing);
-  }
+  eligible_.change_all([=](Standing& s) { s.counter -= shift; });
 }
 
 void Deficits::offer(TenantIndex tenant, const Candidate& candidate) {
@@ -51,28 +39,38 @@ void Deficits::offer(TenantIndex tenant, const Candidate& candidate) {
     offers_.resize(index(tenant) + 1);
   }
   offers_[index(tenant)] = candidate;
-  settle(tenant);
+  const Standing standing = standing_of(tenant);
+  if (places_[index(tenant)] != kOutsideHeap) {
+    eligible_.update(standing);
+  } else if (standing.counter < threshold_) {
+    eligible_.push(standing);
+  }
 }
 
 void Deficits::withdraw(TenantIndex tenant) {
-  follow_rebase();
   if (places_[index(tenant)] != kOutsideHeap) eligible_.remove(standing_of(tenant));
 }
 
-void Deficits::charged(TenantIndex tenant) {
-  follow_rebase();
-  settle(tenant);
-}
-
+// A charge only ever moves a tenant back, so the first is known once the one on top stands where it should.
 std::optional<TenantIndex> Deficits::next() {
   follow_rebase();
-  if (eligible_.empty()) refill();
-  if (eligible_.empty()) return std::nullopt;
-  return TenantIndex{eligible_.top().tenant};
+  while (true) {
+    if (eligible_.empty()) refill();
+    if (eligible_.empty()) return std::nullopt;
+    const TenantIndex tenant{eligible_.top().tenant};
+    const Standing standing = standing_of(tenant);
+    if (standing.counter >= threshold_) {
+      eligible_.remove(standing);
+    } else if (standing.counter != eligible_.top().counter) {
+      eligible_.update(standing);
+    } else {
+      return tenant;
+    }
+  }
 }
 
 // The smallest number of quanta that makes one eligible, at once. A tenant enters the heap again only after a
-// charge has taken it out, so that this costs O(log n) for each of those.
+// charge has taken it out, so that this costs O(log n) for each of those. REQUIRES: the heap is empty.
 void Deficits::refill() {
   const auto least = ledger_.next();
   if (!least) return;
@@ -84,17 +82,16 @@ void Deficits::refill() {
 
 void Deficits::check_invariants() const {
   eligible_.check_invariants();
-  std::size_t eligible = 0;
   ledger_.visit_below(threshold(), [&](TenantIndex tenant) {
-    ++eligible;
     AIRI_CHECK(index(tenant) < places_.size() && places_[index(tenant)] != kOutsideHeap)
         << "tenant " << raw(ledger_.tenant(tenant)) << " has a deficit and no place";
   });
-  AIRI_CHECK(eligible == eligible_.size())
-      << eligible_.size() << " places, " << eligible << " with a deficit";
+  const auto shift = static_cast<std::int64_t>(ledger_.total_shift() - shift_);
   for (const Standing& s : eligible_.items()) {
-    const std::int64_t shifted = s.counter - static_cast<std::int64_t>(ledger_.total_shift() - shift_);
-    AIRI_CHECK(shifted == ledger_.counter(TenantIndex{s.tenant})) << "a tenant's deficit stands elsewhere";
+    const TenantIndex tenant{s.tenant};
+    AIRI_CHECK(ledger_.has_queue(tenant)) << "tenant " << raw(ledger_.tenant(tenant)) << " is not backlogged";
+    AIRI_CHECK(s.counter - shift <= ledger_.counter(tenant)) << "a tenant stands behind its counter";
+    AIRI_CHECK(s.candidate == offers_[index(tenant)]) << "a tenant stands for another candidate";
   }
   AIRI_CHECK(ledger_.virtual_time() >= threshold() - quantum_)
       << "an idle tenant would get more than a quantum";

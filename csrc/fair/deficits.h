@@ -13,18 +13,21 @@ namespace airi {
 struct Candidate {
   std::int32_t rank = 0;  // larger goes first
   HeadKey key;            // breaks ties of rank and counter
+  friend bool operator==(const Candidate&, const Candidate&) = default;
 };
 
 // Who is next among the tenants of one ledger where candidates may bend its order: of the tenants that have a
 // deficit left, the one whose candidate ranks highest. Never knows what a rank means, nor requests or blocks.
 //
 // A tenant's deficit is how far its counter stands below a threshold; charging its counter is what takes from
-// it. Where no backlogged tenant has any, the threshold rises by quanta until one has: a refill of all. As
-// the ledger lifts whoever joins to V, and V stands at most a quantum below the threshold, an idle tenant
-// never has more than a quantum.
+// it, and needs no word here: what has been charged since is noticed when a tenant comes first. Where no
+// backlogged tenant has any, the threshold rises by quanta until one has: a refill of all. As the ledger
+// lifts whoever joins to V, and V stands at most a quantum below the threshold, an idle tenant never has more
+// than a quantum.
 //
 // Thread safety: none.
-// Invariant: V >= threshold - quantum; a backlogged tenant is eligible iff its counter < threshold.
+// Invariant: V >= threshold - quantum; every backlogged tenant whose counter < threshold stands in the order,
+// by a counter that it has had.
 class Deficits {
  public:
   // `quantum` in units of the ledger's counters, at least 1. `ledger` must outlive this.
@@ -36,14 +39,13 @@ class Deficits {
   void offer(TenantIndex tenant, const Candidate& candidate);
   // The tenant is about to leave the backlog. O(log n).
   void withdraw(TenantIndex tenant);
-  // The counter of a tenant with a candidate has risen. O(log n).
-  void charged(TenantIndex tenant);
-
-  // The tenant to serve next; refills where none is eligible. O(1), but O(eligible) for a refill.
+  // The tenant to serve next; refills where none is eligible. O(log n) for each tenant that was charged since
+  // it came first, and O(eligible) for a refill.
   [[nodiscard]] std::optional<TenantIndex> next();
 
   // What the tenant may still take; not positive: nothing before a refill.
   [[nodiscard]] std::int64_t deficit(TenantIndex tenant) const;
+  [[nodiscard]] const Candidate& offered(TenantIndex tenant) const { return offers_[index(tenant)]; }
   [[nodiscard]] std::int64_t quantum() const noexcept { return quantum_; }
   // Refills since the beginning; several at once count as many.
   [[nodiscard]] std::int64_t num_refills() const noexcept { return num_refills_; }
@@ -73,7 +75,6 @@ class Deficits {
 
   [[nodiscard]] Standing standing_of(TenantIndex tenant) const;
   [[nodiscard]] std::int64_t threshold() const noexcept;
-  void settle(TenantIndex tenant);
   void follow_rebase();
   void refill();
 

@@ -15,8 +15,8 @@ constexpr int kMostHopeless = 256;
 }  // namespace
 
 Admitter::Admitter(const Options& options, const ChunkRule& chunks, BlockTables& tables, WaitingQueue& queue,
-                   RunningSet& running, Preemptor& preemptor, PrefixLoader& loader, SloPolicy& slo,
-                   DecisionLog& log)
+                   RunningSet& running, Preemptor& preemptor, PrefixLoader& loader, PrefixDedupe& dedupe,
+                   SloPolicy& slo, DecisionLog& log)
     : options_(options),
       chunks_(chunks),
       tables_(tables),
@@ -24,6 +24,7 @@ Admitter::Admitter(const Options& options, const ChunkRule& chunks, BlockTables&
       running_(running),
       preemptor_(preemptor),
       loader_(loader),
+      dedupe_(dedupe),
       slo_(slo),
       log_(log) {}
 
@@ -62,6 +63,7 @@ void Admitter::admit_first(TimePoint now, StepWriter& out) {
   for (Request* head = next(); head != nullptr; head = next()) {
     if (preemptor_.is_barred(head) || !preemptor_.is_ahead_of_running(head)) break;
     const Outcome outcome = make_way(head, try_admit(head, room_before_split(head), now, out), now, out);
+    if (outcome == Outcome::kHeld) continue;
     if (outcome != Outcome::kAdmitted) break;
     preemptor_.note_served(head);
   }
@@ -82,31 +84,36 @@ Admitter::Outcome Admitter::make_way(Request* head, Outcome outcome, TimePoint n
   return outcome;
 }
 
-Request* Admitter::admit_next(std::int32_t budget, TimePoint now, StepWriter& out) {
-  Request* head = next();
-  if (head == nullptr) return nullptr;
+// True iff the head may enter the step; else says why not.
+bool Admitter::may_enter(Request* head, std::int32_t budget) noexcept {
   if (running_.is_full()) {
     hold_back(head, Decision::kQueuedSlots, static_cast<std::int64_t>(running_.size()));
-    return nullptr;
-  }
-  if (budget <= 0) {
+  } else if (budget <= 0) {
     hold_back(head, Decision::kQueuedBudget, options_.max_batch_tokens);
-    return nullptr;
-  }
-  if (preemptor_.is_barred(head)) {
+  } else if (preemptor_.is_barred(head)) {
     hold_back(head, Decision::kQueuedBarred, head->band);
-    return nullptr;
+  } else {
+    return true;
   }
+  return false;
+}
+
+Request* Admitter::admit_next(std::int32_t budget, TimePoint now, StepWriter& out) {
   const Room room{.tokens = budget, .reserved_deltas = ceil_div(budget, chunks_.block_size) + 1};
-  switch (try_admit(head, room, now, out)) {
-    case Outcome::kAdmitted:
-      return head;
-    case Outcome::kNoBlocks:
-      return admit_past(head, room, now, out);
-    case Outcome::kNoRoomInStep:
-      break;
+  while (true) {
+    Request* head = next();
+    if (head == nullptr || !may_enter(head, budget)) return nullptr;
+    switch (try_admit(head, room, now, out)) {
+      case Outcome::kAdmitted:
+        return head;
+      case Outcome::kHeld:
+        continue;
+      case Outcome::kNoBlocks:
+        return admit_past(head, room, now, out);
+      case Outcome::kNoRoomInStep:
+        return nullptr;
+    }
   }
-  return nullptr;
 }
 
 Admitter::Outcome Admitter::try_admit(Request* request, const Room& room, TimePoint now, StepWriter& out) {
@@ -118,6 +125,12 @@ Admitter::Outcome Admitter::try_admit(Request* request, const Room& room, TimePo
   const PrefixMatch match = tables_.match(*request);
   const std::int32_t loads = loader_.worth_loading(*request, match);
   if (match.num_blocks + loads + room.reserved_deltas > out.delta_room()) return no_room();
+  if (const Request* producer =
+          loads > 0 ? nullptr : dedupe_.hold(request, match.num_blocks, room.tokens, out)) {
+    log_.write_queued(*request, Decision::kQueuedPrefix, raw(producer->id), dedupe_.max_steps());
+    forget(request);
+    return Outcome::kHeld;
+  }
   const auto demand = tables_.admission().demand(*request, match.num_blocks, match.num_cached);
   if (running_.is_full()) {
     hold_back(request, Decision::kQueuedSlots, static_cast<std::int64_t>(running_.size()));
@@ -198,19 +211,27 @@ Request* Admitter::admit_past(Request* head, const Room& room, TimePoint now, St
   if (allowance <= 0) return nullptr;
   Request* fitting = nullptr;
   std::int64_t service = 0;
-  queue_.visit_in_order(head->band, kBypassSearch, [&](Request* candidate) {
-    if (candidate == head || preemptor_.is_barred(candidate)) return true;
+  const auto fits = [&](Request* candidate) {
+    if (candidate == head || preemptor_.is_barred(candidate)) return false;
     const PrefixMatch match = tables_.match(*candidate);
     const std::int32_t to_sample = candidate->max_length - candidate->length();
     service = prompt_charge(candidate, match.num_blocks * chunks_.block_size) +
               std::int64_t{to_sample} * options_.service.decode;
-    if (service > allowance) return true;
+    if (service > allowance) return false;
     const auto demand = tables_.admission().demand(*candidate, match.num_blocks, match.num_cached);
-    if (!tables_.admission().fits(demand, tables_.available_for(*candidate, demand), false)) return true;
-    fitting = candidate;
-    return false;
-  });
-  if (fitting == nullptr || try_admit(fitting, room, now, out) != Outcome::kAdmitted) return nullptr;
+    return tables_.admission().fits(demand, tables_.available_for(*candidate, demand), false);
+  };
+  Outcome outcome = Outcome::kHeld;
+  while (outcome == Outcome::kHeld) {
+    fitting = nullptr;
+    queue_.visit_in_order(head->band, kBypassSearch, [&](Request* candidate) {
+      if (fits(candidate)) fitting = candidate;
+      return fitting == nullptr;
+    });
+    if (fitting == nullptr) return nullptr;
+    outcome = try_admit(fitting, room, now, out);
+  }
+  if (outcome != Outcome::kAdmitted) return nullptr;
   head->bypassed += service;
   return fitting;
 }

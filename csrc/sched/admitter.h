@@ -6,6 +6,7 @@
 #include "sched/decisions.h"
 #include "sched/planner.h"
 #include "sched/preemptor.h"
+#include "sched/prefix_dedupe.h"
 #include "sched/prefix_loader.h"
 #include "sched/running_set.h"
 #include "sched/slo_policy.h"
@@ -41,7 +42,8 @@ class Admitter {
 
   // The references must outlive the admitter.
   Admitter(const Options& options, const ChunkRule& chunks, BlockTables& tables, WaitingQueue& queue,
-           RunningSet& running, Preemptor& preemptor, PrefixLoader& loader, SloPolicy& slo, DecisionLog& log);
+           RunningSet& running, Preemptor& preemptor, PrefixLoader& loader, PrefixDedupe& dedupe,
+           SloPolicy& slo, DecisionLog& log);
 
   // The request to admit next, or null where none waits. What stands before it and cannot have its first
   // token in time any more becomes best effort.
@@ -73,7 +75,12 @@ class Admitter {
   [[nodiscard]] const Counters& counters() const noexcept { return counters_; }
 
  private:
-  enum class Outcome : std::uint8_t { kAdmitted, kNoBlocks, kNoRoomInStep };
+  enum class Outcome : std::uint8_t {
+    kAdmitted,
+    kHeld,  // it has left the queue: another computes its prefix
+    kNoBlocks,
+    kNoRoomInStep
+  };
 
   // What a step has left for a request that is admitted to it.
   struct Room {
@@ -81,6 +88,7 @@ class Admitter {
     std::int32_t reserved_deltas = 0;  // what others may still need
   };
 
+  [[nodiscard]] bool may_enter(Request* head, std::int32_t budget) noexcept;
   [[nodiscard]] Outcome try_admit(Request* request, const Room& room, TimePoint now, StepWriter& out);
   [[nodiscard]] bool has_blocks(const Request* request, const AdmissionControl::Demand& demand);
   void dispatch(Request* request, const PrefixMatch& match, std::int32_t loads,
@@ -100,6 +108,7 @@ class Admitter {
   RunningSet& running_;
   Preemptor& preemptor_;
   PrefixLoader& loader_;
+  PrefixDedupe& dedupe_;
   SloPolicy& slo_;
   Swapper* swapper_ = nullptr;
   DecisionLog& log_;

@@ -39,8 +39,9 @@ PrefixMatch BlockTables::match(Request& request) {
   const bool has_quotas = pool_.quotas().enabled();
   if (has_quotas) hits_of_.fill(0);
   PrefixMatch match;
-  if (!caches_prefixes_ || request.compute_all) return match;
-  chain_->extend(request.tokens, request.extras, request.hashes);
+  if (!caches_prefixes_) return match;
+  chain_->extend(request.tokens, request.extras, request.hashes);  // also for those that wait for its blocks
+  if (request.compute_all) return match;
   const std::int32_t most = (request.length() - 1) / block_size();
   for (; match.num_blocks < most; ++match.num_blocks) {
     const auto hit = pool_.find(key_of(request, match.num_blocks, block_size(), match.tail));

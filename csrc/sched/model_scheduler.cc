@@ -39,10 +39,11 @@ ModelScheduler::ModelScheduler(const SchedulerOptions& options, BlockTables tabl
             .itl_credit = options.itl_credit},
            options.targets, step_time_),
       swapper_(std::min(options.max_batch_tokens, options.max_prefill_chunk), tables_, step_time_),
+      dedupe_(options.dedupe_steps, chunks_, step_time_, running_, queue_),
       admitter_({.max_batch_tokens = options.max_batch_tokens,
                  .bypass_tokens = options.bypass_tokens,
                  .service = options.service},
-                chunks_, tables_, queue_, running_, preemptor_, loader_, slo_, log),
+                chunks_, tables_, queue_, running_, preemptor_, loader_, dedupe_, slo_, log),
       log_(log) {
   preemptor_.set_swapper(&swapper_);
   admitter_.set_swapper(&swapper_);
@@ -64,15 +65,19 @@ void ModelScheduler::plan(TimePoint now, TimePoint start, StepWriter& out) {
   preemptor_.begin_step();
   tables_.begin_step(now);
   slo_.begin_step(start);
+  dedupe_.begin_step();
   queue_.promote(now);
   make_room_for_decodes(now, out);
+  if (dedupe_.num_held() > 0) dedupe_.release_orphans();
   if (slo_.is_active()) slo_.grant(running_, admissible());
   admitter_.admit_first(now, out);
   slo_.regrant(running_);
+  if (dedupe_.num_held() > 0) dedupe_.release_orphans();
   plan_decodes(out);
   std::int32_t budget = std::min(options_.max_batch_tokens - out.num_tokens(), slo_.prefill_tokens());
   plan_prefills(budget, out);
   admit_waiting(budget, now, out);
+  dedupe_.end_step(out.work());
   count_on(out.rows());
 }
 
@@ -187,6 +192,7 @@ void ModelScheduler::admit_waiting(std::int32_t& budget, TimePoint now, StepWrit
 
 // From here on the step's tokens count as computed, and those it samples as known but for their value.
 void ModelScheduler::count_on(std::span<PlannedRow> rows) {
+  running_.age_decodes();
   for (PlannedRow& row : rows) {
     Request* request = row.request;
     request->num_computed = row.end;
@@ -211,6 +217,9 @@ void ModelScheduler::drop(Request* request) {
       return;
     case Phase::kParked:
       preemptor_.unpark(request, true);
+      return;
+    case Phase::kHeld:
+      dedupe_.remove(request);
       return;
     case Phase::kLoading:
       loader_.abandon(*request);
@@ -253,7 +262,7 @@ void ModelScheduler::commit(std::span<const PlannedRow> rows, std::span<const st
 void ModelScheduler::publish(Request* request, std::int32_t computed) {
   const std::int32_t first = request->num_published;
   tables_.publish(*request, computed);
-  if (queue_.locality_counts()) queue_.note_published(*request, first);
+  if (queue_.locality_counts()) queue_.note_published(*request, first, tables_.pool().tiers() != nullptr);
 }
 
 void ModelScheduler::commit_token(Request* request, std::int32_t at, std::int32_t token, TimePoint emitted,
@@ -314,6 +323,7 @@ ModelStats ModelScheduler::stats() const {
   stats.evictions = pool.num_evictions();
   stats.swaps = swapper_.num_swaps();
   if (pool.tiers() != nullptr) stats.tiers = pool.tiers()->stats();
+  stats.dedupe_holds = dedupe_.num_holds();
   stats.slo = slo_.counters();
   return stats;
 }
@@ -323,6 +333,7 @@ void ModelScheduler::check_invariants() const {
   tables_.pool().check_invariants();
   running_.check_invariants();
   AIRI_CHECK(static_cast<std::int64_t>(swapper_.num_kept()) <= num_waiting()) << "copies are kept for nobody";
+  dedupe_.check_invariants();
   std::vector<std::int32_t> refs(static_cast<std::size_t>(tables_.pool().capacity()), 0);
   std::int32_t outstanding = 0;
   const auto check_blocks = [&](const Request* r) {

@@ -9,6 +9,7 @@
 #include "sched/block_tables.h"
 #include "sched/planner.h"
 #include "sched/preemptor.h"
+#include "sched/prefix_dedupe.h"
 #include "sched/prefix_loader.h"
 #include "sched/running_set.h"
 #include "sched/slo_policy.h"
@@ -26,6 +27,7 @@ struct SchedulerOptions {
   std::int64_t bypass_tokens = 0;                       // service that may pass a head that does not fit
   std::optional<std::int64_t> fairness_gap_tokens;      // lead of a tenant that a head may preempt
   std::optional<std::int64_t> locality_quantum_tokens;  // nothing: prefixes do not count
+  std::int32_t dedupe_steps = 0;                        // for which a request waits for a prefix that runs
   std::int32_t num_bands = 1;
   ServiceWeights service;
   Micros load_timeout = 1'000'000;
@@ -47,6 +49,7 @@ struct ModelStats {
   std::int64_t preemptions = 0, evictions = 0;
   std::int64_t swaps = 0;  // preemptions of which the host keeps the blocks
   TierStats tiers;
+  std::int64_t dedupe_holds = 0;  // of requests for a prefix that another computed
   SloCounters slo;
 };
 
@@ -111,10 +114,10 @@ class ModelScheduler final : public SlabHolder {
   void vacate(SlabId slab, TimePoint now) override;
 
   [[nodiscard]] bool has_work() const noexcept {
-    return !queue_.empty() || !running_.empty() || preemptor_.num_parked() > 0;
+    return !queue_.empty() || !running_.empty() || preemptor_.num_parked() > 0 || dedupe_.num_held() > 0;
   }
   [[nodiscard]] std::int64_t num_waiting() const noexcept {
-    return static_cast<std::int64_t>(queue_.size()) + preemptor_.num_parked();
+    return static_cast<std::int64_t>(queue_.size() + dedupe_.num_held()) + preemptor_.num_parked();
   }
   [[nodiscard]] WaitingQueue& queue() noexcept { return queue_; }
   [[nodiscard]] const WaitingQueue& queue() const noexcept { return queue_; }
@@ -152,6 +155,7 @@ class ModelScheduler final : public SlabHolder {
   PrefixLoader loader_;
   SloPolicy slo_;
   Swapper swapper_;
+  PrefixDedupe dedupe_;
   Admitter admitter_;
   DecisionLog& log_;
   std::vector<PrefillDemand> demands_;  // scratch

@@ -48,9 +48,15 @@ void PrefixOrder::rematched(Request* request) {
   refresh(request->ledger_tenant);
 }
 
+// A tenant whose oldest request has become due since offers less than before: the first is known once the one
+// that comes first offers what it has.
 Request* PrefixOrder::first() {
-  const auto tenant = deficits_.next();
-  return tenant ? candidate_of(*tenant).request : nullptr;
+  while (const auto tenant = deficits_.next()) {
+    const Entry entry = candidate_of(*tenant);
+    if (entry.candidate == deficits_.offered(*tenant)) return entry.request;
+    deficits_.offer(*tenant, entry.candidate);
+  }
+  return nullptr;
 }
 
 void PrefixOrder::check_invariants() const {

@@ -32,9 +32,6 @@ class PrefixOrder {
   void remove(Request* request, Request* oldest);
   // request->num_matched has changed. O(log n).
   void rematched(Request* request);
-  // The counter of a tenant with waiting requests has risen. O(log n).
-  void charged(TenantIndex tenant) { refresh(tenant); }
-
   // The first by the bounds, or null; refills deficits where none is left.
   [[nodiscard]] Request* first();
 

@@ -28,6 +28,7 @@ enum class Phase : std::uint8_t {
   kPrefill,  // runs; some of its known tokens have no KV yet, the last one aside
   kDecode,   // runs; all its tokens but the last have KV
   kParked,   // holds no block and no slot, but a token of it is still being computed
+  kHeld,     // out of the queue: holds no block and no slot, and waits for one that another computes
 };
 
 struct PlannedRow;
@@ -88,7 +89,8 @@ struct alignas(64) Request {
 
   // Written when it is queued and dispatched.
   TimePoint waiting_since{};
-  Micros waited = 0;  // over earlier stays in the queue
+  Micros waited = 0;            // over earlier stays in the queue
+  std::int32_t held_steps = 0;  // for which others computed what it shares with them
 
   // Written where the class has targets.
   TimePoint token_due{};          // the next token, where the first is known

@@ -48,6 +48,7 @@ void RunningSet::begin_prefill(Request* request) {
 void RunningSet::begin_decoding(Request* request) {
   request->phase = Phase::kDecode;
   decodes_.push_back(request);
+  ++num_newest_;
   needs_sweep_ = true;
 }
 

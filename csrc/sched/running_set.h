@@ -1,7 +1,9 @@
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "sched/request.h"
@@ -23,6 +25,10 @@ class RunningSet {
 
   [[nodiscard]] const std::vector<Request*>& decodes() const noexcept { return decodes_; }
   [[nodiscard]] const std::vector<Request*>& prefills() const noexcept { return prefills_; }
+  // Of decodes(), those that have computed their prompt only once the latest planned step has run.
+  [[nodiscard]] std::span<Request* const> newest_decodes() const noexcept {
+    return std::span(decodes_).last(std::min(num_newest_, decodes_.size()));
+  }
   [[nodiscard]] std::size_t size() const noexcept { return num_slots_ - free_slots_.size(); }
   [[nodiscard]] bool empty() const noexcept { return size() == 0; }
   [[nodiscard]] bool is_full() const noexcept { return free_slots_.empty(); }
@@ -38,6 +44,8 @@ class RunningSet {
   // As enter, but it has nothing to compute yet. begin_prefill() then makes a prefill of it.
   void enter_loading(Request* request);
   void begin_prefill(Request* request);
+  // The decodes that there are have computed their prompt.
+  void age_decodes() noexcept { num_newest_ = 0; }
   // Moves a prefill to the decodes at the next sweep().
   void begin_decoding(Request* request);
   // Frees the slot of a running request, which goes on in `phase`.
@@ -66,6 +74,7 @@ class RunningSet {
   std::vector<SlotId> free_slots_;  // last in, first out
   std::vector<std::int32_t> in_band_;
   std::size_t num_loading_ = 0;
+  std::size_t num_newest_ = 0;  // may count some that have left
   bool needs_sweep_ = false;
 };
 

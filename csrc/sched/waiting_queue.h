@@ -74,9 +74,10 @@ class WaitingQueue {
     return nullptr;
   }
 
-  // Blocks [first, num_published) of `publisher` can be hit from now on. REQUIRES: locality counts. One probe
-  // per block, and O(log n) for each request that waited for one of them.
-  void note_published(const Request& publisher, std::int32_t first);
+  // Blocks [first, num_published) of `publisher` can be hit from now on; where tiers keep contents, so
+  // perhaps can others behind them. REQUIRES: locality counts. One probe per block, and O(log n) for each
+  // request that waited for one of them.
+  void note_published(const Request& publisher, std::int32_t first, bool has_tiers);
   [[nodiscard]] bool locality_counts() const noexcept { return locality_.has_value(); }
 
   // Moves a waiting request to the last band, behind its class, where it stays until `until` at the longest.
@@ -91,11 +92,7 @@ class WaitingQueue {
 
   // Adds service to the tenant's counter. REQUIRES: the request was dispatched.
   void charge(const Request* request, std::int64_t service) {
-    Band& band = bands_[static_cast<std::size_t>(request->band)];
-    band.ledger.charge(request->ledger_tenant, service);
-    if (band.order && band.ledger.has_queue(request->ledger_tenant)) {
-      band.order->charged(request->ledger_tenant);
-    }
+    bands_[static_cast<std::size_t>(request->band)].ledger.charge(request->ledger_tenant, service);
   }
   [[nodiscard]] std::int64_t counter(const Request* request) const {
     return bands_[static_cast<std::size_t>(request->band)].ledger.counter(request->ledger_tenant);
@@ -161,6 +158,7 @@ class WaitingQueue {
   [[nodiscard]] std::int32_t most_to_match(const Request& request) const noexcept;
   void watch(Request* request);
   void rematch(Request* request, std::int32_t num_matched);
+  void raise_bound(Request* request, const Request& publisher, bool has_tiers);
   void count(const Request* request, std::int64_t sign) noexcept;
 
   // Immutable after construction.

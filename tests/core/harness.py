@@ -139,6 +139,7 @@ class Config:
     load_timeout_us: int = 1_000_000
     host_bytes_per_us: float = 8000.0
     disk_bytes_per_us: float = 1000.0
+    dedupe_steps: int = 0
 
 
 class Executor:
@@ -192,6 +193,7 @@ class Executor:
                 load_timeout_us=c.load_timeout_us,
                 host_bytes_per_us=c.host_bytes_per_us,
                 disk_bytes_per_us=c.disk_bytes_per_us,
+                dedupe_steps=c.dedupe_steps,
             ),
             configs,
             self.buffers,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 
 from .harness import Config, ModelSpec
+from .naive_dedupe import NaiveDedupe
 from .naive_parts import UNIT, Key, NaivePool
 from .naive_queue import NaiveQueue
 from .naive_request import NaiveRequest, NaiveRow
@@ -36,6 +37,7 @@ class NaiveScheduler(NaiveQueue):
         self.decodes: list[NaiveRequest] = []
         self.prefills: list[NaiveRequest] = []
         self.free_slots = list(range(spec.max_num_seqs - 1, -1, -1))
+        self.dedupe = NaiveDedupe(self, config.dedupe_steps)
         self.ended: list[tuple[int, str]] = []
         self.preempted_ever = 0
 
@@ -123,14 +125,17 @@ class NaiveScheduler(NaiveQueue):
         self.overserved: set[int] = set()
         self.preempted: list[tuple[NaiveRequest, int]] = []
         self.admitted: list[NaiveRequest] = []
+        self.dedupe.begin_step()
         self.promote(now)
         self.make_room(now)
+        self.dedupe.release_orphans()
         if self.slo.active:
             head = self.next()
             some = self.free_slots and self.pool.available() > self.outstanding()
             self.slo.grant(self.decodes, self.prefills, head if some else None)
         self.admit_urgent(now)
         self.slo.regrant(self.decodes, self.prefills)
+        self.dedupe.release_orphans()
         for r in self.decodes:
             if self.slo.rests(r):
                 self.slo.counts["rests"] += 1
@@ -140,6 +145,7 @@ class NaiveScheduler(NaiveQueue):
         for r, chunk in zip(list(self.prefills), self.shares(), strict=True):
             self.add_chunk(r, chunk)
         self.admit_waiting(now)
+        self.dedupe.latest = self.slo.work(self.rows)
         return self.rows, self.deltas
 
     def tokens_left(self, decodes: int) -> int:
@@ -248,9 +254,9 @@ class NaiveScheduler(NaiveQueue):
     def barred(self, head: NaiveRequest) -> bool:
         return head.band >= self.limit or head.tenant in self.overserved
 
-    def gets_a_token(self, head: NaiveRequest) -> bool:
+    def room_before_split(self, head: NaiveRequest) -> int:
         ahead = sum(r.band <= head.band for r in self.prefills)
-        return ahead * self.block < self.tokens_left(len(self.decodes))
+        return self.tokens_left(len(self.decodes)) - ahead * self.block
 
     def lacks(self, head: NaiveRequest) -> bool:
         """A slot, or blocks."""
@@ -260,21 +266,29 @@ class NaiveScheduler(NaiveQueue):
         while (head := self.next()) is not None and not self.barred(head):
             if not any(r.band > head.band or self.leads(r, head) for r in self.running()):
                 return
-            if not self.gets_a_token(head):
+            if self.room_before_split(head) <= 0:
                 return
-            while self.lacks(head) and (leading := [r for r in self.running() if self.leads(r, head)]):
-                victim = self.worst(leading)
+            if self.dedupe.hold(head, self.room_before_split(head)):
+                continue
+            held = False
+            while (
+                not held and self.lacks(head) and (over := [r for r in self.running() if self.leads(r, head)])
+            ):
+                victim = self.worst(over)
                 self.overserved.add(victim.tenant)
                 self.preempt(victim, now)
-            if self.lacks(head):
+                held = self.dedupe.hold(head, self.room_before_split(head))
+            if not held and self.lacks(head):
                 leaving = [r for r in self.running() if self.yields(r, head)]
                 if not leaving or not self.would_fit(head, leaving):
                     return
-            while self.lacks(head):
+            while not held and self.lacks(head):
                 victim = self.worst([r for r in self.running() if self.yields(r, head)])
                 self.limit = min(self.limit, victim.band)
                 self.preempt(victim, now)
-            self.dispatch(head, now)
+                held = self.dedupe.hold(head, self.room_before_split(head))
+            if not held:
+                self.dispatch(head, now)
 
     def make_room(self, now: int) -> None:
         for r in list(self.decodes):
@@ -294,6 +308,8 @@ class NaiveScheduler(NaiveQueue):
             self.budget = self.slo.room(self.rows, self.budget)
             if self.budget <= 0 or not self.free_slots or self.barred(head):
                 return
+            if self.dedupe.hold(head, self.budget):
+                continue
             chosen = head if self.fits(head) else self.passing(head)
             if chosen is None:
                 return
@@ -308,6 +324,8 @@ class NaiveScheduler(NaiveQueue):
             service = self.prompt_charge(r, len(self.hits(r)))
             service += (r.max_length - len(r.text)) * self.config.w_decode
             if r is not head and not self.barred(r) and service <= allowance and self.fits(r):
+                if self.dedupe.hold(r, self.budget):
+                    return self.passing(head)
                 head.bypassed += service
                 return r
         return None
@@ -367,6 +385,8 @@ class NaiveScheduler(NaiveQueue):
     def end(self, r: NaiveRequest, reason: str) -> None:
         if r in self.waiting:
             self.dequeue(r)
+        elif r.state == "held":
+            self.dedupe.remove(r)
         else:
             self.stop(r)
         self.ended.append((r.id, reason))

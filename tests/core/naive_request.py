@@ -34,6 +34,7 @@ class NaiveRequest:
     promised: int = 0
     preemptions: int = 0
     bypassed: int = 0
+    held_steps: int = 0
     cached: int | None = None
     first: bool = False
     token_due: int = 0

@@ -196,7 +196,8 @@ class Twin:
         assert self.ex.finished == ended
         for model, stats in enumerate(self.ex.runtime.stats()):
             naive = self.naive[model]
-            assert stats.waiting == len(naive.waiting)
+            assert stats.waiting == len(naive.waiting) + len(naive.dedupe.held)
+            assert stats.dedupe_holds == naive.dedupe.holds
             assert stats.running == len(naive.decodes) + len(naive.prefills)
             assert stats.preemptions == naive.preempted_ever
             assert all(getattr(stats, name) == naive.slo.counts[name] for name in SLO_COUNTERS)
@@ -228,6 +229,7 @@ configs = st.builds(
     max_preemptions=st.integers(0, 3),
     fairness_gap_tokens=st.sampled_from([None, 1, 8, 40]),
     locality_quantum_tokens=st.sampled_from([None, None, 1, 12, 60, 1 << 40]),
+    dedupe_steps=st.sampled_from([0, 1, 3, 20]),
     quantum_us=st.sampled_from([1, 150]),
 )
 # Few tokens and salts: prefixes meet, and diverge late.
@@ -349,6 +351,7 @@ def random_config(rng: random.Random) -> Config:
         max_preemptions=rng.randint(0, 4),
         fairness_gap_tokens=rng.choice([None, None, 1, 20, 150]),
         locality_quantum_tokens=rng.choice([None, None, 1, 30, 200, 1 << 40]),
+        dedupe_steps=rng.choice([0, 1, 4, 50]),
         quantum_us=rng.choice([1, 300, 5000]),
         min_residency_us=rng.choice([0, 500]),
     )

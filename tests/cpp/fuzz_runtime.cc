@@ -67,6 +67,7 @@ RuntimeConfig draw_config(Bytes& bytes, std::int64_t slabs) {
   config.bypass_tokens = bytes.below(60);
   if (bytes.below(3) == 0) config.fairness_gap_tokens = 1 + bytes.below(60);
   if (bytes.below(2) == 0) config.locality_quantum_tokens = 1 + bytes.below(100);
+  config.dedupe_steps = bytes.below(5);
   config.max_preemptions = bytes.below(4);
   config.steps_ahead = bytes.below(2);
   config.quantum_us = 1 + bytes.below(250);

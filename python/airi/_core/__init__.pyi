@@ -202,6 +202,7 @@ class RuntimeConfig(metaclass=_PybindType):
         kv_event_records: int = 0,
         locality_quantum_tokens: int | None = None,
         slab_hysteresis_us: int = 1000000,
+        dedupe_steps: int = 0,
     ) -> None: ...
 
 class StepBuffers(metaclass=_PybindType):
@@ -325,6 +326,8 @@ class ModelStats(metaclass=_PybindType):
     def hit_tokens(self) -> int: ...
     @property
     def preemptions(self) -> int: ...
+    @property
+    def dedupe_holds(self) -> int: ...
     @property
     def evictions(self) -> int: ...
     @property

@@ -151,6 +151,28 @@ def serve(
             rich_help_panel=_ENGINE,
         ),
     ] = None,
+    schedule_policy: Annotated[
+        str,
+        typer.Option(
+            help="Who of the waiting goes first: lpm, whose prompt has the longest cached prefix, within what its API "
+            "key is due; or fcfs, the first of the API key that was served least.",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = "lpm",
+    locality_quantum_tokens: Annotated[
+        int,
+        typer.Option(
+            help="With lpm: how far, in tokens, an API key may be served ahead of others for its cached prefixes.",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = 4096,
+    dedupe_steps: Annotated[
+        int,
+        typer.Option(
+            help="Steps that a prompt may wait for a prefix which another is just computing; 0: never.",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = 128,
     isolate_tenants: Annotated[
         bool,
         typer.Option(
@@ -214,6 +236,9 @@ def serve(
             ttft_ms=parse_target("ttft_ms", ttft_ms or []),
             itl_ms=parse_target("itl_ms", itl_ms or []),
             fairness_gap_tokens=fairness_gap_tokens,
+            schedule_policy=schedule_policy,
+            locality_quantum_tokens=locality_quantum_tokens,
+            dedupe_steps=dedupe_steps,
             isolate_tenants=isolate_tenants,
             record_steps=None if record_steps is None else str(record_steps.absolute()),
         )

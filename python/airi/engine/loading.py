@@ -316,6 +316,8 @@ def _runtime(
         aging_us=None if options.aging_s is None else int(options.aging_s * 1e6),
         steps_ahead=int(options.async_scheduling),
         fairness_gap_tokens=options.fairness_gap_tokens,
+        locality_quantum_tokens=options.locality_quantum_tokens if options.schedule_policy == "lpm" else None,
+        dedupe_steps=options.dedupe_steps,
         decision_records=options.decision_records,
         kv_event_records=options.kv_event_records,
         host_bytes=options.host_kv_memory,

@@ -11,10 +11,11 @@ from airi.engine.backends import BACKENDS, DTYPES
 from airi.engine.targets import TargetMs, check_target, targets_by_band
 from airi.errors import ConfigError
 
-__all__ = ["ADMISSIONS", "DEVICES", "EngineOptions", "ModelOptions"]
+__all__ = ["ADMISSIONS", "DEVICES", "SCHEDULE_POLICIES", "EngineOptions", "ModelOptions"]
 
 DEVICES = ("auto", "cpu")
 ADMISSIONS = ("max_util", "no_evict")
+SCHEDULE_POLICIES = ("lpm", "fcfs")
 
 _BOUNDS = {
     "threads": (1, 1024),
@@ -29,6 +30,8 @@ _BOUNDS = {
     "host_kv_memory": (0, 2**50),
     "disk_kv_memory": (0, 2**50),
     "fairness_gap_tokens": (1, 2**40),
+    "locality_quantum_tokens": (1, 2**40),
+    "dedupe_steps": (0, 2**20),
     "decision_records": (0, 2**24),
     "kv_event_records": (0, 2**24),
 }
@@ -156,6 +159,15 @@ class EngineOptions:
     """Bounds how far one waiting tenant falls behind another in service, per weight: a request that finds no place
     takes that of a tenant which leads by more. In tokens of the prompt; a generated one counts as two. A few
     thousand at least, as every such change of place is a preemption. None: it waits until others finish."""
+    schedule_policy: str = "lpm"
+    """Who of the waiting goes first: "lpm", whose prompt has the longest cached prefix, within what tenants are due;
+    or "fcfs", the first of the tenant that was served least. With one tenant "fcfs" is the order of arrival."""
+    locality_quantum_tokens: int = 4096
+    """With "lpm": how far, in tokens and per weight, a tenant may be served ahead of the others because its prompts
+    are cached, and how much of a tenant's prompts may pass its oldest one."""
+    dedupe_steps: int = 128
+    """How many steps a prompt may wait, in all, for a prefix that another one is just computing; 0 means never. It
+    waits only while that gives it the prefix sooner than computing it once more."""
     isolate_tenants: bool = False
     """Whether tenants share no cached prefix but `ModelOptions.public_prefixes`, so that none learns from hits what
     others have sent."""
@@ -176,6 +188,7 @@ class EngineOptions:
         _check_choice("backend", self.backend, ("auto", *BACKENDS))
         _check_choice("dtype", self.dtype, DTYPES)
         _check_choice("admission", self.admission, ADMISSIONS)
+        _check_choice("schedule_policy", self.schedule_policy, SCHEDULE_POLICIES)
         for field in _BOUNDS.keys() - {"kv_min", "kv_max"}:
             value = getattr(self, field)
             if value is not None or field not in _OPTIONAL:
