@@ -22,7 +22,7 @@ enum class KvEventKind : std::int32_t {
 struct KvEvent {
   Hash128 hash;
   Hash128 parent;  // of the block before it, the chain's root for the first of a prompt; zero if removed
-  KvEventKind kind{};
+  KvEventKind kind = KvEventKind::kStored;
   KvTier tier{};
   ModelId model{};
   std::int32_t num_tokens = 0;  // in a block of the model
