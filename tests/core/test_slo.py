@@ -258,6 +258,23 @@ def test_s2_no_stream_misses_its_target_while_long_prompts_arrive(credit: float)
     assert max(gaps["none"]) > 2 * itl
 
 
+@pytest.mark.parametrize("credit", [0.0, 1.0])
+def test_credit_makes_streams_late_at_the_99th_percentile_of_their_gaps(credit: float) -> None:
+    """Why there is none by default: each prompt that follows a quiet time takes all that was saved at once."""
+    itl = 2500
+    spec = spec_of(((None, itl),))
+    spec.itl_credit = credit
+    executor = TimedExecutor(spec)
+    streams = [executor.ask(16, 300) for _ in range(4)]
+    while executor.runtime.has_work():
+        if len(executor.steps) % 40 == 20:
+            executor.ask(200, 1)
+        executor.tick()
+    for request in streams:
+        gaps = sorted(executor.streams[request].gaps)
+        assert (gaps[int(0.99 * len(gaps))] > itl) == (credit > 0)
+
+
 def test_s3_a_prompt_makes_progress_beside_decodes_that_are_always_late() -> None:
     executor = TimedExecutor(spec_of(((None, 300),)))  # thirty take five times as long
     for _ in range(31):
