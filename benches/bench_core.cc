@@ -12,6 +12,7 @@
 #include <cstdio>
 #include <memory>
 #include <numeric>
+#include <optional>
 #include <vector>
 
 #include "fair/tenant_weights.h"
@@ -120,15 +121,17 @@ void bench_match(const char* variant, int chains) {
 }
 
 // Half of all requests are dispatched in order, then queue again; both halves are timed apart.
-void bench_dispatch(const char* variant, int tenants, int requests) {
+void bench_dispatch(const char* variant, int tenants, int requests,
+                    std::optional<WaitingQueue::Locality> locality = std::nullopt) {
   const TenantWeights weights;
-  WaitingQueue queue(1, AgingRule(std::nullopt), weights);
+  WaitingQueue queue(1, AgingRule(std::nullopt), weights, locality);
   std::vector<std::unique_ptr<Request>> all;
   for (int i = 0; i < 2 * requests; ++i) {
     all.push_back(std::make_unique<Request>());
     all.back()->id = RequestId{i};
     all.back()->tenant = TenantId{i % tenants};
     all.back()->arrival = TimePoint{i};
+    all.back()->tokens.resize(1);
     queue.push(all.back().get(), TimePoint{i});
   }
   std::vector<Request*> dispatched;
@@ -163,5 +166,8 @@ int main() {
   airi::bench_match("cold: 4096 chains", 4096);
   airi::bench_dispatch("1 tenant, 1,000 waiting", 1, 500);
   airi::bench_dispatch("10,000 tenants, 20,000 waiting", 10'000, 10'000);
+  const airi::WaitingQueue::Locality locality{.quantum_tokens = 4096, .block_size = airi::kBlock};
+  airi::bench_dispatch("10,000 tenants, 20,000 waiting, by prefixes within a quantum", 10'000, 10'000,
+                       locality);
   return 0;
 }

@@ -60,9 +60,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--trace", type=Path, required=True, help="Mooncake, JSON lines")
-    parser.add_argument(
-        "--quantum", type=int, nargs="+", default=[65_536], help="tokens; several are compared"
-    )
+    parser.add_argument("--quantum", type=int, nargs="+", default=[4096], help="tokens; several are compared")
     parser.add_argument("--speed", type=float, default=1.0, help="of arrivals, over the trace's")
     parser.add_argument("--kv-blocks", type=int, default=preset_setup().kv_blocks, help="of 16 tokens")
     parser.add_argument("--seconds", type=float, help="of the trace, from its start; left out: all of it")

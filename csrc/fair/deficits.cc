@@ -14,7 +14,8 @@ Deficits::Deficits(TenantLedger& ledger, std::int64_t quantum)
 }
 
 Deficits::Standing Deficits::standing_of(TenantIndex tenant) const {
-  return {offers_[index(tenant)], ledger_.counter(tenant), raw(tenant)};
+  const Candidate& offer = offers_[index(tenant)];
+  return {offer.rank, raw(tenant), ledger_.counter(tenant), offer.key};
 }
 
 std::int64_t Deficits::threshold() const noexcept {
@@ -57,8 +58,9 @@ std::optional<TenantIndex> Deficits::next() {
   while (true) {
     if (eligible_.empty()) refill();
     if (eligible_.empty()) return std::nullopt;
-    const TenantIndex tenant{eligible_.top().tenant};
-    const Standing standing = standing_of(tenant);
+    Standing standing = eligible_.top();
+    const TenantIndex tenant{standing.tenant};
+    standing.counter = ledger_.counter(tenant);
     if (standing.counter >= threshold_) {
       eligible_.remove(standing);
     } else if (standing.counter != eligible_.top().counter) {
@@ -91,7 +93,7 @@ void Deficits::check_invariants() const {
     const TenantIndex tenant{s.tenant};
     AIRI_CHECK(ledger_.has_queue(tenant)) << "tenant " << raw(ledger_.tenant(tenant)) << " is not backlogged";
     AIRI_CHECK(s.counter - shift <= ledger_.counter(tenant)) << "a tenant stands behind its counter";
-    AIRI_CHECK(s.candidate == offers_[index(tenant)]) << "a tenant stands for another candidate";
+    AIRI_CHECK(Candidate(s.rank, s.key) == offers_[index(tenant)]) << "a tenant stands for another candidate";
   }
   AIRI_CHECK(ledger_.virtual_time() >= threshold() - quantum_)
       << "an idle tenant would get more than a quantum";

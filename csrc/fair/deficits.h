@@ -45,7 +45,8 @@ class Deficits {
 
   // What the tenant may still take; not positive: nothing before a refill.
   [[nodiscard]] std::int64_t deficit(TenantIndex tenant) const;
-  [[nodiscard]] const Candidate& offered(TenantIndex tenant) const { return offers_[index(tenant)]; }
+  // The candidate of the tenant that next() has returned. REQUIRES: it did, and nothing has changed since.
+  [[nodiscard]] Candidate next_candidate() const { return {eligible_.top().rank, eligible_.top().key}; }
   [[nodiscard]] std::int64_t quantum() const noexcept { return quantum_; }
   // Refills since the beginning; several at once count as many.
   [[nodiscard]] std::int64_t num_refills() const noexcept { return num_refills_; }
@@ -54,16 +55,17 @@ class Deficits {
   void check_invariants() const;
 
  private:
-  // What orders an eligible tenant, beside the others': a comparison touches nothing else.
+  // What orders an eligible tenant, beside the others': a comparison touches nothing else. Half a cache line.
   struct Standing {
-    Candidate candidate;
-    std::int64_t counter = 0;
+    std::int32_t rank = 0;
     std::int32_t tenant = 0;
+    std::int64_t counter = 0;
+    HeadKey key;
   };
   struct ByStanding {
     bool operator()(const Standing& a, const Standing& b) const noexcept {
-      if (a.candidate.rank != b.candidate.rank) return a.candidate.rank > b.candidate.rank;
-      return a.counter != b.counter ? a.counter < b.counter : a.candidate.key < b.candidate.key;
+      if (a.rank != b.rank) return a.rank > b.rank;
+      return a.counter != b.counter ? a.counter < b.counter : a.key < b.key;
     }
   };
   struct PlaceIn {

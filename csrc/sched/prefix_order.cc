@@ -53,7 +53,7 @@ void PrefixOrder::rematched(Request* request) {
 Request* PrefixOrder::first() {
   while (const auto tenant = deficits_.next()) {
     const Entry entry = candidate_of(*tenant);
-    if (entry.candidate == deficits_.offered(*tenant)) return entry.request;
+    if (entry.candidate == deficits_.next_candidate()) return entry.request;
     deficits_.offer(*tenant, entry.candidate);
   }
   return nullptr;

@@ -31,10 +31,11 @@ void WaitingQueue::watch(Request* request) {
 
 void WaitingQueue::rematch(Request* request, std::int32_t num_matched) {
   AIRI_DCHECK(num_matched <= request->num_matched) << "request " << raw(request->id) << " matches more";
-  if (request->is_watched) {
-    if (num_matched == request->num_matched) return;
-    watched_.unwatch(request);
+  if (num_matched == request->num_matched) {
+    if (!request->is_watched) watch(request);
+    return;
   }
+  if (request->is_watched) watched_.unwatch(request);
   request->num_matched = num_matched;
   watch(request);
   bands_[static_cast<std::size_t>(request->band)].order->rematched(request);

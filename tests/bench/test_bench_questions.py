@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -12,6 +13,7 @@ import pytest
 from airi.bench.shapes import cached_checkpoint
 from benches.bench_flooder import gap_row, with_flooder
 from benches.bench_goodput import STEPS, Ladder, by_gaps, by_mean, factor
+from benches.bench_locality import by_root
 from benches.bench_long_prompts import LONG_PROMPT, make_requests
 from benches.bench_simulated import Replay, burst, judge, scaled, simulated
 from benches.virtual_ledger import LedgerWatch
@@ -111,3 +113,14 @@ def test_an_engine_serves_what_is_then_simulated(tmp_path: Path) -> None:
     real, found = served.figures(), simulated(batch, replay.learnt(), replay)
     assert found.keys() == real.keys()
     assert min(found.values()) > 0
+
+
+def test_tenants_by_root_are_the_first_parts_of_prompts_modulo_sixteen() -> None:
+    first_keys = [17, 33, 5]
+    trace = replace(
+        make_trace([0, 1, 2], [8, 8, 8], [1, 1, 1]),
+        segment_start=np.array([0, 2, 3, 4]),
+        segment_key=np.array([first_keys[0], 99, first_keys[1], first_keys[2]]),
+        segment_len=np.array([4, 4, 8, 8]),
+    )
+    assert by_root(trace).tenant.tolist() == [0, 0, 4]
