@@ -170,6 +170,12 @@ void check_buffers(const StepBuffers& buffers, const std::vector<ModelConfig>& m
   require_size(buffers.ops.size() / 5, ops, "ops");
 }
 
+void check_moment(const char* name, TimePoint moment) {
+  if (moment >= TimePoint{-kMaxMicros} && moment <= TimePoint{kMaxMicros}) return;
+  throw InvalidArgument(std::string(name) + " must lie in [-2^53, 2^53], got " +
+                        std::to_string(static_cast<std::int64_t>(moment)));
+}
+
 std::vector<std::int64_t> TierPart::granules(std::int64_t granules_per_block) const {
   std::vector<std::int64_t> starts;
   starts.reserve(static_cast<std::size_t>(num_slots));

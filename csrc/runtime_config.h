@@ -88,6 +88,8 @@ void check_config(const RuntimeConfig& config);
 void check_config(const ModelConfig& model);
 void check_targets(const ModelConfig& model, const RuntimeConfig& config);
 void check_buffers(const StepBuffers& buffers, const std::vector<ModelConfig>& models);
+// `name` is what the message calls it.
+void check_moment(const char* name, TimePoint moment);
 
 // One model's part of a tier.
 struct TierPart {

@@ -60,7 +60,6 @@ class NamedLedger {
   }
   [[nodiscard]] TenantLedger& ledger() noexcept { return ledger_; }
 
- protected:
   [[nodiscard]] TenantIndex known(std::int64_t tenant) const {
     const auto found = ledger_.find(TenantId{tenant});
     if (!found) throw InvalidArgument("tenant " + std::to_string(tenant) + " is not known");
@@ -87,28 +86,30 @@ class NamedLedger {
 };
 
 // Ledger and deficits, told of every change together.
-class NamedDeficits : public NamedLedger {
+class NamedDeficits {
  public:
   NamedDeficits(std::int64_t quantum, std::size_t max_idle)
-      : NamedLedger(max_idle), deficits_(ledger(), checked(quantum)) {}
+      : named_(max_idle), deficits_(ledger(), checked(quantum)) {}
 
   void enter(std::int64_t tenant, double weight, std::int32_t rank, std::int64_t arrival, std::int64_t id) {
-    NamedLedger::enter(tenant, weight, arrival, id);
+    named_.enter(tenant, weight, arrival, id);
     offer(tenant, rank, arrival, id);
   }
   void offer(std::int64_t tenant, std::int32_t rank, std::int64_t arrival, std::int64_t id) {
-    deficits_.offer(queued(tenant), {rank, {TimePoint{arrival}, RequestId{id}}});
+    deficits_.offer(named_.queued(tenant), {rank, {TimePoint{arrival}, RequestId{id}}});
   }
   void leave(std::int64_t tenant) {
-    deficits_.withdraw(queued(tenant));
-    NamedLedger::leave(tenant);
+    deficits_.withdraw(named_.queued(tenant));
+    named_.leave(tenant);
   }
   [[nodiscard]] std::optional<std::int64_t> next() {
     const auto first = deficits_.next();
     if (!first) return std::nullopt;
     return raw(ledger().tenant(*first));
   }
-  [[nodiscard]] std::int64_t deficit(std::int64_t tenant) { return deficits_.deficit(known(tenant)); }
+  [[nodiscard]] std::int64_t deficit(std::int64_t tenant) { return deficits_.deficit(named_.known(tenant)); }
+  [[nodiscard]] NamedLedger& named() noexcept { return named_; }
+  [[nodiscard]] TenantLedger& ledger() noexcept { return named_.ledger(); }
   [[nodiscard]] const Deficits& deficits() const noexcept { return deficits_; }
   void check_invariants() {
     ledger().check_invariants();
@@ -121,6 +122,7 @@ class NamedDeficits : public NamedLedger {
     return quantum;
   }
 
+  NamedLedger named_;
   Deficits deficits_;
 };
 
@@ -152,16 +154,22 @@ void bind_deficits(const py::module_& m) {
       .def("enter", &NamedDeficits::enter, "tenant"_a, "weight"_a, "rank"_a, "arrival"_a, "request_id"_a)
       .def("offer", &NamedDeficits::offer, "tenant"_a, "rank"_a, "arrival"_a, "request_id"_a)
       .def("leave", &NamedDeficits::leave, "tenant"_a)
-      .def("begin_work", &NamedDeficits::begin_work, "tenant"_a)
-      .def("end_work", &NamedDeficits::end_work, "tenant"_a)
+      .def(
+          "begin_work", [](NamedDeficits& self, std::int64_t tenant) { self.named().begin_work(tenant); },
+          "tenant"_a)
+      .def(
+          "end_work", [](NamedDeficits& self, std::int64_t tenant) { self.named().end_work(tenant); },
+          "tenant"_a)
       .def(
           "charge",
           [](NamedDeficits& self, std::int64_t tenant, std::int64_t service) {
-            self.charge(tenant, service);
+            self.named().charge(tenant, service);
           },
           "tenant"_a, "service"_a)
       .def("next", &NamedDeficits::next)
-      .def("counter", &NamedDeficits::counter, "tenant"_a)
+      .def(
+          "counter", [](NamedDeficits& self, std::int64_t tenant) { return self.named().counter(tenant); },
+          "tenant"_a)
       .def("deficit", &NamedDeficits::deficit, "tenant"_a)
       .def("rebase", [](NamedDeficits& self) { self.ledger().rebase(); })
       .def_property_readonly("num_known", [](NamedDeficits& self) { return self.ledger().num_known(); })

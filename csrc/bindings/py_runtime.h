@@ -34,6 +34,10 @@ struct PyRuntime {
   Runtime runtime;
 };
 
+// RuntimeConfig, ModelConfig and StepBuffers.
+void bind_configs(const pybind11::module_& m);
+// What methods return, and the method for events.
+void bind_results(const pybind11::module_& m, pybind11::class_<PyRuntime>& runtime);
 void bind_model_state(const pybind11::module_& m);
 // The methods for models that come, sleep and go.
 void bind_models(pybind11::class_<PyRuntime>& runtime);

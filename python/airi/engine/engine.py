@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,64 +16,29 @@ from airi.engine.fleet import Fleet, place_weights
 from airi.engine.isolation import CacheRegions
 from airi.engine.loading import EngineProgress, HostedModel, host_models
 from airi.engine.options import EngineOptions, ModelOptions
+from airi.engine.outcomes import REASONS, StepOutputs, execution_error, refusal
 from airi.engine.pipeline import StepPipeline
-from airi.engine.prompts import check_ids, check_prompt, check_room
+from airi.engine.prompts import check_ids, check_place, check_priority, check_prompt, check_room
 from airi.engine.requests import Feature, RequestState
 from airi.engine.runner import StepResult
 from airi.engine.warmup import measure_steps, teach
 from airi.errors import (
     ConfigError,
-    ContextLengthError,
-    ExecutionError,
     ModelNotFoundError,
-    QueueFullError,
-    RequestError,
 )
 from airi.observability import explain
-from airi.outputs import ErrorInfo, FinishReason, Output, error_info
+from airi.outputs import Output
 from airi.sampling_params import MAX_PRIORITY, SamplingParams
 
 __all__ = ["Engine", "ModelCounters", "StepOutputs", "now_us"]
 
-_REASONS: dict[int, FinishReason] = {
-    int(_core.FinishReason.STOP): "stop",
-    int(_core.FinishReason.LENGTH): "length",
-    int(_core.FinishReason.CANCELLED): "cancelled",
-    int(_core.FinishReason.DEADLINE): "deadline",
-    int(_core.FinishReason.FAILED): "error",
-    int(_core.FinishReason.NAN): "error",
-    int(_core.FinishReason.NEVER_FITS): "error",
-}
-_FAILURES = {
-    int(_core.FinishReason.NAN): "the model gave not-a-number logits",
-    int(_core.FinishReason.FAILED): "running the model failed",
-    int(_core.FinishReason.NEVER_FITS): "quotas set since keep the KV memory that it needs for other tenants",
-}
-_NO_IDS = np.empty(0, np.int64)
 _TIER_WAIT_S = 0.05
 """How long a step without a batch waits for what is being loaded, before it looks at clients again."""
-_NO_TOKENS = np.empty(0, np.int32)
 
 
 def now_us() -> int:
     """The clock of deadlines and arrivals: microseconds, monotonic, the same in every process of a host."""
     return time.monotonic_ns() // 1000
-
-
-@dataclass(slots=True)
-class StepOutputs:
-    """What a step gave: rows that only got one more token as columns, all others as Outputs."""
-
-    request_ids: NDArray[np.int64] = field(default_factory=lambda: _NO_IDS)
-    tokens: NDArray[np.int32] = field(default_factory=lambda: _NO_TOKENS)
-    others: list[Output] = field(default_factory=list)
-    progressed: bool = False
-    """Whether a batch ran. Without one, nothing changes until something is added, cancelled or times out."""
-
-    def as_list(self) -> list[Output]:
-        """Every row as an Output."""
-        pairs = zip(self.request_ids.tolist(), self.tokens.tolist(), strict=True)
-        return [Output(request_id, [token]) for request_id, token in pairs] + self.others
 
 
 @dataclass(slots=True)
@@ -218,18 +183,11 @@ class Engine:
         it are shared as ever. Raises ContextLengthError, ModelNotFoundError, QueueFullError or another RequestError.
         """
         hosted = self.find_model(model)
-        if not -MAX_PRIORITY <= priority <= MAX_PRIORITY:
-            raise RequestError(
-                f"priority must be in [{-MAX_PRIORITY}, {MAX_PRIORITY}], got {priority}", field="priority"
-            )
+        check_priority(priority)
         prompt = check_prompt(tokens, hosted)
         check_ids(params, hosted)
         check_room(len(prompt), params, hosted)
-        if not 0 <= cache_salt_from <= len(prompt):
-            raise RequestError(
-                f"cache_salt_from is {cache_salt_from}; it must be a place in the prompt, 0 to {len(prompt)}",
-                field="cache_salt_from",
-            )
+        check_place(cache_salt_from, len(prompt))
         eos = () if params.ignore_eos else hosted.eos_token_ids
         stop_ids = np.array(sorted({*eos, *params.stop_token_ids}), np.int32)
         seed = params.seed if params.seed is not None else self._random.getrandbits(64)
@@ -249,7 +207,7 @@ class Engine:
             compute_all=bool(state.features & Feature.PROMPT_LOGPROBS),
         )
         if admit != _core.Admit.ACCEPTED:
-            raise self._refusal(admit, hosted, len(prompt), params.max_tokens)
+            raise refusal(admit, hosted, len(prompt), params.max_tokens, self.options)
         self._states[request_id] = state
 
     def cancel(self, request_id: int) -> None:
@@ -416,7 +374,7 @@ class Engine:
             if self._states.pop(request_id, None) is None:
                 continue
             self._ended.add(request_id)
-            reason = _REASONS[code]
+            reason = REASONS[code]
             output = others.get(request_id)
             if output is None:
                 output = others[request_id] = Output(request_id, _tokens_of(request_id, result))
@@ -424,32 +382,11 @@ class Engine:
                 output.stop_token = output.tokens[-1]
             elif reason == "error":
                 output.tokens, output.logprobs, output.prompt_logprobs = [], None, None
-                output.error = _execution_error(code)
+                output.error = execution_error(code)
             output.finish_reason = reason
             output.num_prompt_tokens = num_prompt
             output.num_cached_tokens = num_cached
             output.num_generated_tokens = num_generated
-
-    def _refusal(
-        self, admit: _core.Admit, model: HostedModel, prompt: int, asked: int | None
-    ) -> RequestError:
-        """The error that an answer of the core's queue means."""
-        if admit == _core.Admit.QUEUE_FULL:
-            return QueueFullError(f"the queue is full: {self.options.max_queued} requests wait")
-        if admit == _core.Admit.TOO_LONG:
-            return ContextLengthError(
-                f"the prompt has {prompt} tokens; {model.name} takes at most {model.max_model_len - 1} "
-                f"(window {model.max_model_len})",
-                field="prompt",
-            )
-        if admit == _core.Admit.NEVER_FITS:
-            capacity = model.num_kv_blocks * self.options.block_size
-            return ContextLengthError(
-                f"prompt ({prompt}) and max_tokens ({asked}) need more than the {capacity} tokens that the KV "
-                f"memory of {model.name} holds, or than other tenants' quotas leave of them",
-                field="max_tokens",
-            )
-        return RequestError(f"the request was refused: {admit.name.lower()}", field="request_id")
 
 
 def _tokens_of(request_id: int, result: StepResult | None) -> list[int]:
@@ -458,7 +395,3 @@ def _tokens_of(request_id: int, result: StepResult | None) -> list[int]:
         return []
     tokens: list[int] = result.tokens[result.request_ids == request_id].tolist()
     return tokens
-
-
-def _execution_error(code: int) -> ErrorInfo:
-    return error_info(ExecutionError(f"{_FAILURES[code]}; the request was ended"))

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from airi.engine.loading import HostedModel
 from airi.errors import ContextLengthError, RequestError
-from airi.sampling_params import SamplingParams
+from airi.sampling_params import MAX_PRIORITY, SamplingParams
 
-__all__ = ["check_ids", "check_prompt", "check_room"]
+__all__ = ["check_ids", "check_place", "check_priority", "check_prompt", "check_room"]
 
 
 def check_prompt(tokens: Sequence[int] | NDArray[np.int32], model: HostedModel) -> NDArray[np.int32]:
@@ -56,3 +56,20 @@ def check_ids(params: SamplingParams, model: HostedModel) -> None:
                 f"{field_name} names token id {max(ids)}; {model.name} has ids 0 to {model.vocab_size - 1}",
                 field=field_name,
             )
+
+
+def check_priority(priority: int) -> None:
+    """Raises RequestError for a priority that there is not."""
+    if not -MAX_PRIORITY <= priority <= MAX_PRIORITY:
+        raise RequestError(
+            f"priority must be in [{-MAX_PRIORITY}, {MAX_PRIORITY}], got {priority}", field="priority"
+        )
+
+
+def check_place(cache_salt_from: int, prompt: int) -> None:
+    """Raises RequestError for a salt that begins outside a prompt of this length."""
+    if not 0 <= cache_salt_from <= prompt:
+        raise RequestError(
+            f"cache_salt_from is {cache_salt_from}; it must be a place in the prompt, 0 to {prompt}",
+            field="cache_salt_from",
+        )

@@ -1,0 +1,78 @@
+"""What the core's answers are to callers: what a step gave, why a request ended or was not taken."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from airi import _core
+from airi.engine.loading import HostedModel
+from airi.engine.options import EngineOptions
+from airi.errors import ContextLengthError, ExecutionError, QueueFullError, RequestError
+from airi.outputs import ErrorInfo, FinishReason, Output, error_info
+
+__all__ = ["REASONS", "StepOutputs", "execution_error", "refusal"]
+
+REASONS: Final[dict[int, FinishReason]] = {
+    int(_core.FinishReason.STOP): "stop",
+    int(_core.FinishReason.LENGTH): "length",
+    int(_core.FinishReason.CANCELLED): "cancelled",
+    int(_core.FinishReason.DEADLINE): "deadline",
+    int(_core.FinishReason.FAILED): "error",
+    int(_core.FinishReason.NAN): "error",
+    int(_core.FinishReason.NEVER_FITS): "error",
+}
+"""By the core's code."""
+_FAILURES = {
+    int(_core.FinishReason.NAN): "the model gave not-a-number logits",
+    int(_core.FinishReason.FAILED): "running the model failed",
+    int(_core.FinishReason.NEVER_FITS): "quotas set since keep the KV memory that it needs for other tenants",
+}
+_NO_IDS = np.empty(0, np.int64)
+_NO_TOKENS = np.empty(0, np.int32)
+
+
+@dataclass(slots=True)
+class StepOutputs:
+    """What a step gave: rows that only got one more token as columns, all others as Outputs."""
+
+    request_ids: NDArray[np.int64] = field(default_factory=lambda: _NO_IDS)
+    tokens: NDArray[np.int32] = field(default_factory=lambda: _NO_TOKENS)
+    others: list[Output] = field(default_factory=list)
+    progressed: bool = False
+    """Whether a batch ran. Without one, nothing changes until something is added, cancelled or times out."""
+
+    def as_list(self) -> list[Output]:
+        """Every row as an Output."""
+        pairs = zip(self.request_ids.tolist(), self.tokens.tolist(), strict=True)
+        return [Output(request_id, [token]) for request_id, token in pairs] + self.others
+
+
+def refusal(
+    admit: _core.Admit, model: HostedModel, prompt: int, asked: int | None, options: EngineOptions
+) -> RequestError:
+    """The error that an answer of the core's queue means, to a prompt and `max_tokens` of these lengths."""
+    if admit == _core.Admit.QUEUE_FULL:
+        return QueueFullError(f"the queue is full: {options.max_queued} requests wait")
+    if admit == _core.Admit.TOO_LONG:
+        return ContextLengthError(
+            f"the prompt has {prompt} tokens; {model.name} takes at most {model.max_model_len - 1} "
+            f"(window {model.max_model_len})",
+            field="prompt",
+        )
+    if admit == _core.Admit.NEVER_FITS:
+        capacity = model.num_kv_blocks * options.block_size
+        return ContextLengthError(
+            f"prompt ({prompt}) and max_tokens ({asked}) need more than the {capacity} tokens that the KV "
+            f"memory of {model.name} holds, or than other tenants' quotas leave of them",
+            field="max_tokens",
+        )
+    return RequestError(f"the request was refused: {admit.name.lower()}", field="request_id")
+
+
+def execution_error(code: int) -> ErrorInfo:
+    """What a request is told that ended with this code of the core."""
+    return error_info(ExecutionError(f"{_FAILURES[code]}; the request was ended"))
