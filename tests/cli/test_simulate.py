@@ -40,6 +40,21 @@ def test_json_is_one_object_with_the_documented_figures(airi: Airi, mooncake: Pa
     assert result.err == ""
 
 
+def test_drawn_requests_take_the_place_of_a_trace(airi: Airi) -> None:
+    drawn = "rate=20,requests=50,input=100,output=5,tenants=2,prefix=512"
+    found = figures(airi("simulate", "--generate", drawn, "--json"))
+    assert found["requests"]["finished"] == 50
+    assert {tenant["tenant"] for tenant in found["tenants"]} == {0, 1}
+    # All but the first of each tenant find its prefix.
+    assert found["prefix_hit_rate"] > 0.7
+
+
+def test_a_trace_and_drawn_requests_are_one_too_many(airi: Airi, mooncake: Path) -> None:
+    result = airi("simulate", "--trace", str(mooncake), "--generate", "rate=1")
+    assert result.code != 0
+    assert "give --trace FILE, --generate rate=... or --replay FILE" in result.err
+
+
 def test_block_size_and_blocks_are_those_asked_for(airi: Airi, mooncake: Path) -> None:
     found = figures(
         airi("simulate", "--trace", str(mooncake), "--block-size", "512", "--kv-blocks", "5", "--json")
@@ -137,8 +152,8 @@ def test_step_times_come_from_a_file(airi: Airi, mooncake: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ((), "give --trace FILE or --replay FILE"),
-        (("--trace", "{t}", "--replay", "{t}"), "give --trace FILE or --replay FILE"),
+        ((), "give --trace FILE, --generate rate=... or --replay FILE"),
+        (("--trace", "{t}", "--replay", "{t}"), "give --trace FILE, --generate rate=... or --replay FILE"),
         (("--trace", "none.csv"), "none.csv: No such file or directory"),
         (("--trace", "{t}", "--replicas", "0"), "replicas is 0; it must be a whole number from 1 to 4096"),
         (("--trace", "{t}", "--router", "best"), "router is 'best'; accepted: round_robin"),

@@ -13,7 +13,7 @@ import typer
 from airi.errors import ConfigError
 
 if TYPE_CHECKING:
-    from airi.simulate import Report, Trace
+    from airi.simulate import Generator, Report, Trace
 
 __all__ = ["row_writer", "show_progress", "show_report", "write_text"]
 
@@ -63,7 +63,7 @@ def show_progress() -> Iterator[Callable[[int, float], None]]:
         )
 
 
-def show_report(report: Report, file: Trace, *, as_json: bool, with_timeline: bool) -> None:
+def show_report(report: Report, file: Trace | Generator, *, as_json: bool, with_timeline: bool) -> None:
     """The report on stdout: one JSON object, or tables."""
     if as_json:
         from dataclasses import asdict

@@ -13,7 +13,7 @@ from airi.cli._simulate_output import row_writer, show_progress, show_report, wr
 from airi.errors import ConfigError
 
 if TYPE_CHECKING:
-    from airi.simulate import Report, SimulationOptions, Trace
+    from airi.simulate import Generator, Report, SimulationOptions, Trace
     from airi.simulate.batches import Stream
 
 _FLEET = "Fleet"
@@ -29,6 +29,16 @@ def simulate(
         typer.Option(
             help="Requests to simulate: CSV or JSON lines, gzip or not; Azure's, Mooncake's, ServeGen's and "
             "others with such columns.",
+            rich_help_panel=_TRACE,
+            show_default=False,
+        ),
+    ] = None,
+    generate: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of a trace: requests drawn from NAME=NUMBER pairs between commas. rate (per second), "
+            "requests, input and output (mean tokens), spread (of lengths) and burstiness (of gaps, 1: Poisson), "
+            "tenants, prefix (tokens that a tenant's prompts begin with), seed.",
             rich_help_panel=_TRACE,
             show_default=False,
         ),
@@ -171,17 +181,15 @@ def simulate(
     Replicas run the very code that serves; only the model is replaced, by a formula for how long a step
     takes. The same command gives the same figures.
     """
-    from airi.simulate import Trace
-
-    if (trace is None) == (replay is None):
-        raise ConfigError("give --trace FILE or --replay FILE", field="trace")
+    if [trace, generate, replay].count(None) != 2:
+        raise ConfigError("give --trace FILE, --generate rate=... or --replay FILE", field="trace")
     if fit_step_time is not None and replay is None:
         raise ConfigError("fit_step_time needs --replay FILE", field="fit_step_time")
-    if trace is None or replay is not None:
-        _replay(replay or Path(), fit_step_time, as_json=json)
+    if replay is not None:
+        _replay(replay, fit_step_time, as_json=json)
         return
     runtime, model = _settings(setting or [])
-    file = Trace(trace, part_tokens=_positive("hash_block", hash_block))
+    file = _source(trace, generate, _positive("hash_block", hash_block))
     options = _options(
         replicas=replicas,
         router=router,
@@ -238,8 +246,22 @@ def _replay(path: Path, fit: Path | None, *, as_json: bool) -> None:
         raise typer.Exit(1)
 
 
+def _source(trace: Path | None, generate: str | None, part_tokens: int) -> Trace | Generator:
+    from airi.simulate import Generator, Trace
+
+    if generate is not None:
+        return Generator.parse(generate, part_tokens=part_tokens)
+    return Trace(trace or Path(), part_tokens=part_tokens)
+
+
 def _stream(
-    file: Trace, *, limit: int | None, repeat: int, speedup: float, copies: int, tenants: int | None
+    file: Trace | Generator,
+    *,
+    limit: int | None,
+    repeat: int,
+    speedup: float,
+    copies: int,
+    tenants: int | None,
 ) -> Stream:
     from airi.simulate import batches as b
 

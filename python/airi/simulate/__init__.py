@@ -9,6 +9,7 @@ report.figures["ttft_ms"]["p99"]
 from __future__ import annotations
 
 from airi.simulate.batches import Batch
+from airi.simulate.generate import Generator
 from airi.simulate.options import SimulationOptions
 from airi.simulate.report import Report, TimelinePoint
 from airi.simulate.run import Simulation, simulate
@@ -18,6 +19,7 @@ from airi.simulate.traces import Trace
 __all__ = [
     "PRESETS",
     "Batch",
+    "Generator",
     "Report",
     "Simulation",
     "SimulationOptions",

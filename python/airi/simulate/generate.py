@@ -1,0 +1,128 @@
+"""Requests that no file holds: drawn from a few figures, the same for the same figures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from airi.errors import ConfigError
+from airi.simulate.batches import Batch, Int32
+
+__all__ = ["Generator"]
+
+Float64 = NDArray[np.float64]
+
+_BATCH_ROWS = 8192
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generator:
+    """An open-loop load: gaps between arrivals and lengths of requests are gamma-distributed.
+
+    Raises ConfigError for a value that cannot work.
+    """
+
+    rate: float
+    """Requests per second, of all tenants together."""
+    requests: int = 10_000
+    input: float = 512
+    """Mean tokens of a prompt, beside its prefix."""
+    output: float = 128
+    """Mean tokens of an answer."""
+    spread: float = 1.0
+    """Standard deviation of lengths over their mean; 0: all are equal."""
+    burstiness: float = 1.0
+    """The same of gaps between arrivals; 1: a Poisson process; 0: even."""
+    tenants: int = 1
+    """Each request is of one of them, drawn evenly."""
+    prefix: int = 0
+    """Tokens that all prompts of a tenant begin with: a multiple of what a part stands for."""
+    seed: int = 0
+    part_tokens: int = 512
+
+    _LEAST: ClassVar[dict[str, float]] = {"requests": 1, "input": 1, "output": 1, "tenants": 1}
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            kinds: Any = int if field.type == "int" else int | float
+            least = self._LEAST.get(field.name, 0)
+            if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value < math.inf:
+                what = "a whole number" if kinds is int else "a number"
+                raise ConfigError(
+                    f"{field.name} is {value!r}; it must be {what}, at least {least:g}", field=field.name
+                )
+        if self.rate == 0:
+            raise ConfigError("rate is 0; it must be above 0", field="rate")
+        if self.prefix % self.part_tokens:
+            raise ConfigError(
+                f"prefix is {self.prefix}; it must be a multiple of {self.part_tokens}", field="prefix"
+            )
+
+    @classmethod
+    def parse(cls, text: str, *, part_tokens: int = 512) -> Generator:
+        """From NAME=NUMBER pairs between commas, such as `rate=20,requests=100000`."""
+        known = [field.name for field in fields(cls) if field.name != "part_tokens"]
+        found: dict[str, Any] = {}
+        for pair in text.split(","):
+            name, _, value = pair.strip().partition("=")
+            if name not in known:
+                raise ConfigError(f"generate has no {name!r}; it takes {', '.join(known)}", field="generate")
+            try:
+                found[name] = float(value) if "." in value or "e" in value else int(value)
+            except ValueError:
+                raise ConfigError(
+                    f"generate has {pair.strip()!r}; give NAME=NUMBER", field="generate"
+                ) from None
+        if "rate" not in found:
+            raise ConfigError(f"generate is {text!r}; it must name a rate", field="generate")
+        try:
+            return cls(**found, part_tokens=part_tokens)
+        except ConfigError as error:
+            raise ConfigError(f"generate: {error}", field="generate") from None
+
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        return f"{self.requests:,} drawn requests"
+
+    @property
+    def tenant_names(self) -> dict[int, str]:
+        """None: they are numbers."""
+        return {}
+
+    def batches(self) -> Iterator[Batch]:
+        """All requests, in order of arrival; a few thousand at a time."""
+        random = np.random.default_rng(self.seed)
+        clock_us = 0.0
+        parts = np.arange(self.prefix // self.part_tokens)
+        for first in range(0, self.requests, _BATCH_ROWS):
+            count = min(_BATCH_ROWS, self.requests - first)
+            arrivals = clock_us + np.cumsum(_gamma(random, 1e6 / self.rate, self.burstiness, count))
+            clock_us = float(arrivals[-1])
+            tenant = random.integers(0, self.tenants, count)
+            yield Batch(
+                arrival_us=np.rint(arrivals).astype(np.int64),
+                tenant=tenant,
+                band=np.zeros(count, np.int32),
+                input_tokens=self.prefix + _lengths(random, self.input, self.spread, count),
+                output_tokens=_lengths(random, self.output, self.spread, count),
+                part_start=np.arange(count + 1) * len(parts),
+                parts=(tenant[:, None] * len(parts) + parts).ravel(),
+            )
+
+
+def _gamma(random: np.random.Generator, mean: float, spread: float, count: int) -> Float64:
+    if spread == 0:
+        return np.full(count, mean)
+    return random.gamma(1 / spread**2, mean * spread**2, count)
+
+
+def _lengths(random: np.random.Generator, mean: float, spread: float, count: int) -> Int32:
+    lengths: Int32 = np.clip(np.rint(_gamma(random, mean, spread, count)), 1, 1 << 30).astype(np.int32)
+    return lengths
