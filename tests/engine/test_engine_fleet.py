@@ -11,7 +11,7 @@ from airi import _core
 from airi._core import cpu
 from airi.engine import Engine, ModelOptions
 from airi.engine.arena import KvDemand, plan_elastic_arena
-from airi.errors import ConfigError, MemoryBudgetError, ModelNotFoundError
+from airi.errors import ConfigError, MemoryBudgetError, ModelNotFoundError, RequestError
 from airi.outputs import Output
 from tests.engine.engine_helpers import GREEDY, MIB, add, gather, make_engine, run
 from tests.engine.tiny_models import Reference
@@ -105,6 +105,18 @@ def test_a_model_that_is_added_computes_what_it_computes_alone(
     assert tokens(outputs) == expected
     with pytest.raises(ConfigError, match="model name 'qwen3' is taken"):
         engine.add_model(ModelOptions(path=str(tiny_qwen3)))
+
+
+def test_a_tenants_quota_holds_in_models_that_come_later(tiny_llama: Path, tiny_qwen3: Path) -> None:
+    engine = elastic_engine(tiny_llama, slabs=12)
+    engine.set_tenant(1, 1.0, kv_quota=1.0)
+    engine.add_model(ModelOptions(path=str(tiny_qwen3)))
+    engine.step()
+    for model in ("llama", "qwen3"):
+        with pytest.raises(RequestError, match="than other tenants' quotas leave of them"):
+            add(engine, 1, [5] * 64, model=model, tenant=2, max_tokens=4, **GREEDY)
+        add(engine, 2, [5] * 64, model=model, tenant=1, max_tokens=4, **GREEDY)
+        assert len(run(engine)[2].tokens) == 4
 
 
 @pytest.mark.parametrize("drains", [False, True])

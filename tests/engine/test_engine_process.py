@@ -93,11 +93,82 @@ async def test_a_malformed_request_ends_alone(supervisor: EngineSupervisor) -> N
     assert len((await collect(client, request([5], max_tokens=3, **GREEDY))).tokens) == 3
 
 
-async def test_a_tenants_weight_that_cannot_be_does_no_harm(supervisor: EngineSupervisor) -> None:
+@pytest.mark.parametrize(
+    ("tenant", "weight", "kv_quota", "message"),
+    [
+        (8, -1.0, None, "weight of tenant 8 is -1; it must be a positive number"),
+        (9, float("nan"), None, "weight of tenant 9 is nan; it must be a positive number"),
+        (2**63, 1.0, None, "tenant is 9223372036854775808; it must be a whole number of 64 bits"),
+        (9, 1.0, 1.5, "kv_quota of tenant 9 is 1.5; it must be in"),
+    ],
+)
+async def test_a_tenant_that_cannot_be_is_refused_in_one_line_and_does_no_harm(
+    supervisor: EngineSupervisor, tenant: int, weight: float, kv_quota: float | None, message: str
+) -> None:
     client = supervisor.client
-    for tenant, weight in ((7, 2.0), (8, -1.0), (9, float("nan")), (2**63, 1.0)):
-        client.set_tenant(tenant, weight)
+    await client.set_tenant(7, 2.0)
+    with pytest.raises(ConfigError, match=message) as raised:
+        await client.set_tenant(tenant, weight, kv_quota=kv_quota)
+    assert "\n" not in str(raised.value)
     assert (await collect(client, request([5], max_tokens=1, **GREEDY))).finish_reason == "length"
+
+
+async def test_quotas_are_set_from_afar_until_there_are_too_many(supervisor: EngineSupervisor) -> None:
+    client = supervisor.client
+    for tenant in range(64):
+        await client.set_tenant(tenant, 1.0, kv_quota=0.001)
+    with pytest.raises(ConfigError, match="kv_quota of tenant 64: at most 64 tenants"):
+        await client.set_tenant(64, 1.0, kv_quota=0.001)
+    await client.set_tenant(64, 1.0)
+
+
+async def test_a_client_is_told_why_of_its_own_requests_only(supervisor: EngineSupervisor) -> None:
+    client = supervisor.client
+    message = request([5], max_tokens=3, **GREEDY)
+    await collect(client, message)
+    lines = await client.explain(message.request_id)
+    assert len(lines) >= 2
+    assert all(lines)
+    async with await EngineClient.connect(supervisor.endpoint, timeout_s=10) as other:
+        assert await other.explain(message.request_id) == []
+
+
+async def test_models_sleep_and_wake_from_afar(tiny_llama: Path, tiny_qwen3: Path) -> None:
+    models = tuple(ModelOptions(path=str(path), sleepable=True) for path in (tiny_llama, tiny_qwen3))
+    async with EngineSupervisor(
+        EngineOptions(models=models, kv_memory=24 * MIB, max_num_seqs=8, threads=1)
+    ) as client:
+        busy = client.open(request([5] * 8, model="qwen3", max_tokens=300, **GREEDY))
+        await anext(busy)
+        await client.sleep("llama")
+        with pytest.raises(ConfigError, match="llama: a model must be awake to sleep, got asleep"):
+            await client.sleep("llama")
+        waiting = client.open(request([5], max_tokens=3, **GREEDY))
+        assert len((await collect(client, request([5], model="qwen3", max_tokens=5, **GREEDY))).tokens) == 5
+        await client.sleep("qwen3")
+        await client.wake("llama")
+        assert [output.finish_reason async for output in waiting][-1] == "length"
+        with pytest.raises(ModelNotFoundError, match="loaded: llama, qwen3"):
+            await client.wake("other")
+        await client.wake("qwen3")
+        assert [output.finish_reason async for output in busy][-1] == "length"
+
+
+async def test_a_model_that_cannot_sleep_says_so(supervisor: EngineSupervisor) -> None:
+    with pytest.raises(ConfigError, match="llama cannot sleep; sleepable is not set for it"):
+        await supervisor.client.sleep("llama")
+
+
+async def test_a_call_under_which_the_engine_dies_ends_with_an_error(supervisor: EngineSupervisor) -> None:
+    assert supervisor.pid is not None
+    os.kill(supervisor.pid, signal.SIGSTOP)
+    calling = asyncio.create_task(supervisor.client.explain(1))
+    await asyncio.sleep(0.05)
+    os.kill(supervisor.pid, signal.SIGKILL)
+    with pytest.raises(EngineDeadError, match="died before it answered"):
+        await calling
+    with pytest.raises(EngineDeadError, match="no engine serves at"):
+        await supervisor.client.sleep("llama")
 
 
 async def test_a_client_that_leaves_has_its_requests_cancelled(supervisor: EngineSupervisor) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from airi.errors import (
     ContextLengthError,
+    EngineDeadError,
     EngineStartError,
     ModelNotFoundError,
     QueueFullError,
@@ -176,3 +177,43 @@ async def test_a_sink_gets_errors_as_outputs(endpoint: str) -> None:
 async def test_no_engine_at_the_endpoint_is_a_start_error(endpoint: str) -> None:
     with pytest.raises(EngineStartError, match="no engine answered"):
         await EngineClient.connect(endpoint, timeout_s=0.2)
+
+
+async def test_calls_are_answered_each_to_its_client(endpoint: str) -> None:
+    with running_stub(StubOptions(endpoint=endpoint)) as engine:
+        async with (
+            await EngineClient.connect(endpoint, timeout_s=10) as one,
+            await EngineClient.connect(endpoint, timeout_s=10) as two,
+        ):
+            first, second, _ = await asyncio.gather(one.explain(11), two.explain(12), one.set_tenant(3, 2.0))
+            assert (first, second) == (["request 11 is the stub's"], ["request 12 is the stub's"])
+            assert engine.tenants == {3: 2.0}
+            await two.sleep("stub")
+            assert engine.asleep
+            await two.wake("stub")
+            assert not engine.asleep
+
+
+async def test_a_call_that_cannot_be_read_is_answered_with_an_error(endpoint: str) -> None:
+    with running_stub(StubOptions(endpoint=endpoint)):
+        async with await EngineClient.connect(endpoint, timeout_s=10) as client:
+            with pytest.raises(RequestError, match="Expected `float"):
+                await client.set_tenant(1, "much")  # type: ignore[arg-type]
+            await client.set_tenant(1, 2.0)
+
+
+async def test_a_call_that_waits_when_its_client_closes_ends_with_an_error(endpoint: str) -> None:
+    server = EngineServer(endpoint)
+    connecting = asyncio.create_task(EngineClient.connect(endpoint, timeout_s=10))
+    while server.num_clients == 0:
+        server.poll(0)
+        await asyncio.sleep(0.001)
+    server.ready([])
+    client = await connecting
+    calling = asyncio.create_task(client.sleep("stub"))
+    while not server.poll(0):
+        await asyncio.sleep(0.001)
+    client.close()
+    with pytest.raises(EngineDeadError, match="client was closed"):
+        await calling
+    server.close()

@@ -181,12 +181,11 @@ async def test_tenant_weights_are_told_to_every_engine(endpoint: str) -> None:
     options = StubOptions(endpoint=endpoint)
     with running_stub(options) as first:
         client = await EngineClient.connect(endpoint, timeout_s=10)
-        client.set_tenant(7, 2.0)
-        await collect(client, request(1))
+        await client.set_tenant(7, 2.0)
         assert first.tenants == {7: 2.0}
     while client.alive:
         await asyncio.sleep(0.01)
-    client.set_tenant(8, 0.5)
+    await client.set_tenant(8, 0.5)
     with running_stub(options) as second:
         await collect(client, request(1))
         assert second.tenants == {7: 2.0, 8: 0.5}

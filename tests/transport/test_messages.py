@@ -26,7 +26,18 @@ def test_a_request_survives_the_wire() -> None:
     assert request.num_tokens == 3
 
 
-@pytest.mark.parametrize("message", [m.Hello(), m.Cancel([1, 2]), m.SetTenant(3, 0.5)])
+@pytest.mark.parametrize(
+    "message",
+    [
+        m.Hello(),
+        m.Cancel([1, 2]),
+        m.SetTenant(1, 3, 0.5),
+        m.SetTenant(1, 3, 0.5, 0.25),
+        m.Sleep(2, "a"),
+        m.Wake(3, "a"),
+        m.Explain(4, 5),
+    ],
+)
 def test_client_messages_survive_the_wire(message: m.ClientMessage) -> None:
     assert m.decode_client_message(m.encode(message)) == message
 
@@ -49,6 +60,8 @@ def test_request_ids_are_unique_by_default() -> None:
         ),
         m.EngineStats([m.ModelStats(name="a", running=3)]),
         m.Goodbye(),
+        m.Reply(4, ErrorInfo("invalid_config", "weight is 0")),
+        m.Reply(5, lines=["a", "b"]),
     ],
 )
 def test_engine_messages_survive_the_wire(message: m.EngineMessage) -> None:

@@ -21,6 +21,7 @@ from airi.engine.pipeline import StepPipeline
 from airi.engine.prompts import check_ids, check_place, check_priority, check_prompt, check_room
 from airi.engine.requests import Feature, RequestState
 from airi.engine.runner import StepResult
+from airi.engine.tenants import Tenants
 from airi.engine.warmup import measure_steps, teach
 from airi.errors import (
     ConfigError,
@@ -65,6 +66,7 @@ class Engine:
         self._hosting = host_models(options, progress)
         self._runtime = self._hosting.runtime
         self._states: dict[int, RequestState] = {}
+        self._tenants = Tenants(self._runtime)
         self._fleet = Fleet(options, self._hosting)
         for model in self._fleet.models:
             self._learn_step_times(model)
@@ -124,6 +126,7 @@ class Engine:
                 raise ConfigError(f"model name {name!r} is taken", field="name")
         hosted = self._fleet.add(model, progress)
         self._welcome(hosted)
+        self._tenants.welcome(hosted)
         return hosted
 
     def remove_model(self, model: str | int, *, drains: bool = False) -> None:
@@ -137,7 +140,7 @@ class Engine:
             del self._by_name[name]
 
     def sleep(self, model: str | int) -> None:
-        """Takes a model's requests off the device, saves its weights and lends its memory to the others.
+        """Takes a `sleepable` model's requests off the device, saves its weights and lends its memory to the others.
 
         Its requests wait, new ones too, until `wake`. It sleeps when `model_state` is ASLEEP, at most two steps later.
         """
@@ -146,6 +149,11 @@ class Engine:
     def wake(self, model: str | int) -> None:
         """Brings a sleeping model back; its requests go on where they were taken off."""
         self._fleet.wake(self.find_model(model).index)
+
+    @property
+    def is_moving(self) -> bool:
+        """Whether a model is on its way to another state; steps take it on, also without requests."""
+        return self._fleet.is_moving
 
     def model_state(self, model: int) -> _core.ModelState:
         """Where the model of this index stands."""
@@ -219,22 +227,10 @@ class Engine:
 
         `kv_quota`: the share, in [0, 1], of each model's KV memory that the tenant keeps, in use or cached, whatever
         others need; None leaves it as it is. At most 64 tenants can have one. Requests that do not fit beside the
-        quotas of others are refused, or end with an error. Any thread may call it.
+        quotas of others are refused, or end with an error. Raises ConfigError. Any thread may call it.
         """
-        if not weight > 0:
-            raise ConfigError(f"weight of tenant {tenant} is {weight:g}; it must be positive", field="weight")
-        if kv_quota is not None and not 0.0 <= kv_quota <= 1.0:
-            raise ConfigError(
-                f"kv_quota of tenant {tenant} is {kv_quota:g}; it must be in [0, 1]", field="kv_quota"
-            )
-        self._runtime.set_tenant(tenant, weight)
-        if kv_quota is None:
-            return
-        try:
-            for model in self.models:
-                self._runtime.set_kv_quota(tenant, model.index, int(kv_quota * model.num_kv_blocks))
-        except ValueError as error:
-            raise ConfigError(f"kv_quota of tenant {tenant}: {error}", field="kv_quota") from None
+        here = tuple(model for model in self.models if not self._fleet.is_gone(model.index))
+        self._tenants.set(tenant, weight, kv_quota, here)
 
     def has_work(self) -> bool:
         """Whether any request has not ended, or a step is running still."""

@@ -83,6 +83,9 @@ class Fleet:
 
     def sleep(self, index: int) -> None:
         """Takes a model's requests off the device, then lends its memory."""
+        model = self.models[index]
+        if not model.options.sleepable:
+            raise ConfigError(f"{model.name} cannot sleep; sleepable is not set for it", field="model")
         self._change(index, lambda: self._runtime.sleep(index))
 
     def wake(self, index: int) -> None:

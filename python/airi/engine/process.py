@@ -20,6 +20,7 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
+from airi.engine.control import Control
 from airi.engine.engine import Engine, StepOutputs, now_us
 from airi.engine.loading import HostedModel
 from airi.engine.options import EngineOptions
@@ -33,9 +34,8 @@ from airi.transport.messages import (
     ModelInfo,
     ModelStats,
     Progress,
-    SetTenant,
 )
-from airi.transport.server import CLIENT_SHIFT, EngineServer
+from airi.transport.server import CLIENT_SHIFT, EngineServer, Received
 
 __all__ = ["EngineProcess", "main"]
 
@@ -125,6 +125,7 @@ class EngineProcess:
 
     def _serve(self, engine: Engine) -> None:
         timeout_ms = _IDLE_POLL_MS
+        control = Control(engine, self.server)
         while not self._is_orphan():
             for message in self._messages(engine, timeout_ms):
                 if isinstance(message, Cancel):
@@ -133,13 +134,14 @@ class EngineProcess:
                 elif isinstance(message, GenerateRequest):
                     self._add(engine, message)
                 else:
-                    self._set_tenant(engine, message)
+                    control.handle(message)
             for number in self.server.take_gone():
                 for request_id in engine.request_ids:
                     if request_id >> CLIENT_SHIFT == number:
                         engine.cancel(request_id)
             had_work = engine.has_work()
-            outputs = engine.step_columns() if had_work else StepOutputs()
+            outputs = engine.step_columns() if had_work or engine.is_moving else StepOutputs()
+            control.answer_settled()
             if self._refused:
                 outputs.others += self._refused
                 self._refused = []
@@ -148,10 +150,10 @@ class EngineProcess:
             if self._stopping and self._drained(engine):
                 return
             timeout_ms = 0 if outputs.progressed else _BLOCKED_POLL_MS
-            if not engine.has_work():
+            if not (engine.has_work() or engine.is_moving):
                 timeout_ms = _IDLE_POLL_MS
 
-    def _messages(self, engine: Engine, timeout_ms: int) -> list[GenerateRequest | Cancel | SetTenant]:
+    def _messages(self, engine: Engine, timeout_ms: int) -> list[Received]:
         """What has come; while a step runs, also what comes until the next one is to be planned."""
         done_fd, wait_s = engine.watch_step()
         return self.server.poll_until(done_fd, wait_s) if wait_s else self.server.poll(timeout_ms)
@@ -180,12 +182,6 @@ class EngineProcess:
 
     def _refuse(self, request: GenerateRequest, error: AiriError) -> None:
         self._refused.append(Output(request.request_id, [], "error", error=error_info(error)))
-
-    def _set_tenant(self, engine: Engine, message: SetTenant) -> None:
-        try:
-            engine.set_tenant(message.tenant, message.weight)
-        except (AiriError, ValueError, TypeError) as error:
-            logger.error("a tenant's weight was not accepted: %s", error)
 
     def _drained(self, engine: Engine) -> bool:
         """Whether the process may end now; ends what is left when the time for draining is over."""

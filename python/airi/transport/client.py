@@ -6,16 +6,17 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
-
-import zmq
 
 from airi.errors import EngineDeadError, EngineStartError, ModelNotFoundError
 from airi.outputs import ErrorInfo, Output
+from airi.transport.calls import Calls
+from airi.transport.link import EngineLink
 from airi.transport.messages import (
+    NOBODY,
     Cancel,
-    ClientMessage,
+    ControlMessage,
     EngineStats,
+    Explain,
     Failed,
     GenerateRequest,
     Goodbye,
@@ -23,13 +24,14 @@ from airi.transport.messages import (
     ModelInfo,
     Outputs,
     Progress,
+    Reply,
     SetTenant,
+    Sleep,
+    Wake,
     Welcome,
     decode_engine_message,
-    encode,
     error_info,
     error_of,
-    set_heartbeat,
 )
 from airi.transport.stream import OpenRequest, OutputStream, Sink
 
@@ -39,8 +41,6 @@ logger = logging.getLogger(__name__)
 
 ProgressSink = Callable[[Progress], None]
 
-# Messages handled per wake-up before other callbacks of the loop get their turn.
-_MESSAGES_PER_WAKEUP = 64
 _MOST_DEATHS = 2
 """Engines that may die of a request before it is not sent again: it may be what kills them."""
 
@@ -71,13 +71,13 @@ class EngineClient:
         self.on_progress = on_progress
         self._retry_window_s = retry_window_s
         self._loop = asyncio.get_running_loop()
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
         self._requests: dict[int, OpenRequest] = {}
         self._tenants: dict[int, SetTenant] = {}
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._window: asyncio.TimerHandle | None = None
         self._closed = False
-        self._open_socket()
+        self._calls = Calls()
+        self._link = self._open_link()
 
     @classmethod
     async def connect(
@@ -155,7 +155,7 @@ class EngineClient:
             error = self.dead or EngineDeadError("the engine is shutting down")
             self._loop.call_soon(self._end_with_error, request.request_id, error_info(error))
         elif self.alive:
-            self._send(request)
+            self._link.send(request)
         else:
             self._start_window()
 
@@ -169,7 +169,7 @@ class EngineClient:
             return
         if self.alive:
             entry.cancelled = True
-            self._send(Cancel([request_id]))
+            self._link.send(Cancel([request_id]))
         else:
             del self._requests[request_id]
             self._loop.call_soon(entry.sink, Output(request_id, [], "cancelled"))
@@ -177,14 +177,47 @@ class EngineClient:
     def abandon(self, request_id: int) -> None:
         """As `cancel`, for a reader that has gone: nothing of the request is delivered any more."""
         if self._requests.pop(request_id, None) is not None and self.alive:
-            self._send(Cancel([request_id]))
+            self._link.send(Cancel([request_id]))
 
-    def set_tenant(self, tenant: int, weight: float) -> None:
-        """Gives a tenant its share against the others that have requests waiting; kept across restarts."""
-        message = SetTenant(tenant, weight)
-        self._tenants[tenant] = message
+    # -- calls ---------------------------------------------------------------------------------
+
+    async def set_tenant(self, tenant: int, weight: float, *, kv_quota: float | None = None) -> None:
+        """Gives a tenant its share against the others that have requests waiting; kept across restarts.
+
+        `kv_quota`: the share, in [0, 1], of each model's KV memory that it keeps; None leaves that as it is. Raises
+        ConfigError, and keeps nothing, where the engine refuses it. Without an engine the next one is told.
+        """
+        known = self._tenants.get(tenant)
+        if kv_quota is None and known is not None:
+            kv_quota = known.kv_quota
+        message = SetTenant(NOBODY, tenant, weight, kv_quota)
         if self.alive:
-            self._send(message)
+            await self._call(SetTenant(self._calls.next_number(), tenant, weight, kv_quota))
+        self._tenants[tenant] = message
+
+    async def sleep(self, model: str) -> None:
+        """Lends the memory of a model that is `sleepable` to the others; returns when it sleeps.
+
+        Its requests wait until `wake`. Raises ModelNotFoundError, ConfigError or EngineDeadError; an engine that is
+        started again has all its models awake.
+        """
+        await self._call(Sleep(self._calls.next_number(), model))
+
+    async def wake(self, model: str) -> None:
+        """Brings a sleeping model back; returns when its requests may run. Raises as `sleep`."""
+        await self._call(Wake(self._calls.next_number(), model))
+
+    async def explain(self, request_id: int) -> list[str]:
+        """What the engine decided about a request of this client and why, one line each, oldest first.
+
+        Also of one that has ended; empty where its last decisions do not name it. Raises EngineDeadError.
+        """
+        return (await self._call(Explain(self._calls.next_number(), request_id))).lines
+
+    async def _call(self, message: ControlMessage) -> Reply:
+        if not self.alive:
+            raise self.dead or EngineDeadError(f"no engine serves at {self.endpoint}")
+        return await self._calls.ask(message, self._link.send)
 
     def give_up(self, error: EngineDeadError) -> None:
         """No engine will come back: ends every request, and later ones at once, with `error`.
@@ -192,9 +225,10 @@ class EngineClient:
         An engine that lives all the same is told to stop them.
         """
         if self.alive and self._requests:
-            self._send(Cancel(list(self._requests)))
+            self._link.send(Cancel(list(self._requests)))
         self.dead = error
         self.alive = False
+        self._calls.fail(error)
         self._end_all(error_info(error), only_started=False)
         if not self._ready.done():
             self._ready.set_exception(EngineStartError(str(error)))
@@ -207,8 +241,10 @@ class EngineClient:
         self._closed = True
         self.alive = False
         self._cancel_window()
-        self._close_socket()
-        self._end_all(error_info(EngineDeadError("the engine client was closed")), only_started=False)
+        self._link.close()
+        closed = EngineDeadError("the engine client was closed")
+        self._calls.fail(closed)
+        self._end_all(error_info(closed), only_started=False)
         if not self._ready.done():
             self._ready.cancel()
 
@@ -218,84 +254,27 @@ class EngineClient:
     async def __aexit__(self, *_: object) -> None:
         self.close()
 
-    # -- the socket ----------------------------------------------------------------------------
+    # -- the engine process --------------------------------------------------------------------
 
-    def _open_socket(self) -> None:
-        """A fresh socket per engine process: nothing queued for a dead one reaches the next."""
-        self._socket = self._context.socket(zmq.DEALER)
-        self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.setsockopt(zmq.SNDHWM, 0)
-        self._socket.setsockopt(zmq.RCVHWM, 0)
-        self._socket.setsockopt(zmq.RECONNECT_IVL, 20)
-        set_heartbeat(self._socket)
-        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
-        self._socket.connect(self.endpoint)
-        self._loop.add_reader(self._socket.FD, self._on_readable)
-        self._loop.add_reader(self._monitor.FD, self._on_monitor)
-        self._loop.call_soon(self._on_monitor)  # edge-triggered: read once, or the first edge is missed
-        self._send(Hello())
-
-    def _close_socket(self) -> None:
-        self._loop.remove_reader(self._socket.FD)
-        self._loop.remove_reader(self._monitor.FD)
-        self._socket.disable_monitor()
-        self._monitor.close()
-        self._socket.close()
-
-    def _send(self, message: ClientMessage) -> None:
-        with suppress(zmq.Again):
-            self._socket.send(encode(message), zmq.NOBLOCK)
-        # The descriptor is edge-triggered: sending may have consumed the edge of something readable.
-        if int(self._socket.EVENTS) & zmq.POLLIN:
-            self._loop.call_soon(self._on_readable)
-
-    def _on_readable(self) -> None:
-        if self._receive_some():
-            self._loop.call_soon(self._on_readable)
-
-    def _receive_some(self) -> bool:
-        """Handles what has come; returns whether there may be more."""
-        socket = self._socket
-        for _ in range(_MESSAGES_PER_WAKEUP):
-            if self._closed or socket is not self._socket:
-                return False
-            try:
-                frame = socket.recv(zmq.NOBLOCK)
-            except zmq.Again:
-                return False
-            self._receive(frame)
-        return True
-
-    def _on_monitor(self) -> None:
-        if self._closed:
-            return
-        monitor = self._monitor
-        lost = False
-        while True:
-            try:
-                monitor.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                break
-            lost = True
-        if lost:
-            while self._receive_some():  # what it sent before it went still counts
-                pass
-            if not self._closed:
-                self._on_lost()
+    def _open_link(self) -> EngineLink:
+        link = EngineLink(self.endpoint, on_frame=self._receive, on_lost=self._on_lost)
+        link.send(Hello())
+        return link
 
     def _on_lost(self) -> None:
         """The connection broke: the engine process is gone, or about to be."""
-        self._close_socket()
+        self._link.close()
         had_requests, self.alive = self.alive, False
         self.draining, self.stats = False, None
         error = EngineDeadError("the engine process died while this request was running")
         self._end_all(error_info(error), only_started=True)
+        self._calls.fail(EngineDeadError("the engine process died before it answered"))
         for request_id in [i for i, entry in self._requests.items() if entry.cancelled]:
             self.cancel(request_id)  # what nobody wants any more is not sent again
         if had_requests:
             self._count_death()
         self._start_window()
-        self._open_socket()
+        self._link = self._open_link()
 
     def _count_death(self) -> None:
         """Another engine died with these requests; ends those that have had their second chance."""
@@ -325,6 +304,8 @@ class EngineClient:
             self._on_welcome(message)
         elif isinstance(message, Goodbye):
             self.draining = True
+        elif isinstance(message, Reply):
+            self._calls.answer(message)
         else:
             self._on_failed(message)
 
@@ -351,7 +332,7 @@ class EngineClient:
         self.draining = False
         self.alive = True
         for tenant in self._tenants.values():
-            self._send(tenant)
+            self._link.send(tenant)
         now = time.monotonic_ns() // 1000
         for request_id, entry in list(self._requests.items()):
             if entry.deadline is not None:
@@ -360,7 +341,7 @@ class EngineClient:
                     entry.sink(Output(request_id, [], "deadline"))
                     continue
                 entry.message.timeout_us = entry.deadline - now
-            self._send(entry.message)
+            self._link.send(entry.message)
         if not self._ready.done():
             self._ready.set_result(None)
 

@@ -8,7 +8,9 @@ A client's DEALER socket talks to the engine's ROUTER socket; each message is on
                      <-------      Welcome     or Failed, when loading ended with an error
     GenerateRequest  ------->
     Cancel           ------->
-    SetTenant        ------->
+    SetTenant, Sleep, Wake, Explain
+                     ------->
+                     <-------      Reply       one per call, with its number
                      <-------      Outputs     ONE per step and client, with all its rows
                      <-------      EngineStats about once a second, and when something changed
                      <-------      Goodbye     the engine drains: it accepts nothing new
@@ -29,11 +31,14 @@ from airi.sampling_params import SamplingParams
 
 __all__ = [
     "MAX_REQUEST_ID",
+    "NOBODY",
     "PROTOCOL",
     "Cancel",
     "ClientMessage",
+    "ControlMessage",
     "EngineMessage",
     "EngineStats",
+    "Explain",
     "Failed",
     "GenerateRequest",
     "Goodbye",
@@ -42,7 +47,10 @@ __all__ = [
     "ModelStats",
     "Outputs",
     "Progress",
+    "Reply",
     "SetTenant",
+    "Sleep",
+    "Wake",
     "Welcome",
     "decode_client_message",
     "decode_engine_message",
@@ -53,11 +61,14 @@ __all__ = [
     "set_heartbeat",
 ]
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Both sides must speak the same number; the engine refuses a Hello with another one."""
 
 MAX_REQUEST_ID = 2**40 - 1
 """Ids of one client; the engine puts the client's own number above these bits."""
+
+NOBODY = 0
+"""The number of calls whose reply nobody waits for."""
 
 # I/O threads answer heartbeats also while a step runs or a loop is busy. A host that is gone, or a process that is
 # stopped, counts as dead after the second of them; a process that ends is noticed at once, by its closed connection.
@@ -118,8 +129,46 @@ class Cancel(msgspec.Struct, frozen=True, array_like=True, tag="cancel"):
 class SetTenant(msgspec.Struct, frozen=True, array_like=True, tag="tenant"):
     """Gives a tenant its share against the others that have requests waiting; 1 unless set."""
 
+    call: int
+    """The number that the reply will bear; of this client, in [0, MAX_REQUEST_ID]."""
     tenant: int
     weight: float
+    kv_quota: float | None = None
+    """Share of each model's KV memory that it keeps; None leaves that as it is."""
+
+
+class Sleep(msgspec.Struct, frozen=True, array_like=True, tag="sleep"):
+    """Lend a model's memory to the others; the reply comes when it sleeps."""
+
+    call: int
+    model: str
+
+
+class Wake(msgspec.Struct, frozen=True, array_like=True, tag="wake"):
+    """Bring a sleeping model back; the reply comes when its requests may run."""
+
+    call: int
+    model: str
+
+
+class Explain(msgspec.Struct, frozen=True, array_like=True, tag="explain"):
+    """Say what was decided about one of this client's requests."""
+
+    call: int
+    request_id: int
+
+
+ControlMessage = SetTenant | Sleep | Wake | Explain
+"""Calls: each is answered by one Reply. All have their number first."""
+
+
+class Reply(msgspec.Struct, frozen=True, array_like=True, tag="reply"):
+    """How a call ended."""
+
+    call: int
+    error: ErrorInfo | None = None
+    lines: list[str] = []
+    """What `Explain` asked for, oldest first."""
 
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -225,8 +274,8 @@ class Goodbye(msgspec.Struct, frozen=True, array_like=True, tag="goodbye"):
     reason: str = "terminated"
 
 
-ClientMessage = Hello | GenerateRequest | Cancel | SetTenant
-EngineMessage = Progress | Welcome | Failed | Outputs | EngineStats | Goodbye
+ClientMessage = Hello | GenerateRequest | Cancel | ControlMessage
+EngineMessage = Progress | Welcome | Failed | Outputs | EngineStats | Goodbye | Reply
 
 _encoder = msgspec.msgpack.Encoder()
 _client_decoder: msgspec.msgpack.Decoder[ClientMessage] = msgspec.msgpack.Decoder(ClientMessage)

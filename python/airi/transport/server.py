@@ -6,6 +6,7 @@ import os
 import secrets
 import time
 from collections.abc import Sequence
+from typing import get_args
 
 import msgspec
 import numpy as np
@@ -18,8 +19,10 @@ from airi.transport.messages import (
     MAX_REQUEST_ID,
     PROTOCOL,
     Cancel,
+    ControlMessage,
     EngineMessage,
     EngineStats,
+    Explain,
     Failed,
     GenerateRequest,
     Goodbye,
@@ -27,7 +30,7 @@ from airi.transport.messages import (
     ModelInfo,
     Outputs,
     Progress,
-    SetTenant,
+    Reply,
     Welcome,
     decode_client_message,
     encode,
@@ -35,10 +38,15 @@ from airi.transport.messages import (
     set_heartbeat,
 )
 
-__all__ = ["CLIENT_SHIFT", "EngineServer"]
+__all__ = ["CLIENT_SHIFT", "EngineServer", "Received"]
 
 CLIENT_SHIFT = 40
 """An id inside the engine is `client number << CLIENT_SHIFT | the client's own id`."""
+
+Received = GenerateRequest | Cancel | ControlMessage
+"""What the engine is to act on."""
+
+_CALL_TAGS = [cls.__struct_config__.tag for cls in get_args(ControlMessage)]
 
 # Messages that may wait for one client before it counts as gone: minutes of steps, tens of MB. A client that has
 # stopped for so long has lost its connection by then (see `set_heartbeat`) and will notice.
@@ -48,7 +56,7 @@ _SEND_HIGH_WATER = 50_000
 class EngineServer:
     """Talks to any number of clients; knows nothing of models or of what a step is.
 
-    `poll` gives requests and cancels with engine-wide ids; Hello is answered here.
+    `poll` gives requests, cancels and calls with engine-wide ids; Hello is answered here.
     *Thread safety*: none; one thread polls and sends. *Invariant*: ids of one client never reach another.
     """
 
@@ -106,6 +114,13 @@ class EngineServer:
         self._stats = stats
         self._broadcast(stats)
 
+    def reply(self, call: int, *, error: AiriError | None = None, lines: Sequence[str] = ()) -> None:
+        """Answers the call with this engine-wide number."""
+        identity = self._identities[call >> CLIENT_SHIFT]
+        if identity is not None:
+            info = None if error is None else error_info(error)
+            self._send(identity, Reply(call & MAX_REQUEST_ID, info, list(lines)))
+
     def send_outputs(
         self, request_ids: NDArray[np.int64], tokens: NDArray[np.int32], others: Sequence[Output]
     ) -> None:
@@ -128,7 +143,7 @@ class EngineServer:
 
     # -- what clients say ----------------------------------------------------------------------
 
-    def poll(self, timeout_ms: int) -> list[GenerateRequest | Cancel | SetTenant]:
+    def poll(self, timeout_ms: int) -> list[Received]:
         """Waits up to `timeout_ms` (0: not at all) for messages and returns those that have come.
 
         Request ids in them are engine-wide. What cannot be decoded is answered with an error where its
@@ -138,7 +153,7 @@ class EngineServer:
             return []
         return self._receive()
 
-    def poll_until(self, done_fd: int, timeout_s: float) -> list[GenerateRequest | Cancel | SetTenant]:
+    def poll_until(self, done_fd: int, timeout_s: float) -> list[Received]:
         """As `poll`, and returns also when `done_fd` is readable; all that comes in the meantime."""
         received = self._receive()
         poller = zmq.Poller()
@@ -153,8 +168,8 @@ class EngineServer:
                 break
         return received
 
-    def _receive(self) -> list[GenerateRequest | Cancel | SetTenant]:
-        received: list[GenerateRequest | Cancel | SetTenant] = []
+    def _receive(self) -> list[Received]:
+        received: list[Received] = []
         while True:
             try:
                 identity, frame = self._socket.recv_multipart(zmq.NOBLOCK)
@@ -200,13 +215,16 @@ class EngineServer:
             self._send(identity, self._stats)
 
     def _refuse_frame(self, identity: bytes, frame: bytes, error: Exception) -> None:
-        """Answers a request whose parameters the engine does not accept; its id sits at a fixed place."""
+        """Answers a request or call whose parameters the engine does not accept; its id sits at a fixed place."""
+        info = error_info(RequestError(str(error)))
         try:
             fields = msgspec.msgpack.decode(frame)
+            if fields[0] in _CALL_TAGS:
+                self._send(identity, Reply(int(fields[1]), info))
+                return
             request_id = int(fields[4])
         except (msgspec.DecodeError, ValueError, TypeError, LookupError):
             return
-        info = error_info(RequestError(str(error)))
         self._send(identity, Outputs(b"", b"", [Output(request_id, [], "error", error=info)]))
 
     def _send_columns(
@@ -234,13 +252,14 @@ class EngineServer:
                 self._gone.append(number)
 
 
-def _engine_wide(
-    message: GenerateRequest | Cancel | SetTenant, number: int
-) -> GenerateRequest | Cancel | SetTenant:
+def _engine_wide(message: Received, number: int) -> Received:
     base = number << CLIENT_SHIFT
     if isinstance(message, Cancel):
         return Cancel([base | (request_id & MAX_REQUEST_ID) for request_id in message.request_ids])
-    if isinstance(message, SetTenant):
+    if isinstance(message, GenerateRequest):
+        message.request_id = base | (message.request_id & MAX_REQUEST_ID)
         return message
-    message.request_id = base | (message.request_id & MAX_REQUEST_ID)
-    return message
+    call = base | (message.call & MAX_REQUEST_ID)
+    if isinstance(message, Explain):
+        return Explain(call, base | (message.request_id & MAX_REQUEST_ID))
+    return msgspec.structs.replace(message, call=call)

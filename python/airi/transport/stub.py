@@ -22,7 +22,19 @@ import numpy as np
 from airi.errors import AiriError, ContextLengthError, ModelNotFoundError, QueueFullError, RequestError
 from airi.outputs import FinishReason, Output, TokenLogprobs
 from airi.sampling_params import MAX_PRIORITY
-from airi.transport.messages import Cancel, EngineStats, GenerateRequest, ModelInfo, ModelStats, error_info
+from airi.transport.messages import (
+    MAX_REQUEST_ID,
+    Cancel,
+    ControlMessage,
+    EngineStats,
+    Explain,
+    GenerateRequest,
+    ModelInfo,
+    ModelStats,
+    SetTenant,
+    Sleep,
+    error_info,
+)
 from airi.transport.server import CLIENT_SHIFT, EngineServer
 
 __all__ = ["StubEngine", "StubOptions", "main"]
@@ -75,6 +87,8 @@ class StubEngine:
         self._stopping = False
         self.tenants: dict[int, float] = {}
         """Weights that clients have set."""
+        self.asleep = False
+        """Whether a client has sent the model to sleep; its requests run all the same."""
         self.server = EngineServer(options.endpoint, device="stub")
 
     def run(self) -> None:
@@ -92,7 +106,7 @@ class StubEngine:
                 elif isinstance(message, GenerateRequest):
                     self._add(message)
                 else:
-                    self.tenants[message.tenant] = message.weight
+                    self._control(message)
             for number in self.server.take_gone():
                 for request_id in [i for i in self._running if i >> CLIENT_SHIFT == number]:
                     del self._running[request_id]
@@ -141,6 +155,16 @@ class StubEngine:
             left, stops = min(left, options.stop_after), options.stop_after <= left
         self._running[request.request_id] = _Running(request, left, stops=stops)
         self._prompted += request.num_tokens
+
+    def _control(self, message: ControlMessage) -> None:
+        lines: list[str] = []
+        if isinstance(message, SetTenant):
+            self.tenants[message.tenant] = message.weight
+        elif isinstance(message, Explain):
+            lines = [f"request {message.request_id & MAX_REQUEST_ID} is the stub's"]
+        else:
+            self.asleep = isinstance(message, Sleep)
+        self.server.reply(message.call, lines=lines)
 
     def _cancel(self, message: Cancel) -> None:
         ended = [i for i in message.request_ids if self._running.pop(i, None) is not None]
