@@ -64,6 +64,15 @@ void bind_sched(py::module_& parts) {
           "estimate", [=](const StepTimeModel& m, const WorkTuple& w) { return m.estimate(to_work(w)); },
           "work"_a, "Microseconds; 0 before the first observation.")
       .def_property_readonly("sigma", &StepTimeModel::sigma)
+      .def(
+          "ratio",
+          [](const StepTimeModel& m, double share) {
+            if (!(share >= 0 && share <= 1)) {
+              throw InvalidArgument("share must be in [0, 1], got " + std::to_string(share));
+            }
+            return m.ratio(share);
+          },
+          "share"_a, "What steps took over estimates: the ratio that this share of them lay below.")
       .def_property_readonly("is_trained", &StepTimeModel::is_trained)
       .def_property_readonly(
           "pieces",

@@ -113,6 +113,7 @@ void StepTimeModel::observe(const StepWork& work, double micros) {
   const Vector x = features(work);
   const double expected = estimate(work);
   const bool trained = is_trained();
+  if (trained && expected > 0) ratios_.add(micros / expected);
   const double target = trained && expected > 0 ? target_of(micros, expected) : micros;
   sigma_ += kSigmaStep * (std::abs(target - expected) - sigma_);
   if (!trained) {
@@ -153,6 +154,7 @@ StepTimeModel::State StepTimeModel::export_state() const noexcept {
     *out++ = static_cast<double>(piece.samples);
   }
   for (const double value : {spread_, static_cast<double>(run_), sigma_}) *out++ = value;
+  std::ranges::copy(ratios_.state(), out);
   return state;
 }
 
@@ -182,8 +184,12 @@ void StepTimeModel::import_state(std::span<const double> state) {
   read.spread_ = *in++;
   require(std::abs(*in) < kChangeRun && is_count(std::abs(*in)), "count residuals");
   read.run_ = static_cast<int>(*in++);
-  read.sigma_ = *in;
+  read.sigma_ = *in++;
   require(read.spread_ >= 0 && read.sigma_ >= 0, "have no negative spread");
+  RatioSketch::State ratios{};
+  std::ranges::copy(in, state.end(), ratios.begin());
+  require(std::ranges::all_of(ratios, [](double count) { return count >= 0; }), "count ratios");
+  read.ratios_ = RatioSketch(ratios);
   *this = read;
 }
 

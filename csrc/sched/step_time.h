@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <span>
 
+#include "sched/ratio_sketch.h"
+
 namespace airi {
 
 // What the time of a step depends on.
@@ -50,8 +52,9 @@ struct StepTimePiece {
 // Invariant: every weight is finite and at least 0, so estimates are monotone in all work.
 class StepTimeModel {
  public:
-  // Per piece: weights, normal equations, number of samples; then what tells outliers apart.
-  static constexpr std::size_t kStateSize = 2 * (5 + 5 * 5 + 5 + 1) + 3;
+  // Per piece: weights, normal equations, number of samples; then what tells outliers apart, and how steps
+  // lay around estimates.
+  static constexpr std::size_t kStateSize = 2 * (5 + 5 * 5 + 5 + 1) + 3 + RatioSketch::kBuckets;
   using State = std::array<double, kStateSize>;
 
   // A finished step. Measurements that are not positive and finite, or work that is negative, are ignored.
@@ -65,6 +68,10 @@ class StepTimeModel {
 
   // How far estimates have been off lately: a fading mean of the distance in microseconds.
   [[nodiscard]] double sigma() const noexcept { return sigma_; }
+
+  // What steps took over what was expected of them, outliers included: the ratio that this share of them, in
+  // [0, 1], lay below. 1 before it is trained.
+  [[nodiscard]] double ratio(double share) const noexcept { return ratios_.quantile(share); }
 
   // What estimate() is the larger of: bound by memory, bound by arithmetic.
   [[nodiscard]] std::array<StepTimePiece, 2> pieces() const noexcept;
@@ -101,6 +108,7 @@ class StepTimeModel {
   double spread_ = 0;            // running median of relative residuals
   int run_ = 0;                  // clipped residuals in a row, with their sign
   double sigma_ = 0;
+  RatioSketch ratios_;
 };
 
 }  // namespace airi

@@ -82,7 +82,7 @@ Replica::Replica(std::int32_t number, const RuntimeConfig& config, const ModelCo
     : number_(number),
       depth_(static_cast<std::size_t>(config.steps_ahead) + 1),
       cost_(cost),
-      shortest_step_(cost.micros({.tokens = 1, .seqs = 1})),
+      shortest_step_(cost.least_micros({.tokens = 1, .seqs = 1})),
       metrics_(metrics),
       arrays_(make_arrays(model, std::max<std::size_t>(depth_, 2))),
       runtime_(config, {model}, buffers_of(arrays_)),
@@ -171,7 +171,9 @@ bool Replica::plan() {
   }
   step.info = *info;
   step.start = planned_.empty() ? now_ : planned_.back().end;
-  step.end = step.start + cost_.micros(arrays_[static_cast<std::size_t>(info->buffer)].work(*info));
+  const std::uint64_t number =
+      (static_cast<std::uint64_t>(number_) << 40) + static_cast<std::uint64_t>(raw(info->step_id));
+  step.end = step.start + cost_.micros(arrays_[static_cast<std::size_t>(info->buffer)].work(*info), number);
   find_rows(step);
   planned_.push_back(std::move(step));
   end_requests();

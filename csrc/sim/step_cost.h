@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
 
 #include "base/time.h"
 #include "sched/step_time.h"
@@ -10,16 +13,39 @@
 namespace airi {
 
 // How long a simulated step takes: the larger of two linear pieces, as StepTimeModel fits them, one for
-// steps bound by memory and one for steps bound by arithmetic. Learns nothing.
+// steps bound by memory and one for steps bound by arithmetic; and how steps lie around that. Learns nothing.
 //
 // Thread safety: immutable.
 struct StepCost {
   std::array<StepTimePiece, 2> pieces;
+  // Quantiles, evenly apart and ascending, of what a step takes over what is expected of it. None: just that.
+  std::vector<double> ratios;
 
-  // Whole microseconds, at least 1.
-  [[nodiscard]] Micros micros(const StepWork& work) const noexcept {
-    const double estimate = std::max(pieces[0].micros(work), pieces[1].micros(work));
-    return std::clamp<Micros>(std::llround(std::min(estimate, 1e15)), 1, kMaxMicros);
+  // Whole microseconds, at least 1, of one step. `number`: any that tells it from others; the same step takes
+  // the same time each time it is asked for.
+  [[nodiscard]] Micros micros(const StepWork& work, std::uint64_t number) const noexcept {
+    return whole(expected(work) * ratio(number));
+  }
+  // The shortest that such a step may be.
+  [[nodiscard]] Micros least_micros(const StepWork& work) const noexcept {
+    return whole(expected(work) * (ratios.empty() ? 1 : ratios.front()));
+  }
+
+ private:
+  [[nodiscard]] double expected(const StepWork& work) const noexcept {
+    return std::max(pieces[0].micros(work), pieces[1].micros(work));
+  }
+  static Micros whole(double micros) noexcept {
+    return std::clamp<Micros>(std::llround(std::min(micros, 1e15)), 1, kMaxMicros);
+  }
+  [[nodiscard]] double ratio(std::uint64_t number) const noexcept {
+    if (ratios.empty()) return 1;
+    // SplitMix64 (Steele, Lea, Flood 2014): consecutive numbers give what passes for chance.
+    number = (number + 1) * 0x9e3779b97f4a7c15U;
+    number = (number ^ (number >> 30)) * 0xbf58476d1ce4e5b9U;
+    number = (number ^ (number >> 27)) * 0x94d049bb133111ebU;
+    const double place = static_cast<double>((number ^ (number >> 31)) >> 11) * 0x1p-53;
+    return ratios[static_cast<std::size_t>(place * static_cast<double>(ratios.size()))];
   }
 };
 

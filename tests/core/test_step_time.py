@@ -201,6 +201,32 @@ def test_sigma_is_what_the_noise_leaves() -> None:
     assert 300 < loud.sigma < 3000
 
 
+def test_ratios_are_the_quantiles_of_what_steps_took_over_what_was_expected() -> None:
+    rng = random.Random(4)
+    model = StepTimeModel()
+    feed(model, rng, true_time, 400)
+    assert model.ratio(0.5) == pytest.approx(1, abs=0.02)
+    drawn = []
+    for _ in range(1500):
+        work = draw(rng)
+        expected = model.estimate(work)
+        micros = true_time(work) * (rng.uniform(0.9, 1.1) if rng.random() < 0.9 else rng.uniform(1.5, 3))
+        model.observe(work, micros)
+        drawn.append(micros / expected)
+    # The first, exact ones fade: their share is known, and they lie at 1.
+    weights = np.array([0.9995**age for age in range(len(drawn) - 1, -1, -1)])
+    order = np.argsort(drawn)
+    older = sum(0.9995**age for age in range(len(drawn), len(drawn) + 400))
+    for share in (0.05, 0.2, 0.93, 0.97, 0.99):
+        total = weights.sum() + older
+        below = np.cumsum(weights[order]) + older * (np.array(drawn)[order] > 1)
+        wanted = np.array(drawn)[order][np.searchsorted(below, share * total)]
+        assert model.ratio(share) == pytest.approx(wanted, rel=0.03)
+    assert StepTimeModel().ratio(0.9) == 1
+    with pytest.raises(ValueError, match=r"share must be in \[0, 1\], got 1.5"):
+        model.ratio(1.5)
+
+
 def test_decodes_alone_are_enough_for_decodes() -> None:
     model = StepTimeModel()
     for running in range(1, 200):
@@ -237,6 +263,8 @@ def test_a_model_that_imports_the_state_of_another_goes_on_as_it() -> None:
         (73, 8.0),
         (73, 0.5),
         (74, -1.0),
+        (75, -1.0),
+        (218, math.inf),
     ],
 )
 def test_a_state_that_no_model_exports_is_refused(place: int, value: float) -> None:

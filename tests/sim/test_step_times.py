@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,15 @@ import pytest
 
 from airi._core.parts import StepTimeModel
 from airi.errors import ConfigError
-from airi.simulate import PRESETS, StepTime
+from airi.simulate import PRESETS, Batch, StepTime
 from airi.simulate.step_time import DEFAULT_PRESET, Piece
-from tests.sim.samples import batch, run
+from tests.sim.samples import FAST, batch, run
 
 
 def test_a_saved_step_time_is_read_back(tmp_path: Path) -> None:
-    times = StepTime(memory=Piece(step_us=1.5, seq_us=2), arithmetic=Piece(pair_us=1e-4), source="here")
+    times = StepTime(
+        memory=Piece(step_us=1.5, seq_us=2), arithmetic=Piece(pair_us=1e-4), ratios=(0.9, 1.2), source="here"
+    )
     times.save(tmp_path / "t.json")
     assert StepTime.load(tmp_path / "t.json") == times
 
@@ -50,6 +53,10 @@ def test_pieces_of_a_model_are_what_it_learnt() -> None:
         ('{"memory": {"seq_us": -1}, "arithmetic": {}}', "seq_us is -1; it must be a number, at least 0"),
         ('{"memory": {"seq_us": NaN}, "arithmetic": {}}', "seq_us is nan"),
         ('{"memory": {"seq_us": "1"}, "arithmetic": {}}', "seq_us is '1'"),
+        ('{"memory": {}, "arithmetic": {}, "ratios": 2}', "ratios must be a list of numbers"),
+        ('{"memory": {}, "arithmetic": {}, "ratios": ["1"]}', "ratios must hold numbers"),
+        ('{"memory": {}, "arithmetic": {}, "ratios": [2, 1]}', "ratios must be above 0 and ascending"),
+        ('{"memory": {}, "arithmetic": {}, "ratios": [0]}', "ratios must be above 0 and ascending"),
     ],
 )
 def test_a_mistake_in_a_file_is_one_line(tmp_path: Path, text: str, said: str) -> None:
@@ -75,3 +82,26 @@ def test_faster_hardware_is_faster() -> None:
     }
     assert ends["h200-8b-fp8"] < ends["h200-8b-bf16"] < ends["h100-8b-bf16"]
     assert ends["h200-8b-fp8"] < ends["h200-70b-fp8"]
+
+
+def one_by_one() -> Batch:
+    """Requests that never meet: every gap between tokens is a step."""
+    return batch(
+        arrival_us=[20_000 * i for i in range(100)], input_tokens=[8] * 100, output_tokens=[101] * 100
+    )
+
+
+def test_a_ratio_is_what_every_step_takes_more() -> None:
+    plain = run(one_by_one(), step_time=FAST).figures
+    twice = run(one_by_one(), step_time=replace(FAST, ratios=(2.0,))).figures
+    assert twice["itl_ms"]["p50"] == pytest.approx(2 * plain["itl_ms"]["p50"], rel=0.02)
+    assert twice["itl_ms"]["p99"] == pytest.approx(2 * plain["itl_ms"]["p99"], rel=0.02)
+
+
+def test_steps_are_spread_as_ratios_say_and_the_same_each_time() -> None:
+    spread = replace(FAST, ratios=(0.8, 0.9, 1.0, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 4.0))
+    plain, found, again = (run(one_by_one(), step_time=t).figures for t in (FAST, spread, spread))
+    assert found["itl_ms"] == again["itl_ms"]
+    assert found["itl_ms"]["mean"] == pytest.approx(1.42 * plain["itl_ms"]["mean"], rel=0.03)
+    assert found["itl_ms"]["p50"] == pytest.approx(1.15 * plain["itl_ms"]["p50"], rel=0.06)
+    assert found["itl_ms"]["p95"] == pytest.approx(4 * plain["itl_ms"]["p95"], rel=0.03)

@@ -234,6 +234,9 @@ class StepTimeModel(metaclass=_PybindType):
 
     @property
     def sigma(self) -> float: ...
+    def ratio(self, share: float) -> float:
+        """What steps took over what was expected of them: the ratio that this share of them lay below."""
+
     @property
     def is_trained(self) -> bool: ...
     @property

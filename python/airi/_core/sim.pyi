@@ -42,7 +42,8 @@ class Simulator(metaclass=_PybindType):
     """N replicas of the runtime under virtual time behind a router.
 
     step_time: the pieces bound by memory and by arithmetic, each microseconds per step, token,
-    sequence, token of decode context and prefill pair.
+    sequence, token of decode context and prefill pair. step_ratios: evenly spaced quantiles of what a step takes over
+    that; none: just that.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Simulator(metaclass=_PybindType):
         runtime: RuntimeConfig,
         model: ModelConfig,
         step_time: Sequence[tuple[float, float, float, float, float]],
+        step_ratios: Sequence[float] = (),
         replicas: int = 1,
         router: str = "prefix",
         load_guard: float = 1.5,

@@ -46,6 +46,7 @@ class Simulation:
                 runtime=options.runtime_config(),
                 model=options.model_config(),
                 step_time=options.times.as_tuples(),
+                step_ratios=options.times.ratios,
                 replicas=options.replicas,
                 router=options.router,
                 load_guard=options.load_guard,

@@ -48,14 +48,25 @@ class StepTime:
 
     memory: Piece
     arithmetic: Piece
+    ratios: tuple[float, ...] = ()
+    """How steps lie around that, as a device that is shared or that throttles has it: evenly spaced quantiles of what
+    a step takes over what is expected of it, ascending. None: every step takes just that."""
     source: str = ""
     """Where the figures come from."""
+
+    def __post_init__(self) -> None:
+        given = self.ratios
+        if any(isinstance(r, bool) or not isinstance(r, int | float) for r in given):
+            raise ConfigError("ratios must hold numbers", field="ratios")
+        if list(given) != sorted(given) or any(not 0 < ratio < math.inf for ratio in given):
+            raise ConfigError("ratios must be above 0 and ascending", field="ratios")
 
     @classmethod
     def from_model(cls, model: StepTimeModel, *, source: str = "") -> StepTime:
         """What a model has learnt from real steps."""
         pieces = [Piece(**dict(zip(_NAMES, piece, strict=True))) for piece in model.pieces]
-        return cls(memory=pieces[0], arithmetic=pieces[1], source=source)
+        ratios = tuple(model.ratio((i + 0.5) / _NUM_RATIOS) for i in range(_NUM_RATIOS))
+        return cls(memory=pieces[0], arithmetic=pieces[1], ratios=ratios, source=source)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> StepTime:
@@ -67,6 +78,7 @@ class StepTime:
             return cls(
                 memory=_piece(read["memory"], "memory"),
                 arithmetic=_piece(read["arithmetic"], "arithmetic"),
+                ratios=_ratios(read.get("ratios", [])),
                 source=str(read.get("source", path)),
             )
         except OSError as error:
@@ -83,6 +95,7 @@ class StepTime:
         return [self.memory.as_tuple(), self.arithmetic.as_tuple()]
 
 
+_NUM_RATIOS = 64
 _NAMES = tuple(field.name for field in fields(Piece))
 
 
@@ -90,6 +103,12 @@ def _piece(read: Any, name: str) -> Piece:
     if not isinstance(read, dict) or not read.keys() <= set(_NAMES):
         raise ConfigError(f"{name} must be an object with some of {', '.join(_NAMES)}", field=name)
     return Piece(**read)
+
+
+def _ratios(read: Any) -> tuple[float, ...]:
+    if not isinstance(read, list):
+        raise ConfigError("ratios must be a list of numbers", field="ratios")
+    return tuple(read)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
