@@ -13,6 +13,7 @@ from airi.engine import Engine, ModelOptions
 from airi.engine.arena import KvDemand, plan_elastic_arena
 from airi.errors import ConfigError, MemoryBudgetError, ModelNotFoundError, RequestError
 from airi.outputs import Output
+from airi.simulate.replay import replay
 from tests.engine.engine_helpers import GREEDY, MIB, add, gather, make_engine, run
 from tests.engine.tiny_models import Reference
 
@@ -105,6 +106,71 @@ def test_a_model_that_is_added_computes_what_it_computes_alone(
     assert tokens(outputs) == expected
     with pytest.raises(ConfigError, match="model name 'qwen3' is taken"):
         engine.add_model(ModelOptions(path=str(tiny_qwen3)))
+
+
+def test_a_model_with_a_longer_window_gets_larger_buffers_and_no_token_is_lost(
+    tiny_llama: Path,
+    tiny_qwen3: Path,
+    llama_references: list[Reference],
+    qwen3_references: list[Reference],
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "steps"
+    small = ModelOptions(path=str(tiny_llama), sleepable=True, max_model_len=160)
+    engine = make_engine(models=(small,), kv_memory=48 * MIB, record_steps=str(path), max_num_seqs=4)
+    expected = add_all(engine, 0, "llama", llama_references)
+    outputs: dict[int, Output] = {}
+    for _ in range(3):
+        gather(outputs, engine.step())
+    assert engine._pipeline.is_running, "a step is uncommitted"
+    before = len(engine._arrays[0].deltas)
+    engine.add_model(ModelOptions(path=str(tiny_qwen3)))
+    assert len(engine._arrays[0].deltas) > before
+    expected |= add_all(engine, 100, "qwen3", qwen3_references)
+    for request_id in range(200, 208):
+        add(engine, request_id, [request_id] * 400, model="qwen3", max_tokens=4, **GREEDY)
+    while engine.has_work():
+        gather(outputs, engine.step())
+    assert {i: found for i, found in tokens(outputs).items() if i < 200} == expected
+    assert all(len(outputs[i].tokens) == 4 for i in range(200, 208))
+    del engine
+    assert replay(path).difference is None
+
+
+def test_buffers_for_which_there_is_no_memory_refuse_a_model_before_anything_changes(
+    tiny_llama: Path, tiny_qwen3: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = ModelOptions(path=str(tiny_llama), sleepable=True, max_model_len=96)
+    engine = make_engine(models=(small,), kv_memory=48 * MIB)
+
+    def no_memory(*_: int) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr("airi.engine.runner.StepArrays.allocate", no_memory)
+        with pytest.raises(ConfigError, match="not enough memory: an allocation failed; what limits ask for"):
+            engine.add_model(ModelOptions(path=str(tiny_qwen3)))
+    assert [model.name for model in engine.models] == ["llama"]
+    add(engine, 1, [5] * 8, max_tokens=4, **GREEDY)
+    assert len(run(engine)[1].tokens) == 4
+    engine.add_model(ModelOptions(path=str(tiny_qwen3)))
+
+
+def test_a_model_that_is_added_with_targets_is_measured_beside_requests(
+    tiny_llama: Path, tiny_qwen3: Path, llama_references: list[Reference], qwen3_references: list[Reference]
+) -> None:
+    engine = elastic_engine(tiny_llama, slabs=12)
+    expected = add_all(engine, 0, "llama", llama_references)
+    outputs: dict[int, Output] = {}
+    for _ in range(3):
+        gather(outputs, engine.step())
+    engine.add_model(ModelOptions(path=str(tiny_qwen3), itl_ms=50))
+    assert engine.step_time("qwen3").is_trained
+    assert not engine.step_time("llama").is_trained
+    expected |= add_all(engine, 100, "qwen3", qwen3_references)
+    while engine.has_work():
+        gather(outputs, engine.step())
+    assert tokens(outputs) == expected
 
 
 def test_a_tenants_quota_holds_in_models_that_come_later(tiny_llama: Path, tiny_qwen3: Path) -> None:

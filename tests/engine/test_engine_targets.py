@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import pytest
 
 from airi.cli.serve import parse_target
 from airi.engine import Engine, EngineOptions, ModelOptions
+from airi.engine.backends import StepInputs
 from airi.engine.targets import target_of
-from airi.engine.warmup import measure_steps, teach
+from airi.engine.warmup import _steps, _work, measure_steps, teach
 from airi.errors import ConfigError
 from airi.simulate.replay import replay
 
@@ -71,20 +73,102 @@ def test_measuring_stops_when_its_time_is_over_with_a_step_of_both_kinds(tiny_ll
     }
     arena = engine._hosting.arena
     short = measure_steps(runner, arena, seconds=0.0, **limits)
-    assert [step.work[0] > step.work[1] for step in short[:2]] == [False, True]
-    assert len(short) == 2
+    assert [step.work[0] > step.work[1] for step in short] == [False, True]
     assert all(step.micros > 0 for step in short)
     whole = measure_steps(runner, arena, seconds=60.0, **limits)
-    assert {step.work[:2] for step in whole} >= {
-        (1, 1),
-        (8, 8),
-        (32, 1),
-        (min(256, limits["max_model_len"]), 1),
-    }
+    work = {step.work[:2] for step in whole}
+    assert work >= {(1, 1), (2, 2), (4, 4), (8, 8), (32, 1), (128, 1), (256, 1)}
+    assert any(tokens > rows > 1 for tokens, rows in work), "some do both"
     assert not runner.block_table.any(), "what it lays out is gone again"
     assert not arena.any(), "and what it wrote"
     teach(engine._runtime, 0, short)
     assert is_trained(engine)
+
+
+@pytest.mark.parametrize(
+    ("max_num_seqs", "max_batch_tokens", "max_model_len"),
+    [(1, 1, 2), (1, 64, 40), (64, 16, 512), (3, 512, 17)],
+)
+def test_measured_steps_keep_within_every_limit(
+    tiny_llama: Path, max_num_seqs: int, max_batch_tokens: int, max_model_len: int
+) -> None:
+    limits = {
+        "max_num_seqs": max_num_seqs,
+        "max_batch_tokens": max_batch_tokens,
+        "max_model_len": max_model_len,
+    }
+    engine = make_engine(tiny_llama, itl_ms=50, step_warmup_s=5, **limits)
+    steps = _steps(**limits)
+    assert len(steps[0].tokens) == 1
+    for step in steps:
+        assert len(step.tokens) <= max_batch_tokens
+        assert len(step.slots) <= max_num_seqs
+        assert step.seq_lens.max() <= max_model_len
+    assert is_trained(engine) == any(len(step.tokens) > len(step.slots) for step in steps)
+
+
+class Timetable:
+    """A clock, and steps that take as long by it as a formula says; every third is disturbed."""
+
+    def __init__(self, memory: tuple[float, ...], arithmetic: tuple[float, ...]) -> None:
+        self.now = 0.0
+        self._pieces = memory, arithmetic
+        self._count = 0
+
+    def micros(self, work: tuple[int, int, int, float]) -> float:
+        return max(
+            piece[0] + sum(w * x for w, x in zip(piece[1:], work, strict=True)) for piece in self._pieces
+        )
+
+    def forward(self, step: StepInputs) -> None:
+        self._count += 1
+        self.now += self.micros(_work(step)) * (1.7 if self._count % 3 == 0 else 1.0) / 1e6
+
+
+def test_what_was_measured_predicts_steps_of_every_size(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 12 ms at least, 300 us a token once arithmetic bounds them: a small model on two cores."""
+    engine = make_engine(tiny_llama, max_num_seqs=64)
+    model = engine.models[0]
+    truth = Timetable((12_000, 5, 20, 0.3, 0.0), (1_000, 300, 20, 0.3, 0.05))
+    monkeypatch.setattr(time, "perf_counter", lambda: truth.now)
+    monkeypatch.setattr(model.runner.model, "forward", truth.forward)
+    measured = measure_steps(
+        model.runner,
+        engine._hosting.arena,
+        block_size=16,
+        num_kv_blocks=model.num_kv_blocks,
+        max_num_seqs=64,
+        max_batch_tokens=512,
+        max_model_len=512,
+        seconds=2.0,
+    )
+    assert truth.now < 2.5, "no more than was given, but for what disturbs"
+    teach(engine._runtime, 0, measured)
+    for work in [
+        *((rows, rows, rows * context, 0.0) for rows in (1, 3, 8, 20, 32, 64) for context in (1, 100, 400)),
+        *((tokens, 1, 0, tokens * tokens / 2) for tokens in (32, 64, 200, 512)),
+        *(
+            (rows + tokens, rows + 1, rows * 256, tokens * tokens / 2)
+            for rows in (4, 32)
+            for tokens in (64, 256)
+        ),
+    ]:
+        predicted = engine.step_time(0).estimate(work)
+        assert predicted == pytest.approx(truth.micros(work), rel=0.25), work
+
+
+def test_steps_of_a_real_model_are_predicted_in_order(tiny_llama: Path) -> None:
+    engine = make_engine(tiny_llama, itl_ms=50, max_num_seqs=32)
+    for context in (1, 256):
+        one, eight, many = (
+            engine.step_time(0).estimate((rows, rows, rows * context, 0.0)) for rows in (1, 8, 32)
+        )
+        assert 0 < one <= eight <= many
+        assert many <= 64 * one, "no row costs more beside others than twice what it costs alone"
+    short, long = (engine.step_time(0).estimate((n, 1, 0, n * n / 2)) for n in (32, 256))
+    assert 0 < short <= long
 
 
 def test_texts_after_measuring_are_those_without(tiny_llama: Path) -> None:

@@ -191,3 +191,15 @@ def test_a_full_disk_ends_the_log_and_nothing_else(caplog: pytest.LogCaptureFixt
             log.write("x", b"y" * (1 << 20))
         log.flush()
     assert [r.message for r in caplog.records] == ["steps are no longer recorded: No space left on device"]
+
+
+def test_tokens_of_a_model_with_a_larger_vocabulary_are_substituted_too(tmp_path: Path) -> None:
+    log = StepLog(str(tmp_path / "steps"), 8)
+    before = log.substitute(np.arange(8, dtype=np.int32))
+    log.grow(4096)
+    log.grow(100)
+    after = log.substitute(np.arange(4096, dtype=np.int32))
+    assert after[:8].tolist() == before.tolist(), "what stood for a token still does"
+    assert sorted(after.tolist()) == list(range(4096)), "equal only where equal"
+    assert (after[8:] == np.arange(8, 4096)).sum() < 100
+    assert log.substitute(np.array([-1], np.int32)).tolist() == [-1]

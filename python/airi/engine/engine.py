@@ -14,7 +14,7 @@ from airi import _core
 from airi._core.parts import StepTimeModel
 from airi.engine.fleet import Fleet, place_weights
 from airi.engine.isolation import CacheRegions
-from airi.engine.loading import EngineProgress, HostedModel, host_models
+from airi.engine.loading import EngineProgress, HostedModel, host_models, larger_arrays
 from airi.engine.options import EngineOptions, ModelOptions
 from airi.engine.outcomes import REASONS, StepOutputs, execution_error, refusal
 from airi.engine.pipeline import StepPipeline
@@ -22,7 +22,7 @@ from airi.engine.prompts import check_ids, check_place, check_priority, check_pr
 from airi.engine.requests import Feature, RequestState
 from airi.engine.runner import StepResult
 from airi.engine.tenants import Tenants
-from airi.engine.warmup import measure_steps, teach
+from airi.engine.warmup import learn_step_times
 from airi.errors import (
     ConfigError,
     ModelNotFoundError,
@@ -69,7 +69,7 @@ class Engine:
         self._tenants = Tenants(self._runtime)
         self._fleet = Fleet(options, self._hosting)
         for model in self._fleet.models:
-            self._learn_step_times(model)
+            learn_step_times(self._runtime, model, options, self._hosting.arena)
         for model in self._fleet.models:
             place_weights(model.runner.model, self._hosting.home(model.index, model))
         self._by_name: dict[str, HostedModel] = {}
@@ -78,29 +78,15 @@ class Engine:
         """Per model, in order."""
         for model in self._fleet.models:
             self._welcome(model)
+        self._arrays = self._hosting.arrays
         self._pipeline = StepPipeline(
-            self._fleet.models, self._hosting.arrays, self._hosting.arena, self._hosting.tiers
+            self._fleet.models, self._arrays, self._hosting.arena, self._hosting.tiers
         )
+        self._held: StepOutputs | None = None
+        """Of a step that was ended between steps; the next one gives it."""
         self._ended: set[int] = set()
         """Requests that ended while a step ran, which may hold a row of them; their ids may be in use again."""
         self._random = random.Random(options.seed)
-
-    def _learn_step_times(self, model: HostedModel) -> None:
-        """Measures steps where there is a target. Only while the arena holds nothing."""
-        options = self.options
-        if not options.targets(model.options) or options.step_warmup_s == 0:
-            return
-        measured = measure_steps(
-            model.runner,
-            self._hosting.arena,
-            block_size=options.block_size,
-            num_kv_blocks=model.num_kv_blocks,
-            max_num_seqs=options.max_num_seqs,
-            max_batch_tokens=options.max_batch_tokens,
-            max_model_len=model.max_model_len,
-            seconds=options.step_warmup_s,
-        )
-        teach(self._runtime, model.index, measured)
 
     # -- models --------------------------------------------------------------------------------
 
@@ -118,13 +104,23 @@ class Engine:
     def add_model(self, model: ModelOptions, progress: EngineProgress | None = None) -> HostedModel:
         """Loads one more model beside those that run, where memory moves between them.
 
-        Its requests may be added at once; they run when its weights are in place. Raises CheckpointError or
-        ConfigError; then nothing has changed.
+        Its requests may be added at once; they run when its weights are in place. Where it has latency targets its
+        steps are measured first, on memory of its own, while the others wait for about `step_warmup_s`. Raises
+        CheckpointError or ConfigError; then nothing has changed.
         """
         for name in (model.name, *model.aliases):
             if name in self._by_name:
                 raise ConfigError(f"model name {name!r} is taken", field="name")
-        hosted = self._fleet.add(model, progress)
+        addition = self._fleet.load(model, progress)
+        if self._pipeline.is_running:
+            self._held = self._collect(None, {})
+        arrays = larger_arrays(self.options, self._arrays, addition)
+        if arrays is not None:
+            self._runtime.replace_buffers([each.as_buffers() for each in arrays])
+            self._arrays = arrays
+            self._pipeline.use(arrays)
+        self._fleet.add(addition)
+        hosted = addition.hosted
         self._welcome(hosted)
         self._tenants.welcome(hosted)
         return hosted
@@ -234,7 +230,7 @@ class Engine:
 
     def has_work(self) -> bool:
         """Whether any request has not ended, or a step is running still."""
-        return bool(self._states) or self._pipeline.is_running
+        return bool(self._states) or self._pipeline.is_running or self._held is not None
 
     def watch_step(self) -> tuple[int, float]:
         """A file descriptor that is readable once the running step has run, and for how many seconds at most a
@@ -294,6 +290,9 @@ class Engine:
         With `async_scheduling` the next step is planned while this one runs, and started before what this one
         gave is looked at.
         """
+        if self._held is not None:
+            held, self._held = self._held, None
+            return held
         others: dict[int, Output] = {}
         if not self._pipeline.is_running and not self._plan(others):
             if self._fleet.is_moving:
@@ -301,7 +300,10 @@ class Engine:
             if not others and self._states and self._hosting.tiers is not None:
                 self._hosting.tiers.wait(_TIER_WAIT_S)
             return StepOutputs(others=list(others.values()))
-        ahead = self._runtime.step(now_us()) if self.options.async_scheduling else None
+        return self._collect(self._runtime.step(now_us()) if self.options.async_scheduling else None, others)
+
+    def _collect(self, ahead: _core.StepInfo | None, others: dict[int, Output]) -> StepOutputs:
+        """Ends the step that runs, starting the one planned `ahead`; `others` has what ended without a step."""
         self._end(others, None)
         info, result = self._pipeline.collect()
         gone = self._ended | others.keys()

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from airi import _core
 from airi.engine.backends import LoadedModel, PlaceableModel
-from airi.engine.loading import EngineProgress, HostedModel, Hosting, load_addition
+from airi.engine.loading import Addition, EngineProgress, HostedModel, Hosting, load_addition
 from airi.engine.options import EngineOptions, ModelOptions
+from airi.engine.warmup import learn_step_times_apart
 from airi.errors import ConfigError
 
 __all__ = ["Fleet", "place_weights"]
@@ -58,24 +59,25 @@ class Fleet:
         """Whether requests for the model are no longer taken."""
         return self.state(index) in _LEAVING
 
-    def add(self, model: ModelOptions, progress: EngineProgress | None) -> HostedModel:
-        """Loads a model and makes it place. Raises CheckpointError or ConfigError; then nothing has changed."""
+    def load(self, model: ModelOptions, progress: EngineProgress | None) -> Addition:
+        """Loads a model that is to be added next. Raises CheckpointError or ConfigError; then nothing has changed."""
         if not self._hosting.is_elastic:
             raise ConfigError(
                 "models can be added where memory moves between them: give kv_min, kv_max or sleepable to one",
                 field="models",
             )
-        loaded, hosted, settings = load_addition(
-            self._options, self._hosting, model, len(self.models), progress
-        )
+        return load_addition(self._options, self._hosting, model, len(self.models), progress)
+
+    def add(self, addition: Addition) -> None:
+        """Makes place for a loaded model. Raises ConfigError; then nothing has changed."""
         try:
-            index = self._runtime.add_model(settings)
+            index = self._runtime.add_model(addition.settings)
         except ValueError as error:
-            raise ConfigError(f"{model.name} cannot be added: {error}", field="models") from None
-        self.models.append(hosted)
-        self._coming[index] = loaded
+            raise ConfigError(f"{addition.hosted.name} cannot be added: {error}", field="models") from None
+        self.models.append(addition.hosted)
+        learn_step_times_apart(self._runtime, addition.hosted, self._options)
+        self._coming[index] = addition.loaded
         self._start(index)
-        return hosted
 
     def remove(self, index: int, *, drains: bool) -> None:
         """Takes no more requests of a model; it goes when its last one has ended."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,16 @@ from airi.engine.tiers import MAX_OPS, KvTiers
 from airi.errors import ConfigError, MemoryBudgetError
 from airi.sampling_params import MAX_PRIORITY
 
-__all__ = ["NUM_BANDS", "EngineProgress", "HostedModel", "Hosting", "host_models", "load_addition"]
+__all__ = [
+    "NUM_BANDS",
+    "Addition",
+    "EngineProgress",
+    "HostedModel",
+    "Hosting",
+    "host_models",
+    "larger_arrays",
+    "load_addition",
+]
 
 NUM_BANDS = 2 * MAX_PRIORITY + 1
 """A request of priority p starts in band MAX_PRIORITY - p: higher priority, smaller band."""
@@ -101,8 +111,14 @@ class Hosting:
 
 def host_models(options: EngineOptions, progress: EngineProgress | None) -> Hosting:
     """Loads every model and divides the arena; raises CheckpointError or ConfigError."""
-    try:
+    with _memory_errors_named():
         return _host_models(options, progress)
+
+
+@contextmanager
+def _memory_errors_named() -> Iterator[None]:
+    try:
+        yield
     except MemoryError as error:
         raise MemoryBudgetError(
             f"not enough memory: {str(error) or 'an allocation failed'}; what limits ask for grows with "
@@ -144,14 +160,35 @@ def _tiers(options: EngineOptions, arena: NDArray[np.uint8]) -> KvTiers | None:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Addition:
+    """A model that is to join an elastic engine."""
+
+    loaded: LoadedModel
+    hosted: HostedModel
+    settings: ModelSettings
+    """As the core is told of it."""
+
+
 def load_addition(
     options: EngineOptions,
     hosting: Hosting,
     model: ModelOptions,
     index: int,
     progress: EngineProgress | None,
-) -> tuple[LoadedModel, HostedModel, ModelSettings]:
-    """A model that joins an elastic engine as its `index`-th: loaded, hosted, and as the core is told of it."""
+) -> Addition:
+    """A model that joins as the `index`-th; raises CheckpointError or ConfigError."""
+    with _memory_errors_named():
+        return _load_addition(options, hosting, model, index, progress)
+
+
+def _load_addition(
+    options: EngineOptions,
+    hosting: Hosting,
+    model: ModelOptions,
+    index: int,
+    progress: EngineProgress | None,
+) -> Addition:
     loaded = _load(options, model, progress)
     demand = _demand(options, model, loaded)
     plan = hosting.plan
@@ -165,7 +202,19 @@ def load_addition(
     # What it can count on is the core's to say; more than the arena it cannot have.
     blocks = limits.max_slabs * (plan.slab_bytes // demand.bytes_per_block)
     hosted = _hosted(options, index, model, loaded, hosting.arena, blocks, (limits,))
-    return loaded, hosted, _model_config(options, hosted, 0, (limits,))
+    return Addition(loaded, hosted, _model_config(options, hosted, 0, (limits,)))
+
+
+def larger_arrays(
+    options: EngineOptions, arrays: Sequence[StepArrays], addition: Addition
+) -> tuple[StepArrays, ...] | None:
+    """Buffer sets that steps of one more model fit too; None where they fit those that are there."""
+    deltas = _num_deltas(options, [addition.settings], [addition.hosted])
+    if deltas <= len(arrays[0].deltas):
+        return None
+    rows, tokens, ops = (len(arrays[0].slots), len(arrays[0].tokens), len(arrays[0].ops))
+    with _memory_errors_named():
+        return tuple(StepArrays.allocate(rows, tokens, deltas, ops) for _ in arrays)
 
 
 def _hosted(
@@ -271,6 +320,7 @@ def _model_config(
             "slab_weight": model.options.kv_share,
         }
     return ModelSettings(
+        vocab_size=model.vocab_size,
         block_size=options.block_size,
         bytes_per_block=model.runner.model.bytes_per_block(options.block_size),
         max_model_len=model.max_model_len,
@@ -291,13 +341,20 @@ def _step_arrays(
     """Two buffer sets, so that a step can be planned while the one before it runs."""
     rows = options.max_num_seqs
     tokens = max(options.max_batch_tokens, rows)
-    # Newcomers that share a long prefix bring a whole table each. With the least number of deltas
-    # that the core works with, a step would admit one or two of them.
-    longest = max(-(-model.max_model_len // options.block_size) for model in hosted)
-    deltas = max(config.max_deltas for config in configs) + min(rows * longest, _MOST_DELTAS)
+    deltas = _num_deltas(options, configs, hosted)
     moves = options.host_kv_memory or any(model.options.is_elastic for model in hosted)
     ops = MAX_OPS if moves else 0
     return tuple(StepArrays.allocate(rows, tokens, deltas, ops) for _ in range(2))
+
+
+def _num_deltas(
+    options: EngineOptions, configs: Sequence[_core.ModelConfig], hosted: Sequence[HostedModel]
+) -> int:
+    # Newcomers that share a long prefix bring a whole table each. With the least number of deltas
+    # that the core works with, a step would admit one or two of them.
+    longest = max(-(-model.max_model_len // options.block_size) for model in hosted)
+    most = max(config.max_deltas for config in configs)
+    return most + min(options.max_num_seqs * longest, _MOST_DELTAS)
 
 
 def _runtime(

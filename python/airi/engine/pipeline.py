@@ -62,6 +62,12 @@ class StepPipeline:
         """A file descriptor that is readable when the step that was launched has run."""
         return self._done
 
+    def use(self, arrays: Sequence[StepArrays]) -> None:
+        """Takes further steps from these buffer sets. The last one must have been collected."""
+        if self._running is not None:
+            raise RuntimeError(f"step {self._running[0].step_id} was not collected")
+        self._arrays = arrays
+
     def time_to_plan_s(self) -> float:
         """How long the plan of the next step should wait for requests yet, unless the running one ends first."""
         if self._running is None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
@@ -131,18 +132,26 @@ class ModelRunner:
         self.sampler = Sampler(max_num_seqs, self._vocab_size)
         self._last_tokens = np.zeros(max_num_seqs, np.int32)
         """By slot: what was sampled there last."""
-        model.bind_kv(
-            KvBinding(
-                arena=arena,
-                block_size=block_size,
-                block_table=self.block_table,
-                max_batch_tokens=max_batch_tokens,
-            )
+        self._binding = KvBinding(
+            arena=arena,
+            block_size=block_size,
+            block_table=self.block_table,
+            max_batch_tokens=max_batch_tokens,
         )
+        model.bind_kv(self._binding)
+
+    @contextmanager
+    def bound_to(self, arena: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+        """Has steps run in another arena meanwhile. None may have been taken over."""
+        self.model.bind_kv(replace(self._binding, arena=arena))
+        try:
+            yield arena
+        finally:
+            self.model.bind_kv(self._binding)
 
     def close(self) -> None:
         """Lets the model go. No step may follow."""
-        del self.model
+        del self.model, self._binding
 
     def take_over(
         self, arrays: StepArrays, *, rows: int, deltas: int, states: Mapping[int, RequestState]

@@ -66,10 +66,11 @@ class RuntimeSettings(_core.RuntimeConfig):
 
 
 class ModelSettings(_core.ModelConfig):
-    """A ModelConfig that remembers what it was made of."""
+    """A ModelConfig that remembers what it was made of, and for tokens below which number."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, vocab_size: int = 0, **settings: Any) -> None:
         super().__init__(**settings)
+        self.vocab_size = vocab_size
         self.settings = settings
 
 
@@ -117,12 +118,18 @@ class StepLog:
         self.close = weakref.finalize(self, self._writer.close)
         """Ends the file, as the end of the process does; later records are dropped."""
         self._encode = msgspec.msgpack.Encoder().encode
-        substitutes = list(range(vocab_size))
-        secrets.SystemRandom().shuffle(substitutes)
         # The last one is what index -1 finds: a token that is still being computed stays one.
-        self._substitutes = np.array([*substitutes, -1], np.int32)
+        self._substitutes = np.array([-1], np.int32)
+        self.grow(vocab_size)
         self._salt_key = secrets.token_bytes(32)
         self._writer.write(MAGIC)
+
+    def grow(self, vocab_size: int) -> None:
+        """Prepares for tokens below `vocab_size`, whose substitutes must be found among the new ones."""
+        known = len(self._substitutes) - 1
+        more = list(range(known, vocab_size))
+        secrets.SystemRandom().shuffle(more)
+        self._substitutes = np.array([*self._substitutes[:-1], *more, -1], np.int32)
 
     def write(self, *record: object) -> None:
         """Appends a record."""
@@ -218,6 +225,7 @@ class RecordingRuntime(_core.Runtime):
             )
         with self._lock:
             index = super().add_model(model)
+            self._log.grow(model.vocab_size)
             self._log.write("add_model", _hidden_seed(model, index), index)
         return index
 

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from airi import _core
+from airi.engine.arena import allocate_arena
 from airi.engine.backends import KV_GRANULE, StepInputs
+from airi.engine.loading import HostedModel
+from airi.engine.options import EngineOptions
 from airi.engine.runner import ModelRunner
 
-__all__ = ["Measured", "measure_steps", "teach"]
+__all__ = ["Measured", "learn_step_times", "learn_step_times_apart", "measure_steps", "teach"]
 
 _CONTEXT = 256
+_MOST_ROWS = 32
+_SHORTEST_PROMPT = 32
+_MOST_TURNS = 3
 _MOST_TEACHING = 64
+_MEASURED_BYTES = 64 * 2**20
+"""Of KV that steps are measured on: more than a core's caches hold, little beside the weights of a model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +33,34 @@ class Measured:
 
     work: tuple[int, int, int, float]
     micros: float
+
+
+def learn_step_times(
+    runtime: _core.Runtime, model: HostedModel, options: EngineOptions, arena: NDArray[np.uint8]
+) -> None:
+    """Measures a model's steps, where it has targets, and tells the core. `arena` is what its runner is bound to."""
+    if not options.targets(model.options) or options.step_warmup_s == 0:
+        return
+    measured = measure_steps(
+        model.runner,
+        arena,
+        block_size=options.block_size,
+        num_kv_blocks=model.num_kv_blocks,
+        max_num_seqs=options.max_num_seqs,
+        max_batch_tokens=options.max_batch_tokens,
+        max_model_len=model.max_model_len,
+        seconds=options.step_warmup_s,
+    )
+    teach(runtime, model.index, measured)
+
+
+def learn_step_times_apart(runtime: _core.Runtime, model: HostedModel, options: EngineOptions) -> None:
+    """As `learn_step_times`, for a model that comes while the arena is in use: on memory of its own."""
+    if not options.targets(model.options):
+        return
+    block_bytes = model.runner.model.bytes_per_block(options.block_size)
+    with model.runner.bound_to(allocate_arena(max(_MEASURED_BYTES // block_bytes, 1) * block_bytes)) as arena:
+        learn_step_times(runtime, model, options, arena)
 
 
 def measure_steps(
@@ -38,38 +74,38 @@ def measure_steps(
     max_model_len: int,
     seconds: float,
 ) -> list[Measured]:
-    """Runs steps that only decode and steps that only prefill, in turns, larger and larger ones.
+    """Runs steps that decode, that prefill and that do both, the most different ones first, in up to three turns.
 
-    Takes about `seconds`, but at least one of both. `arena` must be zero, and is again afterwards.
+    Takes about `seconds`, but runs at least one that decodes and one that prefills; what would take longer than is
+    left is passed over. Of a step that was run several times the shortest time counts, as nothing makes it shorter.
+    `arena` must be zero, and is again afterwards.
     """
     table = runner.block_table
     before = table.copy()
-    # Each block of each row another one, as far as they go: what stays in a cache would look too fast.
+    # Each block of each row another one, as far as they go: what stays in a cache would look too fast. Written to,
+    # as memory that never was is one page of zeros.
     block_bytes = runner.model.bytes_per_block(block_size)
-    num_blocks = min(num_kv_blocks, arena.size // block_bytes)
+    num_blocks = min(num_kv_blocks, arena.size // block_bytes, max(_MEASURED_BYTES // block_bytes, 1))
+    used = arena[: num_blocks * block_bytes]
     table[:] = (np.arange(table.size) % num_blocks * (block_bytes // KV_GRANULE)).reshape(table.shape)
-    context = min(_CONTEXT, max_model_len - 1)
-    written: set[int] = set()
     until = time.perf_counter() + seconds
-    measured: list[Measured] = []
-    last = {True: 0.0, False: 0.0}
-    runner.model.forward(_decodes(1, 0))  # touches for the first time what later ones only use
-    for step in _steps(max_num_seqs, max_batch_tokens, max_model_len, context):
-        work = _work(step)
-        is_prefill = work[0] > work[1]
-        # The last of its kind had a quarter of the work, or the same.
-        if len(measured) >= 2 and time.perf_counter() + 4 * last[is_prefill] > until:
-            break
-        owners = np.repeat(step.slots, np.diff(step.query_start))
-        written.update(table[owners, step.positions // block_size].tolist())
-        began = time.perf_counter()
-        runner.model.forward(step)
-        last[is_prefill] = time.perf_counter() - began
-        measured.append(Measured(work, max(last[is_prefill] * 1e6, 1.0)))
-    for entry in written:
-        arena[entry * KV_GRANULE : entry * KV_GRANULE + block_bytes] = 0
+    used[:] = 0
+    fastest: dict[int, Measured] = {}
+    runner.model.forward(_step([(0, 1)]))  # touches for the first time what later ones only use
+    steps = _steps(max_num_seqs, max_batch_tokens, max_model_len)
+    for turn in range(_MOST_TURNS):
+        for number, step in enumerate(steps):
+            must_run = turn == 0 and number < 2
+            if not must_run and time.perf_counter() + _guess_s(step, fastest.values()) > until:
+                continue
+            began = time.perf_counter()
+            runner.model.forward(step)
+            micros = max((time.perf_counter() - began) * 1e6, 1.0)
+            if number not in fastest or micros < fastest[number].micros:
+                fastest[number] = Measured(_work(step), micros)
+    used[:] = 0
     table[:] = before
-    return measured
+    return list(fastest.values())
 
 
 def teach(runtime: _core.Runtime, model: int, measured: list[Measured]) -> None:
@@ -81,44 +117,63 @@ def teach(runtime: _core.Runtime, model: int, measured: list[Measured]) -> None:
             runtime.observe_step(model, step.work, step.micros)
 
 
-def _steps(
-    max_num_seqs: int, max_batch_tokens: int, max_model_len: int, context: int
-) -> Iterator[StepInputs]:
-    rows, tokens = 1, min(32, max_batch_tokens, max_model_len)
-    most_rows, most_tokens = min(max_num_seqs, 64), min(max_batch_tokens, max_model_len)
-    more = True
-    while more:
-        more = rows < most_rows or tokens < most_tokens
-        yield _decodes(rows, 0)
-        yield _prefill(tokens)
-        yield _decodes(rows, context)
-        rows, tokens = min(4 * rows, most_rows), min(4 * tokens, most_tokens)
+def _steps(max_num_seqs: int, max_batch_tokens: int, max_model_len: int) -> list[StepInputs]:
+    """First one that decodes and one that prefills, then the ends of what is usual, then what lies between."""
+    most = min(max_num_seqs, max_batch_tokens, _MOST_ROWS)
+    longest = min(max_batch_tokens, max_model_len)
+    context = min(_CONTEXT, max_model_len - 1)
+    shortest = min(_SHORTEST_PROMPT, longest)
+    middle = min(4 * shortest, longest)
+    batches = [
+        [(0, 1)],
+        [(0, shortest)],
+        [(context, 1)] * most,
+        _mixed(most, middle, context, max_batch_tokens, max_num_seqs),
+        [(0, longest)],
+        [(0, middle)],
+        [(context, min(middle, max_model_len - context))],
+        [(0, 1)] * most,
+        _mixed(max(most // 4, 1), shortest, context, max_batch_tokens, max_num_seqs),
+        *([(context, 1)] * rows for rows in (1, 2, 4, 8, 16) if rows < most),
+    ]
+    found: list[list[tuple[int, int]]] = []
+    for batch in batches:
+        if batch not in found:
+            found.append(batch)
+    return [_step(batch) for batch in found]
 
 
-def _decodes(rows: int, context: int) -> StepInputs:
+def _mixed(
+    decodes: int, prompt: int, context: int, max_batch_tokens: int, max_num_seqs: int
+) -> list[tuple[int, int]]:
+    """Streams with a prompt beside them, as far as a step has room."""
+    decodes = min(decodes, max_num_seqs - 1, max_batch_tokens - 1)
+    return [(context, 1)] * decodes + [(0, min(prompt, max_batch_tokens - decodes))]
+
+
+def _step(batch: Sequence[tuple[int, int]]) -> StepInputs:
+    """A step of rows that have (context, more) tokens."""
+    context, count = np.array(batch, np.int32).T
+    query_start = np.concatenate([[0], np.cumsum(count)]).astype(np.int32)
     return StepInputs(
-        tokens=np.zeros(rows, np.int32),
-        positions=np.full(rows, context, np.int32),
-        query_start=np.arange(rows + 1, dtype=np.int32),
-        seq_lens=np.full(rows, context + 1, np.int32),
-        slots=np.arange(rows, dtype=np.int32),
-        logit_rows=np.arange(rows, dtype=np.int32),
-    )
-
-
-def _prefill(tokens: int) -> StepInputs:
-    return StepInputs(
-        tokens=np.zeros(tokens, np.int32),
-        positions=np.arange(tokens, dtype=np.int32),
-        query_start=np.array([0, tokens], np.int32),
-        seq_lens=np.array([tokens], np.int32),
-        slots=np.zeros(1, np.int32),
-        logit_rows=np.array([tokens - 1], np.int32),
+        tokens=np.zeros(query_start[-1], np.int32),
+        positions=np.concatenate([np.arange(at, at + more) for at, more in batch]).astype(np.int32),
+        query_start=query_start,
+        seq_lens=context + count,
+        slots=np.arange(len(batch), dtype=np.int32),
+        logit_rows=query_start[1:] - 1,
     )
 
 
 def _work(step: StepInputs) -> tuple[int, int, int, float]:
-    rows, tokens = len(step.slots), len(step.tokens)
-    if tokens > rows:
-        return tokens, rows, 0, tokens * tokens / 2
-    return tokens, rows, int(step.seq_lens.sum()), 0.0
+    counts = np.diff(step.query_start)
+    decodes = counts == 1
+    chunks, contexts = counts[~decodes].astype(np.float64), (step.seq_lens - counts)[~decodes]
+    pairs = float((chunks * (contexts + chunks / 2)).sum())
+    return len(step.tokens), len(step.slots), int(step.seq_lens[decodes].sum()), pairs
+
+
+def _guess_s(step: StepInputs, measured: Iterable[Measured]) -> float:
+    """At most how long a step takes, going by those that were measured: no token takes longer in a larger step."""
+    tokens = len(step.tokens)
+    return min(m.micros * max(tokens / m.work[0], 1.0) for m in measured) / 1e6
