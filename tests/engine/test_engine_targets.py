@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from airi.cli.serve import parse_target
+from airi.cli._flags import parse_target
 from airi.engine import Engine, EngineOptions, ModelOptions
 from airi.engine.backends import StepInputs
 from airi.engine.targets import target_of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,13 @@ import pytest
 from airi import builtin
 from airi.cli import main
 from airi.cli import serve as command
+from airi.cli._flags import parse_size
+from airi.cli._model_flags import named_models
 from airi.cli._serve_output import ServeOutput
+from airi.engine import EngineOptions, ModelOptions
 from airi.errors import ConfigError
 from airi.gateway.lifecycle import Listening, bind
+from airi.text import Tokenizer
 from airi.transport import Progress
 
 
@@ -27,7 +32,7 @@ from airi.transport import Progress
     ],
 )
 def test_sizes_are_read_as_people_write_them(text: str, size: int) -> None:
-    assert command.parse_size("kv_memory", text) == size
+    assert parse_size("kv_memory", text) == size
 
 
 @pytest.mark.parametrize(
@@ -35,20 +40,20 @@ def test_sizes_are_read_as_people_write_them(text: str, size: int) -> None:
 )
 def test_a_size_that_is_none_is_named(text: str) -> None:
     with pytest.raises(ConfigError, match=r"kv_memory is .*8GiB"):
-        command.parse_size("kv_memory", text)
+        parse_size("kv_memory", text)
 
 
 def test_a_folder_is_served_under_its_base_name_and_further_ones() -> None:
-    (one,) = command.named_models(["/models/small-1b/"], ["chat", "small-1b", "gpt-4o"])
+    (one,) = named_models(["/models/small-1b/"], ["chat", "small-1b", "gpt-4o"])
     assert (one.path, one.name, one.aliases) == ("/models/small-1b/", "small-1b", ("chat", "gpt-4o"))
-    first, second = command.named_models(["/m/a", "hf://org/b@main"], ["b=embed", "a=chat", "a=talk"])
+    first, second = named_models(["/m/a", "hf://org/b@main"], ["b=embed", "a=chat", "a=talk"])
     assert (first.name, first.aliases) == ("a", ("chat", "talk"))
     assert (second.name, second.aliases) == ("b", ("embed",))
 
 
 def test_a_model_may_be_given_another_name_than_its_folders() -> None:
     paths = ["a=/m/a", "org/b:8b=hf://org/a@main", "demo=airi-demo"]
-    first, second, third = command.named_models(paths, ["a=chat", "org/b:8b=talk"])
+    first, second, third = named_models(paths, ["a=chat", "org/b:8b=talk"])
     assert (first.name, first.path, first.aliases) == ("a", "/m/a", ("chat",))
     assert (second.name, second.path, second.aliases) == ("org/b:8b", "hf://org/a@main", ("talk",))
     assert (third.name, third.path) == ("demo", builtin.resolve(None))
@@ -58,14 +63,14 @@ def test_a_path_may_hold_an_equals_sign(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     (tmp_path / "lr=3").mkdir()
     for path in ("lr=3", "./x=y", "/m/x=y", "../x=y", "=y", "x="):
-        (model,) = command.named_models([path], [])
+        (model,) = named_models([path], [])
         assert (model.path, model.name) == (path, path.rpartition("/")[2])
 
 
 @pytest.mark.parametrize("name", ["chat", "c=chat", "a=", "="])
 def test_a_name_for_no_model_of_several_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="MODEL=NAME, MODEL one of: a, b"):
-        command.named_models(["/m/a", "/m/b"], [name])
+        named_models(["/m/a", "/m/b"], [name])
 
 
 @pytest.mark.parametrize(
@@ -93,6 +98,35 @@ def test_a_name_for_no_model_of_several_is_refused(name: str) -> None:
         (["a/m", "b/m"], "model name 'm' is given twice; give one of them another: NAME=b/m"),
         (["m=a/x", "m=b/y"], "model name 'm' is given twice; give one of them another: NAME=b/y"),
         (["m", "--served-model-name", "="], "served_model_name is '='"),
+        (
+            ["a/m", "b/n", "--kv-min", "o=1GiB"],
+            "kv_min is 'o=1GiB'; give a value, or MODEL=VALUE, MODEL one of: m, n",
+        ),
+        (["a/m", "b/n", "--kv-min", "m=much"], "kv_min is 'much'; give bytes or a size"),
+        (["m", "--kv-min", "2GiB", "--kv-max", "1GiB"], "kv_min is 2147483648; it must be at most kv_max"),
+        (["m", "--sleepable", "n"], "sleepable is 'n'; give a MODEL, one of: m"),
+        (["m", "--model-weight", "m=0"], "weight is 0.0; it must be a positive number"),
+        (["m", "--kv-share", "m=half"], "kv_share is 'half'; give a number"),
+        (
+            ["m", "--public-prefix", "/no/such"],
+            "public_prefix is '/no/such', which cannot be read: No such file",
+        ),
+        (["m", "--public-prefix", "/dev/null"], "public_prefix is '/dev/null', which is empty"),
+        (["m", "--max-batch-tokens", "0"], "max_batch_tokens is 0; it must be a whole number from 1"),
+        (["m", "--admission", "all"], "admission is 'all'; accepted: max_util, no_evict"),
+        (["m", "--schedule-policy", "sjf"], "schedule_policy is 'sjf'; accepted: lpm, fcfs"),
+        (["m", "--fairness-gap-tokens", "0"], "fairness_gap_tokens is 0; it must be"),
+        (["m", "--locality-quantum-tokens", "0"], "locality_quantum_tokens is 0; it must be"),
+        (["m", "--dedupe-steps", "-1"], "dedupe_steps is -1; it must be"),
+        (["m", "--decision-records", "-1"], "decision_records is -1; it must be"),
+        (["m", "--step-warmup-s", "99"], "step_warmup_s is 99; it must be"),
+        (["m", "--itl-ms", "soon"], "itl_ms is 'soon'; give milliseconds"),
+        (["m", "--host-kv-memory", "0"], "host_kv_memory is '0'; give bytes or a size"),
+        (
+            ["m", "--disk-kv-memory", "1GiB"],
+            "disk_kv_path is None and disk_kv_memory is 1073741824; give both",
+        ),
+        (["--engine", "ipc:///x", "--sleepable", "m"], "--engine:"),
     ],
 )
 def test_a_wrong_option_is_one_line_and_status_2(
@@ -102,6 +136,74 @@ def test_a_wrong_option_is_one_line_and_status_2(
     said = capsys.readouterr().err
     assert said.startswith(f"airi: {named}")
     assert len(said.strip().splitlines()) == 1
+
+
+def given(*flags: str, monkeypatch: pytest.MonkeyPatch) -> EngineOptions:
+    """The engine that `airi serve` would start."""
+    seen: list[EngineOptions] = []
+    monkeypatch.setattr(command, "_run", lambda options, *_: seen.append(options))
+    assert main(["serve", *flags]) == 0
+    return seen[0]
+
+
+def test_flags_of_models_are_for_all_or_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = ["/m/a", "v1=/m/b", "--kv-min", "1GiB", "--kv-min", "v1=2GiB", "--kv-max", "a=4GiB"]
+    flags += ["--sleepable", "v1", "--model-weight", "a=3", "--kv-share", "v1=0.5"]
+    first, second = given(*flags, monkeypatch=monkeypatch).models
+    assert (first.kv_min, first.kv_max, first.sleepable, first.weight) == (2**30, 4 * 2**30, False, 3.0)
+    assert (second.kv_min, second.kv_max, second.sleepable, second.kv_share) == (2 * 2**30, None, True, 0.5)
+    assert not any(model.is_elastic for model in given("/m/a", monkeypatch=monkeypatch).models)
+
+
+def test_without_flags_the_engine_is_as_its_own_defaults_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = given("/m/a", monkeypatch=monkeypatch)
+    assert found == EngineOptions(models=(ModelOptions(path="/m/a"),))
+
+
+def test_every_option_of_the_engine_has_a_flag() -> None:
+    flags = set(inspect.signature(command.serve).parameters)
+    without = {
+        "backend",  # for comparison only
+        "kv_fraction",
+        "aging_s",
+        "kv_event_records",  # nobody reads them from afar yet
+        "seed",
+    }
+    assert set(EngineOptions.__dataclass_fields__) - flags == without
+    renamed = {"path", "name", "aliases", "weight", "public_prefixes"}
+    assert set(ModelOptions.__dataclass_fields__) - flags == renamed
+
+
+SYSTEM = "You are the support desk of a bank. Never ask for a PIN."
+
+
+def test_a_public_prefix_is_what_every_chat_with_that_system_prompt_begins_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "system.txt"
+    file.write_text(f"{SYSTEM}\n")
+    flags = [
+        f"a={builtin.path()}",
+        f"b={builtin.path()}",
+        "--isolate-tenants",
+        "--public-prefix",
+        f"b={file}",
+    ]
+    options = given(*flags, monkeypatch=monkeypatch)
+    assert options.isolate_tenants
+    first, second = options.models
+    assert first.public_prefixes == ()
+    plain, chat = second.public_prefixes
+    tokenizer = Tokenizer.load(builtin.path())
+    for text in ("Hello", "1 + 1?", "  spaces", "\u00e4"):
+        asked = tokenizer.encode_chat(
+            [{"role": "system", "content": SYSTEM}, {"role": "user", "content": text}]
+        )
+        assert tuple(asked[: len(chat)]) == chat
+        assert SYSTEM in tokenizer.decode(chat)
+        assert tuple(tokenizer.encode(f"{SYSTEM}\n{text}")[: len(plain)]) == plain
+    assert tokenizer.decode(plain) in SYSTEM
+    assert len(tokenizer.decode(plain)) > len(SYSTEM) - 12, "but for what the next letters may change"
 
 
 def test_a_taken_port_is_found_before_anything_is_loaded(capsys: pytest.CaptureFixture[str]) -> None:

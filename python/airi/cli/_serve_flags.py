@@ -1,0 +1,280 @@
+"""The flags of `airi serve` but for its models, in the groups that `--help` shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from airi.cli._flags import parse_size, parse_target
+from airi.cli._model_flags import ModelFlags
+
+if TYPE_CHECKING:
+    from airi.engine.options import EngineOptions
+    from airi.gateway.options import ServerOptions
+
+__all__ = ["EngineFlags", "HttpFlags", "MemoryFlags", "ScheduleFlags", "engine_options"]
+
+_HTTP = "HTTP"
+_ENGINE = "Engine"
+_MEMORY = "Memory"
+_SCHEDULE = "Scheduling"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpFlags:
+    """Where to listen, and to whom."""
+
+    host: Annotated[str, typer.Option(help="Address to listen on.", rich_help_panel=_HTTP)] = "127.0.0.1"
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", rich_help_panel=_HTTP)] = 8000
+    api_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="AIRI_API_KEY",
+            help="Key that clients must send; may be repeated. Keys share the device evenly.",
+            show_envvar=True,
+            rich_help_panel=_HTTP,
+        ),
+    ] = None
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(help="Web origin whose scripts may call, or *; may be repeated.", rich_help_panel=_HTTP),
+    ] = None
+    tls_cert: Annotated[
+        Path | None, typer.Option(help="Certificate chain (PEM); turns on HTTPS.", rich_help_panel=_HTTP)
+    ] = None
+    tls_key: Annotated[
+        Path | None, typer.Option(help="Private key of the certificate (PEM).", rich_help_panel=_HTTP)
+    ] = None
+    max_body: Annotated[str, typer.Option(help="Largest request body accepted.", rich_help_panel=_HTTP)] = (
+        "32MiB"
+    )
+    drain_timeout: Annotated[
+        float,
+        typer.Option(help="Seconds that running requests get after SIGTERM.", rich_help_panel=_HTTP),
+    ] = 120.0
+
+    def options(self, *, chat_template: str | None) -> ServerOptions:
+        """As the gateway takes them; raises ConfigError."""
+        from airi.gateway import AppOptions, ServerOptions
+
+        app = AppOptions(
+            api_keys=tuple(self.api_key or ()),
+            cors_origins=tuple(self.cors_origin or ()),
+            body_limit=parse_size("max_body", self.max_body),
+        )
+        return ServerOptions(
+            app=app,
+            host=self.host,
+            port=self.port,
+            tls_cert=self.tls_cert,
+            tls_key=self.tls_key,
+            chat_template=chat_template,
+            drain_timeout_s=self.drain_timeout,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineFlags:
+    """What runs the models."""
+
+    device: Annotated[str, typer.Option(help="Where to run: auto, cpu.", rich_help_panel=_ENGINE)] = "auto"
+    dtype: Annotated[
+        str, typer.Option(help="auto (as the checkpoint says), float32 or bfloat16.", rich_help_panel=_ENGINE)
+    ] = "auto"
+    threads: Annotated[
+        int | None, typer.Option(help="Threads that compute; left out: all cores.", rich_help_panel=_ENGINE)
+    ] = None
+    max_model_len: Annotated[
+        int | None,
+        typer.Option(
+            help="Prompt and answer together, in tokens; left out: the model's window.",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = None
+    record_steps: Annotated[
+        Path | None,
+        typer.Option(
+            help="Record everything that the scheduler is told into this file, for `airi simulate --replay`. "
+            "Token ids are replaced by others drawn at random, equal ones by equal ones, so that shared "
+            "beginnings stay visible and texts do not.",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = None
+    decision_records: Annotated[
+        int,
+        typer.Option(
+            help="Decisions about requests that are kept, to say why one waited or was taken off; 48 bytes each.",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = 1 << 14
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            help="Use the engine that runs at this endpoint (ipc://... or tcp://...) instead of starting one.",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = None
+
+    def options(self) -> dict[str, Any]:
+        """For EngineOptions."""
+        names = ("device", "dtype", "threads", "max_model_len", "decision_records")
+        record_steps = None if self.record_steps is None else str(self.record_steps.absolute())
+        return {name: getattr(self, name) for name in names} | {"record_steps": record_steps}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryFlags:
+    """What keys and values lie in."""
+
+    kv_memory: Annotated[
+        str | None,
+        typer.Option(
+            help="Memory for keys and values, such as 8GiB or 500MB; left out: half of what is free.",
+            rich_help_panel=_MEMORY,
+        ),
+    ] = None
+    host_kv_memory: Annotated[
+        str | None,
+        typer.Option(
+            help="Memory for copies of keys and values that leave --kv-memory, such as 32GiB; left out: none.",
+            rich_help_panel=_MEMORY,
+        ),
+    ] = None
+    disk_kv_path: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for what leaves --host-kv-memory in turn, on a fast disk.", rich_help_panel=_MEMORY
+        ),
+    ] = None
+    disk_kv_memory: Annotated[
+        str | None,
+        typer.Option(help="How much of that disk to take, such as 200GiB.", rich_help_panel=_MEMORY),
+    ] = None
+    block_size: Annotated[int, typer.Option(help="Tokens per KV block.", rich_help_panel=_MEMORY)] = 16
+    prefix_caching: Annotated[
+        bool,
+        typer.Option(
+            help="Keep what prompts began with for those that begin alike.", rich_help_panel=_MEMORY
+        ),
+    ] = True
+    isolate_tenants: Annotated[
+        bool,
+        typer.Option(
+            help="API keys share no cached prefixes, so that none learns what others have sent.",
+            rich_help_panel=_MEMORY,
+        ),
+    ] = False
+
+    def options(self) -> dict[str, Any]:
+        """For EngineOptions."""
+        sizes = {
+            name: None if text is None else parse_size(name, text)
+            for name in ("kv_memory", "host_kv_memory", "disk_kv_memory")
+            for text in [getattr(self, name)]
+        }
+        return {
+            "kv_memory": sizes["kv_memory"],
+            "host_kv_memory": sizes["host_kv_memory"] or 0,
+            "disk_kv_path": None if self.disk_kv_path is None else str(self.disk_kv_path.absolute()),
+            "disk_kv_memory": sizes["disk_kv_memory"] or 0,
+            "block_size": self.block_size,
+            "prefix_caching": self.prefix_caching,
+            "isolate_tenants": self.isolate_tenants,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleFlags:
+    """Who runs when."""
+
+    max_num_seqs: Annotated[
+        int, typer.Option(help="Requests that run at the same time.", rich_help_panel=_SCHEDULE)
+    ] = 256
+    max_batch_tokens: Annotated[
+        int, typer.Option(help="Tokens in one step, prompts and answers together.", rich_help_panel=_SCHEDULE)
+    ] = 512
+    max_queued: Annotated[
+        int, typer.Option(help="Requests that may wait; more get status 429.", rich_help_panel=_SCHEDULE)
+    ] = 4096
+    admission: Annotated[
+        str,
+        typer.Option(
+            help="max_util starts a request when its next step fits, and may take it off again; no_evict when all of "
+            "it fits.",
+            rich_help_panel=_SCHEDULE,
+        ),
+    ] = "max_util"
+    async_scheduling: Annotated[
+        bool, typer.Option(help="Plan each step while the one before it runs.", rich_help_panel=_SCHEDULE)
+    ] = True
+    ttft_ms: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Milliseconds that a request is promised from its arrival to the first token; PRIORITY=MS for those "
+            "of one priority, may be repeated. Left out: no promise.",
+            rich_help_panel=_SCHEDULE,
+        ),
+    ] = None
+    itl_ms: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Milliseconds that a stream is promised from one token to the next; otherwise as --ttft-ms.",
+            rich_help_panel=_SCHEDULE,
+        ),
+    ] = None
+    step_warmup_s: Annotated[
+        float,
+        typer.Option(
+            help="Seconds, about, to measure steps at the start where something is promised.",
+            rich_help_panel=_SCHEDULE,
+        ),
+    ] = 0.5
+    fairness_gap_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="How far, in tokens, a waiting API key may fall behind another in service before a request of that "
+            "one makes way; left out: it waits until others finish.",
+            rich_help_panel=_SCHEDULE,
+        ),
+    ] = None
+    schedule_policy: Annotated[
+        str,
+        typer.Option(
+            help="Who of the waiting goes first: lpm, whose prompt has the longest cached prefix, within what its API "
+            "key is due; or fcfs, the first of the API key that was served least.",
+            rich_help_panel=_SCHEDULE,
+        ),
+    ] = "lpm"
+    locality_quantum_tokens: Annotated[
+        int,
+        typer.Option(
+            help="With lpm: how far, in tokens, an API key may be served ahead of others for its cached prefixes.",
+            rich_help_panel=_SCHEDULE,
+        ),
+    ] = 4096
+    dedupe_steps: Annotated[
+        int,
+        typer.Option(
+            help="Steps that a prompt may wait for a prefix which another is just computing; 0: never.",
+            rich_help_panel=_SCHEDULE,
+        ),
+    ] = 128
+
+    def options(self) -> dict[str, Any]:
+        """For EngineOptions."""
+        given = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return given | {name: parse_target(name, given[name] or []) for name in ("ttft_ms", "itl_ms")}
+
+
+def engine_options(
+    models: ModelFlags, engine: EngineFlags, memory: MemoryFlags, schedule: ScheduleFlags
+) -> EngineOptions:
+    """An engine of these flags; raises ConfigError."""
+    from airi.engine.options import EngineOptions
+
+    return EngineOptions(
+        models=models.options(), **engine.options(), **memory.options(), **schedule.options()
+    )
