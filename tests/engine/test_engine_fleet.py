@@ -88,6 +88,34 @@ def test_the_space_of_a_sleeping_model_serves_another(tiny_llama: Path, tiny_qwe
     engine.check_invariants()
 
 
+def test_memory_is_released_while_all_sleep_and_nobody_reads_what_was_there(
+    tiny_llama: Path, tiny_qwen3: Path, llama_references: list[Reference]
+) -> None:
+    engine = elastic_engine(tiny_llama, tiny_qwen3)
+    expected = add_all(engine, 0, "llama", llama_references)
+    assert tokens(run(engine)) == expected
+    engine.sleep("llama")
+    with pytest.raises(ConfigError, match="qwen3 is not asleep; memory is released while all sleep"):
+        engine.release_memory()
+    engine.sleep("qwen3")
+    add(engine, 99, [5] * 8, max_tokens=4, **GREEDY)
+    with pytest.raises(ConfigError, match="1 requests wait; memory is released without any"):
+        engine.release_memory()
+    engine.cancel(99)
+    run(engine)
+    engine.release_memory()
+    assert not engine._hosting.arena.any(), "the system gives zeros"
+    engine.wake("llama")
+    assert tokens(run_again := run_all(engine, llama_references)) == expected
+    assert all(output.num_cached_tokens == 0 for output in run_again.values())
+    engine.check_invariants()
+
+
+def run_all(engine: Engine, references: list[Reference]) -> dict[int, Output]:
+    add_all(engine, 0, "llama", references)
+    return run(engine)
+
+
 def test_a_model_that_is_added_computes_what_it_computes_alone(
     tiny_llama: Path,
     tiny_qwen3: Path,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from airi import LLM, ContextLengthError, RequestError, SamplingParams, TemplateError
+from airi import LLM, AiriError, ConfigError, ContextLengthError, RequestError, SamplingParams, TemplateError
 from airi.bench.shapes import Shape, make_checkpoint
 
 SHAPE = Shape(hidden=64, inner=128, layers=2, heads=4, kv_heads=2, head_dim=32, vocab=512, window=256)
@@ -106,3 +106,33 @@ def test_more_requests_than_slots_all_end(folder: Path) -> None:
     with LLM(folder, dtype="float32", threads=1, kv_memory=16 << 20, max_num_seqs=2, max_queued=4) as narrow:
         outputs = narrow.generate([f"{i} the" for i in range(12)], GREEDY)
     assert [len(o.outputs[0].token_ids) for o in outputs] == [12] * 12
+
+
+def test_a_model_that_slept_gives_what_it_gave_before(folder: Path) -> None:
+    with LLM(folder, dtype="float32", threads=1, kv_memory=16 << 20, sleepable=True, name="m") as llm:
+        before = [output.outputs[0].token_ids for output in llm.generate(PROMPTS, GREEDY)]
+        arena = llm._engine._hosting.arena
+        assert arena.any()
+        llm.sleep()
+        llm.sleep()
+        assert llm.is_sleeping
+        assert not arena.any(), "its memory is the system's, which gives zeros"
+        with pytest.raises(AiriError, match=r"this LLM sleeps; call wake_up\(\) first"):
+            llm.generate(PROMPTS, GREEDY)
+        llm.wake_up()
+        llm.wake_up()
+        assert not llm.is_sleeping
+        assert [output.outputs[0].token_ids for output in llm.generate(PROMPTS, GREEDY)] == before
+        stream = llm.generate_stream(PROMPTS, GREEDY)
+        next(stream)
+        with pytest.raises(AiriError, match="3 completions are running; sleep when they have ended"):
+            llm.sleep()
+        assert len(list(stream)) > 0
+    with pytest.raises(AiriError, match="has been closed"):
+        llm.sleep()
+
+
+def test_a_model_that_was_not_made_to_sleep_says_so(real: LLM) -> None:
+    with pytest.raises(ConfigError, match="cannot sleep; sleepable is not set for it"):
+        real.sleep()
+    assert not real.is_sleeping

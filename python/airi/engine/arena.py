@@ -22,6 +22,7 @@ __all__ = [
     "format_bytes",
     "plan_arena",
     "plan_elastic_arena",
+    "release_pages",
 ]
 
 # Slabs of several models: large enough that what a slab's last block leaves over is at most 1/8.
@@ -191,6 +192,13 @@ def allocate_arena(num_bytes: int) -> NDArray[np.uint8]:
         with suppress(OSError):  # a hint: kernels without transparent huge pages refuse it
             memory.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(memory, np.uint8)
+
+
+def release_pages(arena: NDArray[np.uint8]) -> None:
+    """Gives the memory of `allocate_arena` back to the system until it is written again; it is zeros then."""
+    held = arena.base
+    if isinstance(held, memoryview) and isinstance(held.obj, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        held.obj.madvise(mmap.MADV_DONTNEED)
 
 
 def format_bytes(count: int) -> str:

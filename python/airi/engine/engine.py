@@ -23,10 +23,7 @@ from airi.engine.requests import Feature, RequestState
 from airi.engine.runner import StepResult
 from airi.engine.tenants import Tenants
 from airi.engine.warmup import learn_step_times
-from airi.errors import (
-    ConfigError,
-    ModelNotFoundError,
-)
+from airi.errors import ConfigError, ModelNotFoundError
 from airi.observability import explain
 from airi.outputs import Output
 from airi.sampling_params import MAX_PRIORITY, SamplingParams
@@ -145,6 +142,19 @@ class Engine:
     def wake(self, model: str | int) -> None:
         """Brings a sleeping model back; its requests go on where they were taken off."""
         self._fleet.wake(self.find_model(model).index)
+
+    def release_memory(self) -> None:
+        """Gives the arena's memory back to the system while all models sleep and no request waits.
+
+        It is taken again as requests need it. Prefixes cached so far are not found any more. Raises ConfigError.
+        """
+        if self._states:
+            raise ConfigError(
+                f"{len(self._states)} requests wait; memory is released without any", field="model"
+            )
+        self._fleet.release_arena()
+        for regions in self._regions:
+            regions.forget()
 
     @property
     def is_moving(self) -> bool:
@@ -375,7 +385,8 @@ class Engine:
             reason = REASONS[code]
             output = others.get(request_id)
             if output is None:
-                output = others[request_id] = Output(request_id, _tokens_of(request_id, result))
+                tokens = [] if result is None else result.tokens_of(request_id)
+                output = others[request_id] = Output(request_id, tokens)
             if reason == "stop":
                 output.stop_token = output.tokens[-1]
             elif reason == "error":
@@ -385,11 +396,3 @@ class Engine:
             output.num_prompt_tokens = num_prompt
             output.num_cached_tokens = num_cached
             output.num_generated_tokens = num_generated
-
-
-def _tokens_of(request_id: int, result: StepResult | None) -> list[int]:
-    """The token that this step gave a request, if it gave one."""
-    if result is None:
-        return []
-    tokens: list[int] = result.tokens[result.request_ids == request_id].tolist()
-    return tokens

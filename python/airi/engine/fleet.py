@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from airi import _core
+from airi.engine.arena import release_pages
 from airi.engine.backends import LoadedModel, PlaceableModel
 from airi.engine.loading import Addition, EngineProgress, HostedModel, Hosting, load_addition
 from airi.engine.options import EngineOptions, ModelOptions
@@ -17,6 +18,7 @@ from airi.errors import ConfigError
 __all__ = ["Fleet", "place_weights"]
 
 _LEAVING = (_core.ModelState.REMOVING, _core.ModelState.REMOVED)
+_AWAY = (_core.ModelState.ASLEEP, _core.ModelState.REMOVED)
 _SETTLED = (_core.ModelState.AWAKE, _core.ModelState.ASLEEP, _core.ModelState.REMOVED)
 
 
@@ -121,6 +123,15 @@ class Fleet:
             if self.state(index) in _SETTLED:
                 self._coming.pop(index, None)
                 self._moving.remove(index)
+
+    def release_arena(self) -> None:
+        """Gives the arena's memory back to the system; raises ConfigError where a model is awake."""
+        for model in self.models:
+            if self.state(model.index) not in _AWAY:
+                raise ConfigError(
+                    f"{model.name} is not asleep; memory is released while all sleep", field="model"
+                )
+        release_pages(self._hosting.arena)
 
     def _bring_in(self, index: int) -> None:
         home = self._home(index)

@@ -19,18 +19,23 @@ class CacheRegions:
     Strictly isolated, a prompt shares with other tenants what it has in common with one of `public_prefixes`, and
     nothing else; what others send can then not be told from how much of one's own prompt is cached.
 
-    *Thread safety*: immutable.
+    *Thread safety*: none.
     """
 
     def __init__(self, public_prefixes: Sequence[Sequence[int]], *, strict: bool) -> None:
         self._strict = strict
         self._public = [np.array(prefix, np.int64) for prefix in public_prefixes]
+        self._age = 0
+
+    def forget(self) -> None:
+        """Has later prompts share nothing with those before: what was cached of them has gone."""
+        self._age += 1
 
     def salts(
         self, prompt: NDArray[np.int32], tenant: int, cache_salt: bytes | None, cache_salt_from: int
     ) -> list[Salt]:
         """The salts of a prompt, in order; a block is private from the first whose place lies in it."""
-        salts: list[Salt] = []
+        salts: list[Salt] = [(0, b"age" + self._age.to_bytes(8, "little"))] if self._age else []
         if self._strict:
             salts.append((self._public_length(prompt), b"tenant" + tenant.to_bytes(8, "little", signed=True)))
         if cache_salt:

@@ -86,6 +86,11 @@ class StepResult:
     logprobs: dict[int, TokenLogprobs] = field(default_factory=dict)
     """By index into the n."""
 
+    def tokens_of(self, request_id: int) -> list[int]:
+        """The token that this step gave a request, if it gave one."""
+        tokens: list[int] = self.tokens[self.request_ids == request_id].tolist()
+        return tokens
+
     def only(self, kept: NDArray[np.bool_]) -> StepResult:
         """The same without some of the rows that sampled: `kept` [n]. What is committed is not what is left."""
         places = {old: new for new, old in enumerate(np.flatnonzero(kept).tolist())}

@@ -26,6 +26,8 @@ __all__ = ["LLM", "Messages"]
 Messages = Sequence[Mapping[str, Any]]
 """A conversation: messages with role and content."""
 
+_OF_THE_MODEL = frozenset(("name", "kv_min", "kv_max", "sleepable"))
+
 
 class LLM:
     """A model loaded into this process.
@@ -45,8 +47,9 @@ class LLM:
         """Loads `model`: a checkpoint folder, hf://org/name[@revision], or None for the built-in one.
 
         `options` are those of `airi.engine.EngineOptions` (dtype, device, threads, max_model_len,
-        max_num_seqs, kv_memory in bytes, block_size, seed, ...). `progress` shows bars on stderr;
-        None means when it is a terminal. Raises CheckpointError or ConfigError.
+        max_num_seqs, kv_memory in bytes, block_size, seed, ...), and `name`, `kv_min`, `kv_max` and `sleepable`
+        of `ModelOptions`. `progress` shows bars on stderr; None means when it is a terminal. Raises
+        CheckpointError or ConfigError.
         """
         from airi.engine import Engine
 
@@ -67,6 +70,7 @@ class LLM:
         self._request_ids = itertools.count(1)
         self._owners: dict[int, Batch] = {}
         self._closed = False
+        self._asleep = False
 
     def generate(
         self,
@@ -115,6 +119,39 @@ class LLM:
     ) -> Iterator[Chunk]:
         """As `chat`, piece by piece as the answer is made. Leaving the loop early cancels the rest."""
         return self._stream(self._chats(messages, params, tools, template_options))
+
+    def sleep(self) -> None:
+        """Gives the memory of keys and values back to the system and lays the weights aside, until `wake_up`.
+
+        Prompts that were cached are computed again afterwards. Needs the option `sleepable=True`. Raises ConfigError
+        without it, AiriError while calls run; sleeping twice does nothing.
+        """
+        with self._lock:
+            self._raise_if_closed()
+            if self._asleep:
+                return
+            if self._owners:
+                raise AiriError(f"{len(self._owners)} completions are running; sleep when they have ended")
+            while self._engine.has_work():
+                self._engine.step()  # takes out what was cancelled
+            self._engine.sleep(self.model)
+            self._settle()
+            self._engine.release_memory()
+            self._asleep = True
+
+    def wake_up(self) -> None:
+        """Brings the model back after `sleep`; awake already, it does nothing."""
+        with self._lock:
+            self._raise_if_closed()
+            if self._asleep:
+                self._engine.wake(self.model)
+                self._settle()
+                self._asleep = False
+
+    @property
+    def is_sleeping(self) -> bool:
+        """Whether `sleep` was called, and `wake_up` not since."""
+        return self._asleep
 
     def close(self) -> None:
         """Frees the model. Running calls end with an error; closing twice does nothing."""
@@ -212,6 +249,14 @@ class LLM:
                     self._pump(batch)
         _raise(batch.failure)
 
+    def _settle(self) -> None:
+        while self._engine.is_moving:
+            self._engine.step()
+
+    def _raise_if_closed(self) -> None:
+        if self._closed:
+            raise _closed_error()
+
     @contextmanager
     def _driving(self, batch: Batch) -> Iterator[None]:
         """Takes what is left of the batch out of the engine at the end."""
@@ -229,10 +274,11 @@ class LLM:
     def _pump(self, batch: Batch) -> None:
         """One step of the engine, for whoever has requests in it."""
         with self._lock, deferred_interrupt():
-            if self._closed:
-                raise _closed_error()
+            self._raise_if_closed()
             if batch.ready or batch.done:
                 return  # another thread's step has served this batch meanwhile
+            if self._asleep:
+                raise AiriError("this LLM sleeps; call wake_up() first")
             self._fill(batch)
             for output in self._engine.step():
                 owner = self._owners.get(output.request_id)
@@ -280,8 +326,10 @@ def _closed_error() -> AiriError:
 def _engine_options(path: str, options: dict[str, Any]) -> Any:
     from airi.engine import EngineOptions, ModelOptions
 
-    known = set(EngineOptions.__dataclass_fields__) - {"models"}
+    known = set(EngineOptions.__dataclass_fields__) - {"models"} | _OF_THE_MODEL
     for name in options:
         if name not in known:
             raise ConfigError(f"unknown option {name!r}; accepted: {', '.join(sorted(known))}", field=name)
-    return EngineOptions(models=(ModelOptions(path=path),), **options)
+    own = {name: value for name, value in options.items() if name in _OF_THE_MODEL}
+    others = {name: value for name, value in options.items() if name not in _OF_THE_MODEL}
+    return EngineOptions(models=(ModelOptions(path=path, **own),), **others)
