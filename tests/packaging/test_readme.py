@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import os
 import re
 import shlex
 import socket
@@ -17,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from airi import builtin
+from airi.cli.serve import serve
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
@@ -139,6 +142,32 @@ def test_bench_lines_run_and_those_of_peers_are_commands() -> None:
         assert done.stdout
         for flag in flags:
             assert flag in done.stdout, f"{line}: no {flag}"
+
+
+def test_the_simulation_prints_what_it_shows() -> None:
+    [block] = blocks("console")
+    line, *shown = block.splitlines()
+    environment = {**os.environ, "COLUMNS": "120"}
+    command = [*AIRI, *shlex.split(line.removeprefix("$ airi "))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    printed = [words(line) for line in done.stdout.splitlines()]
+    assert shown
+    for each in shown:
+        assert words(each) in printed
+
+
+def words(line: str) -> list[str]:
+    """What a line of a table says, however wide its columns are."""
+    return line.replace("│", " ").replace("┃", " ").split()
+
+
+def test_flags_that_it_names_are_flags() -> None:
+    known = {f"--{name.replace('_', '-')}" for name in inspect.signature(serve).parameters}
+    [section] = re.findall(r"## What the core decides\n(.*?)\n```", README, flags=re.DOTALL)
+    named = set(re.findall(r"--[a-z][a-z-]+", section))
+    assert len(named) > 8
+    assert named <= known
 
 
 def test_every_shell_line_is_checked_by_one_of_these() -> None:
