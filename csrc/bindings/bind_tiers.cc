@@ -99,7 +99,7 @@ std::int64_t load(PyTierCache& self, std::int32_t entry, std::int32_t block) {
   if (self.cache().source(self.entry(entry)) != TierCache::Source::kHost) {
     throw InvalidArgument("entry " + std::to_string(entry) + " has no host copy to load");
   }
-  return raw(self.cache().load(self.entry(entry), self.block(block), 0, 0));
+  return raw(self.cache().load(self.entry(entry), self.block(block), 0));
 }
 
 std::optional<std::int64_t> fetch(PyTierCache& self, std::int32_t entry) {
