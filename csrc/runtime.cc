@@ -138,8 +138,8 @@ std::optional<StepInfo> Runtime::plan(ModelId model) {
   writer.clear();
   Hosted& hosted = models_[index(model)];
   hosted.scheduler->plan(now_, expected_start(), writer);
-  // Without rows a step is worth while for what is waited for, or where no slab could be zeroed any more; what
-  // is stored or spilled comes along.
+  // Without rows a step is worth while for what is waited for, or where no slab could be zeroed any more;
+  // what is stored or spilled comes along.
   const bool has_ops = !ops_.step().empty() && (waits_for_tiers(model) || ops_.room() <= 0);
   if (writer.num_rows() == 0 && writer.num_deltas() == 0 && !has_ops) {
     AIRI_CHECK(!in_flight_.empty() || waits(model))

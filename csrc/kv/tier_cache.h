@@ -99,8 +99,8 @@ class TierCache {
     return host_.num_free() == host_.size() && disk_.num_free() == disk_.size();
   }
 
-  // Tells `sink` from now on which hashes of `index`, whose entries these are, can be read in a tier and which
-  // no more. `index` must live until close().
+  // Tells `sink` from now on which hashes of `index`, whose entries these are, can be read in a tier and
+  // which no more. `index` must live until close().
   void send_events_to(const KvEventSink& sink, const PrefixIndex& index) noexcept {
     events_ = sink;
     index_ = &index;

@@ -68,11 +68,11 @@ class ElasticTiered(Tiered, Elastic):
                 self.runtime.wake(model)
 
     def run(self, *, limit: int = 100_000) -> int:
-        for count in range(limit):
-            if not self.runtime.has_work():
-                break
+        """As Executor.run; whatever sleeps is woken."""
+        count = 0
+        while self.runtime.has_work():
+            assert count < limit, f"requests are still alive after {limit} steps"
             self.wake_all()
             self.step()
-        else:
-            raise AssertionError(f"requests are still alive after {limit} steps")
+            count += 1
         return count + super().run()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import pytest
 
 from airi import _core
-from airi._core import FinishReason, KvEventKind, MemoryOpKind, ModelState
+from airi._core import FinishReason, KvEventKind, MemoryOpKind, ModelState, parts
 
 from .elastic_tiered import ElasticTiered
 from .harness import Config, ModelSpec, next_token
@@ -93,7 +94,7 @@ class Life:
 
     def submit(self, model: int) -> None:
         draw = self.draw
-        text = prompt(draw.randint(1, 5), draw.randint(8, 24)) + [draw.randint(1, 900)]
+        text = [*prompt(draw.randint(1, 5), draw.randint(8, 24)), draw.randint(1, 900)]
         count = draw.randint(1, 12)
         request, admit = self.ex.submit(text, model=model, max_new=count)
         if admit == _core.Admit.ACCEPTED:
@@ -160,3 +161,167 @@ def test_the_random_lives_meet_every_kind_of_transfer_and_event() -> None:
         kinds |= life.readers.kinds
     assert all(count > 20 for count in counts.values()), counts
     assert len(kinds) == 6
+
+
+def test_a_prefix_outlives_the_slabs_it_lay_in() -> None:
+    """The device location goes with the slab, and the entry stays: the copy in the host is hit."""
+    config = Config(arena_slabs=8, slab_blocks=2, host_blocks=64, kv_event_records=1 << 12)
+    ex = ElasticTiered([spec(0, 8), spec(0, 8)], config)
+    readers = Readers(ex)
+    text = prompt(1, 25)
+    first = ex.accepted(text, model=0, max_new=2)
+    ex.run()
+    for family in range(2, 6):
+        ex.accepted(prompt(family, 25), model=1, max_new=2)
+    ex.run()
+    ex.settle()
+    readers.check()
+    assert ex.owned(0) < 3, "its slabs have gone to the other"
+    assert {tier for tier, _ in readers.known[0]} >= {1}
+    again = ex.accepted(text, model=0, max_new=2)
+    ex.run()
+    assert ex.events[again]["num_cached_tokens"] == 24
+    assert ex.outputs[again] == ex.outputs[first]
+    assert ex.runtime.stats()[0].tiers.loads > 0
+    readers.check()
+
+
+def test_a_slab_that_a_transfer_writes_drains_and_then_moves() -> None:
+    """E3: the device checks that nothing is zeroed under a transfer."""
+    late = 50_000
+    ex = ElasticTiered(
+        [spec(0, 16), spec(0, 16)],
+        Config(arena_slabs=16, slab_blocks=2, host_blocks=64),
+        weather=Weather(delay_us=lambda kind: late if kind == MemoryOpKind.LOAD else 20),
+    )
+    text = prompt(1, 25)
+    ex.accepted(text, model=0, max_new=2)
+    ex.run()
+
+    def fill(first: int) -> list[int]:
+        return [ex.accepted(prompt(first + i, 40), model=1, max_new=4) for i in range(6)]
+
+    fill(10)
+    ex.run()
+    ex.settle()
+    assert ex.owned(0) == 0
+    again = ex.accepted(text, model=0, max_new=2)
+    while ex.tiered.counts[MemoryOpKind.LOAD] == 0:
+        ex.step()
+    ex.runtime.sleep(0)
+    others = fill(20)
+    while any(op.kind == MemoryOpKind.LOAD for op in ex.tiered.running):
+        assert ex.runtime.stats()[0].active_blocks == 6, "transfers hold what they write"
+        assert ex.owned(0) in (3, 4)
+        if ex.step() is None:
+            ex.now += 1000
+        ex.runtime.check_invariants()
+    assert any(request in ex.finished for request in others), "nobody waited for it"
+    others = fill(30)
+    while not set(others) <= set(ex.finished):
+        ex.step()
+    assert ex.owned(0) == 0
+    ex.run()
+    assert ex.outputs[again] == text_alone(text, 2)
+
+
+def test_weights_come_back_to_slabs_of_which_something_was_to_be_copied() -> None:
+    """A sleeping model's blocks are stored by a step that has not come yet when others' weights do."""
+    specs = [spec(0, 8, weight_slabs=4), spec(0, 8, admission=MAX_UTIL)]
+    ex = ElasticTiered(specs, Config(arena_slabs=8, slab_blocks=2, host_blocks=64))
+    ex.runtime.sleep(0)
+    while ex.runtime.state(0) != ModelState.ASLEEP:
+        ex.step()
+    requests = [ex.accepted(prompt(family, 12), model=1, max_new=4) for family in range(1, 5)]
+    for _ in range(2):
+        ex.step()
+    while ex.in_flight:
+        ex.commit(ex.in_flight.popleft())
+    assert ex.owned(1) > 4, "some lie where the weights were"
+    ex.runtime.wake(0)
+    assert ex.runtime.state(0) == ModelState.MOVING_IN
+    ex.move_weights()
+    ex.run()
+    ex.check_weights(0)
+    for family, request in enumerate(requests, 1):
+        assert ex.outputs[request] == text_alone(prompt(family, 12), 4)
+    ex.settle()
+    ex.runtime.check_invariants()
+
+
+def test_a_model_that_is_added_gets_the_slots_of_one_that_is_gone() -> None:
+    ex = ElasticTiered([spec(), spec()], Config(arena_slabs=16, slab_blocks=2, host_blocks=32))
+
+    def stored(model: int) -> int:
+        """How many blocks of the model the host holds after more than it can hold came by."""
+        for family in range(12):
+            ex.accepted(prompt(family, 25), model=model, max_new=2)
+            ex.run()
+        ex.settle()
+        return int(ex.runtime.stats()[model].tiers.host_blocks)
+
+    assert stored(1) == 16
+    third = ex.add(spec())
+    assert stored(third) == 0, "the others have all there is"
+    ex.remove(1)
+    ex.step()
+    assert ex.runtime.state(1) == ModelState.REMOVED
+    fourth = ex.add(spec())
+    assert stored(fourth) == 10, "a third of what there is"
+    ex.remove(fourth)
+    ex.step()
+    fifth = ex.add(spec())
+    assert stored(fifth) == 10
+    ex.runtime.check_invariants()
+
+
+def test_slots_that_a_transfer_touches_are_given_to_nobody() -> None:
+    late = {MemoryOpKind.STORE: 10_000}
+    ex = ElasticTiered(
+        [spec(), spec()],
+        Config(arena_slabs=16, slab_blocks=2, host_blocks=32, store_on_reuse=1),
+        weather=Weather(delay_us=lambda kind: late.get(kind, 20)),
+    )
+    for _ in range(2):
+        ex.accepted(prompt(1, 25), model=1, max_new=2)
+        ex.run()
+    assert any(op.kind == MemoryOpKind.STORE for op in ex.tiered.running)
+    ex.remove(1)
+    ex.step()
+    assert ex.runtime.state(1) == ModelState.REMOVED
+    early = ex.add(spec())
+    ex.settle()
+    after = ex.add(spec())
+    for model in (early, after):
+        for family in range(8):
+            ex.accepted(prompt(family, 17), model=model, max_new=2)
+            ex.run()
+        ex.settle()
+    stats = ex.runtime.stats()
+    assert stats[early].tiers.stores == 0
+    assert stats[after].tiers.stores > 0
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_ranges_of_a_tier_are_taken_once_and_come_together_again(seed: int) -> None:
+    draw = random.Random(seed)
+    space = parts.TierSpace(200)
+    free = set(range(200))
+    taken: list[tuple[int, int]] = []
+    for _ in range(300):
+        if draw.random() < 0.5:
+            most = draw.randint(0, 60)
+            ranges = space.free()
+            first, count = space.take(most)
+            granules = set(range(first, first + count))
+            assert granules <= free
+            assert count == min(most, max((c for _, c in ranges), default=0))
+            free -= granules
+            taken.append((first, count))
+        elif taken:
+            first, count = taken.pop(draw.randrange(len(taken)))
+            space.give_back((first, count))
+            free |= set(range(first, first + count))
+        runs = space.free()
+        assert [g for first, count in runs for g in range(first, first + count)] == sorted(free)
+        assert all(a + n < b for (a, n), (b, _) in pairwise(runs))

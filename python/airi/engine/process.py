@@ -20,6 +20,7 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
+from airi import _core
 from airi.engine.control import Control
 from airi.engine.engine import Engine, StepOutputs, now_us
 from airi.engine.loading import HostedModel
@@ -33,8 +34,8 @@ from airi.transport.messages import (
     GenerateRequest,
     ModelInfo,
     ModelStats,
-    TierStats,
     Progress,
+    TierStats,
 )
 from airi.transport.server import CLIENT_SHIFT, EngineServer, Received
 
