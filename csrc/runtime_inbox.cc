@@ -120,8 +120,12 @@ void Runtime::read_inbox() {
     Hosted& model = models_[index(accepted->model)];
     if (model.scheduler) {
       model.scheduler->accept(accepted, now_);
-      // It was on its way when the model began to go.
-      if (model.state == ModelState::kRemoving && !model.drains) drop(accepted, FinishReason::kCancelled);
+      // It was on its way when the model began to go, or when what it can count on became less.
+      if (model.state == ModelState::kRemoving && !model.drains) {
+        drop(accepted, FinishReason::kCancelled);
+      } else if (never_fits(*accepted)) {
+        drop(accepted, FinishReason::kNeverFits);
+      }
     } else {
       end(accepted, FinishReason::kCancelled);
     }

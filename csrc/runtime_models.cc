@@ -24,7 +24,7 @@ void Runtime::publish_limits(ModelId model) {
                      .caches_prefixes = hosted.config.enable_prefix_caching,
                      .is_gone = hosted.state == ModelState::kRemoving || hosted.state == ModelState::kRemoved,
                      .chain = hosted.chain};
-  if (!limits.is_gone) limits.capacity = capacity_of(model);
+  if (hosted.scheduler) limits.capacity = capacity_of(model);
   const MutexLock lock(limits_mu_);
   limits_.resize(std::max(limits_.size(), models_.size()));
   limits_[index(model)] = std::make_shared<const ModelLimits>(std::move(limits));
@@ -127,7 +127,6 @@ bool Runtime::occupy_home(ModelId model) {
     if (arena_.owner(slab) == weights) continue;
     if (exchange_.try_clear(slab, now_)) {
       arena_.give(slab, weights, now_);
-      take_back_ops(slab);
     } else {
       is_complete = false;
     }
@@ -163,7 +162,6 @@ ModelId Runtime::add_model(const ModelConfig& model) {
   const ModelId id = arena_.add_model(slab_limits({model}, arena_.num_slabs()).front(), model.weight_slabs);
   arbiter_.add_model(model.device_weight);
   host(id, model);
-  attach_tiers_late(id);
   Hosted& hosted = models_.back();
   hosted.weights_at = home;
   if (home) {
@@ -172,6 +170,8 @@ ModelId Runtime::add_model(const ModelConfig& model) {
     hosted.quiet_from = next_step_;
   }
   for (std::int32_t i = 0; i < std::ssize(models_); ++i) publish_limits(ModelId{i});
+  end_what_never_fits();
+  settle();
   go_on_with_changes();
   return id;
 }
@@ -182,10 +182,11 @@ Runtime::Hosted& Runtime::hosted(ModelId model) {
 }
 
 void Runtime::remove_model(ModelId model, bool drains) {
-  read_inbox();  // what is on its way counts as taken
   Hosted& removed = hosted(model);
+  const ModelState removing = next_state(removed.state, ModelEvent::kRemove);
   const bool was_awake = removed.state == ModelState::kAwake;
-  removed.state = next_state(removed.state, ModelEvent::kRemove);
+  read_inbox();  // what is on its way counts as taken
+  removed.state = removing;
   removed.drains = drains && was_awake;
   if (!was_awake) removed.weights_at.reset();  // they are elsewhere
   publish_limits(model);
@@ -196,8 +197,8 @@ void Runtime::remove_model(ModelId model, bool drains) {
     }
     std::ranges::sort(ending, {}, &Request::serial);
     for (Request* request : ending) drop(request, FinishReason::kCancelled);
-    settle();
   }
+  settle();
   go_on_with_changes();
 }
 
@@ -258,14 +259,11 @@ void Runtime::go_on_with_changes() {
 
 void Runtime::release_everything(ModelId model) {
   Hosted& gone = models_[index(model)];
-  if (gone.tiers) {
-    gone.tiers->close();
-    gone.scheduler->slab_pool().drop_lost();
-  }
   if (gone.source) {
     exchange_.lend(model);
     exchange_.attach(model, nullptr);
   } else {
+    tell_that_all_is_gone(model);
     for (const SlabId slab : arena_.owned_by(model)) arena_.take_back(slab);
   }
   leave_home(model);
@@ -273,11 +271,18 @@ void Runtime::release_everything(ModelId model) {
   arena_.remove_model(model);
   gone.scheduler.reset();
   gone.source.reset();
-  release_quiet_tiers(model);
   arbiter_.set_backlogged(model, false);
   for (std::int32_t i = 0; i < std::ssize(models_); ++i) {
     if (models_[static_cast<std::size_t>(i)].scheduler) publish_limits(ModelId{i});
   }
+}
+
+// Nothing is evicted from a pool that ends with its scheduler; whoever follows the events must not keep it.
+void Runtime::tell_that_all_is_gone(ModelId model) {
+  const KvEventSink sink(&kv_events_, model, models_[index(model)].config.block_size);
+  if (!sink.enabled()) return;
+  const std::vector<KvEvent> stored = kv_snapshot(model).stored;
+  for (auto event = stored.rbegin(); event != stored.rend(); ++event) sink.removed(event->tier, event->hash);
 }
 
 void Runtime::replace_buffers(const std::vector<StepBuffers>& buffers) {
@@ -290,7 +295,6 @@ void Runtime::replace_buffers(const std::vector<StepBuffers>& buffers) {
   for (const StepBuffers& set : buffers) {
     for (const Hosted& model : models_) check_buffers(set, {model.config});
   }
-  check_tier_buffers(buffers);
   buffers_ = buffers;
   writers_.clear();
   for (const StepBuffers& set : buffers) writers_.emplace_back(set);

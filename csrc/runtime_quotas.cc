@@ -23,16 +23,17 @@ void Runtime::take_quotas() {
   }
 }
 
-// Ends requests that could wait for ever because quotas that were set after their submit keep for others what
-// they need.
+// Quotas, or models, that came after its submit keep for others what it needs: it could wait for ever.
+bool Runtime::never_fits(const Request& request) const {
+  const ModelLimits& limits = *limits_of(request.model);
+  const std::int64_t blocks = ceil_div<std::int64_t>(request.max_length, limits.chain->block_size());
+  return blocks > limits.capacity - inbox_.kept_for_others(request.model, request.tenant);
+}
+
 void Runtime::end_what_never_fits() {
   std::vector<RequestId> doomed;
   for (const auto& [id, request] : requests_) {
-    const ModelLimits& limits = *limits_of(request->model);
-    const std::int64_t blocks = ceil_div<std::int64_t>(request->max_length, limits.chain->block_size());
-    if (blocks > limits.capacity - inbox_.kept_for_others(request->model, request->tenant)) {
-      doomed.push_back(id);
-    }
+    if (never_fits(*request)) doomed.push_back(id);
   }
   std::ranges::sort(doomed);
   for (const RequestId id : doomed) drop(requests_.at(id).get(), FinishReason::kNeverFits);

@@ -44,13 +44,13 @@ ModelId SlabArena::add_model(const SlabLimits& limits, std::int32_t num_weights)
                           " are not promised to others");
   }
   models_.push_back({.limits = limits, .num_weights = num_weights});
-  targets_.resize(models_.size());
-  is_settled_.resize(models_.size());
   for (std::size_t i = 0; i < models_.size(); ++i) {
     if (models_[i].is_removed || guaranteed(ModelId{static_cast<std::int32_t>(i)}) > 0) continue;
     models_.pop_back();
     throw InvalidArgument("model " + std::to_string(i) + " gets no slab of the arena");
   }
+  targets_.resize(models_.size());
+  is_settled_.resize(models_.size());
   return ModelId{static_cast<std::int32_t>(models_.size()) - 1};
 }
 

@@ -67,10 +67,9 @@ class SlabExchange {
   // writes to it: it drains. REQUIRES: it holds no weights.
   [[nodiscard]] bool try_clear(SlabId slab, TimePoint now);
 
-  // True iff the model asked for slabs that it may have and has not got them: they are due to it, or others
-  // want them yet.
+  // True iff the model asked for slabs that are due to it and has not got them.
   [[nodiscard]] bool waits(ModelId model) const noexcept {
-    return index(model) < is_short_.size() && is_short_[index(model)];
+    return index(model) < num_missing_.size() && num_missing_[index(model)] > 0;
   }
 
   // How often slabs went from one model to another, and how often requests had to go for it.
@@ -89,7 +88,7 @@ class SlabExchange {
 
   [[nodiscard]] SlabHolder& holder(ModelId model) const { return *holders_[index(model)]; }
   [[nodiscard]] std::int32_t target(ModelId model) const noexcept { return targets_[index(model)]; }
-  // Slabs for all that it wants, and for `more` blocks beside what runs.
+  // Slabs for all that it wants, and for `more` blocks beside those it has.
   [[nodiscard]] static std::int64_t wanted_slabs(SlabHolder& holder, std::int32_t more);
   // True iff what is available without the slab covers the promises.
   [[nodiscard]] static bool has_room_without(SlabId slab, const BlockPool& pool, std::int32_t promised);
@@ -112,7 +111,6 @@ class SlabExchange {
   Micros hysteresis_;
   std::vector<SlabHolder*> holders_;       // by model; null: takes no part
   std::vector<std::int32_t> num_missing_;  // slabs due to a model that asked for some in vain
-  std::vector<bool> is_short_;             // a model that asked for more than it got and may have
   std::vector<std::int64_t> wanted_;       // scratch: slabs by model
   std::vector<std::int32_t> targets_;      // of the latest grow()
   std::vector<ModelId> donors_;            // scratch

@@ -46,7 +46,7 @@ enum class Decision : std::uint8_t {
   kFinishedDeadline = 43,
   kFinishedFailed = 44,
   kFinishedNan = 45,
-  kFinishedNeverFits = 46,  // quotas that were set since keep for others what it needs
+  kFinishedNeverFits = 46,  // quotas, or models, that came since keep for others what it needs
 
   // It never entered the queue.
   kRefusedQueueFull = 60,    // a: how many may wait

@@ -63,7 +63,7 @@ class NaiveExchange:
     def targets(self, asking: int, more: int) -> list[int]:
         wanted = []
         for i, m in enumerate(self.models):
-            running = self.active(i) + m.promised + (more if i == asking else 0)
+            running = self.active(i) + (m.pool.available() + more if i == asking else m.promised)
             wanted.append(-(-max(m.wanted, running) // self.per_slab))
         return naive_targets(self.num_slabs, [(m.low, m.high, m.weight) for m in self.models], wanted)
 

@@ -29,7 +29,9 @@ REASONS: Final[dict[int, FinishReason]] = {
 _FAILURES = {
     int(_core.FinishReason.NAN): "the model gave not-a-number logits",
     int(_core.FinishReason.FAILED): "running the model failed",
-    int(_core.FinishReason.NEVER_FITS): "quotas set since keep the KV memory that it needs for other tenants",
+    int(
+        _core.FinishReason.NEVER_FITS
+    ): "quotas or models that came since keep the KV memory that it needs for others",
 }
 _NO_IDS = np.empty(0, np.int64)
 _NO_TOKENS = np.empty(0, np.int32)

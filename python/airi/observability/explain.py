@@ -35,7 +35,7 @@ _SENTENCES: dict[Decision, str] = {
     Decision.FINISHED_CANCELLED: "cancelled after {a:,} tokens",
     Decision.FINISHED_DEADLINE: "ended at its deadline after {a:,} tokens",
     Decision.FINISHED_FAILED: "ended after {a:,} tokens: running the model failed",
-    Decision.FINISHED_NEVER_FITS: "ended after {a:,} tokens: quotas set since keep for others the memory it needs",
+    Decision.FINISHED_NEVER_FITS: "ended after {a:,} tokens: quotas or models since keep from it the memory it needs",
     Decision.FINISHED_NAN: "ended after {a:,} tokens: the model gave not-a-number logits",
     Decision.REFUSED_QUEUE_FULL: "refused: {a:,} requests wait already",
     Decision.REFUSED_TOO_LONG: "refused: needs {a:,} tokens, a request has at most {b:,}",

@@ -14,7 +14,6 @@ from airi.transport.messages import (
     ModelInfo,
     ModelStats,
     Progress,
-    TierStats,
     error_of,
     next_request_id,
 )
@@ -32,7 +31,6 @@ __all__ = [
     "Output",
     "OutputStream",
     "Progress",
-    "TierStats",
     "TokenLogprobs",
     "error_of",
     "next_request_id",

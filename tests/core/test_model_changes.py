@@ -1,0 +1,129 @@
+"""What models that come, sleep, wake and go leave behind for clients, followers of events and other models."""
+
+from __future__ import annotations
+
+import pytest
+
+from airi import _core
+from airi._core import Admit, FinishReason, ModelState
+
+from .elastic import Elastic
+from .harness import Config, Executor, ModelSpec
+from .test_kv_events import Replica, held
+
+
+def spec(low: int = 0, high: int = 12, **kwargs: object) -> ModelSpec:
+    return ModelSpec(min_slabs=low, max_slabs=high, max_num_seqs=6, max_model_len=40, **kwargs)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+def test_who_follows_the_events_learns_that_a_models_cache_is_gone(fixed: bool) -> None:  # noqa: FBT001
+    gone = ModelSpec(blocks=12) if fixed else spec(1, 12)
+    ex = Executor([ModelSpec(blocks=12), gone], Config(arena_slabs=24, kv_event_records=256))
+    for model in (0, 1):
+        ex.accepted([1, 2, 3, 4, 5, 6, 7, 8, 9], model=model)
+    ex.run()
+    replica = Replica()
+    replica.read(ex.runtime)
+    assert replica.parents[1]
+    ex.runtime.remove_model(1, drains=False)
+    assert replica.read(ex.runtime) == 0
+    assert replica.parents == {0: held(ex.runtime, 0)[0], 1: {}}
+    assert replica.parents[0]
+
+
+def test_a_cancel_that_the_removal_of_a_model_reads_ends_its_request_there_and_then() -> None:
+    ex = Executor([spec(1, 6), spec(1, 6)], Config(arena_slabs=12))
+    request = ex.accepted([1, 2, 3])
+    ex.runtime.cancel(request)
+    ex.runtime.remove_model(1, drains=True)
+    assert [int(e["request_id"]) for e in ex.runtime.drain_events()] == [request]
+    assert not ex.runtime.has_work()
+    assert ex.submit([1], request_id=request)[1] == Admit.ACCEPTED, "the id is free"
+
+
+def test_a_removal_that_is_refused_changes_nothing() -> None:
+    ex = Executor([spec(1, 6)], Config(arena_slabs=12))
+    request = ex.accepted([1, 2, 3])
+    ex.runtime.cancel(request)
+    with pytest.raises(ValueError, match="model must be a model of this runtime, got 3"):
+        ex.runtime.remove_model(3, drains=False)
+    assert ex.runtime.has_work()
+    assert len(ex.runtime.drain_events()) == 0
+    ex.run()
+
+
+def test_requests_that_do_not_fit_beside_a_model_that_comes_are_ended() -> None:
+    """They might wait for ever: what their model can count on has become less."""
+    ex = Executor([spec(1, 12)], Config(arena_slabs=12, steps_ahead=0))
+    read = ex.accepted([1] * 20, max_new=20)
+    ex.step()
+    on_its_way = ex.accepted([2] * 20, max_new=20)
+    small = ex.accepted([3] * 4, max_new=4)
+    ex.runtime.add_model(spec(4, 8).build())
+    ex.run()
+    assert ex.finished[read] == ex.finished[on_its_way] == FinishReason.NEVER_FITS
+    assert ex.finished[small] == FinishReason.LENGTH
+    assert ex.submit([1] * 20, max_new=20)[1] == Admit.NEVER_FITS
+
+
+def test_quotas_do_not_end_what_a_model_drains() -> None:
+    ex = Executor([spec(4, 12), spec(1, 6)], Config(arena_slabs=14))
+    request = ex.accepted([1] * 8, max_new=8)
+    ex.step()
+    ex.runtime.remove_model(0, drains=True)
+    ex.runtime.set_kv_quota(1, 1, 2)
+    ex.run()
+    assert ex.finished[request] == FinishReason.LENGTH
+
+
+def test_a_model_that_is_refused_leaves_the_books_as_they_were() -> None:
+    """The next model is given slabs by targets that are its own."""
+    ex = Elastic([spec(1, 6), spec(1, 6)], Config(arena_slabs=5))
+    for _ in range(3):
+        with pytest.raises(ValueError, match="gets no slab of the arena"):
+            ex.runtime.add_model(spec(0, 6, slab_weight=0.01).build())
+    for model in (0, 1):
+        ex.accepted([1] * 6, model=model, max_new=2)
+    ex.run()
+    assert set(ex.finished.values()) == {FinishReason.LENGTH}
+
+
+def test_a_request_that_needs_its_whole_reservation_asks_for_slabs_that_hold_it() -> None:
+    """What it asks for counts beside the blocks that it would take anyway: all of them, and one more."""
+    asking = spec(6, 12, admission=_core.Admission.MAX_UTIL, block_size=3, max_batch_tokens=4)
+    ex = Elastic([spec(7, 21, block_size=2, max_batch_tokens=19), asking],
+                 Config(arena_slabs=20, max_preemptions=0, slab_hysteresis_us=400))  # fmt: skip
+    for i in range(4):
+        ex.accepted([i + 1] * 10, model=0, max_new=9)
+    for _ in range(4):
+        ex.step()
+    request = ex.accepted([9] * 13, model=1, max_new=8)
+    ex.run()
+    assert ex.finished[request] == FinishReason.LENGTH
+
+
+def test_slabs_are_zeroed_before_weights_can_come_there() -> None:
+    """A slab goes to a model that cannot use it yet; before it could, its weights' owner wakes."""
+    busy = spec(1, 12, max_batch_tokens=64)
+    specs = [spec(0, 12, weight_slabs=2), spec(1, 12), busy]
+    ex = Elastic(specs, Config(arena_slabs=14, quantum_us=1))
+    for i in range(3):  # all slabs but one and the weights' are in use, and end in the same step
+        ex.accepted([i + 1] * (12 if i < 2 else 8), model=2, max_new=4)
+    ex.step()
+    ex.runtime.sleep(0)
+    for _ in range(3):
+        assert ex.plan() is not None
+        ex.move_weights()
+        ex.commit(ex.in_flight.popleft())
+    assert ex.runtime.state(0) == ModelState.ASLEEP
+    assert ex.in_flight, "all that model 2 has to do is on the device"
+    waiting = ex.accepted([7] * 12, model=1, max_new=4)
+    ex.plan()
+    assert 0 < ex.owned(1) < 4, "not enough"
+    while ex.in_flight:
+        ex.commit(ex.in_flight.popleft())
+    ex.runtime.wake(0)
+    woken = ex.accepted([8] * 4, model=0, max_new=4)
+    ex.run()
+    assert {ex.finished[r] for r in (waiting, woken)} == {FinishReason.LENGTH}
