@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <span>
 
 #include "sched/load_split.h"
 
@@ -14,10 +15,20 @@ std::int32_t Swapper::first_lost(const Request& request) const noexcept {
   return static_cast<std::int32_t>(lost - table.begin());
 }
 
+// Behind contents that turned out not to be trusted nothing is ever found again.
+std::int32_t Swapper::first_unknown(const Request& request) const noexcept {
+  const auto published =
+      std::span(request.block_table).first(static_cast<std::size_t>(request.num_published));
+  const auto unknown =
+      std::ranges::find_if(published, [this](BlockId block) { return !tables_.pool().is_published(block); });
+  return static_cast<std::int32_t>(unknown - published.begin());
+}
+
 Swapper::Extent Swapper::extent(const Request& request) const noexcept {
-  Extent extent{.first = std::min(first_lost(request), request.num_published)};
-  extent.full = request.num_published - extent.first;
-  for (std::int32_t i = extent.first; i < request.num_published; ++i) {
+  const std::int32_t end = first_unknown(request);
+  Extent extent{.first = std::min(first_lost(request), end)};
+  extent.full = end - extent.first;
+  for (std::int32_t i = extent.first; i < end; ++i) {
     const BlockId block = request.block_table[static_cast<std::size_t>(i)];
     const bool has_copy = tables_.pool().tiers()->has_host_copy(tables_.pool().entry_of(block));
     extent.to_store += has_copy ? 0 : 1;
@@ -47,7 +58,7 @@ void Swapper::keep(const Request& request) {
   const Extent lost = extent(request);
   std::vector<TierPin> pins;
   pins.reserve(static_cast<std::size_t>(lost.full));
-  for (std::int32_t i = lost.first; i < request.num_published; ++i) {
+  for (std::int32_t i = lost.first; i < lost.first + lost.full; ++i) {
     const BlockId block = request.block_table[static_cast<std::size_t>(i)];
     const EntryId entry = tables_.pool().entry_of(block);
     if (!tiers->store(entry, block)) break;

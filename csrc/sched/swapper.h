@@ -51,7 +51,10 @@ class Swapper {
  private:
   // The first block of the table that nobody else holds.
   [[nodiscard]] std::int32_t first_lost(const Request& request) const noexcept;
-  // How many blocks from there on have contents that are known, and how many of them no copy in the host.
+  // The first block of the table with contents that are not known, or are not to be used.
+  [[nodiscard]] std::int32_t first_unknown(const Request& request) const noexcept;
+  // How many blocks from the first lost one on have contents that are known, and how many of them no copy in
+  // the host.
   struct Extent {
     std::int32_t first = 0;
     std::int32_t full = 0;

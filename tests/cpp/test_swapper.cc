@@ -65,11 +65,20 @@ struct World {
     shared = static_cast<std::int32_t>(random.below(static_cast<std::uint64_t>(request.num_published) + 1));
     for (std::int32_t i = 0; i < shared; ++i)
       tables.pool().hold(request.block_table[static_cast<std::size_t>(i)]);
+    known = request.num_published;
+    if (known > 0 && random.below(3) == 0) distrust(random.below(known));
+  }
+
+  // Who shared the block with the request ended in an error.
+  void distrust(std::int32_t block) {
+    tables.pool().unpublish(request.block_table[static_cast<std::size_t>(block)]);
+    known = block;
   }
 
   std::int32_t host;
   std::int32_t room = 0;
   std::int32_t shared = 0;
+  std::int32_t known = 0;  // leading blocks of the table that can be found again
   Transfers transfers;
   MemoryOps ops;
   BlockTables tables;
@@ -99,13 +108,13 @@ TEST(the_cheaper_way_back_is_taken) {
     const TransferRate rate{.bytes_per_us = static_cast<double>(random.below(200)),
                             .fixed_us = static_cast<double>(random.below(50))};
     World world(random, rate);
-    const std::int32_t full = world.request.num_published - world.shared;
+    const std::int32_t first = std::min(world.shared, world.known);
+    const std::int32_t full = world.known - first;
     const double copy = rate.bytes_per_us > 0
                             ? rate.fixed_us + static_cast<double>(kGranuleBytes) / rate.bytes_per_us
                             : std::numeric_limits<double>::infinity();
-    const double swap =
-        2 * full * copy + prefill(model, world.request.num_published * kBlock, world.request.num_computed);
-    const double recompute = prefill(model, world.shared * kBlock, world.request.num_computed);
+    const double swap = 2 * full * copy + prefill(model, world.known * kBlock, world.request.num_computed);
+    const double recompute = prefill(model, first * kBlock, world.request.num_computed);
     const bool has_room = full > 0 && full <= world.host && full <= world.room;
     if (has_room && std::abs(swap - recompute) < 1e-6 * recompute) continue;
     Swapper swapper(kChunk, world.tables, model);
