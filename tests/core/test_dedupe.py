@@ -7,7 +7,7 @@ import random
 import pytest
 
 from .harness import Config, Executor, ModelSpec, Step
-from .test_against_naive import Twin, random_config, random_spec
+from .twin import Twin, random_config, random_spec
 
 PREFIX = list(range(100, 132))  # eight blocks of 4
 
