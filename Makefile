@@ -58,7 +58,7 @@ test: lint cpp-test
 	python -m pytest -m "not slow and not gpu"
 
 # Every second of time has seeds of its own. A nightly run for as long as there is time: FUZZ_SEEDS=...
-FUZZ_SEEDS ?= 200000
+FUZZ_SEEDS ?= 10000
 fuzz: cpp-configure
 	cmake --build build/test --target fuzz_runtime
 	from=$$(date +%s)000000 && build/test/tests/cpp/fuzz_runtime --seeds $$from $$((from + $(FUZZ_SEEDS)))

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "runtime.h"
+#include "step_arrays.h"
 
 namespace airi::testing {
 
@@ -13,26 +14,9 @@ namespace airi::testing {
 class SimulatedRunner {
  public:
   SimulatedRunner(const RuntimeConfig& config, const std::vector<ModelConfig>& models)
-      : steps_ahead_(static_cast<std::size_t>(config.steps_ahead)) {
+      : steps_ahead_(static_cast<std::size_t>(config.steps_ahead)), arrays_(2, StepArrays(models, kOps)) {
     in_flight_.reserve(2);
-    std::size_t rows = 1;
-    std::size_t tokens = 1;
-    std::size_t deltas = 1;
-    for (const ModelConfig& model : models) {
-      check_config(model);
-      rows = std::max(rows, static_cast<std::size_t>(model.max_num_seqs));
-      tokens = std::max({tokens, rows, static_cast<std::size_t>(model.max_batch_tokens)});
-      deltas = std::max(deltas, static_cast<std::size_t>(model.max_deltas()));
-    }
-    for (Arrays& arrays : arrays_) {
-      arrays.ids.resize(rows);
-      arrays.flags.resize(rows);
-      for (auto* v : {&arrays.slots, &arrays.seq_lens, &arrays.draw}) v->resize(rows);
-      arrays.query_start.resize(rows + 1);
-      for (auto* v : {&arrays.tokens, &arrays.positions}) v->resize(tokens);
-      arrays.deltas.resize(3 * deltas);
-      arrays.ops.resize(5 * kOps);
-    }
+    const std::size_t rows = arrays_[0].ids.size();
     sampled_.reserve(rows);
     counts_.reserve(rows);
     status_.reserve(rows);
@@ -61,9 +45,11 @@ class SimulatedRunner {
   }
 
  private:
+  static constexpr std::size_t kOps = 64;
+
   template <class Failing>
   void answer(const StepInfo& info, Micros device_time, std::int32_t token, Failing failing) {
-    const Arrays& arrays = arrays_[static_cast<std::size_t>(info.buffer)];
+    const StepArrays& arrays = arrays_[static_cast<std::size_t>(info.buffer)];
     sampled_.clear();
     counts_.clear();
     status_.clear();
@@ -76,21 +62,9 @@ class SimulatedRunner {
     runtime_->commit(info.step_id, sampled_, counts_, status_, device_time);
   }
 
-  static constexpr std::size_t kOps = 64;
-
-  struct Arrays {
-    std::vector<std::int64_t> ids, ops;
-    std::vector<std::uint8_t> flags;
-    std::vector<std::int32_t> slots, query_start, seq_lens, draw, tokens, positions, deltas;
-
-    StepBuffers buffers() {
-      return {ids, slots, query_start, seq_lens, flags, draw, tokens, positions, deltas, ops};
-    }
-  };
-
   std::size_t steps_ahead_;
   std::vector<StepInfo> in_flight_;
-  Arrays arrays_[2];
+  std::vector<StepArrays> arrays_;
   std::unique_ptr<Runtime> runtime_;
   std::vector<std::int32_t> sampled_;
   std::vector<std::int32_t> counts_;
