@@ -34,6 +34,8 @@ Runtime::Runtime(const RuntimeConfig& config, const std::vector<ModelConfig>& mo
       arena_(config.arena_bytes, config.slab_bytes),
       exchange_(arena_, config.slab_hysteresis_us),
       transfers_(start_rates(config.tiers)),
+      host_space_(config.tiers.host_bytes / kGranuleBytes),
+      disk_space_(config.tiers.disk_bytes / kGranuleBytes),
       arbiter_({.quantum = config.quantum_us, .min_residency = config.min_residency_us},
                device_weights(models)) {
   check_config(config);
@@ -60,7 +62,7 @@ Runtime::Runtime(const RuntimeConfig& config, const std::vector<ModelConfig>& mo
     models_.back().weights_at = homes[i];
     publish_limits(id);
   }
-  attach_tiers(models);
+  attach_tiers();
 }
 
 void Runtime::expire(TimePoint now) {
@@ -136,10 +138,9 @@ std::optional<StepInfo> Runtime::plan(ModelId model) {
   writer.clear();
   Hosted& hosted = models_[index(model)];
   hosted.scheduler->plan(now_, expected_start(), writer);
-  // Without rows a step is worth while for what is waited for; what is stored or spilled comes along. Slabs
-  // are zeroed at once: before a later step does it, weights may come there, and they come between steps.
-  const bool has_zeroing = std::ranges::count(ops_.step(), MemoryOpKind::kZero, &MemoryOp::kind) > 0;
-  const bool has_ops = has_zeroing || (!ops_.step().empty() && transfers_.is_waited_for());
+  // Without rows a step is worth while for what is waited for, or where no slab could be zeroed any more;
+  // what is stored or spilled comes along.
+  const bool has_ops = !ops_.step().empty() && (waits_for_tiers(model) || ops_.room() <= 0);
   if (writer.num_rows() == 0 && writer.num_deltas() == 0 && !has_ops) {
     AIRI_CHECK(!in_flight_.empty() || waits(model))
         << "model " << raw(model) << " has work and plans nothing";

@@ -19,6 +19,7 @@
 #include "kv/slab_arena.h"
 #include "kv/slab_exchange.h"
 #include "kv/slab_source.h"
+#include "kv/tier_space.h"
 #include "model_lifecycle.h"
 #include "runtime_config.h"
 #include "sched/decisions.h"
@@ -184,12 +185,18 @@ class Runtime {
     bool is_gone = false;
     std::shared_ptr<const HashChain> chain;
   };
+  // A model's parts of the tiers.
+  struct TierRanges {
+    TierRange host;
+    TierRange disk;
+  };
   // What the runtime keeps of a model beside its scheduler.
   struct Hosted {
     ModelConfig config;
     std::shared_ptr<const HashChain> chain;
     StepTimeModel step_time;
-    std::unique_ptr<TierCache> tiers;           // or null; outlives the scheduler
+    TierRanges tier_ranges;
+    std::unique_ptr<TierCache> tiers;           // or null; outlives the scheduler, until no transfer is left
     std::unique_ptr<ModelScheduler> scheduler;  // null once removed
     std::unique_ptr<SlabSource> source;         // null: its slabs are fixed
     ModelState state = ModelState::kAwake;
@@ -215,7 +222,12 @@ class Runtime {
   [[nodiscard]] static bool may_plan(const Hosted& hosted);
   // True iff what the model has to do may wait for others' slabs, or for a tier.
   [[nodiscard]] bool waits(ModelId model) const noexcept {
-    return exchange_.waits(model) || transfers_.is_waited_for();
+    return exchange_.waits(model) || waits_for_tiers(model);
+  }
+  // A load may also wait for what is stored or spilled to leave it a slot of the host.
+  [[nodiscard]] bool waits_for_tiers(ModelId model) const noexcept {
+    return transfers_.is_waited_for() ||
+           (transfers_.num_pending() > 0 && models_[index(model)].scheduler->is_loading());
   }
   void read_inbox();
   void take_quotas();
@@ -225,7 +237,15 @@ class Runtime {
   void drop(Request* request, FinishReason reason);
   void end(Request* request, FinishReason reason);
   void settle();
-  void attach_tiers(const std::vector<ModelConfig>& models);
+  void attach_tiers();
+  void attach_tiers_late(ModelId model);
+  void attach_tiers(ModelId model, const TierRanges& ranges);
+  [[nodiscard]] std::int64_t tier_weight(ModelId model) const;
+  void check_tier_buffers(const std::vector<StepBuffers>& buffers) const;
+  void give_back(const TierRanges& ranges);
+  void release_quiet_tiers(ModelId model);
+  void take_back_ops(SlabId slab);
+  void end_transfer(TransferId id, TransferEnd end, Micros micros);
   void end_transfers();
   [[nodiscard]] std::optional<StepInfo> plan(ModelId model);
   [[nodiscard]] TimePoint expected_start() const;
@@ -249,6 +269,8 @@ class Runtime {
   SlabExchange exchange_;
   MemoryOps ops_;
   Transfers transfers_;
+  TierSpace host_space_;
+  TierSpace disk_space_;
   TenantWeights weights_;
   ModelArbiter arbiter_;
   std::deque<Hosted> models_;

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <numeric>
 #include <string>
 #include <utility>
 
@@ -174,30 +173,6 @@ void check_moment(const char* name, TimePoint moment) {
   if (moment >= TimePoint{-kMaxMicros} && moment <= TimePoint{kMaxMicros}) return;
   throw InvalidArgument(std::string(name) + " must lie in [-2^53, 2^53], got " +
                         std::to_string(static_cast<std::int64_t>(moment)));
-}
-
-std::vector<std::int64_t> TierPart::granules(std::int64_t granules_per_block) const {
-  std::vector<std::int64_t> starts;
-  starts.reserve(static_cast<std::size_t>(num_slots));
-  for (std::int32_t i = 0; i < num_slots; ++i) starts.push_back(first_granule + i * granules_per_block);
-  return starts;
-}
-
-std::vector<TierPart> split_tier(std::int64_t bytes, const std::vector<ModelConfig>& models,
-                                 const std::vector<std::int32_t>& slabs) {
-  const std::int64_t granules = bytes / kGranuleBytes;
-  const std::int64_t all = std::accumulate(slabs.begin(), slabs.end(), std::int64_t{0});
-  std::vector<TierPart> parts;
-  std::int64_t before = 0;
-  for (std::size_t i = 0; i < models.size(); ++i) {
-    const std::int64_t begin = granules * before / std::max<std::int64_t>(all, 1);
-    before += slabs[i];
-    const std::int64_t end = granules * before / std::max<std::int64_t>(all, 1);
-    const std::int64_t blocks = (end - begin) / (models[i].bytes_per_block / kGranuleBytes);
-    const std::int64_t most = std::numeric_limits<std::int32_t>::max() / 4;
-    parts.push_back({begin, static_cast<std::int32_t>(std::min(blocks, most))});
-  }
-  return parts;
 }
 
 std::vector<SlabLimits> slab_limits(const std::vector<ModelConfig>& models, std::int32_t num_slabs) {

@@ -43,7 +43,8 @@ struct ModelConfig {
   [[nodiscard]] bool is_elastic() const noexcept { return min_slabs || max_slabs; }
 };
 
-// Where blocks have copies beside the device, shared by models as its slabs are.
+// Where blocks have copies beside the device, shared by the models of the start as its slabs are. One that
+// comes later gets what those that are gone had.
 struct TierConfig {
   std::int64_t host_bytes = 0;
   std::int64_t disk_bytes = 0;  // needs a host
@@ -90,19 +91,6 @@ void check_targets(const ModelConfig& model, const RuntimeConfig& config);
 void check_buffers(const StepBuffers& buffers, const std::vector<ModelConfig>& models);
 // `name` is what the message calls it.
 void check_moment(const char* name, TimePoint moment);
-
-// One model's part of a tier.
-struct TierPart {
-  std::int64_t first_granule = 0;
-  std::int32_t num_slots = 0;
-
-  // Where each slot starts.
-  [[nodiscard]] std::vector<std::int64_t> granules(std::int64_t granules_per_block) const;
-};
-
-// Divides the bytes of a tier among the models as `slabs` of the device are.
-[[nodiscard]] std::vector<TierPart> split_tier(std::int64_t bytes, const std::vector<ModelConfig>& models,
-                                               const std::vector<std::int32_t>& slabs);
 
 // How many slabs each model may count on and have, in an arena of `num_slabs`. Weights and minima come first;
 // then, in their order, models that name a number or a share; then equal parts of what is left to those that

@@ -127,6 +127,7 @@ bool Runtime::occupy_home(ModelId model) {
     if (arena_.owner(slab) == weights) continue;
     if (exchange_.try_clear(slab, now_)) {
       arena_.give(slab, weights, now_);
+      take_back_ops(slab);
     } else {
       is_complete = false;
     }
@@ -162,6 +163,7 @@ ModelId Runtime::add_model(const ModelConfig& model) {
   const ModelId id = arena_.add_model(slab_limits({model}, arena_.num_slabs()).front(), model.weight_slabs);
   arbiter_.add_model(model.device_weight);
   host(id, model);
+  attach_tiers_late(id);
   Hosted& hosted = models_.back();
   hosted.weights_at = home;
   if (home) {
@@ -259,6 +261,10 @@ void Runtime::go_on_with_changes() {
 
 void Runtime::release_everything(ModelId model) {
   Hosted& gone = models_[index(model)];
+  if (gone.tiers) {
+    gone.tiers->close();
+    gone.scheduler->slab_pool().drop_lost();
+  }
   if (gone.source) {
     exchange_.lend(model);
     exchange_.attach(model, nullptr);
@@ -271,6 +277,7 @@ void Runtime::release_everything(ModelId model) {
   arena_.remove_model(model);
   gone.scheduler.reset();
   gone.source.reset();
+  release_quiet_tiers(model);
   arbiter_.set_backlogged(model, false);
   for (std::int32_t i = 0; i < std::ssize(models_); ++i) {
     if (models_[static_cast<std::size_t>(i)].scheduler) publish_limits(ModelId{i});
@@ -295,6 +302,7 @@ void Runtime::replace_buffers(const std::vector<StepBuffers>& buffers) {
   for (const StepBuffers& set : buffers) {
     for (const Hosted& model : models_) check_buffers(set, {model.config});
   }
+  check_tier_buffers(buffers);
   buffers_ = buffers;
   writers_.clear();
   for (const StepBuffers& set : buffers) writers_.emplace_back(set);

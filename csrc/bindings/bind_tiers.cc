@@ -16,6 +16,7 @@
 #include "base/check.h"
 #include "kv/memory_op.h"
 #include "kv/tier_cache.h"
+#include "kv/tier_space.h"
 #include "kv/transfers.h"
 #include "sched/load_split.h"
 
@@ -99,7 +100,7 @@ std::int64_t load(PyTierCache& self, std::int32_t entry, std::int32_t block) {
   if (self.cache().source(self.entry(entry)) != TierCache::Source::kHost) {
     throw InvalidArgument("entry " + std::to_string(entry) + " has no host copy to load");
   }
-  return raw(self.cache().load(self.entry(entry), self.block(block), 0, 0));
+  return raw(self.cache().load(self.entry(entry), self.block(block), 0));
 }
 
 std::optional<std::int64_t> fetch(PyTierCache& self, std::int32_t entry) {
@@ -115,6 +116,27 @@ std::vector<std::int32_t> take_lost(PyTierCache& self) {
   for (const EntryId entry : self.cache().lost()) ids.push_back(raw(entry));
   self.cache().lost().clear();
   return ids;
+}
+
+std::pair<std::int64_t, std::int64_t> to_pair(const TierRange& range) { return {range.first, range.count}; }
+
+void bind_space(py::module_& m) {
+  using namespace pybind11::literals;
+  py::class_<TierSpace>(m, "TierSpace", "Which granules of a tier no model has. Ranges are (first, count).")
+      .def(py::init<std::int64_t>(), "granules"_a)
+      .def(
+          "take", [](TierSpace& self, std::int64_t most) { return to_pair(self.take(most)); }, "most"_a)
+      .def(
+          "give_back",
+          [](TierSpace& self, const std::pair<std::int64_t, std::int64_t>& range) {
+            self.give_back({range.first, range.second});
+          },
+          "range"_a)
+      .def("free", [](const TierSpace& self) {
+        std::vector<std::pair<std::int64_t, std::int64_t>> free;
+        for (const TierRange& range : self.free()) free.push_back(to_pair(range));
+        return free;
+      });
 }
 
 void bind_cache(py::module_& m) {
@@ -202,6 +224,7 @@ void bind_tiers(py::module_& parts) {
       .value("CANCELLED", TransferEnd::kCancelled)
       .finalize();
   bind_cache(parts);
+  bind_space(parts);
   parts.def("prefill_micros", &prefill_micros, "model"_a, "begin"_a, "end"_a, "chunk"_a,
             "Microseconds that prefilling tokens [begin, end) takes in steps of `chunk` tokens.");
   parts.def(

@@ -87,6 +87,7 @@ void BlockPool::attach(TierCache& tiers, std::int32_t num_copies) {
   tiers_ = &tiers;
   ring_heads_.assign(static_cast<std::size_t>(capacity()) + static_cast<std::size_t>(num_copies), kNoEntry);
   index_ = PrefixIndex(static_cast<std::int32_t>(ring_heads_.size()), index_.block_size());
+  tiers.send_events_to(events_, index_);
 }
 
 void BlockPool::leave_ring(std::int32_t block) noexcept {
@@ -302,13 +303,22 @@ std::int32_t BlockPool::num_on_device(const Hash128& hash) const noexcept {
   return index_.count_if(hash, [this](EntryId entry) { return ring_heads_[index(entry)] >= 0; });
 }
 
+bool BlockPool::is_readable(EntryId entry, KvTier tier) const noexcept {
+  if (tier == KvTier::kDevice) return ring_heads_[index(entry)] >= 0;
+  return tiers_ != nullptr && tiers_->is_readable(entry, tier);
+}
+
 std::vector<KvEvent> BlockPool::stored_hashes() const {
   std::vector<KvEvent> stored;
   for (const EntryId entry : index_.entries()) {
     const Hash128& hash = index_.hash(entry);
-    if (ring_heads_[index(entry)] == kInTiersOnly) continue;
-    if (index_.count(hash) > 1 && std::ranges::find(stored, hash, &KvEvent::hash) != stored.end()) continue;
-    stored.push_back(events_.event(KvEventKind::kStored, KvTier::kDevice, hash, index_.parent_hash(entry)));
+    const bool is_doubled = index_.count(hash) > 1;
+    for (const KvTier tier : {KvTier::kDevice, KvTier::kHost, KvTier::kDisk}) {
+      if (!is_readable(entry, tier)) continue;
+      const auto is_told = [&](const KvEvent& e) { return e.tier == tier && e.hash == hash; };
+      if (is_doubled && std::ranges::any_of(stored, is_told)) continue;
+      stored.push_back(events_.event(KvEventKind::kStored, tier, hash, index_.parent_hash(entry)));
+    }
   }
   return stored;
 }

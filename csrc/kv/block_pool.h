@@ -105,6 +105,7 @@ class BlockPool {
 
   // From now on entries live on while `tiers` has a copy of them, of which there are at most `num_copies`; it
   // is told what is evicted. REQUIRES: nothing is published; `tiers` outlives the pool.
+  // Events go where they go now.
   void attach(TierCache& tiers, std::int32_t num_copies);
   [[nodiscard]] TierCache* tiers() const noexcept { return tiers_; }
 
@@ -157,9 +158,11 @@ class BlockPool {
   // Nothing happens to an unpublished one.
   void unpublish(BlockId block);
 
-  // Tells `sink` from now on which hashes are stored on the device, and which are removed.
+  // Tells `sink` from now on which hashes are stored on the device, and which are removed; and, once a cache
+  // of tiers is attached, the same of those.
   void send_events_to(const KvEventSink& sink) noexcept { events_ = sink; }
-  // Every hash in the pool as an event, each once, parents first. O(capacity log capacity).
+  // Every hash in the pool and its tiers as an event, each once per tier, parents first. O(capacity log
+  // capacity).
   [[nodiscard]] std::vector<KvEvent> stored_hashes() const;
 
   // Throws InvariantError naming the first broken invariant. O(capacity).
@@ -176,6 +179,7 @@ class BlockPool {
   void evict_slab(SlabId slab);
   void offer_to_tiers(BlockId block);
   [[nodiscard]] std::int32_t num_on_device(const Hash128& hash) const noexcept;
+  [[nodiscard]] bool is_readable(EntryId entry, KvTier tier) const noexcept;
   void check_blocks() const;
   void leave_ring(std::int32_t block) noexcept;
   void join_ring(std::int32_t block, std::int32_t entry, bool first) noexcept;

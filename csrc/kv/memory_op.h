@@ -42,14 +42,19 @@ class MemoryOps {
   void end_step() noexcept { step_.clear(); }
 
   [[nodiscard]] std::int32_t room() const noexcept {
-    return capacity_ - static_cast<std::int32_t>(step_.size());
+    return capacity_ - set_aside_ - static_cast<std::int32_t>(step_.size());
   }
+  // Keeps that many places of this step free of what is added, until told otherwise.
+  void set_aside(std::int32_t places) noexcept { set_aside_ = places; }
   // Adds to this step, or not at all.
   [[nodiscard]] bool try_add(const MemoryOp& op);
   // Adds to this step, or to the first later one that has room.
   void add(const MemoryOp& op);
   // Takes back what has been in no step. False where it has.
   bool cancel(TransferId id);
+  // Takes back what is in no step that was handed out and reads or writes these granules of the device, to
+  // which others will write. Returns the transfers among it.
+  std::vector<TransferId> take_back(std::int64_t first, std::int64_t count);
 
   // Of this step, in order.
   [[nodiscard]] std::span<const MemoryOp> step() const noexcept { return step_; }
@@ -57,6 +62,7 @@ class MemoryOps {
 
  private:
   std::int32_t capacity_ = 0;
+  std::int32_t set_aside_ = 0;
   std::vector<MemoryOp> step_;
   std::deque<MemoryOp> waiting_;
 };

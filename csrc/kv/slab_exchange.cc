@@ -18,11 +18,13 @@ void SlabExchange::attach(ModelId model, SlabHolder* holder) {
   const std::size_t size = std::max(holders_.size(), index(model) + 1);
   holders_.resize(size);
   num_missing_.resize(size);
+  is_short_.resize(size);
   wanted_.resize(size);
   targets_.resize(size);
   donors_.reserve(size);
   holders_[index(model)] = holder;
   num_missing_[index(model)] = 0;
+  is_short_[index(model)] = false;
 }
 
 void SlabExchange::refresh_targets(ModelId asking, std::int32_t blocks) {
@@ -52,6 +54,7 @@ bool SlabExchange::grow(ModelId model, std::int32_t blocks, TimePoint now, Memor
   const std::int32_t due = std::max(target(model) - arena_.num_owned(model), 0);
   const std::int32_t missing = taken < needed ? due : 0;
   num_missing_[index(model)] = missing;
+  is_short_[index(model)] = taken < needed && arena_.num_owned(model) < arena_.limits(model).max;
   if (missing > 0) drain_for(model, missing, now);
   return taken > 0;
 }
@@ -73,8 +76,10 @@ bool SlabExchange::try_take_one(ModelId model, std::int32_t missing, TimePoint n
   std::optional<SlabId> slab = arena_.find_free(owner);
   // Beyond its target it takes what is FREE, where that suffices and nobody else waits for it.
   if (!is_due && (arena_.num_free() < missing || others_wait(model))) return false;
+  ops.set_aside(1);  // what is evicted is stored, and the slab must be zeroed yet
   if (!slab) slab = reclaim(model, now);
   if (!slab && owned < arena_.limits(model).min) slab = vacate_one(model, now);
+  ops.set_aside(0);
   if (!slab) return false;
   if (arena_.give(*slab, owner, now)) {
     const std::int64_t granules = arena_.slab_bytes() / kGranuleBytes;

@@ -67,9 +67,10 @@ class SlabExchange {
   // writes to it: it drains. REQUIRES: it holds no weights.
   [[nodiscard]] bool try_clear(SlabId slab, TimePoint now);
 
-  // True iff the model asked for slabs that are due to it and has not got them.
+  // True iff the model asked for slabs that it may have and has not got them: they are due to it, or others
+  // want them yet.
   [[nodiscard]] bool waits(ModelId model) const noexcept {
-    return index(model) < num_missing_.size() && num_missing_[index(model)] > 0;
+    return index(model) < is_short_.size() && is_short_[index(model)];
   }
 
   // How often slabs went from one model to another, and how often requests had to go for it.
@@ -111,6 +112,7 @@ class SlabExchange {
   Micros hysteresis_;
   std::vector<SlabHolder*> holders_;       // by model; null: takes no part
   std::vector<std::int32_t> num_missing_;  // slabs due to a model that asked for some in vain
+  std::vector<bool> is_short_;             // a model that asked for more than it got and may have
   std::vector<std::int64_t> wanted_;       // scratch: slabs by model
   std::vector<std::int32_t> targets_;      // of the latest grow()
   std::vector<ModelId> donors_;            // scratch

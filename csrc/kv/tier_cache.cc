@@ -49,13 +49,31 @@ void TierCache::note_loss(EntryId entry) {
   lost_.push_back(entry);
 }
 
+// True iff another entry of the same hash has a copy there that can be read.
+bool TierCache::others_have(EntryId entry, KvTier tier) const noexcept {
+  const auto has = [=, this](EntryId other) { return other != entry && is_readable(other, tier); };
+  return index_->count_if(index_->hash(entry), has) > 0;
+}
+
+void TierCache::tell_stored(EntryId entry, KvTier tier) const noexcept {
+  if (!events_.enabled() || others_have(entry, tier)) return;
+  events_.stored(tier, index_->hash(entry), index_->parent_hash(entry));
+}
+
+void TierCache::tell_removed(EntryId entry, KvTier tier) const noexcept {
+  if (!events_.enabled() || !is_readable(entry, tier) || others_have(entry, tier)) return;
+  events_.removed(tier, index_->hash(entry));
+}
+
 void TierCache::drop_host(EntryId entry) {
+  tell_removed(entry, KvTier::kHost);
   host_.drop(*copies(entry).host);
   copies(entry).host.reset();
   note_loss(entry);
 }
 
 void TierCache::drop_disk(EntryId entry) {
+  tell_removed(entry, KvTier::kDisk);
   disk_.drop(*copies(entry).disk);
   copies(entry).disk.reset();
   note_loss(entry);
@@ -65,6 +83,15 @@ void TierCache::forget(EntryId entry) {
   if (copies(entry).host) drop_host(entry);
   if (copies(entry).disk) drop_disk(entry);
   copies(entry).reuses = 0;
+}
+
+void TierCache::close() {
+  is_closed_ = true;
+  for (std::int32_t i = 0; i < static_cast<std::int32_t>(copies_.size()); ++i) {
+    if (keeps(EntryId{i})) forget(EntryId{i});
+  }
+  events_ = {};
+  index_ = nullptr;
 }
 
 std::optional<TierSlot> TierCache::take_host_slot(EntryId entry) {
@@ -99,7 +126,8 @@ bool TierCache::store(EntryId entry, BlockId block) {
     if (host_.is_idle(*copies(entry).host)) host_.make_newest(*copies(entry).host);
     return true;
   }
-  const auto slot = ops_.room() > 0 ? take_host_slot(entry) : std::nullopt;
+  const bool may = !is_closed_ && ops_.room() > 0;
+  const auto slot = may ? take_host_slot(entry) : std::nullopt;
   if (!slot) {
     ++counters_.dropped_stores;
     return false;
@@ -120,13 +148,12 @@ TierPin TierCache::pin(EntryId entry) {
   return host_.pin(*copies(entry).host);
 }
 
-TransferId TierCache::load(EntryId entry, BlockId block, std::uint64_t owner, std::int32_t part) {
+TransferId TierCache::load(EntryId entry, BlockId block, std::uint64_t owner) {
   AIRI_CHECK(source(entry) == Source::kHost) << "entry " << raw(entry) << " cannot be loaded";
   Transfer load = transfer(MemoryOpKind::kLoad);
   load.host = copies(entry).host;
   load.block = block;
   load.owner = owner;
-  load.part = part;
   host_.begin_read(*load.host);
   const TransferId id = transfers_.begin(load);
   ops_.add({.kind = load.kind,
@@ -193,21 +220,24 @@ bool TierCache::complete(const Transfer& done, TransferEnd end) {
   const auto entry = done.host ? host_.entry(*done.host) : std::nullopt;
   const auto disk_entry = done.disk ? disk_.entry(*done.disk) : std::nullopt;
   const bool fills_host = done.kind == MemoryOpKind::kStore || done.kind == MemoryOpKind::kFetch;
-  // What was not written holds nothing; what could not be read is not tried again.
+  // What was not written holds nothing, and nobody is told of it; what could not be read is not tried again.
   if (fills_host) {
+    if (entry && !ok) drop_host(*entry);
     host_.end_write(*done.host);
+    if (entry && ok) tell_stored(*entry, KvTier::kHost);
   } else {
     host_.end_read(*done.host);
+    const bool is_bad = done.kind == MemoryOpKind::kLoad && end == TransferEnd::kFailed;
+    if (entry && is_bad) drop_host(*entry);
   }
-  const bool host_is_bad = fills_host ? !ok : done.kind == MemoryOpKind::kLoad && end == TransferEnd::kFailed;
-  if (entry && host_is_bad) drop_host(*entry);
   if (done.kind == MemoryOpKind::kFetch) {
     disk_.end_read(*done.disk);
     if (disk_entry && end == TransferEnd::kFailed) drop_disk(*disk_entry);
   } else if (done.kind == MemoryOpKind::kSpill) {
     if (entry && host_.is_idle(*done.host)) host_.make_oldest(*done.host);
-    disk_.end_write(*done.disk);
     if (disk_entry && !ok) drop_disk(*disk_entry);
+    disk_.end_write(*done.disk);
+    if (disk_entry && ok) tell_stored(*disk_entry, KvTier::kDisk);
     spill_window_ = ok ? std::min(2 * spill_window_, kMostSpills) : std::max(spill_window_ / 2, 1);
   }
   return ok && entry.has_value();

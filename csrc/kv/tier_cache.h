@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/ids.h"
+#include "kv/kv_events.h"
 #include "kv/memory_op.h"
 #include "kv/prefix_index.h"
 #include "kv/tier_slots.h"
@@ -77,7 +78,7 @@ class TierCache {
   void unpin(const TierPin& pin) { host_.unpin(pin); }
 
   // Begins to copy the entry to a device block that nobody else reads. REQUIRES: source(entry) is kHost.
-  TransferId load(EntryId entry, BlockId block, std::uint64_t owner, std::int32_t part);
+  TransferId load(EntryId entry, BlockId block, std::uint64_t owner);
   // Begins to copy the entry from the disk to the host. Nothing where the host has no slot for it.
   // REQUIRES: source(entry) is kDisk.
   std::optional<TransferId> fetch(EntryId entry);
@@ -90,6 +91,25 @@ class TierCache {
 
   // Drops every copy: the contents cannot be trusted, or are not wanted.
   void forget(EntryId entry);
+
+  // The model goes: drops every copy of every entry, and stores nothing more. Transfers that have begun end.
+  void close();
+  // True iff no transfer touches a slot, nor will. REQUIRES: close() was called.
+  [[nodiscard]] bool is_quiet() const noexcept {
+    return host_.num_free() == host_.size() && disk_.num_free() == disk_.size();
+  }
+
+  // Tells `sink` from now on which hashes of `index`, whose entries these are, can be read in a tier and
+  // which no more. `index` must live until close().
+  void send_events_to(const KvEventSink& sink, const PrefixIndex& index) noexcept {
+    events_ = sink;
+    index_ = &index;
+  }
+  // True iff the tier has a copy of the entry that can be read.
+  [[nodiscard]] bool is_readable(EntryId entry, KvTier tier) const noexcept {
+    const auto& slot = tier == KvTier::kHost ? copies(entry).host : copies(entry).disk;
+    return slot && (tier == KvTier::kHost ? host_ : disk_).is_ready(*slot);
+  }
 
   // Spills what is next to leave the host. Call once per step.
   void spill_oldest();
@@ -123,6 +143,9 @@ class TierCache {
   void drop_host(EntryId entry);
   void drop_disk(EntryId entry);
   void note_loss(EntryId entry);
+  void tell_stored(EntryId entry, KvTier tier) const noexcept;
+  void tell_removed(EntryId entry, KvTier tier) const noexcept;
+  [[nodiscard]] bool others_have(EntryId entry, KvTier tier) const noexcept;
   bool spill(TierSlot slot);
   void count(MemoryOpKind kind, TransferEnd end) noexcept;
   [[nodiscard]] Transfer transfer(MemoryOpKind kind) const noexcept;
@@ -138,6 +161,9 @@ class TierCache {
   std::vector<EntryId> lost_;
   std::int32_t spill_window_;  // spills at a time: fewer after failures
   TierStats counters_;
+  bool is_closed_ = false;
+  KvEventSink events_;
+  const PrefixIndex* index_ = nullptr;
 };
 
 }  // namespace airi

@@ -14,7 +14,7 @@ constexpr double kMostRate = 1e9;     // bytes per microsecond: clocks are too c
 
 TransferId Transfers::begin(const Transfer& transfer) {
   const TransferId id{++last_id_};
-  pending_.emplace(id, transfer);
+  pending_.emplace(id, transfer).first->second.id = id;
   Queue& queue = queues_[index(transfer.kind)];
   ++queue.count;
   queue.bytes += transfer.bytes;

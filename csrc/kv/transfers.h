@@ -26,6 +26,7 @@ enum class TransferEnd : std::uint8_t {
 
 // Whose transfer it is and where it goes.
 struct Transfer {
+  TransferId id{};  // as begin() returned it
   MemoryOpKind kind{};
   ModelId model{};
   std::int64_t bytes = 0;
@@ -33,7 +34,6 @@ struct Transfer {
   std::optional<TierSlot> disk;
   std::optional<BlockId> block;  // on the device
   std::uint64_t owner = 0;       // of a load: the serial of the request it is for
-  std::int32_t part = 0;         // and the index of the block in that request's table
 };
 
 // The transfers that have begun and not ended, and what kinds of them have cost lately. Never moves a byte.

@@ -89,6 +89,8 @@ class ModelScheduler final : public SlabHolder {
   void complete(const Transfer& transfer, TransferEnd end) { loader_.complete(transfer, end); }
   // Lets go on what has been loaded, or has waited for it long enough. Call before plans, for every model.
   void advance_loads(TimePoint now);
+  // True iff a request waits for its prefix to be loaded.
+  [[nodiscard]] bool is_loading() const noexcept { return loader_.oldest() != nullptr; }
 
   // Plans one step into `out`. The order of decisions is in csrc/README.md. No row at all where everything
   // waits for what a step in flight brings. `start` is when the device is expected to begin the step.

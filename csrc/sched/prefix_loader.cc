@@ -127,7 +127,7 @@ void PrefixLoader::ask_for(Load& load, std::int32_t index_of_part) {
       const std::int32_t at = load.first_block + index_of_part;
       const BlockId block = load.request->block_table[static_cast<std::size_t>(at)];
       tables_.pool().hold(block);
-      part.transfer = tiers.load(part.known.entry, block, load.request->serial, at);
+      part.transfer = tiers.load(part.known.entry, block, load.request->serial);
       part.state = PartState::kLoading;
       return;
     }
@@ -149,8 +149,11 @@ void PrefixLoader::complete(const Transfer& transfer, TransferEnd end) {
   const auto load =
       std::ranges::find_if(loads_, [&](const Load& l) { return l.request->serial == transfer.owner; });
   if (load != loads_.end()) {
-    Part& part = load->parts[static_cast<std::size_t>(transfer.part - load->first_block)];
-    part.state = usable ? PartState::kDone : PartState::kFailed;
+    // It may be of a load of the same request that was abandoned.
+    const auto part = std::ranges::find_if(load->parts, [&](const Part& p) {
+      return p.state == PartState::kLoading && p.transfer == transfer.id;
+    });
+    if (part != load->parts.end()) part->state = usable ? PartState::kDone : PartState::kFailed;
   }
   tables_.pool().release(std::span(&*transfer.block, 1));
 }

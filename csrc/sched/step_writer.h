@@ -49,6 +49,8 @@ void forget_row(Request& request);
 // Thread safety: none.
 class StepWriter {
  public:
+  static constexpr std::size_t kOpColumns = 5;
+
   explicit StepWriter(const StepBuffers& buffers);
 
   void clear() noexcept;
@@ -78,8 +80,6 @@ class StepWriter {
   void set_ops(std::span<const MemoryOp> ops);
 
  private:
-  static constexpr std::size_t kOpColumns = 5;
-
   void add_row(Request& request, std::int32_t count, bool samples) noexcept;
 
   StepBuffers buffers_;

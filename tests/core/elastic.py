@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from airi import _core
 
-from .harness import Config, ModelSpec, Step, TokenRule
+from .harness import Config, ModelSpec, Step, TokenRule, next_token
 from .pipeline import Device, Pipeline
 
 ZERO = int(_core.MemoryOpKind.ZERO)
 
 
-class SharedDevice(Device):
+class Owned(Device):
     """A device whose granules remember who wrote them: reading another's bytes shows."""
 
     def __init__(self, specs: list[ModelSpec], rule: TokenRule) -> None:
@@ -19,13 +19,10 @@ class SharedDevice(Device):
         """By granule: the model whose KV it holds, or ("weights", model); absent: zeroes."""
         self.num_zeroed = 0
 
-    def run(self, step: Step, texts: dict[int, list[int]], ended: dict[int, _core.FinishReason]) -> list[int]:
-        for kind, _, start, _, count in step.ops:
-            assert kind == ZERO
-            self.num_zeroed += 1
-            for granule in range(start, start + count):
-                self.owner.pop(granule, None)
-        return super().run(step, texts, ended)
+    def zero(self, granules: range) -> None:
+        self.num_zeroed += 1
+        for granule in granules:
+            self.owner.pop(granule, None)
 
     def place(self, model: int, slot: int, position: int) -> tuple[int, int]:
         entry, offset = super().place(model, slot, position)
@@ -33,13 +30,22 @@ class SharedDevice(Device):
         return entry, offset
 
 
+class SharedDevice(Owned):
+    """One whose only memory operations are those that elastic models need."""
+
+    def begin_ops(self, step: Step) -> None:
+        for kind, _, start, _, count in step.ops:
+            assert kind == ZERO
+            self.zero(range(start, start + count))
+
+
 class Elastic(Pipeline):
     """A Pipeline over elastic models that loads and saves weights when the runtime says so."""
 
-    device: SharedDevice
+    device: Owned
 
-    def __init__(self, specs: list[ModelSpec], config: Config) -> None:
-        super().__init__(specs, config)
+    def __init__(self, specs: list[ModelSpec], config: Config, rule: TokenRule = next_token) -> None:
+        super().__init__(specs, config, rule)
         self.device = SharedDevice(self.specs, self.rule)
         self.saved: set[int] = set()
         for model in range(len(specs)):

@@ -70,9 +70,12 @@ class TieredDevice(Device):
 
     def begin_ops(self, step: Step) -> None:
         for kind_code, transfer, source, to, granules in step.ops:
-            assert granules == 1
             kind = MemoryOpKind(kind_code)
             self.counts[kind] += 1
+            if kind == MemoryOpKind.ZERO:
+                self.zero(range(source, source + granules))
+                continue
+            assert granules == 1
             self.check_targets(kind, source, to)
             delay = self.weather.delay_us(kind)
             op = Running(
@@ -87,6 +90,9 @@ class TieredDevice(Device):
             if kind == MemoryOpKind.STORE:
                 op.content = self.read("device", source)
             self.running.append(op)
+
+    def zero(self, granules: range) -> None:
+        raise AssertionError(f"nobody moves slabs, and {granules} become zero")
 
     def check_targets(self, kind: MemoryOpKind, source: int, to: int) -> None:
         """T1: nobody reads what is being written, nor writes what is being read."""
@@ -131,9 +137,12 @@ class Tiered(Pipeline):
         weather: Weather | None = None,
     ) -> None:
         super().__init__(models, config, rule)
-        self.tiered = self.device = TieredDevice(self.specs, rule, weather or Weather())
+        self.tiered = self.device = self.make_device(weather or Weather())
         for model in range(len(self.specs)):
             self.train(model)
+
+    def make_device(self, weather: Weather) -> TieredDevice:
+        return TieredDevice(self.specs, self.rule, weather)
 
     def train(self, model: int) -> None:
         """Steps of 100 us and 40 us a token."""

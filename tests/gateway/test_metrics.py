@@ -12,7 +12,7 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from airi.gateway.metrics import ChoiceTimer, Metrics
-from airi.transport import EngineStats, ModelStats
+from airi.transport import EngineStats, ModelStats, TierStats
 
 from .conftest import Gateway, StartGateway
 
@@ -32,6 +32,11 @@ NAMES = {
     "airi_slo_tokens": "counter",
     "airi_slo_requests": "counter",
     "airi_slo_best_effort_requests": "counter",
+    "airi_kv_tier_blocks": "gauge",
+    "airi_kv_transfers": "counter",
+    "airi_kv_transfer_failures": "counter",
+    "airi_kv_dropped_stores": "counter",
+    "airi_swaps": "counter",
     "airi_http_requests": "counter",
     "airi_client_disconnects": "counter",
     "airi_engine_up": "gauge",
@@ -184,6 +189,32 @@ def test_attainment_is_that_of_the_models_that_promise_something() -> None:
     assert value(text, "airi_slo_requests_total", model_name="kept", outcome="late") == 3
     assert value(text, "airi_slo_best_effort_requests_total", model_name="kept") == 1
     assert not re.search(r'airi_slo_\w+{.*model_name="free"', text)
+
+
+def test_tiers_are_counted_for_the_models_that_have_some() -> None:
+    metrics = Metrics("1")
+    tiers = TierStats(
+        host_blocks=7,
+        disk_blocks=30,
+        stores=50,
+        loads=20,
+        spills=31,
+        fetches=9,
+        failures=2,
+        dropped_stores=4,
+        swaps=3,
+    )
+    models = [ModelStats(name="kept", tiers=tiers), ModelStats(name="plain")]
+    metrics.watch_engine(lambda: EngineStats(models), lambda: True)
+    text = metrics.render().decode()
+    for tier, number in {"host": 7, "disk": 30}.items():
+        assert value(text, "airi_kv_tier_blocks", model_name="kept", tier=tier) == number
+    for kind, number in {"store": 50, "load": 20, "spill": 31, "fetch": 9}.items():
+        assert value(text, "airi_kv_transfers_total", model_name="kept", kind=kind) == number
+    assert value(text, "airi_kv_transfer_failures_total", model_name="kept") == 2
+    assert value(text, "airi_kv_dropped_stores_total", model_name="kept") == 4
+    assert value(text, "airi_swaps_total", model_name="kept") == 3
+    assert not re.search(r'airi_(kv_t|kv_d|swaps)\w+{.*model_name="plain"', text)
 
 
 def test_times_between_tokens_add_up_to_the_time_they_took() -> None:

@@ -463,14 +463,17 @@ class Runtime(metaclass=_PybindType):
 
     def read_kv_events(self, cursor: int, limit: int = 4096) -> tuple[npt.NDArray[np.void], int, int]:
         """As read_decisions, of KV blocks. Fields: hash and parent (pairs lo, hi; a removed one names
-        no parent), kind, tier, model, num_tokens.
+        no parent), kind, tier (KvTier: device, host or disk), model, num_tokens.
 
-        Who applies all of them from cursor 0 has the hashes of each tier. Empty unless
+        A hash is stored in a tier once it can be read there, and removed when it no more can; a block that
+        left the device may be in the others yet. Who applies all events from cursor 0 has the hashes of each
+        tier. Empty unless
         RuntimeConfig.kv_event_records is set.
         """
 
     def kv_snapshot(self, model: int) -> tuple[npt.NDArray[np.void], int]:
-        """(a stored event for every hash on the device, parents first; cursor of the next event)."""
+        """(a stored event per tier for every hash that can be read there, parents first; cursor of the next
+        event)."""
 
     def has_work(self) -> bool:
         """True while any accepted request has not ended."""

@@ -317,6 +317,17 @@ class TransferEnd(enum.IntEnum):
     FAILED = 1
     CANCELLED = 2
 
+class TierSpace(metaclass=_PybindType):
+    """Which granules of a tier no model has. Ranges are (first, count)."""
+
+    def __init__(self, granules: int) -> None: ...
+    def take(self, most: int) -> tuple[int, int]:
+        """The first range that is large enough, cut to it, or else the largest; (0, 0) where there is none."""
+
+    def give_back(self, range: tuple[int, int]) -> None: ...
+    def free(self) -> list[tuple[int, int]]:
+        """Ascending; ranges that touch are one."""
+
 class TierCache(metaclass=_PybindType):
     """Copies of one model's blocks in host memory and on disk. Blocks and slots lie one after the other.
 

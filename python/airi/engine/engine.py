@@ -273,11 +273,14 @@ class Engine:
         return self._runtime.read_decisions(cursor, limit)
 
     def read_kv_events(self, cursor: int, limit: int = 4096) -> tuple[NDArray[np.void], int, int]:
-        """As `read_decisions`, of blocks stored and removed. Columns: `_core.Runtime.read_kv_events`."""
+        """As `read_decisions`, of blocks stored in device, host or disk and removed from there.
+
+        Columns: `_core.Runtime.read_kv_events`.
+        """
         return self._runtime.read_kv_events(cursor, limit)
 
     def kv_snapshot(self, model: str | int) -> tuple[NDArray[np.void], int]:
-        """(a stored event for every hash that the device holds of a model, cursor of the next event)."""
+        """(a stored event per tier for every hash that it holds of a model, cursor of the next event)."""
         return self._runtime.kv_snapshot(self.find_model(model).index)
 
     def step_time(self, model: str | int) -> StepTimeModel:

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
+from airi import _core
 from airi.engine.control import Control
 from airi.engine.engine import Engine, StepOutputs, now_us
 from airi.engine.loading import HostedModel
@@ -34,6 +35,7 @@ from airi.transport.messages import (
     ModelInfo,
     ModelStats,
     Progress,
+    TierStats,
 )
 from airi.transport.server import CLIENT_SHIFT, EngineServer, Received
 
@@ -229,10 +231,26 @@ class EngineProcess:
                 requests_on_time=core.requests_on_time,
                 requests_late=core.requests_late,
                 best_effort_requests=core.best_effort,
+                tiers=_tier_stats(core) if engine.options.host_kv_memory else None,
             )
             for model, core, counters in zip(engine.models, engine.stats(), engine.counters, strict=True)
         ]
         self.server.send_stats(EngineStats(models))
+
+
+def _tier_stats(core: _core.ModelStats) -> TierStats:
+    tiers = core.tiers
+    return TierStats(
+        host_blocks=tiers.host_blocks,
+        disk_blocks=tiers.disk_blocks,
+        stores=tiers.stores,
+        loads=tiers.loads,
+        spills=tiers.spills,
+        fetches=tiers.fetches,
+        failures=tiers.failures,
+        dropped_stores=tiers.dropped_stores,
+        swaps=core.swaps,
+    )
 
 
 def _warm_up(engine: Engine) -> None:

@@ -159,6 +159,7 @@ class _EngineCollector(Collector):
             preemptions.add_metric(name, model.preemptions)
         yield from (running, waiting, usage, queries, hits, preemptions)
         yield from _attainment(stats)
+        yield from _tiers(stats)
 
 
 def _attainment(stats: EngineStats) -> Iterator[Metric]:
@@ -187,6 +188,41 @@ def _attainment(stats: EngineStats) -> Iterator[Metric]:
         requests.add_metric((name, "late"), model.requests_late)
         best_effort.add_metric((name,), model.best_effort_requests)
     yield from (tokens, requests, best_effort)
+
+
+def _tiers(stats: EngineStats) -> Iterator[Metric]:
+    """Copies of KV blocks beside the device; no sample for a model that has no place for any."""
+    label = ("model_name",)
+    blocks = GaugeMetricFamily(
+        "airi_kv_tier_blocks", "KV blocks that a tier holds a copy of.", labels=(*label, "tier")
+    )
+    transfers = CounterMetricFamily(
+        "airi_kv_transfers", "Blocks copied between tiers.", labels=(*label, "kind")
+    )
+    failures = CounterMetricFamily(
+        "airi_kv_transfer_failures", "Copies of blocks that failed and were computed instead.", labels=label
+    )
+    dropped = CounterMetricFamily(
+        "airi_kv_dropped_stores", "Blocks not copied for want of room in the host tier.", labels=label
+    )
+    swaps = CounterMetricFamily(
+        "airi_swaps", "Preemptions of which the host tier kept the blocks.", labels=label
+    )
+    for model in stats.models:
+        tiers = model.tiers
+        if tiers is None:
+            continue
+        name = model.name
+        blocks.add_metric((name, "host"), tiers.host_blocks)
+        blocks.add_metric((name, "disk"), tiers.disk_blocks)
+        transfers.add_metric((name, "store"), tiers.stores)
+        transfers.add_metric((name, "load"), tiers.loads)
+        transfers.add_metric((name, "spill"), tiers.spills)
+        transfers.add_metric((name, "fetch"), tiers.fetches)
+        failures.add_metric((name,), tiers.failures)
+        dropped.add_metric((name,), tiers.dropped_stores)
+        swaps.add_metric((name,), tiers.swaps)
+    yield from (blocks, transfers, failures, dropped, swaps)
 
 
 def _is_created(line: bytes) -> bool:

@@ -14,6 +14,7 @@ from airi.transport.messages import (
     ModelInfo,
     ModelStats,
     Progress,
+    TierStats,
     error_of,
     next_request_id,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "Output",
     "OutputStream",
     "Progress",
+    "TierStats",
     "TokenLogprobs",
     "error_of",
     "next_request_id",

@@ -232,6 +232,23 @@ class Outputs(msgspec.Struct, array_like=True, tag="outputs"):
     others: list[Output] = []
 
 
+class TierStats(msgspec.Struct, frozen=True, kw_only=True):
+    """Copies of one model's KV blocks beside the device, and transfers that went well since the engine started."""
+
+    host_blocks: int = 0
+    disk_blocks: int = 0
+    stores: int = 0
+    loads: int = 0
+    spills: int = 0
+    fetches: int = 0
+    failures: int = 0
+    """Transfers that did not go well: what they were to bring was computed."""
+    dropped_stores: int = 0
+    """Blocks that left the device without a copy, for want of room."""
+    swaps: int = 0
+    """Preemptions of which the host kept the blocks."""
+
+
 class ModelStats(msgspec.Struct, frozen=True, kw_only=True):
     """Counters of one model; those that only grow are totals since the engine started."""
 
@@ -260,6 +277,8 @@ class ModelStats(msgspec.Struct, frozen=True, kw_only=True):
     """That ran to their end, with no token late or with some."""
     best_effort_requests: int = 0
     """That could not have their first token in time any more and let others pass."""
+    tiers: TierStats | None = None
+    """Where the engine has memory for copies beside the device."""
 
 
 class EngineStats(msgspec.Struct, frozen=True, array_like=True, tag="stats"):

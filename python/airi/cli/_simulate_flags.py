@@ -1,0 +1,308 @@
+"""The flags of `airi simulate`, in the groups that `--help` shows."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from airi.errors import ConfigError
+
+if TYPE_CHECKING:
+    from airi.simulate import Generator, SimulationOptions, StepTime, Trace
+    from airi.simulate.batches import Stream
+
+__all__ = ["FleetFlags", "OutputFlags", "ReplayFlags", "TraceFlags"]
+
+_FLEET = "Fleet"
+_TRACE = "Trace"
+_OUTPUT = "Output"
+_REPLAY = "Replay"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceFlags:
+    """Which requests."""
+
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            help="Requests to simulate: CSV or JSON lines, gzip or not; Azure's, Mooncake's, ServeGen's and "
+            "others with such columns.",
+            rich_help_panel=_TRACE,
+            show_default=False,
+        ),
+    ] = None
+    generate: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of a trace: requests drawn from NAME=NUMBER pairs between commas. rate (per second), "
+            "requests, input and output (mean tokens), spread (of lengths) and burstiness (of gaps, 1: Poisson), "
+            "tenants, prefix (tokens that a tenant's prompts begin with), seed.",
+            rich_help_panel=_TRACE,
+            show_default=False,
+        ),
+    ] = None
+    speedup: Annotated[
+        float, typer.Option(help="Have requests arrive this many times as fast.", rich_help_panel=_TRACE)
+    ] = 1.0
+    copies: Annotated[
+        int,
+        typer.Option(help="Copies of every request, spread until the next one.", rich_help_panel=_TRACE),
+    ] = 1
+    repeat: Annotated[
+        int, typer.Option(help="Play the trace so often, one after the other.", rich_help_panel=_TRACE)
+    ] = 1
+    limit: Annotated[
+        int | None,
+        typer.Option(help="Only the first so many requests.", rich_help_panel=_TRACE, show_default=False),
+    ] = None
+    hash_block: Annotated[
+        int, typer.Option(help="Tokens that one of a trace's hash_ids stands for.", rich_help_panel=_TRACE)
+    ] = 512
+    root_tenants: Annotated[
+        int | None,
+        typer.Option(
+            help="Make so many tenants of the first of a request's hash_ids.",
+            rich_help_panel=_TRACE,
+            show_default=False,
+        ),
+    ] = None
+    concurrency: Annotated[
+        int | None,
+        typer.Option(
+            help="Requests in the fleet at most: later ones arrive when one ends.",
+            rich_help_panel=_TRACE,
+            show_default=False,
+        ),
+    ] = None
+
+    def source(self) -> Trace | Generator:
+        """Where requests come from; raises ConfigError."""
+        from airi.simulate import Generator, Trace
+
+        part_tokens = _positive("hash_block", self.hash_block)
+        if self.generate is not None:
+            return Generator.parse(self.generate, part_tokens=part_tokens)
+        return Trace(self.trace or Path(), part_tokens=part_tokens)
+
+    def stream(self, file: Trace | Generator) -> Stream:
+        """Its requests, changed as the flags say; raises ConfigError."""
+        from airi.simulate import batches as b
+
+        stream: Stream = file.batches
+        if self.limit is not None:
+            stream = b.limited(stream, _positive("limit", self.limit))
+        if self.root_tenants is not None:
+            stream = b.with_root_tenants(stream, _positive("root_tenants", self.root_tenants))
+        if _positive("repeat", self.repeat) > 1:
+            stream = b.repeated(stream, self.repeat)
+        if not 1e-6 <= self.speedup <= 1e6:
+            raise ConfigError(f"speedup is {self.speedup:g}; it must be in [1e-6, 1e6]", field="speedup")
+        if self.speedup != 1.0:
+            stream = b.sped_up(stream, self.speedup)
+        if _positive("copies", self.copies) > 1:
+            stream = b.copied(stream, self.copies)
+        return stream
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetFlags:
+    """What serves them."""
+
+    replicas: Annotated[int, typer.Option(help="How many engines.", rich_help_panel=_FLEET)] = 1
+    router: Annotated[
+        str,
+        typer.Option(
+            help="How requests find their engine: round_robin, least_loaded, or prefix (longest shared "
+            "beginning, unless that engine is overloaded).",
+            rich_help_panel=_FLEET,
+        ),
+    ] = "prefix"
+    block_size: Annotated[int, typer.Option(help="Tokens per KV block.", rich_help_panel=_FLEET)] = 16
+    kv_blocks: Annotated[
+        int | None,
+        typer.Option(
+            help="KV blocks per engine; left out: what the memory of the preset's device holds.",
+            rich_help_panel=_FLEET,
+            show_default=False,
+        ),
+    ] = None
+    step_time: Annotated[
+        str,
+        typer.Option(
+            help="How long steps take: a JSON file, or a preset computed from data sheets: h200-8b-fp8, "
+            "h200-8b-bf16, h200-70b-fp8, h100-8b-fp8, h100-8b-bf16.",
+            rich_help_panel=_FLEET,
+        ),
+    ] = "h200-8b-fp8"
+    max_num_seqs: Annotated[
+        int, typer.Option(help="Requests that run on an engine at the same time.", rich_help_panel=_FLEET)
+    ] = 256
+    max_batch_tokens: Annotated[int, typer.Option(help="Tokens of a step.", rich_help_panel=_FLEET)] = 2048
+    max_queued: Annotated[
+        int | None,
+        typer.Option(
+            help="Requests that may wait at an engine before more are refused; left out: any number.",
+            rich_help_panel=_FLEET,
+            show_default=False,
+        ),
+    ] = None
+    admission: Annotated[str, typer.Option(help="max_util or no_evict.", rich_help_panel=_FLEET)] = "max_util"
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="Another setting of the scheduler, NAME=JSON, such as fairness_gap_tokens=4096; may be "
+            "repeated.",
+            rich_help_panel=_FLEET,
+        ),
+    ] = None
+    tenant_weight: Annotated[
+        list[str] | None,
+        typer.Option(help="TENANT=WEIGHT; may be repeated.", rich_help_panel=_FLEET),
+    ] = None
+    ttft_ms: Annotated[
+        float | None,
+        typer.Option(help="Target for first tokens.", rich_help_panel=_FLEET, show_default=False),
+    ] = None
+    itl_ms: Annotated[
+        float | None,
+        typer.Option(help="Target between tokens.", rich_help_panel=_FLEET, show_default=False),
+    ] = None
+
+    def options(self, trace: TraceFlags, *, keep_rows: bool) -> SimulationOptions:
+        """The simulation; raises ConfigError."""
+        from airi.simulate import SimulationOptions
+
+        same = (
+            "replicas",
+            "router",
+            "block_size",
+            "kv_blocks",
+            "max_num_seqs",
+            "max_batch_tokens",
+            "admission",
+        )
+        others: dict[str, Any] = {name: getattr(self, name) for name in (*same, "ttft_ms", "itl_ms")}
+        if self.max_queued is not None:
+            others["max_queued"] = self.max_queued
+        runtime, model = _settings(self.setting or [])
+        return SimulationOptions(
+            step_time=_step_time(self.step_time),
+            concurrency=trace.concurrency,
+            part_tokens=trace.hash_block,
+            tenant_weights=_weights(self.tenant_weight or []),
+            keep_rows=keep_rows,
+            runtime=runtime,
+            model=model,
+            **others,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayFlags:
+    """A recording instead."""
+
+    replay: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead of a trace: a file of `airi serve --record-steps`. Replays it and says whether "
+            "every plan is the same, byte for byte.",
+            rich_help_panel=_REPLAY,
+            show_default=False,
+        ),
+    ] = None
+    fit_step_time: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --replay: write how long steps take, as the recording shows, for --step-time.",
+            rich_help_panel=_REPLAY,
+            show_default=False,
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputFlags:
+    """What is told, and where."""
+
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=_OUTPUT)] = (
+        False
+    )
+    timeline: Annotated[
+        bool, typer.Option("--timeline", help="With --json, also the timeline.", rich_help_panel=_OUTPUT)
+    ] = False
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            help="Draw the timeline into this SVG file.", rich_help_panel=_OUTPUT, show_default=False
+        ),
+    ] = None
+    rows: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write a CSV line for every finished request, with its exact times.",
+            rich_help_panel=_OUTPUT,
+            show_default=False,
+        ),
+    ] = None
+
+
+def _step_time(given: str) -> StepTime | str:
+    from airi.simulate import PRESETS, StepTime
+
+    if given in PRESETS:
+        return given
+    if not Path(given).exists():
+        known = ", ".join(PRESETS)
+        raise ConfigError(f"step_time is {given!r}; give a file or one of: {known}", field="step_time")
+    return StepTime.load(given)
+
+
+def _settings(given: list[str]) -> tuple[dict[str, object], dict[str, object]]:
+    """Settings of the core's RuntimeConfig and ModelConfig from NAME=JSON."""
+    import inspect
+
+    from airi import _core
+
+    runtime: dict[str, object] = {}
+    model: dict[str, object] = {}
+    for text in given:
+        name, separator, value = text.partition("=")
+        try:
+            parsed = jsonlib.loads(value)
+        except ValueError:
+            parsed = None
+            separator = ""
+        if not separator:
+            raise ConfigError(f"set is {text!r}; give NAME=JSON, such as aging_us=null", field="set")
+        for config, settings in ((_core.ModelConfig, model), (_core.RuntimeConfig, runtime)):
+            if f"{name}:" in (inspect.getdoc(config.__init__) or ""):
+                settings[name] = parsed
+                break
+        else:
+            raise ConfigError(f"set is {text!r}; the scheduler has no setting {name!r}", field="set")
+    return runtime, model
+
+
+def _weights(given: list[str]) -> dict[int, float]:
+    weights = {}
+    for text in given:
+        tenant, _, weight = text.partition("=")
+        try:
+            weights[int(tenant)] = float(weight)
+        except ValueError:
+            raise ConfigError(
+                f"tenant_weight is {text!r}; give NUMBER=WEIGHT", field="tenant_weight"
+            ) from None
+    return weights
+
+
+def _positive(name: str, value: int) -> int:
+    if value < 1:
+        raise ConfigError(f"{name} is {value}; it must be at least 1", field=name)
+    return value
