@@ -150,6 +150,9 @@ async def test_models_sleep_and_wake_from_afar(tiny_llama: Path, tiny_qwen3: Pat
         assert [output.finish_reason async for output in waiting][-1] == "length"
         with pytest.raises(ModelNotFoundError, match="loaded: llama, qwen3"):
             await client.wake("other")
+        while client.stats is None or client.stats.models[1].state != "asleep":
+            await asyncio.sleep(0.02)
+        assert client.stats.models[0].state == "awake"
         await client.wake("qwen3")
         assert [output.finish_reason async for output in busy][-1] == "length"
 

@@ -231,6 +231,7 @@ class EngineProcess:
                 requests_on_time=core.requests_on_time,
                 requests_late=core.requests_late,
                 best_effort_requests=core.best_effort,
+                state=engine.model_state(model.index).name.lower(),
                 tiers=_tier_stats(core) if engine.options.host_kv_memory else None,
             )
             for model, core, counters in zip(engine.models, engine.stats(), engine.counters, strict=True)

@@ -277,6 +277,8 @@ class ModelStats(msgspec.Struct, frozen=True, kw_only=True):
     """That ran to their end, with no token late or with some."""
     best_effort_requests: int = 0
     """That could not have their first token in time any more and let others pass."""
+    state: str = "awake"
+    """Where the model stands: "awake", "asleep", or on its way, as `_core.ModelState` names it."""
     tiers: TierStats | None = None
     """Where the engine has memory for copies beside the device."""
 
