@@ -88,6 +88,7 @@ void BlockPool::attach(TierCache& tiers, std::int32_t num_copies) {
   ring_heads_.assign(static_cast<std::size_t>(capacity()) + static_cast<std::size_t>(num_copies), kNoEntry);
   index_ = PrefixIndex(static_cast<std::int32_t>(ring_heads_.size()), index_.block_size());
   tiers.send_events_to(events_, index_);
+  tiers.protect(quotas_);
 }
 
 void BlockPool::leave_ring(std::int32_t block) noexcept {

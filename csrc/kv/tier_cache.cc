@@ -68,6 +68,7 @@ void TierCache::tell_removed(EntryId entry, KvTier tier) const noexcept {
 void TierCache::drop_host(EntryId entry) {
   tell_removed(entry, KvTier::kHost);
   host_.drop(*copies(entry).host);
+  --in_host_[index(copies(entry).owner)];
   copies(entry).host.reset();
   note_loss(entry);
 }
@@ -75,6 +76,7 @@ void TierCache::drop_host(EntryId entry) {
 void TierCache::drop_disk(EntryId entry) {
   tell_removed(entry, KvTier::kDisk);
   disk_.drop(*copies(entry).disk);
+  --on_disk_[index(copies(entry).owner)];
   copies(entry).disk.reset();
   note_loss(entry);
 }
@@ -92,25 +94,45 @@ void TierCache::close() {
   }
   events_ = {};
   index_ = nullptr;
+  quotas_ = nullptr;
+}
+
+// The entry whose copy goes for one of `entry`. A copy that is kept for another tenant comes to stand with
+// the newest, so that it is looked at once in a round.
+std::optional<EntryId> TierCache::choose_victim(TierSlots& slots, const Counts& owned, EntryId entry) {
+  for (std::int32_t left = slots.num_idle(); left > 0; --left) {
+    const TierSlot oldest = *slots.oldest();
+    const EntryId victim = *slots.entry(oldest);
+    const QuotaGroup owner = copies(victim).owner;
+    const bool is_kept = quotas_ != nullptr && owner != kNoQuota && owner != copies(entry).owner &&
+                         owned[index(owner)] <= quotas_->counts()[owner].wanted;
+    if (!is_kept) return victim;
+    slots.make_newest(oldest);
+  }
+  return std::nullopt;
 }
 
 std::optional<TierSlot> TierCache::take_host_slot(EntryId entry) {
   if (host_.num_free() == 0) {
-    const auto oldest = host_.oldest();
-    if (oldest) drop_host(*host_.entry(*oldest));
+    const auto victim = choose_victim(host_, in_host_, entry);
+    if (victim) drop_host(*victim);
   }
   const auto slot = host_.try_begin_write(entry);
-  if (slot) copies(entry).host = slot;
+  if (!slot) return slot;
+  copies(entry).host = slot;
+  ++in_host_[index(copies(entry).owner)];
   return slot;
 }
 
 std::optional<TierSlot> TierCache::take_disk_slot(EntryId entry) {
   if (disk_.num_free() == 0) {
-    const auto oldest = disk_.oldest();
-    if (oldest) drop_disk(*disk_.entry(*oldest));
+    const auto victim = choose_victim(disk_, on_disk_, entry);
+    if (victim) drop_disk(*victim);
   }
   const auto slot = disk_.try_begin_write(entry);
-  if (slot) copies(entry).disk = slot;
+  if (!slot) return slot;
+  copies(entry).disk = slot;
+  ++on_disk_[index(copies(entry).owner)];
   return slot;
 }
 
@@ -126,6 +148,7 @@ bool TierCache::store(EntryId entry, BlockId block) {
     if (host_.is_idle(*copies(entry).host)) host_.make_newest(*copies(entry).host);
     return true;
   }
+  if (!keeps(entry)) copies(entry).owner = quotas_ == nullptr ? kNoQuota : quotas_->owner(raw(block));
   const bool may = !is_closed_ && ops_.room() > 0;
   const auto slot = may ? take_host_slot(entry) : std::nullopt;
   if (!slot) {
@@ -289,11 +312,16 @@ void TierCache::count(MemoryOpKind kind, TransferEnd end) noexcept {
 void TierCache::check_invariants() const {
   host_.check_invariants();
   disk_.check_invariants();
+  Counts in_host{};
+  Counts on_disk{};
   for (std::int32_t i = 0; i < static_cast<std::int32_t>(copies_.size()); ++i) {
     const Copies& own = copies_[static_cast<std::size_t>(i)];
     AIRI_CHECK(!own.host || host_.entry(*own.host) == EntryId{i}) << "host copy of entry " << i;
     AIRI_CHECK(!own.disk || disk_.entry(*own.disk) == EntryId{i}) << "disk copy of entry " << i;
+    if (own.host) ++in_host[index(own.owner)];
+    if (own.disk) ++on_disk[index(own.owner)];
   }
+  AIRI_CHECK(in_host == in_host_ && on_disk == on_disk_) << "copies by owner";
   for (std::int32_t i = 0; i < host_.size(); ++i) {
     const auto entry = host_.entry(TierSlot{i});
     AIRI_CHECK(!entry || copies(*entry).host == TierSlot{i}) << "host slot " << i << " is not its entry's";

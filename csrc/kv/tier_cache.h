@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <utility>
@@ -7,6 +8,7 @@
 
 #include "base/ids.h"
 #include "kv/kv_events.h"
+#include "kv/kv_quotas.h"
 #include "kv/memory_op.h"
 #include "kv/prefix_index.h"
 #include "kv/tier_slots.h"
@@ -31,7 +33,8 @@ struct TierStats {
 // leaves it, and asks for the transfers; never moves a byte, and never knows requests.
 //
 // A block is stored on its n-th reuse and when it is evicted from the device, at the price of the host copy
-// used longest ago. Copies that are next to leave the host are spilled to disk beforehand, if there is a
+// used longest ago; of those of a tenant that has no more there than its quota, only by the tenant itself.
+// Copies that are next to leave the host are spilled to disk beforehand, if there is a
 // disk. What finds no room (in a step, or because all slots are busy) is not stored: it is a cache.
 //
 // Thread safety: none.
@@ -105,6 +108,9 @@ class TierCache {
     events_ = sink;
     index_ = &index;
   }
+  // A copy belongs to the tenant whose block was stored, and `quotas` tell which that is and how many copies
+  // it keeps in each tier whatever others store. They must live until close().
+  void protect(const KvQuotas& quotas) noexcept { quotas_ = &quotas; }
   // True iff the tier has a copy of the entry that can be read.
   [[nodiscard]] bool is_readable(EntryId entry, KvTier tier) const noexcept {
     const auto& slot = tier == KvTier::kHost ? copies(entry).host : copies(entry).disk;
@@ -134,10 +140,13 @@ class TierCache {
     std::optional<TierSlot> host;
     std::optional<TierSlot> disk;
     std::int32_t reuses = 0;
+    QuotaGroup owner = kNoQuota;  // while there is a copy
   };
+  using Counts = std::array<std::int32_t, QuotaCounts::kMaxTenants + 1>;  // by owner
 
   [[nodiscard]] Copies& copies(EntryId entry) noexcept { return copies_[index(entry)]; }
   [[nodiscard]] const Copies& copies(EntryId entry) const noexcept { return copies_[index(entry)]; }
+  [[nodiscard]] std::optional<EntryId> choose_victim(TierSlots& slots, const Counts& owned, EntryId entry);
   [[nodiscard]] std::optional<TierSlot> take_host_slot(EntryId entry);
   [[nodiscard]] std::optional<TierSlot> take_disk_slot(EntryId entry);
   void drop_host(EntryId entry);
@@ -164,6 +173,9 @@ class TierCache {
   bool is_closed_ = false;
   KvEventSink events_;
   const PrefixIndex* index_ = nullptr;
+  const KvQuotas* quotas_ = nullptr;
+  Counts in_host_{};
+  Counts on_disk_{};
 };
 
 }  // namespace airi

@@ -96,7 +96,7 @@ class Life:
         draw = self.draw
         text = [*prompt(draw.randint(1, 5), draw.randint(8, 24)), draw.randint(1, 900)]
         count = draw.randint(1, 12)
-        request, admit = self.ex.submit(text, model=model, max_new=count)
+        request, admit = self.ex.submit(text, model=model, max_new=count, tenant=draw.randint(0, 2))
         if admit == _core.Admit.ACCEPTED:
             self.wanted[request] = text_alone(text, count)
 
@@ -122,6 +122,8 @@ class Life:
                 self.submit(model)
             if self.draw.random() < 0.06:
                 self.change(model)
+            if self.draw.random() < 0.02 and self.is_there(model):
+                self.ex.runtime.set_kv_quota(self.draw.randint(0, 1), model, self.draw.choice([0, 2, 4]))
             if self.draw.random() < 0.03 and self.ex.texts:
                 self.ex.runtime.cancel(self.draw.choice(sorted(self.ex.texts)))
             self.ex.step()
@@ -139,7 +141,7 @@ class Life:
             if self.ex.finished[request] == FinishReason.LENGTH:
                 assert self.ex.outputs[request] == text
             else:
-                assert self.ex.finished[request] == FinishReason.CANCELLED
+                assert self.ex.finished[request] in (FinishReason.CANCELLED, FinishReason.NEVER_FITS)
 
 
 @pytest.mark.parametrize("seed", range(24))

@@ -130,6 +130,25 @@ def test_salts_hold_in_the_tiers() -> None:
     assert executor.events[mine]["num_cached_tokens"] == 40
 
 
+@pytest.mark.parametrize(("quota", "kept"), [(0, False), (12, True)])
+def test_quotas_hold_in_the_tiers(quota: int, kept: bool) -> None:  # noqa: FBT001  # a parameter of the test
+    """T6: who floods device and host takes no copy that a tenant within its quota has there."""
+    executor = Tiered([replace(SMALL, blocks=24)], Config(host_blocks=24))
+    executor.runtime.set_kv_quota(1, 0, quota)
+    for seed in (1, 2):
+        executor.accepted(prompt(seed, 41), max_new=2, tenant=1)
+        executor.run()
+    for seed in range(12):
+        executor.accepted(prompt(1000 + seed, 40), max_new=2, tenant=2)
+        executor.run()
+        executor.runtime.check_invariants()
+    executor.settle()
+    again = executor.accepted(prompt(1, 41), max_new=2, tenant=1)
+    executor.run()
+    assert (executor.events[again]["num_cached_tokens"] == 40) == kept
+    assert (executor.tiered.counts[MemoryOpKind.LOAD] > 0) == kept
+
+
 def test_what_was_not_a_number_is_in_no_tier() -> None:
     executor = Tiered([SMALL], Config(host_blocks=64, store_on_reuse=1))
     bad = executor.accepted(prompt(1, 41), max_new=8)
@@ -202,6 +221,8 @@ def drive(executor: Executor, rng: random.Random, ticks: int) -> None:
             submit_some(rng, executor)
         if rng.random() < 0.05 and executor.texts:
             executor.runtime.cancel(rng.choice(sorted(executor.texts)))
+        if rng.random() < 0.02:
+            executor.runtime.set_kv_quota(rng.randint(0, 3), 0, rng.choice([0, 2, 4]))
         executor.step()
         executor.runtime.check_invariants()
     executor.run(limit=20_000)
