@@ -3,7 +3,8 @@
 AIRI's runtime under virtual time, every request there from the start, and memory for half of what a full batch of them
 comes to. NO_EVICT promises each request its memory to the end, and here knows the end: outputs are as long as allowed,
 so no promise is wasted. MAX_UTIL does not use that knowledge, has to preempt and to compute again, and is judged
-against it. vLLM's Scheduler, beside them, preempts too.
+against it. With host memory as large as the device's, a preempted request's blocks are copied there where that is the
+cheaper way back; copies run beside the steps. vLLM's Scheduler, beside them, preempts too.
 
 What the numbers do not mean: no model runs, and where clients allow more tokens than they get, NO_EVICT falls behind.
 
@@ -71,6 +72,12 @@ def main() -> None:
     )
     parser.add_argument("--requests", type=int, default=1500)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--host-us-per-block",
+        type=float,
+        default=40.0,
+        help="of a copy between device and host: 2 MiB at 50 GB/s",
+    )
     parser.add_argument("--json", action="store_true")
     add_peer_flag(parser, "vllm")
     options = parser.parse_args()
@@ -80,6 +87,11 @@ def main() -> None:
     policies = {
         "no_evict": Policy(model={"admission": Admission.NO_EVICT}),
         "max_util": Policy(model={"admission": Admission.MAX_UTIL}),
+        "max_util + host": Policy(
+            model={"admission": Admission.MAX_UTIL},
+            host_blocks=setup.kv_blocks,
+            host_us_per_block=options.host_us_per_block,
+        ),
     }
     found = {name: figures(run_airi(trace, setup, policy)) for name, policy in policies.items()}
     rows: list[dict[str, Any]] = [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
+import math
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,6 +35,9 @@ class Policy:
 
     model: dict[str, Any] = field(default_factory=dict)
     runtime: dict[str, Any] = field(default_factory=dict)
+    host_blocks: int = 0
+    """Of host memory, with `host_us_per_block` for a copy of one."""
+    host_us_per_block: float = 0.0
 
     @classmethod
     def with_targets(cls, *, ttft_us: int | None, itl_us: int | None) -> Policy:
@@ -61,6 +66,35 @@ def every_policy() -> Policy:
     )
 
 
+class _Copies:
+    """Copies between device and host, one after the other in each direction, beside the steps."""
+
+    def __init__(self, runtime: _core.Runtime, us_per_block: float) -> None:
+        self._runtime = runtime
+        self._us_per_block = us_per_block
+        self._free_us: dict[int, float] = {}
+        self._running: list[tuple[float, int]] = []
+        """(end, transfer), by end."""
+
+    @property
+    def next_end_us(self) -> int | None:
+        return math.ceil(self._running[0][0]) if self._running else None
+
+    def begin(self, ops: npt.NDArray[np.int64], now_us: int) -> None:
+        for kind, transfer in ops[:, :2].tolist():
+            end = max(self._free_us.get(kind, 0.0), now_us) + self._us_per_block
+            self._free_us[kind] = end
+            heapq.heappush(self._running, (end, transfer))
+
+    def report(self, now_us: int) -> None:
+        ended = []
+        while self._running and self._running[0][0] <= now_us:
+            ended.append(heapq.heappop(self._running)[1])
+        if ended:
+            micros = np.full(len(ended), round(self._us_per_block), np.int64)
+            self._runtime.complete_transfers(np.array(ended, np.int64), np.ones(len(ended), np.bool_), micros)
+
+
 class AiriScheduler:
     """A runtime of one model whose sampled tokens end each request where the trace says."""
 
@@ -79,6 +113,8 @@ class AiriScheduler:
             hash_key=bytes(16),
             max_queued=max(len(trace), 1),
             steps_ahead=setup.steps_ahead,
+            host_bytes=policy.host_blocks * _core.GRANULE_BYTES,
+            host_bytes_per_us=_core.GRANULE_BYTES / max(policy.host_us_per_block, 1e-3),
             **policy.runtime,
         )
         rows, tokens = setup.max_num_seqs, setup.max_batch_tokens
@@ -89,6 +125,7 @@ class AiriScheduler:
         self._planned: deque[_core.StepInfo] = deque()
         self._ok = np.zeros(rows, np.uint8)
         self._cached = np.zeros(len(trace), np.int64)
+        self._copies = _Copies(self.runtime, policy.host_us_per_block)
 
     @property
     def cached(self) -> Ints:
@@ -97,6 +134,11 @@ class AiriScheduler:
     @property
     def preemptions(self) -> int:
         return self.runtime.stats()[0].preemptions
+
+    @property
+    def waits_until_us(self) -> int | None:
+        """When the next copy between device and host has ended."""
+        return self._copies.next_end_us
 
     def submit(self, index: int) -> None:
         trace = self._trace
@@ -113,11 +155,14 @@ class AiriScheduler:
             raise ValueError(f"request {index} was refused: {admit.name}")
 
     def plan(self, now_us: int) -> Work | None:
+        self._copies.report(now_us)
         info = self.runtime.step(now_us)
         if info is None:
             return None
         self._planned.append(info)
         buffers = self._buffers[info.buffer]
+        if info.num_ops:
+            self._copies.begin(buffers.ops[: info.num_ops], now_us)
         queries = np.diff(buffers.query_start[: info.num_rows + 1])
         return work_of(queries, buffers.seq_lens[: info.num_rows])
 

@@ -335,6 +335,8 @@ def drive(scheduler: Scheduler, trace: Trace, setup: Setup) -> Outcome:
             emitted_of[emitted] += 1
             left -= int((emitted_of[emitted] == trace.output[emitted]).sum())
             log.add(start, now, work, emitted)
+        elif (due := getattr(scheduler, "waits_until_us", None)) is not None:
+            now = max(now, min(due, arrivals[arrived]) if arrived < len(arrivals) else due)
         elif arrived < len(arrivals):
             now = arrivals[arrived]
         else:
