@@ -17,7 +17,8 @@ from airi._core import MemoryOpKind, parts
 from airi.engine import Engine, EngineOptions, ModelOptions
 from airi.engine.tiers import DiskTier, KvTiers
 from airi.errors import ConfigError
-from tests.engine.engine_helpers import GREEDY, MIB, add, make_engine, run
+from airi.outputs import Output
+from tests.engine.engine_helpers import GREEDY, MIB, add, gather, make_engine, run
 from tests.engine.tiny_models import VOCAB_SIZE
 
 GRANULE = _core.GRANULE_BYTES
@@ -130,6 +131,40 @@ def test_a_full_disk_costs_nothing_but_what_it_would_have_held(
     stats = engine.stats()[0].tiers
     assert stats.failures > 0
     assert stats.spills == stats.fetches == 0
+
+
+def test_models_that_share_slabs_have_tiers(tiny_llama: Path, tiny_qwen3: Path) -> None:
+    """What a model that falls asleep has computed is kept in the host, and every text is the same."""
+    texts = prompts(3)
+
+    def serve(**options: Any) -> tuple[list[list[int]], Engine]:
+        models = tuple(ModelOptions(path=str(path), sleepable=True) for path in (tiny_llama, tiny_qwen3))
+        engine = make_engine(models=models, kv_memory=24 * MIB, dtype="float32", **options)
+        for request_id, text in enumerate(texts):
+            add(engine, request_id, text, model="llama", max_tokens=20, **GREEDY)
+        outputs: dict[int, Output] = {}
+        for _ in range(8):
+            gather(outputs, engine.step())
+        engine._runtime.step_time(0).import_state(SLOW)
+        engine.sleep("llama")
+        for request_id in range(10, 14):
+            add(engine, request_id, [request_id] * 8, model="qwen3", max_tokens=200, **GREEDY)
+        while any(request_id not in outputs for request_id in range(10, 14)):
+            gather(outputs, engine.step())
+        engine.wake("llama")
+        engine._runtime.step_time(0).import_state(SLOW)
+        while engine.has_work():
+            gather(outputs, engine.step())
+            engine.check_invariants()
+        return [outputs[request_id].tokens for request_id in sorted(outputs)], engine
+
+    wanted, _ = serve()
+    found, engine = serve(host_kv_memory=8 * MIB)
+    assert found == wanted
+    stats = engine.stats()[0]
+    assert stats.swaps > 0
+    assert stats.tiers.stores > 0
+    assert stats.tiers.failures == 0
 
 
 def random_block(seed: int, granules: int = 2) -> NDArray[np.uint8]:
