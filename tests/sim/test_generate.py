@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from airi.errors import ConfigError
+from airi.simulate import Trace
 from airi.simulate.batches import Batch, joined
 from airi.simulate.generate import Generator
+from tests.sim.samples import write
 
 
 def drawn(generator: Generator) -> Batch:
@@ -41,6 +45,13 @@ def test_without_spread_all_are_equal_and_even() -> None:
     assert set(found.input_tokens.tolist()) == {7}
     assert set(found.output_tokens.tolist()) == {3}
     assert set(np.diff(found.arrival_us).tolist()) == {100_000}
+
+
+def test_drawn_requests_are_of_the_band_of_rows_without_a_priority(tmp_path: Path) -> None:
+    """What is asked for by band means the same of both."""
+    text = "arrival_s,input_tokens,output_tokens\n0,1,1\n"
+    read = joined(list(Trace(write(tmp_path / "c.csv", text)).batches()))
+    assert set(drawn(Generator(rate=10, requests=5)).band.tolist()) == set(read.band.tolist())
 
 
 def test_prompts_of_a_tenant_share_its_prefix_and_no_other() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from airi.errors import ConfigError
+from airi.sampling_params import MAX_PRIORITY
 from airi.simulate.batches import Batch, Int32
 
 __all__ = ["Generator"]
@@ -109,7 +110,7 @@ class Generator:
             yield Batch(
                 arrival_us=np.rint(arrivals).astype(np.int64),
                 tenant=tenant,
-                band=np.zeros(count, np.int32),
+                band=np.full(count, MAX_PRIORITY, np.int32),  # priority 0, as rows of a trace that name none
                 input_tokens=self.prefix + _lengths(random, self.input, self.spread, count),
                 output_tokens=_lengths(random, self.output, self.spread, count),
                 part_start=np.arange(count + 1) * len(parts),
