@@ -24,6 +24,17 @@ __all__ = ["StepPipeline"]
 _PLAN_AT = 0.85
 
 
+class _Signal:
+    """An event's descriptor, open for as long as anybody who reads or writes it: also a step that outlives its
+    pipeline, whose write would else reach whatever got the number next."""
+
+    def __init__(self) -> None:
+        self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def __del__(self) -> None:
+        os.close(self.fd)
+
+
 class StepPipeline:
     """At most one step runs at a time. Knows nothing of the core's decisions.
 
@@ -44,13 +55,10 @@ class StepPipeline:
         self._arrays = arrays
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="airi-step")
         self._running: tuple[_core.StepInfo, Future[StepResult]] | None = None
-        self._done = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._done = _Signal()
         self._launched_at = 0.0
         self._took_s: dict[tuple[int, bool], float] = {}
         """By model and whether there were prefills: the last such step."""
-
-    def __del__(self) -> None:
-        os.close(self._done)
 
     @property
     def is_running(self) -> bool:
@@ -60,7 +68,7 @@ class StepPipeline:
     @property
     def done_fd(self) -> int:
         """A file descriptor that is readable when the step that was launched has run."""
-        return self._done
+        return self._done.fd
 
     def use(self, arrays: Sequence[StepArrays]) -> None:
         """Takes further steps from these buffer sets. The last one must have been collected."""
@@ -94,7 +102,7 @@ class StepPipeline:
         info, future = self._running
         result = future.result()
         self._took_s[_kind(info)] = result.device_us / 1e6
-        os.eventfd_read(self._done)
+        os.eventfd_read(self._done.fd)
         self._running = None
         return info, result
 
@@ -104,14 +112,14 @@ def _run(
     arrays: StepArrays,
     info: _core.StepInfo,
     execute: Callable[[NDArray[np.int64]], None],
-    done: int,
+    done: _Signal,
 ) -> StepResult:
     try:
         if info.num_ops:
             execute(arrays.ops[: info.num_ops])
         return runner.run(arrays, rows=info.num_rows, tokens=info.num_tokens)
     finally:
-        os.eventfd_write(done, 1)
+        os.eventfd_write(done.fd, 1)
 
 
 def _kind(info: _core.StepInfo) -> tuple[int, bool]:
