@@ -201,6 +201,26 @@ def test_a_model_that_is_added_with_targets_is_measured_beside_requests(
     assert tokens(outputs) == expected
 
 
+def test_memory_that_is_missing_to_measure_a_model_refuses_it_before_anything_changes(
+    tiny_llama: Path, tiny_qwen3: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = elastic_engine(tiny_llama, slabs=12)
+    coming = ModelOptions(path=str(tiny_qwen3), itl_ms=50)
+
+    def no_memory(_: int) -> None:
+        raise MemoryBudgetError("the KV arena cannot be allocated")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("airi.engine.warmup.allocate_arena", no_memory)
+        with pytest.raises(MemoryBudgetError):
+            engine.add_model(coming)
+    assert [model.name for model in engine.models] == ["llama"]
+    assert len(engine.stats()) == 1
+    engine.add_model(coming)
+    add(engine, 1, [5] * 8, model="qwen3", max_tokens=4, **GREEDY)
+    assert len(run(engine)[1].tokens) == 4
+
+
 def test_a_tenants_quota_holds_in_models_that_come_later(tiny_llama: Path, tiny_qwen3: Path) -> None:
     engine = elastic_engine(tiny_llama, slabs=12)
     engine.set_tenant(1, 1.0, kv_quota=1.0)

@@ -12,7 +12,7 @@ from airi.engine.arena import release_pages
 from airi.engine.backends import LoadedModel, PlaceableModel
 from airi.engine.loading import Addition, EngineProgress, HostedModel, Hosting, load_addition
 from airi.engine.options import EngineOptions, ModelOptions
-from airi.engine.warmup import learn_step_times_apart
+from airi.engine.warmup import measure_apart, teach
 from airi.errors import ConfigError
 
 __all__ = ["Fleet", "place_weights"]
@@ -71,13 +71,14 @@ class Fleet:
         return load_addition(self._options, self._hosting, model, len(self.models), progress)
 
     def add(self, addition: Addition) -> None:
-        """Makes place for a loaded model. Raises ConfigError; then nothing has changed."""
+        """Measures a loaded model's steps, and makes place for it. Raises ConfigError; then nothing has changed."""
+        measured = measure_apart(addition.hosted, self._options)
         try:
             index = self._runtime.add_model(addition.settings)
         except ValueError as error:
             raise ConfigError(f"{addition.hosted.name} cannot be added: {error}", field="models") from None
         self.models.append(addition.hosted)
-        learn_step_times_apart(self._runtime, addition.hosted, self._options)
+        teach(self._runtime, index, measured)
         self._coming[index] = addition.loaded
         self._start(index)
 

@@ -16,7 +16,7 @@ from airi.engine.loading import HostedModel
 from airi.engine.options import EngineOptions
 from airi.engine.runner import ModelRunner
 
-__all__ = ["Measured", "learn_step_times", "learn_step_times_apart", "measure_steps", "teach"]
+__all__ = ["Measured", "learn_step_times", "measure_apart", "measure_steps", "teach"]
 
 _CONTEXT = 256
 _MOST_ROWS = 32
@@ -39,9 +39,28 @@ def learn_step_times(
     runtime: _core.Runtime, model: HostedModel, options: EngineOptions, arena: NDArray[np.uint8]
 ) -> None:
     """Measures a model's steps, where it has targets, and tells the core. `arena` is what its runner is bound to."""
-    if not options.targets(model.options) or options.step_warmup_s == 0:
-        return
-    measured = measure_steps(
+    if _is_measured(model, options):
+        teach(runtime, model.index, _measure(model, options, arena))
+
+
+def measure_apart(model: HostedModel, options: EngineOptions) -> list[Measured]:
+    """Measures a model that is to come while the arena is in use, where it has targets: on memory of its own.
+
+    Raises MemoryBudgetError.
+    """
+    if not _is_measured(model, options):
+        return []
+    block_bytes = model.runner.model.bytes_per_block(options.block_size)
+    with model.runner.bound_to(allocate_arena(max(_MEASURED_BYTES // block_bytes, 1) * block_bytes)) as arena:
+        return _measure(model, options, arena)
+
+
+def _is_measured(model: HostedModel, options: EngineOptions) -> bool:
+    return bool(options.targets(model.options)) and options.step_warmup_s > 0
+
+
+def _measure(model: HostedModel, options: EngineOptions, arena: NDArray[np.uint8]) -> list[Measured]:
+    return measure_steps(
         model.runner,
         arena,
         block_size=options.block_size,
@@ -51,16 +70,6 @@ def learn_step_times(
         max_model_len=model.max_model_len,
         seconds=options.step_warmup_s,
     )
-    teach(runtime, model.index, measured)
-
-
-def learn_step_times_apart(runtime: _core.Runtime, model: HostedModel, options: EngineOptions) -> None:
-    """As `learn_step_times`, for a model that comes while the arena is in use: on memory of its own."""
-    if not options.targets(model.options):
-        return
-    block_bytes = model.runner.model.bytes_per_block(options.block_size)
-    with model.runner.bound_to(allocate_arena(max(_MEASURED_BYTES // block_bytes, 1) * block_bytes)) as arena:
-        learn_step_times(runtime, model, options, arena)
 
 
 def measure_steps(
