@@ -129,6 +129,7 @@ void check_config(const ModelConfig& model) {
   if (model.share) {
     require(*model.share > 0.0 && *model.share <= 1.0, "share", *model.share, "in (0, 1]");
   }
+  require(model.watermark >= 0.0 && model.watermark < 1.0, "watermark", model.watermark, "in [0, 1)");
   require(model.itl_credit >= 0 && model.itl_credit <= 1, "itl_credit", model.itl_credit, "in [0, 1]");
   for (const SloTarget& target : model.targets) {
     for (const auto& [name, micros] : {std::pair("ttft_us", target.ttft), std::pair("itl_us", target.itl)}) {

@@ -283,6 +283,9 @@ def test_what_cannot_be_added_changes_nothing() -> None:
         ex.runtime.add_model(spec(0, 6, weight_slabs=7).build())
     with pytest.raises(ValueError, match="device_weight must lie in"):
         ex.runtime.add_model(spec(0, 6, device_weight=0.0).build())
+    for watermark in (-0.1, 1.0, float("nan")):
+        with pytest.raises(ValueError, match=r"watermark must be in \[0, 1\), got "):
+            ex.runtime.add_model(spec(0, 6, watermark=watermark).build())
     with pytest.raises(ValueError, match="a model must be asleep to wake, got awake"):
         ex.runtime.wake(0)
     with pytest.raises(ValueError, match="model must be a model of this runtime, got 7"):
@@ -291,3 +294,5 @@ def test_what_cannot_be_added_changes_nothing() -> None:
     ex.run()
     assert ex.finished[request] == FinishReason.LENGTH
     assert len(ex.runtime.stats()) == 1
+    ex.runtime.check_invariants()
+    assert ex.runtime.add_model(spec(0, 6).build()) == 1, "its id is the next one"
