@@ -113,11 +113,12 @@ class Runtime {
   //
   // Starts a model; from then on others may submit to it. Where it has weights in slabs, requests of others
   // may be taken off to make place, and its state tells when to move them in. Others can count on less from
-  // then on: requests that do not fit that are ended. Throws InvalidArgument where limits or buffers do not
-  // allow it.
+  // then on: requests that do not fit that are ended. Throws InvalidArgument, and changes nothing, where
+  // limits or buffers do not allow it.
   ModelId add_model(const ModelConfig& model);
-  // Takes no more requests of the model; those it has end first or, unless `drains`, are cancelled. It is
-  // gone when its state is kRemoved.
+  // Takes no more requests of the model; those it has end first or, unless `drains`, are cancelled. Of one
+  // that is asleep they are always cancelled: to drain it, wake it first. It is gone when its state is
+  // kRemoved.
   void remove_model(ModelId model, bool drains);
   // Takes the model's requests off the device; they wait until it is awake again. When its state is
   // kMovingOut, copy its weights, and confirm: then its slabs are lent.

@@ -42,6 +42,20 @@ def test_a_cancel_that_the_removal_of_a_model_reads_ends_its_request_there_and_t
     assert ex.submit([1], request_id=request)[1] == Admit.ACCEPTED, "the id is free"
 
 
+@pytest.mark.parametrize("drains", [False, True])
+def test_requests_of_a_sleeping_model_are_cancelled_when_it_is_removed(drains: bool) -> None:  # noqa: FBT001
+    """They could only end awake; waiting for that would keep a model that nobody can ask for."""
+    ex = Elastic([spec(1, 6), spec(1, 6)], Config(arena_slabs=12))
+    ex.runtime.sleep(1)
+    while ex.runtime.state(1) != ModelState.ASLEEP:
+        ex.move_weights()
+    request = ex.accepted([1, 2, 3], model=1)
+    ex.runtime.remove_model(1, drains=drains)
+    assert ex.runtime.state(1) == ModelState.REMOVED
+    [event] = ex.runtime.drain_events()
+    assert (event["request_id"], event["reason"]) == (request, FinishReason.CANCELLED)
+
+
 def test_a_removal_that_is_refused_changes_nothing() -> None:
     ex = Executor([spec(1, 6)], Config(arena_slabs=12))
     request = ex.accepted([1, 2, 3])

@@ -418,7 +418,7 @@ class Runtime(metaclass=_PybindType):
         """Starts a model whose slabs move; returns its index. See state() for when to load its weights."""
 
     def remove_model(self, model: int, *, drains: bool = False) -> None:
-        """Ends the model once its requests have ended, or with drains False cancels them."""
+        """Ends the model once its requests have ended, or with drains False, or asleep, cancels them."""
 
     def sleep(self, model: int) -> None:
         """Takes the model's requests off the device; they wait. See state() for when to save its weights."""

@@ -125,7 +125,8 @@ class Engine:
     def remove_model(self, model: str | int, *, drains: bool = False) -> None:
         """Takes no more requests of a model and frees its memory when those it has have ended.
 
-        Unless it `drains` they are cancelled now. It is gone when `model_state` is REMOVED, some steps later.
+        Unless it `drains` they are cancelled now, and those of a sleeping model in any case: to drain that, wake it
+        first. It is gone when `model_state` is REMOVED, some steps later.
         """
         hosted = self.find_model(model)
         self._fleet.remove(hosted.index, drains=drains)
