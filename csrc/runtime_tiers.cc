@@ -22,7 +22,7 @@ void Runtime::attach_tiers() {
   for (std::int32_t i = 0; i < std::ssize(models_); ++i) left += tier_weight(ModelId{i});
   std::int64_t host = host_space_.size();
   std::int64_t disk = disk_space_.size();
-  for (std::int32_t i = 0; i < std::ssize(models_); ++i) {
+  for (std::int32_t i = 0; left > 0; ++i) {
     const std::int64_t own = tier_weight(ModelId{i});
     if (own == 0) continue;
     const TierRanges part{.host = host_space_.take(host * own / left),
@@ -38,9 +38,9 @@ void Runtime::attach_tiers() {
 void Runtime::attach_tiers_late(ModelId model) {
   const std::int64_t own = tier_weight(model);
   if (own == 0 || config_.tiers.host_bytes == 0) return;
-  std::int64_t all = 0;
+  std::int64_t all = own;
   for (std::int32_t i = 0; i < std::ssize(models_); ++i) {
-    if (models_[static_cast<std::size_t>(i)].scheduler) all += tier_weight(ModelId{i});
+    if (models_[static_cast<std::size_t>(i)].scheduler && ModelId{i} != model) all += tier_weight(ModelId{i});
   }
   attach_tiers(model, {.host = host_space_.take(host_space_.size() * own / all),
                        .disk = disk_space_.take(disk_space_.size() * own / all)});

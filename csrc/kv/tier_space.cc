@@ -33,12 +33,12 @@ TierRange TierSpace::take(std::int64_t most) {
 
 void TierSpace::give_back(const TierRange& range) {
   if (range.count == 0) return;
-  auto next = std::ranges::upper_bound(free_, range.first, {}, &TierRange::first);
+  const auto next = std::ranges::upper_bound(free_, range.first, {}, &TierRange::first);
   const auto before = next == free_.begin() ? free_.end() : next - 1;
   AIRI_CHECK(next == free_.end() || range.first + range.count <= next->first) << "granules are FREE already";
   AIRI_CHECK(before == free_.end() || before->first + before->count <= range.first)
       << "granules are FREE already";
-  auto own = free_.insert(next, range);
+  const auto own = free_.insert(next, range);
   if (own + 1 != free_.end() && own->first + own->count == (own + 1)->first) {
     own->count += (own + 1)->count;
     free_.erase(own + 1);
