@@ -189,3 +189,50 @@ def test_a_million_queued_requests_are_all_served_or_cancelled() -> None:
     assert ended + len(runtime.drain_events()) == 10**6
     assert not runtime.has_work()
     runtime.check_invariants()
+
+
+def test_a_window_of_a_thousand_million_tokens_overflows_nothing() -> None:
+    longest = 2**30
+    spec = ModelSpec(blocks=4, block_size=2**20, max_model_len=longest, max_num_seqs=2, max_batch_tokens=8)
+    ex = Executor([spec])
+    for more in (longest - 2, INT32_MAX):
+        assert ex.submit([1, 2, 3], max_new=more)[1] == _core.Admit.TOO_LONG
+    assert ex.submit([1, 2, 3], max_new=longest - 3)[1] == _core.Admit.NEVER_FITS
+    stop = tuple(range(1, 998))
+    least = ex.accepted([5], max_new=3, min_new=INT32_MAX, stop=stop)
+    ex.run()
+    clamped = ex.accepted([4], max_new=None, min_new=INT32_MAX, stop=stop)
+    for _ in range(8):
+        ex.step()
+        ex.runtime.check_invariants()
+    assert len(ex.outputs[clamped]) >= 7, "it may have all there is"
+    assert len(ex.outputs[least]) == 3, "no stop id counts before the minimum"
+    ex.runtime.cancel(clamped)
+    ex.run()
+
+
+@pytest.mark.parametrize("locality", [None, 1, 2**40])
+def test_the_dearest_requests_overflow_no_bound_on_service(locality: int | None) -> None:
+    """What a request may still be served is 2^44 units before weights, and 2^54 at the least weight."""
+    longest = 2**24
+    spec = ModelSpec(
+        blocks=1024, block_size=2**14, max_model_len=longest, max_num_seqs=2, max_batch_tokens=8,
+        admission=_core.Admission.MAX_UTIL,
+    )  # fmt: skip
+    config = Config(
+        w_prompt=1024, w_decode=1024, bypass_tokens=2**62, fairness_gap_tokens=2**40, num_bands=2,
+        locality_quantum_tokens=locality, decision_records=64,
+    )  # fmt: skip
+    ex = Executor([spec], config)
+    for tenant in range(3):
+        ex.runtime.set_tenant(tenant, 1 / 1024)
+    huge = [ex.accepted([1, 2, 3], max_new=longest - 3, tenant=i, band=i % 2) for i in range(4)]
+    small = ex.accepted([4], max_new=2, tenant=7)
+    for _ in range(30):
+        ex.step()
+        ex.runtime.check_invariants()
+    for request in huge:
+        ex.runtime.cancel(request)
+    ex.run()
+    assert ex.finished[small] == _core.FinishReason.LENGTH
+    assert ex.runtime.stats()[0].active_blocks == 0

@@ -25,6 +25,10 @@ class SimulatedRunner {
   }
 
   Runtime& runtime() { return *runtime_; }
+  // What a step brought; the next one of its set writes over it.
+  [[nodiscard]] const StepArrays& arrays(const StepInfo& info) const {
+    return arrays_[static_cast<std::size_t>(info.buffer)];
+  }
 
   // Plans a step, if there is one, and commits the oldest beyond those that may be in flight, or, where there
   // is none to plan, the oldest. Rows for which failing(row) holds end in NaN.

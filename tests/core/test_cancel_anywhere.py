@@ -1,0 +1,191 @@
+"""A request may be cancelled, or run out of time, wherever it stands: it ends at once, and holds nothing."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from airi._core import Admission, Decision, FinishReason, MemoryOpKind, ModelState
+
+from .elastic import Elastic
+from .harness import Config, Executor, ModelSpec
+from .pipeline import Pipeline
+from .tiered import Tiered, Weather
+
+LATE = 10**9
+"""A deadline that nothing meets by itself."""
+GROWING = ModelSpec(
+    blocks=24, max_model_len=64, max_num_seqs=6, max_batch_tokens=32, admission=Admission.MAX_UTIL
+)
+COMPUTING = ModelSpec(blocks=128, max_batch_tokens=64, max_prefill_chunk=16)
+Standing = tuple[Executor, int]
+"""A runtime, and the request that stands where the test wants it."""
+
+
+def queued() -> Standing:
+    ex = Executor([ModelSpec(max_num_seqs=1)])
+    ex.accepted([1, 2, 3], max_new=20)
+    request = ex.accepted([4, 5], deadline=LATE)
+    ex.step()
+    assert ex.runtime.stats()[0].waiting == 1
+    return ex, request
+
+
+def on_its_way() -> Standing:
+    """Submitted, and not seen by any step."""
+    ex = Executor()
+    return ex, ex.accepted([1, 2], deadline=LATE)
+
+
+def held() -> Standing:
+    """For a prefix that another request computes."""
+    ex = Executor([COMPUTING], Config(dedupe_steps=10))
+    text = list(range(1, 42))
+    ex.accepted(text)
+    request = ex.accepted(text, deadline=LATE)
+    ex.step()
+    assert ex.runtime.stats()[0].dedupe_holds == 1
+    return ex, request
+
+
+def producing() -> Standing:
+    """The other one of the two."""
+    ex = Executor([COMPUTING], Config(dedupe_steps=10))
+    text = list(range(1, 42))
+    request = ex.accepted(text, deadline=LATE)
+    ex.accepted(text)
+    ex.step()
+    assert ex.runtime.stats()[0].dedupe_holds == 1
+    return ex, request
+
+
+def prefilling() -> Standing:
+    ex = Executor([ModelSpec(max_batch_tokens=8)])
+    request = ex.accepted([1] * 40, deadline=LATE)
+    ex.step()
+    assert ex.outputs[request] == []
+    return ex, request
+
+
+def decoding() -> Standing:
+    ex = Executor()
+    request = ex.accepted([1, 2, 3], max_new=20, deadline=LATE)
+    for _ in range(3):
+        ex.step()
+    assert len(ex.outputs[request]) == 3
+    return ex, request
+
+
+def last_preempted(ex: Executor) -> int:
+    records, _, _ = ex.runtime.read_decisions(0, 1 << 14)
+    return int(records[records["decision"] == Decision.PREEMPTED_MEMORY]["request_id"][-1])
+
+
+def preempted() -> Standing:
+    ex = Executor([GROWING], Config(decision_records=1 << 14))
+    for i in range(8):
+        ex.accepted([i + 1] * 12, max_new=24, deadline=LATE)
+    while ex.runtime.stats()[0].preemptions == 0:
+        ex.step()
+    return ex, last_preempted(ex)
+
+
+def swapped() -> Standing:
+    ex = Tiered([GROWING], Config(host_blocks=64, decision_records=1 << 14))
+    rng = random.Random(4)
+    for _ in range(12):
+        text = [rng.randint(1, 900) for _ in range(rng.randint(9, 20))]
+        ex.accepted(text, max_new=24, deadline=LATE)
+    while ex.runtime.stats()[0].swaps == 0:
+        ex.step()
+    return ex, last_preempted(ex)
+
+
+def loading() -> Standing:
+    """From the host, which takes its time."""
+    slow = Weather(delay_us=lambda kind: 5000 if kind == MemoryOpKind.LOAD else 20)
+    ex = Tiered([replace(GROWING, blocks=16)], Config(host_blocks=64), weather=slow)
+    for seed in (1, 2, 3, 4, 1):
+        rng = random.Random(seed)
+        request = ex.accepted([rng.randint(1, 900) for _ in range(41)], max_new=2, deadline=LATE)
+        if seed != 1 or len(ex.finished) == 0:
+            ex.run()
+    while not any(op.kind == MemoryOpKind.LOAD for op in ex.tiered.running):
+        ex.step()
+    assert ex.runtime.stats()[0].running == 1
+    assert all(row.request != request for step in ex.steps for row in step.rows)
+    return ex, request
+
+
+def shared() -> Elastic:
+    spec = ModelSpec(min_slabs=1, max_slabs=10, weight_slabs=2, max_model_len=40)
+    return Elastic([spec, replace(spec, weight_slabs=0)], Config(arena_slabs=14))
+
+
+def asleep() -> Standing:
+    ex = shared()
+    request = ex.accepted([1] * 6, max_new=12, deadline=LATE)
+    ex.step()
+    ex.runtime.sleep(0)
+    for _ in range(4):
+        ex.step()
+    assert ex.runtime.state(0) == ModelState.ASLEEP
+    return ex, request
+
+
+def falling_asleep() -> Standing:
+    """Taken off the device, with a row of it in flight."""
+    ex = shared()
+    request = ex.accepted([1] * 6, max_new=12, deadline=LATE)
+    ex.step()
+    ex.step()
+    ex.runtime.sleep(0)
+    assert ex.runtime.state(0) == ModelState.DRAINING
+    return ex, request
+
+
+def draining() -> Standing:
+    """Its model is to go, and lets it end first."""
+    ex = shared()
+    request = ex.accepted([1] * 6, max_new=12, deadline=LATE)
+    ex.step()
+    ex.remove(0, drains=True)
+    assert ex.runtime.state(0) == ModelState.REMOVING
+    return ex, request
+
+
+PLACES = [queued, on_its_way, held, producing, prefilling, decoding, preempted, swapped, loading,
+          asleep, falling_asleep, draining]  # fmt: skip
+
+
+@pytest.mark.parametrize("reason", [FinishReason.CANCELLED, FinishReason.DEADLINE])
+@pytest.mark.parametrize("place", PLACES)
+def test_a_request_ends_wherever_it_stands(place: Callable[[], Standing], reason: FinishReason) -> None:
+    ex, request = place()
+    text = list(ex.outputs[request])
+    if reason == FinishReason.CANCELLED:
+        assert ex.runtime.cancel(request)
+    else:
+        ex.now = LATE
+    planned = ex.plan()
+    ex._drain()
+    assert ex.finished[request] == reason
+    assert not ex.runtime.cancel(request), "once"
+    ex.runtime.check_invariants()
+    if isinstance(ex, Pipeline):
+        while ex.in_flight:
+            ex.commit(ex.in_flight.popleft())
+    elif planned is not None:
+        ex.commit(planned)
+    ex.run()
+    if isinstance(ex, Tiered):
+        ex.settle()
+    assert ex.outputs[request] == text
+    assert all(s.active_blocks == 0 for s in ex.runtime.stats())
+    ex.runtime.check_invariants()
+    if place is draining:
+        ex.step()
+        assert ex.runtime.state(0) == ModelState.REMOVED
