@@ -6,8 +6,8 @@ p95 of the time to the first token and between tokens are apart: the median over
 Requests are shortened and slowed down to what a small model on a CPU can serve; which model it is makes no difference
 to the question.
 
-What the numbers do not mean: nothing about GPUs. On a machine that others use, steps take what those leave, and the
-simulator knows one time for a step.
+What the numbers do not mean: nothing about GPUs. On a machine that others use, steps take what those leave: the
+simulator spreads its steps as those of the first half were, and others may do something else in the second.
 
     python -m benches.bench_simulated --trace azure_llm_2023_conv.csv.gz
 """

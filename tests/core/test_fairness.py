@@ -136,14 +136,6 @@ def test_the_published_bound_does_not_hold_under_admission_to_completion() -> No
     assert broken >= 1
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_with_bypass_the_bound_grows_by_the_allowance(seed: int) -> None:
-    beta = 120
-    run = FairRun(seed, weighted=False, config=Config(bypass_tokens=beta))
-    run.run(300)
-    assert run.service_gap <= 2 * (run.work + beta * UNIT)
-
-
 def test_one_tenant_is_served_in_order_of_arrival() -> None:
     """F3."""
     rng = random.Random(5)

@@ -22,7 +22,7 @@ def stopping_rule(request: int, draw: int, last: int) -> int:
     return (last * 5 + draw * 3 + request) % 7
 
 
-def random_spec(rng: random.Random) -> ModelSpec:
+def random_spec(rng: random.Random, num_bands: int) -> ModelSpec:
     block_size = rng.choice([1, 2, 4])
     return ModelSpec(
         blocks=rng.randint(40, 120) // block_size,
@@ -32,6 +32,8 @@ def random_spec(rng: random.Random) -> ModelSpec:
         max_batch_tokens=rng.randint(1, 40),
         admission=rng.choice(list(Admission)),
         prefix_caching=rng.random() < 0.8,
+        targets=rng.choice([(), ((2000, 150),), ((None, 300), (5000, None), (0, 0))])[:num_bands],
+        itl_credit=rng.choice([0.0, 1.0]),
     )
 
 
@@ -43,12 +45,14 @@ def random_config(rng: random.Random) -> Config:
         max_preemptions=rng.randint(0, 3),
         fairness_gap_tokens=rng.choice([None, None, 20]),
         quantum_us=rng.choice([1, 500]),
+        locality_quantum_tokens=rng.choice([None, 1, 40]),
+        dedupe_steps=rng.choice([0, 1, 6]),
     )
 
 
 def submit_some(rng: random.Random, executor: Executor) -> None:
     shared = [rng.randint(0, 1)] * rng.randint(0, 16)
-    executor.submit(
+    executor.submit(  # or refused, beside quotas: by both alike
         shared + [rng.randint(0, 6) for _ in range(rng.randint(1, 10))],
         model=rng.randrange(len(executor.specs)),
         tenant=rng.randint(0, 3),
@@ -60,6 +64,8 @@ def submit_some(rng: random.Random, executor: Executor) -> None:
 
 
 def drive(executor: Executor, rng: random.Random, ticks: int) -> None:
+    for tenant in rng.sample(range(4), rng.choice([0, 0, 2])):
+        executor.runtime.set_kv_quota(tenant, rng.randrange(len(executor.specs)), rng.randint(1, 6))
     for _ in range(ticks):
         while rng.random() < 0.4:
             submit_some(rng, executor)
@@ -74,8 +80,9 @@ def test_texts_are_those_of_the_synchronous_scheduler(seed: int) -> None:
     results = []
     for make in (Executor, Pipeline):
         rng = random.Random(seed)
-        specs = [random_spec(rng) for _ in range(rng.randint(1, 2))]
-        executor = make(specs, random_config(rng), stopping_rule)
+        config = random_config(rng)
+        specs = [random_spec(rng, config.num_bands) for _ in range(rng.randint(1, 2))]
+        executor = make(specs, config, stopping_rule)
         drive(executor, rng, 80)
         assert all(s.active_blocks == 0 for s in executor.runtime.stats())
         results.append((executor.outputs, executor.finished))
@@ -87,7 +94,8 @@ def test_texts_are_those_of_the_synchronous_scheduler(seed: int) -> None:
 def test_a_finished_request_wastes_at_most_one_row(seed: int) -> None:
     """Y2; one that ends by its length wastes none."""
     rng = random.Random(seed)
-    executor = Pipeline([random_spec(rng)], random_config(rng), stopping_rule)
+    config = random_config(rng)
+    executor = Pipeline([random_spec(rng, config.num_bands)], config, stopping_rule)
     drive(executor, rng, 80)
     assert all(count == 1 for count in executor.wasted.values())
     assert all(executor.finished[r] == FinishReason.STOP for r in executor.wasted)
@@ -175,7 +183,8 @@ def test_cancels_and_deadlines_at_every_interleaving_leak_nothing(
 ) -> None:
     """Y4: before a plan, between plan and commit, while parked, twice."""
     rng = random.Random(seed)
-    executor = Pipeline([random_spec(rng)], random_config(rng), stopping_rule)
+    config = random_config(rng)
+    executor = Pipeline([random_spec(rng, config.num_bands)], config, stopping_rule)
     for back, between in cuts:
         submit_some(rng, executor)
         if rng.random() < 0.2:

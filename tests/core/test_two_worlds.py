@@ -16,6 +16,7 @@ import pytest
 from airi._core import Admission
 
 from .harness import Config, Executor, ModelSpec
+from .pipeline import Pipeline
 
 VICTIM, ATTACKER = 1, 2
 PUBLIC = [9, 9, 9, 9, 9, 9, 9, 9]
@@ -62,7 +63,7 @@ def salts(sent: Sent, *, strict: bool) -> tuple[tuple[int, bytes], ...]:
 
 
 def attackers_view(
-    seed: int, secret: int, *, strict: bool, admission: Admission, blocks: int
+    seed: int, secret: int, *, strict: bool, admission: Admission, blocks: int, serving: bool = False
 ) -> list[object]:
     """Runs one world and returns what the attacker sees of it, in order."""
     spec = ModelSpec(
@@ -70,8 +71,14 @@ def attackers_view(
         admission=admission,
     )  # fmt: skip
     config = Config(decision_records=1 << 14, fairness_gap_tokens=60)
+    if serving:
+        config = replace(config, locality_quantum_tokens=40, dedupe_steps=6)
     # A token that says nothing of the text: the victim's next prompts do not depend on what it was given.
-    ex = Executor([spec], config, lambda request, draw, last: 5)
+    make = Pipeline if serving else Executor
+    ex = make([spec], config, lambda request, draw, last: 5)
+    if serving:
+        ex.runtime.set_kv_quota(VICTIM, 0, 4)
+        ex.runtime.set_kv_quota(ATTACKER, 0, 3)
     pending = traffic(seed, secret)
     own: set[int] = set()
     while pending or ex.runtime.has_work():
@@ -97,23 +104,30 @@ def attackers_view(
 CASES = [(a, b) for a in (Admission.NO_EVICT, Admission.MAX_UTIL) for b in (24, 200)]
 
 
+@pytest.mark.parametrize("serving", [False, True], ids=["synchronous", "as_served"])
 @pytest.mark.parametrize(("admission", "blocks"), CASES)
 @pytest.mark.parametrize("seed", range(5))
 def test_strictly_isolated_the_attacker_sees_the_same_in_both_worlds(
-    seed: int, admission: Admission, blocks: int
+    seed: int, admission: Admission, blocks: int, *, serving: bool
 ) -> None:
+    """As served: one step ahead, by prefixes, with dedupe and quotas."""
     first, second = (
-        attackers_view(seed, secret, strict=True, admission=admission, blocks=blocks) for secret in (0, 1)
+        attackers_view(seed, secret, strict=True, admission=admission, blocks=blocks, serving=serving)
+        for secret in (0, 1)
     )
     assert first == second
 
 
+@pytest.mark.parametrize("serving", [False, True], ids=["synchronous", "as_served"])
 @pytest.mark.parametrize(("admission", "blocks"), CASES)
 @pytest.mark.parametrize("seed", range(5))
-def test_without_isolation_the_worlds_differ(seed: int, admission: Admission, blocks: int) -> None:
+def test_without_isolation_the_worlds_differ(
+    seed: int, admission: Admission, blocks: int, *, serving: bool
+) -> None:
     """Else the test above could not fail."""
     first, second = (
-        attackers_view(seed, secret, strict=False, admission=admission, blocks=blocks) for secret in (0, 1)
+        attackers_view(seed, secret, strict=False, admission=admission, blocks=blocks, serving=serving)
+        for secret in (0, 1)
     )
     assert first != second
 
