@@ -8,6 +8,20 @@
 #include "base/check.h"
 
 namespace airi {
+namespace {
+
+// Slabs times weights.
+__extension__ typedef __int128 I128;
+
+// Weights count as they are written, in 10^-9: 0.6 is three times 0.2, which it is not in binary. What is
+// beyond that never decides, so that guarantees and targets are cut from the same numbers.
+std::int64_t weight_units(double weight) { return std::llrint(weight * 1e9); }
+
+std::int32_t part_of(std::int64_t slabs, std::int64_t weight, I128 weights) {
+  return static_cast<std::int32_t>(I128{slabs} * weight / weights);
+}
+
+}  // namespace
 
 SlabArena::SlabArena(std::int64_t arena_bytes, std::int64_t slab_bytes) : slab_bytes_(slab_bytes) {
   if (slab_bytes <= 0 || slab_bytes % kGranuleBytes != 0) {
@@ -43,7 +57,7 @@ ModelId SlabArena::add_model(const SlabLimits& limits, std::int32_t num_weights)
                           " slabs, " + std::to_string(left) + " of " + std::to_string(num_slabs()) +
                           " are not promised to others");
   }
-  models_.push_back({.limits = limits, .num_weights = num_weights});
+  models_.push_back({.limits = limits, .weight = weight_units(limits.weight), .num_weights = num_weights});
   for (std::size_t i = 0; i < models_.size(); ++i) {
     if (models_[i].is_removed || guaranteed(ModelId{static_cast<std::int32_t>(i)}) > 0) continue;
     models_.pop_back();
@@ -77,17 +91,15 @@ std::int64_t SlabArena::surplus() const noexcept {
 }
 
 std::span<const std::int32_t> SlabArena::targets(std::span<const std::int64_t> wanted) {
-  double left = 0.0;
-  double weights = 0.0;
-  std::int64_t shared = num_slabs();
+  std::int64_t left = num_slabs();
+  I128 weights = 0;
   for (std::size_t i = 0; i < models_.size(); ++i) {
     const Model& model = models_[i];
-    shared -= model.is_awake ? model.limits.min + model.num_weights : 0;
+    left -= model.is_awake ? model.limits.min + model.num_weights : 0;
     is_settled_[i] = model.is_awake ? 0 : 1;
     targets_[i] = model.is_awake ? model.limits.min : 0;
-    weights += model.is_awake ? model.limits.weight : 0.0;
+    weights += model.is_awake ? model.weight : 0;
   }
-  left = static_cast<double>(shared);
   const auto beyond_min = [&](std::size_t i) {
     const SlabLimits& limits = models_[i].limits;
     return std::clamp<std::int64_t>(wanted[i], limits.min, limits.max) - limits.min;
@@ -98,27 +110,25 @@ std::span<const std::int32_t> SlabArena::targets(std::span<const std::int64_t> w
     for (std::size_t i = 0; i < models_.size(); ++i) {
       if (is_settled_[i] != 0) continue;
       const std::int64_t want = beyond_min(i);
-      if (static_cast<double>(want) * weights > left * models_[i].limits.weight) continue;
+      if (want * weights > I128{left} * models_[i].weight) continue;
       targets_[i] += static_cast<std::int32_t>(want);
-      left -= static_cast<double>(want);
-      weights -= models_[i].limits.weight;
+      left -= want;
+      weights -= models_[i].weight;
       is_settled_[i] = 1;
       changed = true;
     }
   }
   for (std::size_t i = 0; i < models_.size(); ++i) {
-    if (is_settled_[i] != 0) continue;
-    targets_[i] += static_cast<std::int32_t>(std::floor(left * models_[i].limits.weight / weights));
+    if (is_settled_[i] == 0) targets_[i] += part_of(left, models_[i].weight, weights);
   }
   return targets_;
 }
 
 std::int32_t SlabArena::guaranteed(ModelId model) const {
-  double weights = 0.0;
-  for (const Model& other : models_) weights += other.is_removed ? 0.0 : other.limits.weight;
-  const SlabLimits& limits = models_.at(index(model)).limits;
-  const double part = std::floor(static_cast<double>(surplus()) * limits.weight / weights);
-  return std::min(limits.max, limits.min + static_cast<std::int32_t>(part));
+  I128 weights = 0;
+  for (const Model& other : models_) weights += other.is_removed ? 0 : other.weight;
+  const Model& own = models_.at(index(model));
+  return std::min(own.limits.max, own.limits.min + part_of(surplus(), own.weight, weights));
 }
 
 std::optional<SlabId> SlabArena::find_free(const SlabOwner& owner) const noexcept {

@@ -66,7 +66,7 @@ class SlabArena {
   // rest, up to what it `wants`; nobody's part is smaller for another's want. Valid until the next
   // call. O(models squared).
   std::span<const std::int32_t> targets(std::span<const std::int64_t> wanted);
-  // The target of a model while all others want everything.
+  // The target of a model while all others want everything: never more than its target where it wants that.
   [[nodiscard]] std::int32_t guaranteed(ModelId model) const;
 
   // A FREE slab for `owner`: one that it had last, else the lowest. O(slabs).
@@ -96,6 +96,7 @@ class SlabArena {
   };
   struct Model {
     SlabLimits limits;
+    std::int64_t weight = 0;  // limits.weight in 10^-9
     std::int32_t num_weights = 0;
     std::int32_t num_kv = 0;  // slabs it owns
     bool is_awake = true;

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from airi import _core
@@ -16,26 +16,39 @@ from .harness import make_buffers
 GRANULE = _core.GRANULE_BYTES
 
 
-def naive_targets(total: int, limits: list[tuple[int, int, float]], wanted: list[int]) -> list[int]:
-    """Water-filling in fractions: a level rises until the surplus is gone; who is full stays as it is."""
+def as_written(weight: float) -> Fraction:
+    return Fraction(round(weight * 1e9), 10**9)
+
+
+def naive_targets(total: int, of_models: list[tuple[int, int, float]], wanted: list[int]) -> list[int]:
+    """Water-filling in fractions: a level rises until the surplus is gone; who is full stays as it is.
+
+    Weights are what they are written as, to 9 digits.
+    """
+    limits = [(low, high, as_written(weight)) for low, high, weight in of_models]
     left = Fraction(total - sum(low for low, _, _ in limits))
     want = [min(max(w, low), high) - low for (low, high, _), w in zip(limits, wanted, strict=True)]
     full: set[int] = set()
     while True:
-        weights = sum(Fraction(w) for i, (_, _, w) in enumerate(limits) if i not in full)
+        weights = sum(w for i, (_, _, w) in enumerate(limits) if i not in full)
         if not weights:
             break
         level = left / weights
-        fuller = {i for i, n in enumerate(want) if i not in full and n <= level * Fraction(limits[i][2])}
+        fuller = {i for i, n in enumerate(want) if i not in full and n <= level * limits[i][2]}
         if not fuller:
             break
         left -= sum(want[i] for i in fuller)
         full |= fuller
-    parts_of = [n if i in full else int(level * Fraction(limits[i][2])) for i, n in enumerate(want)]
+    parts_of = [n if i in full else int(level * limits[i][2]) for i, n in enumerate(want)]
     return [low + part for (low, _, _), part in zip(limits, parts_of, strict=True)]
 
 
-some_limits = st.tuples(st.integers(0, 3), st.integers(1, 20), st.sampled_from([0.5, 1.0, 2.0, 4.0])).map(
+some_weights = st.one_of(
+    st.sampled_from([0.5, 1.0, 2.0, 4.0]),
+    st.integers(1, 40).map(lambda tenths: tenths / 10),
+    st.floats(1 / 1024, 1024),
+)
+some_limits = st.tuples(st.integers(0, 3), st.integers(1, 20), some_weights).map(
     lambda t: (min(t[0], t[1]), t[1], t[2])
 )
 
@@ -49,8 +62,13 @@ def test_targets_are_minima_and_weighted_shares_of_demand(
     total: int, limits: list[tuple[int, int, float]], wanted: list[int]
 ) -> None:
     arena = parts.SlabArena(total * GRANULE, GRANULE)
+    spare = total - sum(low for low, _, _ in limits)
+    weights = sum(as_written(weight) for _, _, weight in limits)
+    guaranteed = [min(high, low + int(spare * as_written(w) / weights)) for low, high, w in limits]
+    assume(all(guaranteed))
     for low, high, weight in limits:
         arena.add_model(low, high, weight)
+    assert [arena.guaranteed(model) for model in range(len(limits))] == guaranteed
     wanted = wanted[: len(limits)]
     targets = arena.targets(wanted)
     assert targets == naive_targets(total, limits, wanted)
@@ -58,6 +76,21 @@ def test_targets_are_minima_and_weighted_shares_of_demand(
     for model, ((low, high, _), want, target) in enumerate(zip(limits, wanted, targets, strict=True)):
         assert low <= target <= high
         assert target >= min(want, arena.guaranteed(model)), "nobody's demand costs another its guarantee"
+
+
+@pytest.mark.parametrize(
+    ("total", "weights", "guaranteed"),
+    [(20, (0.6, 0.2), (15, 5)), (10, (0.3, 0.7), (3, 7)), (100, (0.57, 0.43), (57, 43))],
+)
+def test_a_guarantee_is_the_part_that_the_weights_say_and_targets_are_no_less(
+    total: int, weights: tuple[float, float], guaranteed: tuple[int, int]
+) -> None:
+    """0.6 / (0.6 + 0.2) is a little below 3 / 4."""
+    arena = parts.SlabArena(total * GRANULE, GRANULE)
+    models = [arena.add_model(0, total, weight) for weight in weights]
+    assert tuple(map(arena.guaranteed, models)) == guaranteed
+    for wanted in (guaranteed, (total, total), (guaranteed[0], total), (total, guaranteed[1])):
+        assert tuple(arena.targets(list(wanted))) == guaranteed
 
 
 def test_limits_that_cannot_be_kept_beside_the_others_are_refused() -> None:
