@@ -65,8 +65,8 @@ struct FinishedEvent {
 // The scheduling core of one device: several models over one arena. Decides whose step is next and
 // what is in it. A pure function of its inputs: never reads a clock, draws a number or does I/O.
 //
-// Thread safety: submit, cancel, set_tenant, set_kv_quota, complete_transfers, has_work, and reading of
-// decisions() and kv_events() from any thread; everything else from one owner thread.
+// Thread safety: submit, cancel, set_tenant, set_kv_quota, capacity, complete_transfers, has_work, and
+// reading of decisions() and kv_events() from any thread; everything else from one owner thread.
 // Steps run on the device in the order planned, and are committed in it. What a step is planned to overwrite
 // may therefore still be in use by the one before.
 //
@@ -96,6 +96,10 @@ class Runtime {
   // ended. Throws InvalidArgument for an unknown model, a negative number, or more than 64 tenants of a
   // model.
   void set_kv_quota(TenantId tenant, ModelId model, std::int32_t blocks);
+
+  // Blocks that requests of a model can count on: all it has or, where slabs move, its guarantee. Throws
+  // InvalidArgument for an unknown model.
+  [[nodiscard]] std::int32_t capacity(ModelId model) const;
 
   // Plans the next step, or nothing where no model has work or all of it waits for a step in flight or for a
   // transfer. A step may bring memory operations and deltas without a row. `now` should not go back; where it
@@ -191,12 +195,20 @@ class Runtime {
     TierRange host;
     TierRange disk;
   };
+  // What requests of a model can count on, going by the mail that was read.
+  struct Room {
+    std::int32_t capacity = 0;                          // blocks, as in ModelLimits
+    std::int64_t kept = 0;                              // of them, by all quotas
+    std::unordered_map<TenantId, std::int32_t> quotas;  // blocks
+    bool has_shrunk = false;                            // for some tenant, since requests were looked at
+  };
   // What the runtime keeps of a model beside its scheduler.
   struct Hosted {
     ModelConfig config;
     std::shared_ptr<const HashChain> chain;
     StepTimeModel step_time;
     TierRanges tier_ranges;
+    Room room;
     std::unique_ptr<TierCache> tiers;           // or null; outlives the scheduler, until no transfer is left
     std::unique_ptr<ModelScheduler> scheduler;  // null once removed
     std::unique_ptr<SlabSource> source;         // null: its slabs are fixed

@@ -19,12 +19,14 @@ std::shared_ptr<const Runtime::ModelLimits> Runtime::limits_of(ModelId model) co
 // What submit() goes by. A request can count on the slabs that its model gets while all others want
 // everything.
 void Runtime::publish_limits(ModelId model) {
-  const Hosted& hosted = models_[index(model)];
+  Hosted& hosted = models_[index(model)];
   ModelLimits limits{.max_model_len = hosted.config.max_model_len,
                      .caches_prefixes = hosted.config.enable_prefix_caching,
                      .is_gone = hosted.state == ModelState::kRemoving || hosted.state == ModelState::kRemoved,
                      .chain = hosted.chain};
   if (hosted.scheduler) limits.capacity = capacity_of(model);
+  hosted.room.has_shrunk = hosted.room.has_shrunk || limits.capacity < hosted.room.capacity;
+  hosted.room.capacity = limits.capacity;
   const MutexLock lock(limits_mu_);
   limits_.resize(std::max(limits_.size(), models_.size()));
   limits_[index(model)] = std::make_shared<const ModelLimits>(std::move(limits));
@@ -160,6 +162,7 @@ ModelId Runtime::add_model(const ModelConfig& model) {
                             std::to_string(model.weight_slabs));
     }
   }
+  read_inbox();  // quotas that were lowered to make room count
   const ModelId id = arena_.add_model(slab_limits({model}, arena_.num_slabs()).front(), model.weight_slabs);
   arbiter_.add_model(model.device_weight);
   host(id, model);

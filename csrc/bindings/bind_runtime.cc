@@ -110,6 +110,10 @@ void bind_runtime(const py::module_& m) {
             self.runtime.set_kv_quota(TenantId{tenant}, ModelId{model}, blocks);
           },
           "tenant"_a, "model"_a, "blocks"_a)
+      .def(
+          "capacity",
+          [](const PyRuntime& self, std::int32_t model) { return self.runtime.capacity(ModelId{model}); },
+          "model"_a)
       .def("submit", &submit, py::kw_only(), "request_id"_a, "model"_a, "tenant"_a = 0, "band"_a = 0,
            "tokens"_a, "max_new_tokens"_a, "min_new_tokens"_a = 0, "stop_ids"_a = std::nullopt,
            "arrival_us"_a, "deadline_us"_a = std::nullopt,

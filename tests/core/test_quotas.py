@@ -252,6 +252,27 @@ def test_a_quota_set_later_ends_what_could_wait_for_ever() -> None:
     assert ex.finished[small] == FinishReason.LENGTH
 
 
+def test_what_passes_from_one_tenants_quota_to_anothers_ends_what_it_had_room_for() -> None:
+    """What is kept in all stays the same, but not what is kept for others than the first tenant."""
+    ex = Executor([spec(blocks=20)])
+    ex.runtime.set_kv_quota(1, 0, 12)
+    first, other = ex.accepted([1] * 50, max_new=10, tenant=1), ex.accepted([2] * 20, max_new=10, tenant=3)
+    ex.step()
+    ex.runtime.set_kv_quota(1, 0, 0)
+    ex.runtime.set_kv_quota(2, 0, 12)
+    late = ex.accepted([3] * 4, max_new=2, tenant=2)
+    ex.run()
+    assert ex.finished == {
+        first: FinishReason.NEVER_FITS,
+        other: FinishReason.LENGTH,
+        late: FinishReason.LENGTH,
+    }
+    ex.runtime.set_kv_quota(2, 0, 0)
+    again = ex.accepted([1] * 50, max_new=10, tenant=1)
+    ex.run()
+    assert ex.finished[again] == FinishReason.LENGTH
+
+
 def test_quotas_of_no_blocks_change_no_plan() -> None:
     for seed in range(6):
         plain = random_run(seed, quotas=False)

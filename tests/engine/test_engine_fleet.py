@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -231,6 +234,61 @@ def test_a_tenants_quota_holds_in_models_that_come_later(tiny_llama: Path, tiny_
             add(engine, 1, [5] * 64, model=model, tenant=2, max_tokens=4, **GREEDY)
         add(engine, 2, [5] * 64, model=model, tenant=1, max_tokens=4, **GREEDY)
         assert len(run(engine)[2].tokens) == 4
+
+
+def test_a_quota_is_a_share_of_what_a_model_can_count_on(tiny_llama: Path, tiny_qwen3: Path) -> None:
+    """A model that may have all slabs is only promised its part: a half of all would be all of that."""
+    engine = elastic_engine(tiny_llama, slabs=12)
+    engine.set_tenant(1, 1.0, kv_quota=0.5)
+    engine.add_model(ModelOptions(path=str(tiny_qwen3)))
+    for model in ("llama", "qwen3"):
+        add(engine, 1, [5] * 64, model=model, tenant=2, max_tokens=4, **GREEDY)
+        assert len(run(engine)[1].tokens) == 4
+
+
+def test_quotas_follow_what_models_that_come_and_go_leave_of_the_memory(
+    tiny_llama: Path, tiny_qwen3: Path
+) -> None:
+    engine = elastic_engine(tiny_llama, slabs=6)
+    told: dict[int, int] = {}
+    set_kv_quota = engine._runtime.set_kv_quota
+
+    def listen(tenant: int, model: int, blocks: int) -> None:
+        told[model] = blocks
+        set_kv_quota(tenant, model, blocks)
+
+    engine._tenants._runtime = cast(
+        _core.Runtime,
+        SimpleNamespace(
+            set_kv_quota=listen, capacity=engine._runtime.capacity, set_tenant=engine._runtime.set_tenant
+        ),
+    )
+    engine.set_tenant(1, 1.0, kv_quota=0.75)
+    alone = engine._runtime.capacity(0)
+    assert told == {0: int(alone * 0.75)}
+    add(engine, 1, [5] * 64, tenant=2, max_tokens=100, **GREEDY)
+    outputs: dict[int, Output] = {}
+    gather(outputs, engine.step())
+    engine.add_model(ModelOptions(path=str(tiny_qwen3)))
+    beside = engine._runtime.capacity(0)
+    assert beside < alone
+    assert told == {0: int(beside * 0.75), 1: int(engine._runtime.capacity(1) * 0.75)}
+    while engine.has_work():
+        gather(outputs, engine.step())
+    assert outputs[1].finish_reason == "length", "it fits beside the quota as it is now"
+    engine.remove_model("qwen3")
+    while engine.is_moving:
+        engine.step()
+    assert told[0] == int(alone * 0.75)
+
+
+def test_tenants_are_set_from_any_thread_without_a_look_at_what_the_engines_thread_owns(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = elastic_engine(tiny_llama)
+    monkeypatch.setattr(engine, "_fleet", None)
+    with ThreadPoolExecutor(1) as other:
+        other.submit(engine.set_tenant, 1, 2.0, kv_quota=0.5).result()
 
 
 @pytest.mark.parametrize("drains", [False, True])

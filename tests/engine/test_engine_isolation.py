@@ -101,6 +101,28 @@ def test_a_quota_is_a_share(tiny_llama: Path, quota: float) -> None:
         make_engine(tiny_llama).set_tenant(3, 1.0, kv_quota=quota)
 
 
+def test_quotas_of_all_tenants_together_are_at_most_all(tiny_llama: Path) -> None:
+    engine = make_engine(tiny_llama)
+    engine.set_tenant(1, 1.0, kv_quota=0.7)
+    with pytest.raises(
+        ConfigError,
+        match=r"kv_quota of tenant 2 is 0.5; all together must be at most 1, and other tenants have 0.7$",
+    ):
+        engine.set_tenant(2, 1.0, kv_quota=0.5)
+    engine.set_tenant(1, 1.0, kv_quota=0.5)
+    engine.set_tenant(2, 1.0, kv_quota=0.5)
+    tenths = make_engine(tiny_llama)
+    for tenant in range(10):
+        tenths.set_tenant(tenant, 1.0, kv_quota=0.1)
+
+
+def test_a_tenant_whose_weight_is_refused_gets_no_quota(tiny_llama: Path) -> None:
+    engine = make_engine(tiny_llama)
+    with pytest.raises(ConfigError, match="weight of tenant 1: "):
+        engine.set_tenant(1, 5000.0, kv_quota=1.0)
+    assert hits(engine, (2, None, 0)) == [0]
+
+
 def test_more_tenants_with_quotas_than_there_may_be_are_refused(tiny_llama: Path) -> None:
     engine = make_engine(tiny_llama)
     for tenant in range(64):

@@ -18,6 +18,7 @@ from airi.sampling_params import SamplingParams
 from airi.simulate.replay import replay
 
 READERS = {
+    "capacity",
     "check_invariants",
     "drain_events",
     "has_work",

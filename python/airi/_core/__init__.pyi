@@ -373,6 +373,9 @@ class Runtime(metaclass=_PybindType):
     def set_kv_quota(self, tenant: int, model: int, blocks: int) -> None:
         """Keeps blocks of a model's KV memory, in use or cached, for a tenant whatever others need; 0: none."""
 
+    def capacity(self, model: int) -> int:
+        """Blocks that requests of a model can count on; any thread may ask."""
+
     def submit(
         self,
         *,

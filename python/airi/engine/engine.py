@@ -63,8 +63,8 @@ class Engine:
         self._hosting = host_models(options, progress)
         self._runtime = self._hosting.runtime
         self._states: dict[int, RequestState] = {}
-        self._tenants = Tenants(self._runtime)
-        self._fleet = Fleet(options, self._hosting)
+        self._tenants = Tenants(self._runtime, self._hosting.models)
+        self._fleet = Fleet(options, self._hosting, self._tenants)
         for model in self._fleet.models:
             learn_step_times(self._runtime, model, options, self._hosting.arena)
         for model in self._fleet.models:
@@ -119,7 +119,6 @@ class Engine:
         self._fleet.add(addition)
         hosted = addition.hosted
         self._welcome(hosted)
-        self._tenants.welcome(hosted)
         return hosted
 
     def remove_model(self, model: str | int, *, drains: bool = False) -> None:
@@ -222,7 +221,8 @@ class Engine:
             compute_all=bool(state.features & Feature.PROMPT_LOGPROBS),
         )
         if admit != _core.Admit.ACCEPTED:
-            raise refusal(admit, hosted, len(prompt), params.max_tokens, self.options)
+            kv_blocks = self._runtime.capacity(hosted.index)
+            raise refusal(admit, hosted, len(prompt), params.max_tokens, self.options, kv_blocks)
         self._states[request_id] = state
 
     def cancel(self, request_id: int) -> None:
@@ -232,12 +232,12 @@ class Engine:
     def set_tenant(self, tenant: int, weight: float, *, kv_quota: float | None = None) -> None:
         """Gives a tenant its share against the others that have requests waiting; 1 unless set.
 
-        `kv_quota`: the share, in [0, 1], of each model's KV memory that the tenant keeps, in use or cached, whatever
-        others need; None leaves it as it is. At most 64 tenants can have one. Requests that do not fit beside the
-        quotas of others are refused, or end with an error. Raises ConfigError. Any thread may call it.
+        `kv_quota`: the share, in [0, 1], of the KV memory each model can count on that the tenant keeps, in use or
+        cached, whatever others need; None leaves it as it is. At most 64 tenants can have one, together at most 1.
+        Requests that do not fit beside the quotas of others are refused, or end with an error. Raises ConfigError;
+        then nothing has changed. Any thread may call it.
         """
-        here = tuple(model for model in self.models if not self._fleet.is_gone(model.index))
-        self._tenants.set(tenant, weight, kv_quota, here)
+        self._tenants.set(tenant, weight, kv_quota)
 
     def has_work(self) -> bool:
         """Whether any request has not ended, or a step is running still."""
@@ -309,8 +309,7 @@ class Engine:
             return held
         others: dict[int, Output] = {}
         if not self._pipeline.is_running and not self._plan(others):
-            if self._fleet.is_moving:
-                self._fleet.advance()
+            self._fleet.advance()
             if not others and self._states and self._hosting.tiers is not None:
                 self._hosting.tiers.wait(_TIER_WAIT_S)
             return StepOutputs(others=list(others.values()))
@@ -324,8 +323,7 @@ class Engine:
         if ahead is not None:
             self._pipeline.launch(ahead, self._states)
         self._runtime.commit(info.step_id, result.tokens, result.counts, result.status, result.device_us)
-        if self._fleet.is_moving:
-            self._fleet.advance()
+        self._fleet.advance()
         outputs = self._outputs(self._count(result, gone), others)
         if ahead is None:
             self._ended.clear()

@@ -12,6 +12,7 @@ from airi.engine.arena import release_pages
 from airi.engine.backends import LoadedModel, PlaceableModel
 from airi.engine.loading import Addition, EngineProgress, HostedModel, Hosting, load_addition
 from airi.engine.options import EngineOptions, ModelOptions
+from airi.engine.tenants import Tenants
 from airi.engine.warmup import measure_apart, teach
 from airi.errors import ConfigError
 
@@ -38,8 +39,9 @@ class Fleet:
     *Invariant*: a model's weights are in its home slabs, or saved, or were never in the arena.
     """
 
-    def __init__(self, options: EngineOptions, hosting: Hosting) -> None:
+    def __init__(self, options: EngineOptions, hosting: Hosting, tenants: Tenants) -> None:
         self._options = options
+        self._tenants = tenants
         self._hosting = hosting
         self._runtime = hosting.runtime
         self.models: list[HostedModel] = list(hosting.models)
@@ -73,11 +75,14 @@ class Fleet:
     def add(self, addition: Addition) -> None:
         """Measures a loaded model's steps, and makes place for it. Raises ConfigError; then nothing has changed."""
         measured = measure_apart(addition.hosted, self._options)
+        self._tenants.yield_all()
         try:
             index = self._runtime.add_model(addition.settings)
+            self.models.append(addition.hosted)
         except ValueError as error:
             raise ConfigError(f"{addition.hosted.name} cannot be added: {error}", field="models") from None
-        self.models.append(addition.hosted)
+        finally:
+            self._share_out()
         teach(self._runtime, index, measured)
         self._coming[index] = addition.loaded
         self._start(index)
@@ -85,6 +90,7 @@ class Fleet:
     def remove(self, index: int, *, drains: bool) -> None:
         """Takes no more requests of a model; it goes when its last one has ended."""
         self._change(index, lambda: self._runtime.remove_model(index, drains=drains))
+        self._share_out()
 
     def sleep(self, index: int) -> None:
         """Takes a model's requests off the device, then lends its memory."""
@@ -108,8 +114,11 @@ class Fleet:
         self._moving.add(index)
         self.advance()
 
+    def _share_out(self) -> None:
+        self._tenants.share_out(model for model in self.models if not self.is_gone(model.index))
+
     def advance(self) -> None:
-        """Moves what the core says may move now. To be called after every commit while `is_moving`."""
+        """Moves what the core says may move now. To be called after every commit."""
         for index in sorted(self._moving):
             state = self.state(index)
             if state == _core.ModelState.MOVING_OUT:
@@ -121,6 +130,7 @@ class Fleet:
             elif state == _core.ModelState.REMOVED:
                 self.models[index].runner.close()
                 self._saved.pop(index, None)
+                self._share_out()  # the others can count on more
             if self.state(index) in _SETTLED:
                 self._coming.pop(index, None)
                 self._moving.remove(index)

@@ -54,9 +54,15 @@ class StepOutputs:
 
 
 def refusal(
-    admit: _core.Admit, model: HostedModel, prompt: int, asked: int | None, options: EngineOptions
+    admit: _core.Admit,
+    model: HostedModel,
+    prompt: int,
+    asked: int | None,
+    options: EngineOptions,
+    kv_blocks: int,
 ) -> RequestError:
-    """The error that an answer of the core's queue means, to a prompt and `max_tokens` of these lengths."""
+    """The error that an answer of the core's queue means, to a prompt and `max_tokens` of these lengths, where the
+    model can count on `kv_blocks`."""
     if admit == _core.Admit.QUEUE_FULL:
         return QueueFullError(f"the queue is full: {options.max_queued} requests wait")
     if admit == _core.Admit.TOO_LONG:
@@ -66,10 +72,10 @@ def refusal(
             field="prompt",
         )
     if admit == _core.Admit.NEVER_FITS:
-        capacity = model.num_kv_blocks * options.block_size
+        capacity = kv_blocks * options.block_size
         return ContextLengthError(
-            f"prompt ({prompt}) and max_tokens ({asked}) need more than the {capacity} tokens that the KV "
-            f"memory of {model.name} holds, or than other tenants' quotas leave of them",
+            f"prompt ({prompt}) and max_tokens ({asked}) need more than the {capacity} tokens that "
+            f"{model.name} can count on KV memory for, or than other tenants' quotas leave of them",
             field="max_tokens",
         )
     return RequestError(f"the request was refused: {admit.name.lower()}", field="request_id")
