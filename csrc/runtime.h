@@ -113,7 +113,9 @@ class Runtime {
   void commit(StepId step_id, std::span<const std::int32_t> tokens, std::span<const std::int32_t> counts,
               std::span<const std::uint8_t> status, Micros device_time);
 
-  // Models at run time; only the owner thread. Ids count up and are not given again.
+  // Models at run time; only the owner thread. Ids count up and are not given again. Any number of steps may
+  // be uncommitted: a request that is taken off the device still gets the tokens that they sample for it, one
+  // that ends gets none.
   //
   // Starts a model; from then on others may submit to it. Where it has weights in slabs, requests of others
   // may be taken off to make place, and its state tells when to move them in. Others can count on less from

@@ -196,6 +196,7 @@ void ModelScheduler::count_on(std::span<PlannedRow> rows) {
   for (PlannedRow& row : rows) {
     Request* request = row.request;
     request->num_computed = row.end;
+    row.earlier = request->rows_in_flight > 0 ? request->newest_row : nullptr;
     request->newest_row = &row;
     ++request->rows_in_flight;
     if (!row.samples) continue;
@@ -208,7 +209,7 @@ void ModelScheduler::count_on(std::span<PlannedRow> rows) {
 }
 
 void ModelScheduler::drop(Request* request) {
-  forget_row(*request);
+  forget_rows(*request);
   swapper_.release(*request);
   switch (request->phase) {
     case Phase::kWaiting:
@@ -279,13 +280,13 @@ void ModelScheduler::commit_token(Request* request, std::int32_t at, std::int32_
   } else if (length >= request->max_length) {
     slo_.note_end(*request);
     finish(request, FinishReason::kLength, finished);
-  } else if (request->phase == Phase::kParked) {
+  } else if (request->phase == Phase::kParked && !request->awaits_token()) {
     preemptor_.unpark(request, false);
   }
 }
 
 void ModelScheduler::finish(Request* request, FinishReason reason, std::vector<Finished>& finished) {
-  forget_row(*request);
+  forget_rows(*request);
   swapper_.release(*request);
   if (request->phase == Phase::kParked) {
     preemptor_.unpark(request, true);

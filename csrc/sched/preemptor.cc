@@ -139,7 +139,7 @@ void Preemptor::preempt(Request* request, const Request* beneficiary, Decision w
     ++num_parked_;
     return;
   }
-  forget_row(*request);
+  forget_rows(*request);
   stop(request, Phase::kWaiting);
   queue_.end_work(request);
   queue_.push(request, now);

@@ -17,8 +17,8 @@ namespace airi {
 // Takes running requests of one model off the device, and remembers for the rest of the step who must not
 // come back in it.
 //
-// A request whose last token is still being computed is parked: its blocks and its slot are free at once,
-// because steps run in the order planned, and it returns to the queue when the token has come.
+// A request of which tokens are still being computed is parked: its blocks and its slot are free at once,
+// because steps run in the order planned, and it returns to the queue when the last of them has come.
 //
 // Thread safety: none.
 // Invariant: a parked request holds no block and no slot, and still counts as its tenant's running work.
@@ -58,7 +58,7 @@ class Preemptor {
   // Gives back all that a running request holds. It goes on in `phase`; the caller tells the queue.
   void stop(Request* request, Phase phase);
 
-  // The token of a parked request has come: it goes back to the queue, or ends where `ended`.
+  // The tokens of a parked request have come: it goes back to the queue, or ends where `ended`.
   void unpark(Request* request, bool ended);
   [[nodiscard]] std::int64_t num_parked() const noexcept { return num_parked_; }
   [[nodiscard]] std::int64_t num_preemptions() const noexcept { return num_preemptions_; }

@@ -7,9 +7,12 @@
 
 namespace airi {
 
-void forget_row(Request& request) {
-  AIRI_DCHECK(request.rows_in_flight <= 1) << "rows of several steps";
-  if (request.rows_in_flight > 0) request.newest_row->request = nullptr;
+void forget_rows(Request& request) {
+  PlannedRow* row = request.newest_row;
+  for (std::int32_t left = request.rows_in_flight; left > 0; --left) {
+    row->request = nullptr;
+    row = row->earlier;
+  }
   request.tokens.resize(request.tokens.size() - static_cast<std::size_t>(request.pending_tokens));
   request.rows_in_flight = request.pending_tokens = 0;
 }

@@ -38,11 +38,12 @@ struct PlannedRow {
   std::int32_t end = 0;        // tokens with KV once the step has run
   std::int32_t num_tokens = 0;
   bool samples = false;
+  PlannedRow* earlier = nullptr;  // the request's row in the step before, where that is uncommitted too
 };
 
-// What the one step in flight computes for the request, if it does, means nothing any more: the request keeps
+// What the uncommitted steps compute for the request, if they do, means nothing any more: the request keeps
 // the tokens that are known.
-void forget_row(Request& request);
+void forget_rows(Request& request);
 
 // Writes a step into one set of buffers and remembers its rows. Decides nothing.
 //

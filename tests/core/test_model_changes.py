@@ -9,6 +9,7 @@ from airi._core import Admit, FinishReason, ModelState
 
 from .elastic import Elastic
 from .harness import Config, Executor, ModelSpec
+from .pipeline import Pipeline
 from .test_kv_events import Replica, held
 
 
@@ -141,3 +142,100 @@ def test_slabs_are_zeroed_before_weights_can_come_there() -> None:
     woken = ex.accepted([8] * 4, model=0, max_new=4)
     ex.run()
     assert {ex.finished[r] for r in (waiting, woken)} == {FinishReason.LENGTH}
+
+
+def two_steps_ahead(models: list[ModelSpec], arena_slabs: int, **kwargs: object) -> Elastic:
+    """Six requests of model 0, of which two steps are planned and none is committed."""
+    ex = Elastic(models, Config(arena_slabs=arena_slabs, **kwargs))  # type: ignore[arg-type]
+    for i in range(6):
+        ex.accepted([i + 1] * 5, max_new=6)
+    for _ in range(2):
+        assert ex.plan() is not None
+    assert len(ex.in_flight) == 2
+    return ex
+
+
+def go_on(ex: Elastic) -> None:
+    """Others come where the memory of those that have ended was; then everything ends."""
+    for i in range(20):
+        ex.accepted([30 + i] * 5, model=1, max_new=3)
+    while ex.in_flight:
+        ex.commit(ex.in_flight.popleft())
+        ex.runtime.check_invariants()
+    ex.run()
+
+
+@pytest.mark.parametrize("batch", [16, 64])
+def test_a_model_is_removed_with_two_steps_uncommitted(batch: int) -> None:
+    """Prompts in chunks, with rows that sample nothing, and decodes whose tokens are all to come."""
+    ex = two_steps_ahead([spec(1, 12, max_batch_tokens=batch), spec(1, 12)], 24)
+    ex.remove(0)
+    assert [ex.finished[r] for r in range(6)] == [FinishReason.CANCELLED] * 6
+    assert ex.outputs == {r: [] for r in range(6)}
+    go_on(ex)
+    assert ex.runtime.state(0) == ModelState.REMOVED
+    assert {ex.finished[r] for r in range(6, 26)} == {FinishReason.LENGTH}
+
+
+@pytest.mark.parametrize("batch", [16, 64])
+def test_a_model_sleeps_with_two_steps_uncommitted_and_loses_no_token_of_them(batch: int) -> None:
+    models = [spec(1, 12, max_batch_tokens=batch, weight_slabs=1), spec(1, 12)]
+    ex = two_steps_ahead(models, 24)
+    ex.runtime.sleep(0)
+    ex.runtime.check_invariants()
+    while ex.in_flight:
+        ex.commit(ex.in_flight.popleft())
+        ex.runtime.check_invariants()
+    planned = sum(row.samples for step in ex.steps for row in step.rows)
+    assert planned > 0
+    assert sum(len(text) for text in ex.outputs.values()) == planned
+    ex.move_weights()
+    ex.runtime.wake(0)
+    go_on(ex)
+    plain = two_steps_ahead(models, 24)
+    go_on(plain)
+    assert ex.outputs == plain.outputs
+    assert set(ex.finished.values()) == {FinishReason.LENGTH}
+
+
+def test_a_model_whose_home_others_use_wakes_with_two_steps_uncommitted() -> None:
+    """Requests of others are taken off; the tokens that they have yet to be given come all the same."""
+    ex = Elastic([spec(1, 12), spec(0, 12, weight_slabs=3)], Config(arena_slabs=13))
+    ex.runtime.sleep(1)
+    ex.plan()
+    ex.move_weights()
+    for i in range(6):
+        ex.accepted([i + 1] * 5, max_new=6)
+    while len(ex.in_flight) < 2:
+        assert ex.plan() is not None
+    ex.runtime.wake(1)
+    assert ex.runtime.stats()[0].preemptions > 0
+    ex.runtime.check_invariants()
+    go_on(ex)
+    assert set(ex.finished.values()) == {FinishReason.LENGTH}
+
+
+def test_requests_that_fit_beside_no_newcomer_end_with_two_steps_uncommitted() -> None:
+    ex = Elastic([spec(1, 12)], Config(arena_slabs=12))
+    large = ex.accepted([1] * 20, max_new=20)
+    small = ex.accepted([2] * 4, max_new=4)
+    for _ in range(2):
+        assert ex.plan() is not None
+    ex.add(spec(4, 8))
+    ex.runtime.check_invariants()
+    go_on(ex)
+    assert ex.finished[large] == FinishReason.NEVER_FITS
+    assert ex.finished[small] == FinishReason.LENGTH
+
+
+def test_a_request_that_is_cancelled_between_two_uncommitted_steps_gets_no_token_of_them() -> None:
+    ex = Pipeline()
+    requests = [ex.accepted([i + 1] * 3, max_new=8) for i in range(3)]
+    for _ in range(2):
+        assert ex.plan() is not None
+    ex.runtime.cancel(requests[1])
+    while ex.in_flight:
+        ex.commit(ex.in_flight.popleft())
+    assert len(ex.outputs[requests[1]]) == 2, "it ends at the next step, not before"
+    ex.run()
+    assert ex.finished[requests[1]] == FinishReason.CANCELLED

@@ -121,8 +121,8 @@ void FuzzSession::step() {
     for (const ModelStats& stats : runtime().stats()) standing += stats.waiting + stats.running;
     AIRI_CHECK(standing == std::ssize(clients_)) << standing << " requests stand somewhere";
   }
-  const auto ahead = static_cast<std::size_t>(setting_.config.steps_ahead);
-  if (device_.num_uncommitted() > ahead || !planned || bytes_.one_in(4)) commit();
+  // As many are left uncommitted as there can be, or one less: whatever is called next must cope with both.
+  if (!planned || bytes_.below(3) == 0) commit();
 }
 
 void FuzzSession::commit() {
@@ -132,6 +132,7 @@ void FuzzSession::commit() {
   device_.run_next(bytes_.below(3), failing);
   last_device_time_ = rough == 22 ? 0 : rough == 21 && bytes_.one_in(8) ? kMaxMicros : bytes_.below(120);
   device_.commit_next(runtime(), last_device_time_);
+  collect();  // what has ended gets no token of a step that is still uncommitted
   if (last_device_time_ < kMaxMicros) now_ = now_ + last_device_time_ + 1;
 }
 
@@ -180,11 +181,12 @@ void FuzzSession::change_models() {
 
 void FuzzSession::add_model() {
   if (models_.size() == kMostModels) return;
-  while (device_.num_uncommitted() > 0) commit();
-  collect();
   models_.push_back(draw_elastic_model(bytes_, setting_.config));
-  const std::vector<StepArrays> old = std::move(arrays_);
-  runtime().replace_buffers(new_buffers());
+  const bool replaces_buffers = bytes_.below(2) == 0;  // else it comes beside steps in flight, if it fits
+  while (replaces_buffers && device_.num_uncommitted() > 0) commit();
+  collect();
+  const std::vector<StepArrays> old = replaces_buffers ? std::move(arrays_) : std::vector<StepArrays>{};
+  if (replaces_buffers) runtime().replace_buffers(new_buffers());
   if (is_refused([&] { (void)runtime().add_model(models_.back()); })) {
     models_.pop_back();
     AIRI_CHECK(runtime().stats().size() == models_.size());
