@@ -115,8 +115,8 @@ std::optional<StepInfo> Runtime::step(TimePoint now) {
   std::optional<StepInfo> planned;
   for (auto model = arbiter_.next(); model; model = arbiter_.next()) {
     planned = plan(*model);
-    if (planned || !waits(*model)) break;
-    arbiter_.set_backlogged(*model, false);  // for others to give it slabs, or a tier its blocks
+    if (planned) break;
+    arbiter_.set_backlogged(*model, false);  // it waits: for its step in flight, others' slabs, or a tier
   }
   settle();
   return planned;

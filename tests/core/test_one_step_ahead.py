@@ -226,3 +226,18 @@ def test_two_models_alternate_though_one_waits_for_its_last_tokens() -> None:
     requests = [executor.accepted([1, 2], max_new=4, model=m) for m in (0, 1, 0, 1)]
     executor.run()
     assert all(len(executor.outputs[r]) == 4 for r in requests)
+
+
+def test_the_step_ahead_is_anothers_where_the_model_on_turn_waits_for_its_own() -> None:
+    """All that model 0 has to do is on the device; model 1 has something to do."""
+    ex = Pipeline([ModelSpec(), ModelSpec()], Config(quantum_us=10_000))
+    last = ex.accepted([1, 2, 3], model=0, max_new=1)
+    assert ex.plan() is not None
+    other = ex.accepted([4, 5, 6], model=1, max_new=4)
+    planned = ex.plan()
+    assert planned is not None
+    assert planned.info.model == 1
+    assert [row.request for row in planned.rows] == [other]
+    ex.commit(ex.in_flight.popleft())
+    ex.run()
+    assert ex.finished == {last: FinishReason.LENGTH, other: FinishReason.LENGTH}
