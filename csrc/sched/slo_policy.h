@@ -76,7 +76,6 @@ class SloPolicy {
   void note_best_effort() noexcept { ++counters_.best_effort; }
 
   [[nodiscard]] const SloCounters& counters() const noexcept { return counters_; }
-  [[nodiscard]] double gain() const noexcept { return budget_.gain().value(); }
 
  private:
   struct Class {

@@ -118,10 +118,6 @@ class WaitingQueue {
   [[nodiscard]] const TenantLedger& ledger(std::int32_t band) const {
     return bands_.at(static_cast<std::size_t>(band)).ledger;
   }
-  // Null where locality does not count.
-  [[nodiscard]] const PrefixOrder* order(std::int32_t band) const {
-    return bands_.at(static_cast<std::size_t>(band)).order.get();
-  }
   void check_invariants() const;
 
  private:

@@ -1,6 +1,5 @@
 // Bytes become calls on a small, tight runtime, over all it offers: whatever they say, invariants hold, no
 // request is lost, no byte is read or written by whom it does not belong to, and in the end nothing is held.
-// LLVMFuzzerTestOneInput is what libFuzzer links against.
 
 #include <cstdint>
 #include <fstream>
@@ -19,14 +18,12 @@
 #include <sanitizer/common_interface_defs.h>
 #endif
 
-extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  airi::testing::Bytes bytes({data, size});
-  airi::testing::FuzzSession(bytes).run();
-  return 0;
-}
-
-#ifndef AIRI_LIBFUZZER
 namespace {
+
+void run(std::span<const std::uint8_t> input) {
+  airi::testing::Bytes bytes(input);
+  airi::testing::FuzzSession(bytes).run();
+}
 
 std::vector<std::uint8_t> bytes_of(std::uint64_t seed) {
   airi::testing::Random random(seed);
@@ -50,7 +47,7 @@ bool survives(std::uint64_t seed) {
   const std::vector<std::uint8_t> bytes = bytes_of(seed);
   running_seed = seed;
   try {
-    LLVMFuzzerTestOneInput(bytes.data(), bytes.size());
+    run(bytes);
     return true;
   } catch (const std::exception& error) {
     keep_crash(seed, error.what());
@@ -63,7 +60,7 @@ void replay(const char* path) {
   if (!file) throw std::runtime_error(std::string("cannot read ") + path);
   const std::vector<char> read{std::istreambuf_iterator<char>(file), {}};
   const std::vector<std::uint8_t> bytes(read.begin(), read.end());
-  LLVMFuzzerTestOneInput(bytes.data(), bytes.size());
+  run(bytes);
 }
 
 }  // namespace
@@ -91,4 +88,3 @@ int main(int argc, char** argv) {
   }
   return 0;
 }
-#endif
