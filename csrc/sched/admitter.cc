@@ -15,14 +15,15 @@ constexpr int kMostHopeless = 256;
 }  // namespace
 
 Admitter::Admitter(const Options& options, const ChunkRule& chunks, BlockTables& tables, WaitingQueue& queue,
-                   RunningSet& running, Preemptor& preemptor, PrefixLoader& loader, PrefixDedupe& dedupe,
-                   SloPolicy& slo, DecisionLog& log)
+                   RunningSet& running, Preemptor& preemptor, Swapper& swapper, PrefixLoader& loader,
+                   PrefixDedupe& dedupe, SloPolicy& slo, DecisionLog& log)
     : options_(options),
       chunks_(chunks),
       tables_(tables),
       queue_(queue),
       running_(running),
       preemptor_(preemptor),
+      swapper_(swapper),
       loader_(loader),
       dedupe_(dedupe),
       slo_(slo),
@@ -180,7 +181,7 @@ void Admitter::dispatch(Request* request, const PrefixMatch& match, std::int32_t
   }
   tables_.admit(*request, match, demand, out);
   if (loads > 0) loader_.begin(*request, loads, now, out);
-  if (swapper_ != nullptr) swapper_->release(*request);
+  swapper_.release(*request);
   log_.write(*request, Decision::kAdmitted, hits, demand.reserved);
 }
 

@@ -11,6 +11,7 @@
 #include "sched/running_set.h"
 #include "sched/slo_policy.h"
 #include "sched/step_writer.h"
+#include "sched/swapper.h"
 #include "sched/waiting_queue.h"
 
 namespace airi {
@@ -42,8 +43,8 @@ class Admitter {
 
   // The references must outlive the admitter.
   Admitter(const Options& options, const ChunkRule& chunks, BlockTables& tables, WaitingQueue& queue,
-           RunningSet& running, Preemptor& preemptor, PrefixLoader& loader, PrefixDedupe& dedupe,
-           SloPolicy& slo, DecisionLog& log);
+           RunningSet& running, Preemptor& preemptor, Swapper& swapper, PrefixLoader& loader,
+           PrefixDedupe& dedupe, SloPolicy& slo, DecisionLog& log);
 
   // The request to admit next, or null where none waits. What stands before it and cannot have its first
   // token in time any more becomes best effort.
@@ -51,9 +52,6 @@ class Admitter {
 
   // The head: the request to admit next, or null where none waits. Never changes what comes first.
   [[nodiscard]] Request* first_waiting();
-
-  // Who keeps copies of what was preempted; it must outlive the admitter.
-  void set_swapper(Swapper* swapper) noexcept { swapper_ = swapper; }
 
   // Admits heads that are more urgent than something that runs, or far less served, while that leaves each a
   // token; at a slot or block limit others make way.
@@ -107,10 +105,10 @@ class Admitter {
   WaitingQueue& queue_;
   RunningSet& running_;
   Preemptor& preemptor_;
+  Swapper& swapper_;
   PrefixLoader& loader_;
   PrefixDedupe& dedupe_;
   SloPolicy& slo_;
-  Swapper* swapper_ = nullptr;
   DecisionLog& log_;
   Request* held_back_ = nullptr;  // the head whose reason to wait was looked at last
   Counters counters_;

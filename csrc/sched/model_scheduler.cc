@@ -27,8 +27,9 @@ ModelScheduler::ModelScheduler(const SchedulerOptions& options, BlockTables tabl
       tables_(std::move(tables)),
       queue_(num_bands(options), aging, weights, locality_of(options, tables_.block_size())),
       running_(options.max_num_seqs, num_bands(options)),
-      preemptor_(options.fairness_gap_tokens, num_bands(options), tables_, queue_, running_, log),
       step_time_(step_time),
+      swapper_(std::min(options.max_batch_tokens, options.max_prefill_chunk), tables_, step_time_),
+      preemptor_(options.fairness_gap_tokens, num_bands(options), tables_, queue_, running_, swapper_, log),
       loader_({.chunk = std::min(options.max_batch_tokens, options.max_prefill_chunk),
                .timeout = options.load_timeout},
               tables_, running_, step_time_),
@@ -38,15 +39,12 @@ ModelScheduler::ModelScheduler(const SchedulerOptions& options, BlockTables tabl
             .aging = aging.interval(),
             .itl_credit = options.itl_credit},
            options.targets, step_time_),
-      swapper_(std::min(options.max_batch_tokens, options.max_prefill_chunk), tables_, step_time_),
       dedupe_(options.dedupe_steps, chunks_, step_time_, running_, queue_),
       admitter_({.max_batch_tokens = options.max_batch_tokens,
                  .bypass_tokens = options.bypass_tokens,
                  .service = options.service},
-                chunks_, tables_, queue_, running_, preemptor_, loader_, dedupe_, slo_, log),
+                chunks_, tables_, queue_, running_, preemptor_, swapper_, loader_, dedupe_, slo_, log),
       log_(log) {
-  preemptor_.set_swapper(&swapper_);
-  admitter_.set_swapper(&swapper_);
   demands_.reserve(running_.num_slots());
   shares_.reserve(running_.num_slots());
 }

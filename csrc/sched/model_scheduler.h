@@ -152,11 +152,11 @@ class ModelScheduler final : public SlabHolder {
   BlockTables tables_;
   WaitingQueue queue_;
   RunningSet running_;
-  Preemptor preemptor_;
   StepTimeModel& step_time_;  // every decision that weighs time looks at this one
+  Swapper swapper_;
+  Preemptor preemptor_;
   PrefixLoader loader_;
   SloPolicy slo_;
-  Swapper swapper_;
   PrefixDedupe dedupe_;
   Admitter admitter_;
   DecisionLog& log_;

@@ -15,12 +15,14 @@ bool contains(const std::vector<TenantId>& tenants, TenantId tenant) {
 }  // namespace
 
 Preemptor::Preemptor(std::optional<std::int64_t> fairness_gap_tokens, std::int32_t num_bands,
-                     BlockTables& tables, WaitingQueue& queue, RunningSet& running, DecisionLog& log)
+                     BlockTables& tables, WaitingQueue& queue, RunningSet& running, Swapper& swapper,
+                     DecisionLog& log)
     : fairness_gap_tokens_(fairness_gap_tokens),
       num_bands_(num_bands),
       tables_(tables),
       queue_(queue),
       running_(running),
+      swapper_(swapper),
       log_(log),
       band_limit_(num_bands) {
   for (auto* tenants : {&served_, &overserved_}) tenants->reserve(running.num_slots());
@@ -132,7 +134,7 @@ void Preemptor::preempt(Request* request, const Request* beneficiary, Decision w
     ++request->num_preemptions;
     ++num_preemptions_;
   }
-  if (swapper_ != nullptr) swapper_->keep(*request);
+  swapper_.keep(*request);
   if (request->awaits_token()) {
     stop(request, Phase::kParked);
     request->waiting_since = now;

@@ -27,10 +27,7 @@ class Preemptor {
   // `fairness_gap_tokens` is the lead, per weight, from which on a tenant's requests are taken off for
   // another's; nothing: never. The references must outlive the preemptor.
   Preemptor(std::optional<std::int64_t> fairness_gap_tokens, std::int32_t num_bands, BlockTables& tables,
-            WaitingQueue& queue, RunningSet& running, DecisionLog& log);
-
-  // Who keeps copies of what is taken off; it must outlive the preemptor.
-  void set_swapper(Swapper* swapper) noexcept { swapper_ = swapper; }
+            WaitingQueue& queue, RunningSet& running, Swapper& swapper, DecisionLog& log);
 
   void begin_step();
 
@@ -78,7 +75,7 @@ class Preemptor {
   BlockTables& tables_;
   WaitingQueue& queue_;
   RunningSet& running_;
-  Swapper* swapper_ = nullptr;
+  Swapper& swapper_;
   DecisionLog& log_;
   std::int64_t num_parked_ = 0;
   std::int64_t num_preemptions_ = 0;
