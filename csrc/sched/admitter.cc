@@ -126,11 +126,9 @@ Admitter::Outcome Admitter::try_admit(Request* request, const Room& room, TimePo
   const PrefixMatch match = tables_.match(*request);
   const std::int32_t loads = loader_.worth_loading(*request, match);
   if (match.num_blocks + loads + room.reserved_deltas > out.delta_room()) return no_room();
-  if (const Request* producer =
-          loads > 0 ? nullptr : dedupe_.hold(request, match.num_blocks, room.tokens, out)) {
-    log_.write_queued(*request, Decision::kQueuedPrefix, raw(producer->id), dedupe_.max_steps());
-    forget(request);
-    return Outcome::kHeld;
+  if (loads == 0) {
+    const auto held = dedupe_.worth_holding(request, match.num_blocks, room.tokens, out);
+    if (held) return hold(*held);
   }
   const auto demand = tables_.admission().demand(*request, match.num_blocks, match.num_cached);
   if (running_.is_full()) {
@@ -145,6 +143,18 @@ Admitter::Outcome Admitter::try_admit(Request* request, const Room& room, TimePo
   }
   dispatch(request, match, loads, demand, now, out);
   return Outcome::kAdmitted;
+}
+
+// Where as many are held as could run at once, the request waits in its place.
+Admitter::Outcome Admitter::hold(const PrefixDedupe::Held& held) {
+  if (dedupe_.is_full()) {
+    hold_back(held.request, Decision::kQueuedPrefix, raw(held.producer->id), dedupe_.max_steps());
+    return Outcome::kNoRoomInStep;
+  }
+  dedupe_.hold(held);
+  log_.write_queued(*held.request, Decision::kQueuedPrefix, raw(held.producer->id), dedupe_.max_steps());
+  forget(held.request);
+  return Outcome::kHeld;
 }
 
 // Other models' slabs come before a refusal.

@@ -88,6 +88,7 @@ class Admitter {
 
   [[nodiscard]] bool may_enter(Request* head, std::int32_t budget) noexcept;
   [[nodiscard]] Outcome try_admit(Request* request, const Room& room, TimePoint now, StepWriter& out);
+  [[nodiscard]] Outcome hold(const PrefixDedupe::Held& held);
   [[nodiscard]] bool has_blocks(const Request* request, const AdmissionControl::Demand& demand);
   void dispatch(Request* request, const PrefixMatch& match, std::int32_t loads,
                 const AdmissionControl::Demand& demand, TimePoint now, StepWriter& out);

@@ -66,11 +66,11 @@ void ModelScheduler::plan(TimePoint now, TimePoint start, StepWriter& out) {
   dedupe_.begin_step();
   queue_.promote(now);
   make_room_for_decodes(now, out);
-  if (dedupe_.num_held() > 0) dedupe_.release_orphans();
+  dedupe_.release_orphans(now);
   if (slo_.is_active()) slo_.grant(running_, admissible());
   admitter_.admit_first(now, out);
   slo_.regrant(running_);
-  if (dedupe_.num_held() > 0) dedupe_.release_orphans();
+  dedupe_.release_orphans(now);
   plan_decodes(out);
   std::int32_t budget = std::min(options_.max_batch_tokens - out.num_tokens(), slo_.prefill_tokens());
   plan_prefills(budget, out);

@@ -68,13 +68,14 @@ bool PrefixDedupe::pays(const Outlook& outlook, const StepWork& step) const {
   return gain >= wait;
 }
 
-const Request* PrefixDedupe::hold(Request* request, std::int32_t num_matched, std::int64_t room,
-                                  const StepWriter& planned) {
-  if (max_steps_ == 0 || request->compute_all || request->held_steps >= max_steps_) return nullptr;
-  if (num_matched >= (request->length() - 1) / chunks_.block_size) return nullptr;
-  if (static_cast<std::size_t>(num_matched) >= request->hashes.size()) return nullptr;
+std::optional<PrefixDedupe::Held> PrefixDedupe::worth_holding(Request* request, std::int32_t num_matched,
+                                                              std::int64_t room,
+                                                              const StepWriter& planned) const {
+  if (max_steps_ == 0 || request->compute_all || request->held_steps >= max_steps_) return std::nullopt;
+  if (num_matched >= (request->length() - 1) / chunks_.block_size) return std::nullopt;
+  if (static_cast<std::size_t>(num_matched) >= request->hashes.size()) return std::nullopt;
   const Request* producer = producer_of(*request, num_matched);
-  if (producer == nullptr) return nullptr;
+  if (producer == nullptr) return std::nullopt;
   const std::int32_t target = shared_blocks(*request, *producer, num_matched, chunks_.block_size);
   Outlook outlook{.shared = (target - num_matched) * chunks_.block_size,
                   .context = num_matched * chunks_.block_size,
@@ -83,20 +84,23 @@ const Request* PrefixDedupe::hold(Request* request, std::int32_t num_matched, st
   // Before prefills are planned, a producer is taken to get what a single one would.
   const bool is_split = planned.num_rows() > 0;
   outlook.chunk = is_split ? tokens_in(planned.rows(), producer) : outlook.missing;
-  if (outlook.missing > 0 && outlook.chunk == 0) return nullptr;
-  if (!pays(outlook, is_split ? planned.work() : latest_)) return nullptr;
-  queue_.remove(request);
-  request->phase = Phase::kHeld;
-  ++request->held_steps;
+  if (outlook.missing > 0 && outlook.chunk == 0) return std::nullopt;
+  if (!pays(outlook, is_split ? planned.work() : latest_)) return std::nullopt;
+  return Held{.request = request,
+              .producer = producer,
+              .serial = producer->serial,
+              .matched = num_matched,
+              .target = target,
+              .room = outlook.room,
+              .computed = producer->num_computed};
+}
+
+void PrefixDedupe::hold(const Held& held) {
+  queue_.remove(held.request);
+  held.request->phase = Phase::kHeld;
+  ++held.request->held_steps;
   ++num_holds_;
-  held_.push_back({.request = request,
-                   .producer = producer,
-                   .serial = producer->serial,
-                   .matched = num_matched,
-                   .target = target,
-                   .room = outlook.room,
-                   .computed = producer->num_computed});
-  return producer;
+  held_.push_back(held);
 }
 
 // REQUIRES: the producer runs.
@@ -112,13 +116,14 @@ bool PrefixDedupe::still_holds(const Held& held) const {
   return (outlook.missing <= 0 || outlook.chunk > 0) && pays(outlook, latest_);
 }
 
+// True iff some went back to the queue.
 template <class Condition>
-void PrefixDedupe::keep_where(Condition condition) {
-  std::erase_if(held_, [&](Held& held) {
-    if (condition(held)) return false;
-    queue_.push(held.request, held.request->waiting_since);
-    return true;
-  });
+bool PrefixDedupe::keep_where(Condition condition) {
+  return std::erase_if(held_, [&](Held& held) {
+           if (condition(held)) return false;
+           queue_.push(held.request, held.request->waiting_since);
+           return true;
+         }) > 0;
 }
 
 void PrefixDedupe::begin_step() {
@@ -130,8 +135,9 @@ void PrefixDedupe::begin_step() {
   });
 }
 
-void PrefixDedupe::release_orphans() {
-  keep_where([this](const Held& held) { return runs(held); });
+// What comes back stands in the band that it has aged to, as if it had never left the queue.
+void PrefixDedupe::release_orphans(TimePoint now) {
+  if (keep_where([this](const Held& held) { return runs(held); })) queue_.promote(now);
 }
 
 void PrefixDedupe::remove(const Request* request) {
@@ -139,6 +145,7 @@ void PrefixDedupe::remove(const Request* request) {
 }
 
 void PrefixDedupe::check_invariants() const {
+  AIRI_CHECK(held_.size() <= running_.num_slots()) << held_.size() << " requests are held";
   for (const Held& held : held_) {
     AIRI_CHECK(held.request->phase == Phase::kHeld) << "request " << raw(held.request->id) << " is not held";
     AIRI_CHECK(held.request->held_steps <= max_steps_)

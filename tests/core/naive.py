@@ -128,14 +128,14 @@ class NaiveScheduler(NaiveQueue):
         self.dedupe.begin_step()
         self.promote(now)
         self.make_room(now)
-        self.dedupe.release_orphans()
+        self.dedupe.release_orphans(now)
         if self.slo.active:
             head = self.next()
             some = self.free_slots and self.pool.available() > self.outstanding()
             self.slo.grant(self.decodes, self.prefills, head if some else None)
         self.admit_urgent(now)
         self.slo.regrant(self.decodes, self.prefills)
-        self.dedupe.release_orphans()
+        self.dedupe.release_orphans(now)
         for r in self.decodes:
             if self.slo.rests(r):
                 self.slo.counts["rests"] += 1
@@ -268,25 +268,26 @@ class NaiveScheduler(NaiveQueue):
                 return
             if self.room_before_split(head) <= 0:
                 return
-            if self.dedupe.hold(head, self.room_before_split(head)):
-                continue
-            held = False
-            while (
-                not held and self.lacks(head) and (over := [r for r in self.running() if self.leads(r, head)])
-            ):
+            held = self.dedupe.hold(head, self.room_before_split(head))
+            while held is False and self.lacks(head):
+                over = [r for r in self.running() if self.leads(r, head)]
+                if not over:
+                    break
                 victim = self.worst(over)
                 self.overserved.add(victim.tenant)
                 self.preempt(victim, now)
                 held = self.dedupe.hold(head, self.room_before_split(head))
-            if not held and self.lacks(head):
+            if held is False and self.lacks(head):
                 leaving = [r for r in self.running() if self.yields(r, head)]
                 if not leaving or not self.would_fit(head, leaving):
                     return
-            while not held and self.lacks(head):
+            while held is False and self.lacks(head):
                 victim = self.worst([r for r in self.running() if self.yields(r, head)])
                 self.limit = min(self.limit, victim.band)
                 self.preempt(victim, now)
                 held = self.dedupe.hold(head, self.room_before_split(head))
+            if held is None:
+                return
             if not held:
                 self.dispatch(head, now)
 
@@ -308,7 +309,10 @@ class NaiveScheduler(NaiveQueue):
             self.budget = self.slo.room(self.rows, self.budget)
             if self.budget <= 0 or not self.free_slots or self.barred(head):
                 return
-            if self.dedupe.hold(head, self.budget):
+            held = self.dedupe.hold(head, self.budget)
+            if held is None:
+                return
+            if held:
                 continue
             chosen = head if self.fits(head) else self.passing(head)
             if chosen is None:
@@ -324,8 +328,9 @@ class NaiveScheduler(NaiveQueue):
             service = self.prompt_charge(r, len(self.hits(r)))
             service += (r.max_length - len(r.text)) * self.config.w_decode
             if r is not head and not self.barred(r) and service <= allowance and self.fits(r):
-                if self.dedupe.hold(r, self.budget):
-                    return self.passing(head)
+                held = self.dedupe.hold(r, self.budget)
+                if held is not False:
+                    return self.passing(head) if held else None
                 head.bypassed += service
                 return r
         return None

@@ -55,8 +55,8 @@ class NaiveDedupe:
         more_steps = -(-max(missing - chunk, 0) // max(chunk, 1))
         return gain >= more_steps * usual + estimate((0, 0, 0, 0.0))
 
-    def hold(self, r: NaiveRequest, room: int) -> bool:
-        """Takes a head out of the queue where that pays."""
+    def hold(self, r: NaiveRequest, room: int) -> bool | None:
+        """Takes a head out of the queue where that pays; None: it pays, but no more are held than there are slots."""
         s = self.scheduler
         matched = len(s.hits(r))
         if r.compute_all or not s.spec.prefix_caching or r.held_steps >= self.steps:
@@ -79,6 +79,8 @@ class NaiveDedupe:
             return False
         if not self.pays(shared, matched * self.block, room, missing, chunk, step):
             return False
+        if len(self.held) >= s.spec.max_num_seqs:
+            return None
         s.dequeue(r)
         r.state = "held"
         r.held_steps += 1
@@ -106,13 +108,15 @@ class NaiveDedupe:
             else:
                 self.scheduler.push(h.request, h.request.since)
 
-    def release_orphans(self) -> None:
+    def release_orphans(self, now: int) -> None:
+        """What comes back stands in the band that it has aged to."""
         held, self.held = self.held, []
         for h in held:
             if h.producer in self.scheduler.prefills:
                 self.held.append(h)
             else:
                 self.scheduler.push(h.request, h.request.since)
+        self.scheduler.promote(now)
 
     def remove(self, r: NaiveRequest) -> None:
         self.held = [h for h in self.held if h.request is not r]

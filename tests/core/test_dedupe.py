@@ -209,6 +209,32 @@ def test_families_of_prompts_are_planned_as_the_naive_scheduler_plans_them() -> 
     assert sum(run_random_families(seed) for seed in range(12)) > 50
 
 
+def test_no_more_are_held_than_there_are_slots() -> None:
+    """The others wait in their places, and do not compute the prefix either."""
+    spec = ModelSpec(blocks=128, max_batch_tokens=64, max_prefill_chunk=4, max_num_seqs=6)
+    ex = trained(spec, Config(dedupe_steps=100))
+    choices = [ex.accepted([*PREFIX, 7], max_new=3) for _ in range(40)]
+    for _ in range(4):
+        assert {row.request for row in step(ex).rows} == {choices[0]}
+        assert ex.runtime.stats()[0].dedupe_holds == 6
+        assert ex.runtime.stats()[0].waiting == 39
+    finish(ex)
+    assert [computed(ex, r) for r in choices] == [33 + 2] + [1 + 2] * 39
+
+
+def test_what_comes_back_stands_in_the_band_that_it_has_aged_to() -> None:
+    """What is more urgent than its producer takes the memory; in that step only the first band is admitted."""
+    spec = ModelSpec(blocks=24, max_batch_tokens=64, max_prefill_chunk=4, max_model_len=64)
+    ex = trained(spec, Config(dedupe_steps=100, num_bands=2, aging_us=5000))
+    producer = ex.accepted([*PREFIX, *range(200, 221)], max_new=3, band=1)
+    held = ex.accepted([*PREFIX, 8], max_new=3, band=1)
+    assert {row.request for row in step(ex).rows} == {producer}
+    ex.now += 5000
+    urgent = ex.accepted(list(range(300, 340)), max_new=4, band=0)
+    assert {row.request for row in step(ex).rows} == {urgent, held}
+    finish(ex)
+
+
 @pytest.mark.parametrize("steps", [-1, 1 << 21])
 def test_steps_that_cannot_be_are_refused(steps: int) -> None:
     with pytest.raises(ValueError, match=r"dedupe_steps must be in \[0, 2\^20\]"):
