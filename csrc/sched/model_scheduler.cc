@@ -63,6 +63,7 @@ void ModelScheduler::plan(TimePoint now, TimePoint start, StepWriter& out) {
   preemptor_.begin_step();
   tables_.begin_step(now);
   slo_.begin_step(start);
+  queue_.begin_step();
   dedupe_.begin_step();
   queue_.promote(now);
   make_room_for_decodes(now, out);
@@ -261,7 +262,7 @@ void ModelScheduler::commit(std::span<const PlannedRow> rows, std::span<const st
 void ModelScheduler::publish(Request* request, std::int32_t computed) {
   const std::int32_t first = request->num_published;
   tables_.publish(*request, computed);
-  if (queue_.locality_counts()) queue_.note_published(*request, first, tables_.pool().tiers() != nullptr);
+  if (queue_.locality_counts()) queue_.note_published(*request, first);
 }
 
 void ModelScheduler::commit_token(Request* request, std::int32_t at, std::int32_t token, TimePoint emitted,

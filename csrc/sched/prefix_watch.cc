@@ -1,5 +1,6 @@
 #include "sched/prefix_watch.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "base/check.h"
@@ -37,11 +38,11 @@ void PrefixWatch::watch(Request* request) {
     }
     slots_[at].hash = awaited(request);
   }
-  Request* next = slots_[at].first;
-  request->watch_prev = nullptr;
-  request->watch_next = next;
-  if (next != nullptr) next->watch_prev = request;
-  slots_[at].first = request;
+  Slot& slot = slots_[at];
+  request->watch_prev = slot.last;
+  request->watch_next = nullptr;
+  (slot.last != nullptr ? slot.last->watch_next : slot.first) = request;
+  slot.last = request;
   request->is_watched = true;
 }
 
@@ -50,24 +51,37 @@ void PrefixWatch::unwatch(Request* request) {
   Request* prev = request->watch_prev;
   Request* next = request->watch_next;
   request->is_watched = false;
+  if (prev != nullptr) prev->watch_next = next;
   if (next != nullptr) next->watch_prev = prev;
-  if (prev != nullptr) {
-    prev->watch_next = next;
-    return;
-  }
+  if (prev != nullptr && next != nullptr) return;
   const std::size_t at = find(awaited(request));
-  AIRI_DCHECK(slots_[at].first == request) << "request " << raw(request->id) << " is not listed";
-  slots_[at].first = next;
-  if (next == nullptr) erase(at);
+  Slot& slot = slots_[at];
+  if (prev == nullptr) {
+    AIRI_DCHECK(slot.first == request) << "request " << raw(request->id) << " is not listed";
+    slot.first = next;
+  }
+  if (next == nullptr) slot.last = prev;
+  if (slot.first == nullptr) erase(at);
 }
 
-Request* PrefixWatch::take(const Hash128& hash) {
-  const std::size_t at = find(hash);
-  Request* first = slots_[at].first;
-  if (first == nullptr) return nullptr;
-  for (Request* r = first; r != nullptr; r = r->watch_next) r->is_watched = false;
-  erase(at);
-  return first;
+void PrefixWatch::note_published(const Hash128& hash) {
+  Slot& slot = slots_[find(hash)];
+  if (slot.first == nullptr || slot.is_due) return;
+  slot.is_due = true;
+  due_.push_back(hash);
+}
+
+Request* PrefixWatch::first_due() {
+  for (; !due_.empty(); due_.pop_back()) {
+    const Slot& slot = slots_[find(due_.back())];
+    if (slot.first != nullptr && slot.is_due) return slot.first;
+  }
+  return nullptr;
+}
+
+void PrefixWatch::dismiss_due() {
+  slots_[find(due_.back())].is_due = false;
+  due_.pop_back();
 }
 
 // Linear probing without tombstones: moves up whatever may still be reached from its home.
@@ -79,7 +93,7 @@ void PrefixWatch::erase(std::size_t hole) {
     slots_[hole] = slots_[at];
     hole = at;
   }
-  slots_[hole].first = nullptr;
+  slots_[hole] = {};
 }
 
 void PrefixWatch::check_invariants() const {
@@ -89,11 +103,13 @@ void PrefixWatch::check_invariants() const {
     if (slot.first == nullptr) continue;
     ++lists;
     AIRI_CHECK(find(slot.hash) == at) << "a list of watched requests is unreachable";
+    AIRI_CHECK(!slot.is_due || std::ranges::count(due_, slot.hash) > 0) << "a list that is due is not known";
     const Request* prev = nullptr;
     for (const Request* r = slot.first; r != nullptr; prev = r, r = r->watch_next) {
       AIRI_CHECK(r->is_watched && r->watch_prev == prev) << "request " << raw(r->id) << " is badly linked";
       AIRI_CHECK(awaited(r) == slot.hash) << "request " << raw(r->id) << " is listed for another block";
     }
+    AIRI_CHECK(slot.last == prev) << "a list of watched requests ends elsewhere";
   }
   AIRI_CHECK(lists == num_lists_) << "found " << lists << " lists, counted " << num_lists_;
 }

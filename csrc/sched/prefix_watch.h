@@ -12,16 +12,21 @@ namespace airi {
 // those they match. Never looks at blocks; never owns requests.
 //
 // Thread safety: none.
-// Invariant: a watched request is listed once, under hashes[num_matched]; nothing else is listed.
+// Invariant: a watched request is listed once, under hashes[num_matched]; nothing else is listed. What became
+// due is due until it is unwatched, or dismissed.
 class PrefixWatch {
  public:
   // REQUIRES: the request is not watched, and hashes[num_matched] exists. O(1); may allocate.
   void watch(Request* request);
   // REQUIRES: the request is watched, and num_matched is what it was then. O(1).
   void unwatch(Request* request);
-  // Takes out the requests that wait for the hash: the first of a list by watch_next, or null. O(1), and one
-  // probe of the table where there is none; O(requests) otherwise.
-  [[nodiscard]] Request* take(const Hash128& hash);
+  // A block of this hash was published: what waits for it is due. One probe of the table.
+  void note_published(const Hash128& hash);
+  // A request that is due, or null: of those that wait for the hash that became due last, the one that is
+  // watched for the longest time. It is due until it is unwatched. O(1), amortised.
+  [[nodiscard]] Request* first_due();
+  // Those that wait for the same hash as first_due() are not due any more. REQUIRES: there is one.
+  void dismiss_due();
 
   [[nodiscard]] bool empty() const noexcept { return num_lists_ == 0; }
 
@@ -29,10 +34,12 @@ class PrefixWatch {
   void check_invariants() const;
 
  private:
-  // One list by hash; an empty slot has none.
+  // One list by hash, in the order of watch(); an empty slot has none.
   struct Slot {
     Hash128 hash;
     Request* first = nullptr;
+    Request* last = nullptr;
+    bool is_due = false;
   };
 
   [[nodiscard]] std::size_t mask() const noexcept { return slots_.size() - 1; }
@@ -42,6 +49,7 @@ class PrefixWatch {
 
   std::vector<Slot> slots_ = std::vector<Slot>(64);  // a power of two, at most half full
   std::size_t num_lists_ = 0;
+  std::vector<Hash128> due_;  // every hash with a list that is due, and some that have none any more
 };
 
 }  // namespace airi

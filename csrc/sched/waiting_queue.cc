@@ -30,7 +30,6 @@ void WaitingQueue::watch(Request* request) {
 }
 
 void WaitingQueue::rematch(Request* request, std::int32_t num_matched) {
-  AIRI_DCHECK(num_matched <= request->num_matched) << "request " << raw(request->id) << " matches more";
   if (num_matched == request->num_matched) {
     if (!request->is_watched) watch(request);
     return;
@@ -41,31 +40,12 @@ void WaitingQueue::rematch(Request* request, std::int32_t num_matched) {
   bands_[static_cast<std::size_t>(request->band)].order->rematched(request);
 }
 
-// Without tiers, what is published was not to be hit before, nor was anything behind it. So a request that
-// waited for one of the blocks matches what it has in common with the publisher, and no more.
-void WaitingQueue::note_published(const Request& publisher, std::int32_t first, bool has_tiers) {
+void WaitingQueue::note_published(const Request& publisher, std::int32_t first) {
   if (watched_.empty()) return;
+  left_to_catch_up_ = kMostCaughtUp;
   for (std::int32_t i = first; i < publisher.num_published; ++i) {
-    Request* request = watched_.take(publisher.hashes[static_cast<std::size_t>(i)]);
-    while (request != nullptr) {
-      Request* next = request->watch_next;
-      raise_bound(request, publisher, has_tiers);
-      request = next;
-    }
+    watched_.note_published(publisher.hashes[static_cast<std::size_t>(i)]);
   }
-}
-
-void WaitingQueue::raise_bound(Request* request, const Request& publisher, bool has_tiers) {
-  const std::int32_t most = most_to_match(*request);
-  const auto is_common = [&](std::int32_t block) {
-    const auto at = static_cast<std::size_t>(block);
-    return block < publisher.num_published && request->hashes[at] == publisher.hashes[at];
-  };
-  std::int32_t& bound = request->num_matched;
-  while (bound < most && (has_tiers || is_common(bound))) ++bound;
-  request->match_version = 0;  // hashes are a hint
-  watch(request);
-  bands_[static_cast<std::size_t>(request->band)].order->rematched(request);
 }
 
 void WaitingQueue::enqueue(Request* request) {

@@ -28,6 +28,10 @@ namespace airi {
 // band's ledger iff it has a request there.
 class WaitingQueue {
  public:
+  // Of the requests that wait for what was published, how many are matched anew for one step. With no more in
+  // the queue, the order is that of what all of them would hit.
+  static constexpr std::int32_t kMostCaughtUp = 64;
+
   // How locality counts.
   struct Locality {
     std::int64_t quantum_tokens = 0;  // of deficits, at weight 1; at least 1
@@ -58,9 +62,11 @@ class WaitingQueue {
   //
   // With it, match(request) is asked for the leading blocks that the request would hit now, where that is not
   // known: for a new request, one whose next block was published, and one that may have lost some since
-  // `version`, a positive number that grows whenever a block is no longer to be hit.
+  // `version`, a positive number that grows whenever a block is no longer to be hit. Where more than
+  // kMostCaughtUp wait for what was published, the others stand where they stood until later steps.
   template <class Match>
   [[nodiscard]] Request* head(std::uint64_t version, Match match) {
+    catch_up(version, match);
     for (Band& band : bands_) {
       if (band.ledger.num_backlogged() == 0) continue;
       if (!band.order) return band.queues[index(*band.ledger.next())].top();
@@ -74,10 +80,12 @@ class WaitingQueue {
     return nullptr;
   }
 
-  // Blocks [first, num_published) of `publisher` can be hit from now on; where tiers keep contents, so
-  // perhaps can others behind them. REQUIRES: locality counts. One probe per block, and O(log n) for each
-  // request that waited for one of them.
-  void note_published(const Request& publisher, std::int32_t first, bool has_tiers);
+  // A step is about to be planned.
+  void begin_step() noexcept { left_to_catch_up_ = kMostCaughtUp; }
+
+  // Blocks [first, num_published) of `publisher` can be hit from now on. REQUIRES: locality counts. One probe
+  // per block, however many wait for it.
+  void note_published(const Request& publisher, std::int32_t first);
   [[nodiscard]] bool locality_counts() const noexcept { return locality_.has_value(); }
 
   // Moves a waiting request to the last band, behind its class, where it stays until `until` at the longest.
@@ -154,7 +162,18 @@ class WaitingQueue {
   [[nodiscard]] std::int32_t most_to_match(const Request& request) const noexcept;
   void watch(Request* request);
   void rematch(Request* request, std::int32_t num_matched);
-  void raise_bound(Request* request, const Request& publisher, bool has_tiers);
+  // The one that waits longest for what was published goes first; it stands ahead of the others as it is.
+  template <class Match>
+  void catch_up(std::uint64_t version, Match& match) {
+    for (; left_to_catch_up_ > 0; --left_to_catch_up_) {
+      Request* request = watched_.first_due();
+      if (request == nullptr) return;
+      const std::int32_t before = request->num_matched;
+      request->match_version = version;
+      rematch(request, match(*request));
+      if (request->num_matched == before) watched_.dismiss_due();  // what was published is gone again
+    }
+  }
   void count(const Request* request, std::int64_t sign) noexcept;
 
   // Immutable after construction.
@@ -165,6 +184,7 @@ class WaitingQueue {
   std::deque<Band> bands_;                                     // a deque: ledgers do not move
   IndexedHeap<Request*, ByPromotion, AgingPlace> promotions_;  // queued requests that may age
   PrefixWatch watched_;
+  std::int32_t left_to_catch_up_ = kMostCaughtUp;
   std::vector<std::uint32_t> frontier_;
   std::size_t size_ = 0;
   std::int64_t num_tokens_ = 0;

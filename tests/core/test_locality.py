@@ -56,6 +56,22 @@ def test_locality_hits_at_least_what_the_ledger_hits(seed: int) -> None:
     assert endless > plain + queried // 10
 
 
+def test_of_a_thousand_that_share_what_is_published_none_waits_behind_strangers() -> None:
+    """They are matched anew little by little, and yet before they come first."""
+    ex = Executor(
+        [ModelSpec(blocks=256, max_num_seqs=4, max_batch_tokens=64, max_model_len=80)],
+        Config(locality_quantum_tokens=ENDLESS),
+    )
+    first = ex.accepted([*family(1, 32), 1], max_new=1, tenant=0)
+    strangers = [ex.accepted(family(2 + i, 9), max_new=1, tenant=1, arrival=1) for i in range(400)]
+    sharers = [ex.accepted([*family(1, 32), 2 + i], max_new=1, tenant=i % 3, arrival=2) for i in range(1000)]
+    ex.run()
+    order = order_of_first_steps(ex)
+    assert order[0] == first
+    assert set(order[-380:]) < set(strangers)
+    assert all(int(ex.events[r]["num_cached_tokens"]) == 32 for r in order if r in set(sharers[10:]))
+
+
 def test_the_longest_prefix_is_found_among_a_thousand_waiting() -> None:
     """Whatever the depth: a prompt at the end of the queue that is cached goes first."""
     ex = Executor(
