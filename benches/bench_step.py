@@ -2,7 +2,8 @@
 
 Each request brings a prompt of 512 tokens, the first half of which its tenant has sent before, and ends after 32 to 96
 tokens; for each that ends another comes, and many wait. AIRI's runtime against vLLM's own Scheduler with a stub
-executor, in turns in one run. Then: what 100,000 tenants leave behind that have sent one request each.
+executor, in turns in one run. Then: what 100,000 tenants leave behind that have sent one request each; and the steps in
+which a prefix is published that all requests wait for, 1,000 or 10,000 of them.
 
 Times are those of the thread that schedules (`cpu`), which others on the machine do not lengthen, and those on the
 clock (`wall`). What the numbers do not mean: no model runs; vLLM has fewer policies, and no tenants.
@@ -32,9 +33,12 @@ from benches.virtual_airi import every_policy
 
 TARGET_P50_US, TARGET_P99_US, TARGET_ADMIT_US = 60.0, 150.0, 15.0
 TARGET_GROWTH = 1 << 20
+TARGET_DEPTH = 3.0
 BATCH_TOKENS = 8192
 BLOCK = 16
 MANY_TENANTS = 100_000
+DEDUPE_STEPS = 128
+PREFIX_STEPS = 200
 TOKEN = np.full(RUNNING, 7, np.int32)
 
 
@@ -58,12 +62,26 @@ class Times:
 class Churn:
     """A runtime whose slots are always full, with a queue of `waiting` requests of `tenants` tenants."""
 
-    def __init__(self, *, tenants: int, waiting: int, steps: int, records: int | None = None) -> None:
-        """`records`: how many decisions and KV events are kept; None leaves that to the policy."""
+    def __init__(
+        self,
+        *,
+        tenants: int,
+        waiting: int,
+        steps: int,
+        records: int | None = None,
+        one_prefix: bool = False,
+    ) -> None:
+        """`records`: how many decisions and KV events are kept; None leaves that to the policy.
+
+        With `one_prefix` all prompts begin alike, as of an engine that has just been started: the first measured step
+        is the one after that in which all requests came.
+        """
         self._draw = np.random.default_rng(0)
         policy = every_policy()
         if records is not None:
             policy.runtime.update(decision_records=records, kv_event_records=records)
+        if one_prefix:
+            policy.runtime.update(dedupe_steps=DEDUPE_STEPS)
         model = _core.ModelConfig(
             block_size=BLOCK,
             bytes_per_block=_core.GRANULE_BYTES,
@@ -84,6 +102,8 @@ class Churn:
         self._buffers = [make_buffers(RUNNING, BATCH_TOKENS, model) for _ in range(3)]
         self._runtime = _core.Runtime(config, [model], self._buffers)
         self._heads = self._draw.integers(1, 30000, (tenants, SHARED), dtype=np.int32)
+        if one_prefix:
+            self._heads[:] = self._heads[0]
         self._tails = self._draw.integers(1, 30000, (4096, PROMPT - SHARED), dtype=np.int32)
         self._sent = 0
         self._now = 0
@@ -93,10 +113,10 @@ class Churn:
         self._status = np.zeros(RUNNING, np.uint8)
         for _ in range(waiting + RUNNING):
             self._submit()
-        self._run(WARM_STEPS)
+        self._run(1 if one_prefix else WARM_STEPS)
         self._times, self._rows = Times(), []
         self._run(steps)
-        if min(self._rows) < RUNNING * 3 // 4:
+        if self._rows[-1 if one_prefix else self._rows.index(min(self._rows))] < RUNNING * 3 // 4:
             raise SystemExit(f"a step had {min(self._rows)} rows; this would measure something else")
 
     @property
@@ -203,6 +223,24 @@ def memory_row(count: int) -> dict[str, Any]:
     }
 
 
+def shared_prefix_rows(turns: int, steps: int) -> list[dict[str, Any]]:
+    found: dict[int, list[dict[str, float]]] = {1_000: [], 10_000: []}
+    for _ in range(turns):
+        for waiting, summaries in found.items():
+            times = Churn(tenants=16, waiting=waiting, steps=steps, one_prefix=True).times
+            summaries.append({**times.summary(), "cpu_us_max": max(times.cpu)})
+    rows = [
+        {
+            **row_of(f"airi, {waiting:,} waiting for one prefix", summaries),
+            "question": "step, prefix published",
+        }
+        for waiting, summaries in found.items()
+    ]
+    shallow, deep = (row["cpu_us_max"] for row in rows)
+    name = "longest step with 10,000 that wait for one prefix against 1,000"
+    return [*rows, verdict(name, deep, shallow, TARGET_DEPTH, unit="us", smaller_is_better=True)]
+
+
 def row_of(variant: str, turns: list[dict[str, float]]) -> dict[str, Any]:
     """Medians over the turns."""
     figures = {name: round(median(turn[name] for turn in turns), 2) for name in turns[0]}
@@ -240,7 +278,9 @@ def main() -> None:
     for turn in range(options.turns):
         print(f"turn {turn + 1} of {options.turns}", file=sys.stderr)
         for name, load in variants.items():
-            turns[name].append(Churn(**load, steps=options.steps).times.summary())
+            turns[name].append(
+                Churn(tenants=load["tenants"], waiting=load["waiting"], steps=options.steps).times.summary()
+            )
         if options.vllm_python:
             answer = run_contestant(options.vllm_python, "vllm_step", ["--steps", str(options.peer_steps)])
             peer = answer.pop("peer")
@@ -251,7 +291,7 @@ def main() -> None:
         name, ours = "whole step against vLLM", rows[0]["cpu_us_p50"]
         rows.append(row)
         rows.append(verdict(name, ours, row["cpu_us_p50"], 1.0, unit="us", smaller_is_better=True))
-    rows.append(memory)
+    rows += [memory, *shared_prefix_rows(options.turns, PREFIX_STEPS)]
     print_rows(rows, as_json=options.json)
 
 

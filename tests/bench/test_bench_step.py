@@ -15,6 +15,14 @@ def test_slots_stay_full_while_requests_come_and_go() -> None:
     assert min(times.cpu) > 0
 
 
+def test_requests_that_begin_alike_hit_what_one_of_them_computed() -> None:
+    """And the slots fill, though no step has been left out to warm up."""
+    churn = Churn(tenants=4, waiting=512, steps=64, one_prefix=True)
+    stats = churn._runtime.stats()[0]
+    assert stats.hit_tokens > 0.4 * stats.query_tokens
+    assert len(churn.times.cpu) == 64
+
+
 def test_a_row_is_judged_by_every_target() -> None:
     fast = {"cpu_us_p50": 60.0, "cpu_us_p99": 150.0, "submit_us_p50": 15.0}
     assert judged(row_of("x", [fast]))["reached"]
