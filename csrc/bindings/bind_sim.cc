@@ -88,7 +88,8 @@ py::dict fleet_of(const FleetStats& f) {
                   "query_tokens"_a = f.query_tokens, "hit_tokens"_a = f.hit_tokens, "waiting"_a = f.waiting,
                   "running"_a = f.running, "capacity"_a = f.capacity, "peak_kv"_a = f.peak_kv,
                   "mean_kv"_a = f.mean_kv, "busy"_a = f.busy, "end_us"_a = f.end_us,
-                  "accepted"_a = f.accepted);
+                  "accepted"_a = f.accepted, "loaded_tokens"_a = f.loaded_tokens, "swaps"_a = f.swaps,
+                  "tiers"_a = f.tiers);
 }
 
 py::list tenants_of(const Metrics& m) {

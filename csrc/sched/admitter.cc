@@ -180,6 +180,7 @@ void Admitter::dispatch(Request* request, const PrefixMatch& match, std::int32_t
     request->num_cached = hits;
     counters_.query_tokens += request->prompt_length;
     counters_.hit_tokens += hits;
+    counters_.loaded_tokens += std::int64_t{loads} * chunks_.block_size;
   }
   request->bypassed = 0;
   request->queued_for = raw(Decision::kNone);
@@ -211,6 +212,7 @@ void Admitter::charge_missing(Request* request, std::int32_t blocks) {
   const std::int32_t missing = std::min(blocks * chunks_.block_size, *request->num_cached);
   *request->num_cached -= missing;
   counters_.hit_tokens -= missing;
+  counters_.loaded_tokens -= missing;
   const std::int64_t more = std::int64_t{options_.service.prompt} - options_.service.hit;
   queue_.charge(request, missing * std::max<std::int64_t>(more, 0));
 }

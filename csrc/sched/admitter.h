@@ -39,6 +39,7 @@ class Admitter {
   struct Counters {
     std::int64_t query_tokens = 0;
     std::int64_t hit_tokens = 0;
+    std::int64_t loaded_tokens = 0;  // of them, what a tier had
   };
 
   // The references must outlive the admitter.

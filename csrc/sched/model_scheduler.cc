@@ -319,6 +319,7 @@ ModelStats ModelScheduler::stats() const {
   stats.active_blocks = pool.num_active();
   stats.query_tokens = admitter_.counters().query_tokens;
   stats.hit_tokens = admitter_.counters().hit_tokens;
+  stats.loaded_tokens = admitter_.counters().loaded_tokens;
   stats.preemptions = preemptor_.num_preemptions();
   stats.evictions = pool.num_evictions();
   stats.swaps = swapper_.num_swaps();

@@ -46,6 +46,7 @@ struct ModelStats {
   std::int64_t waiting = 0, running = 0;
   std::int64_t capacity = 0, free_blocks = 0, cached_blocks = 0, active_blocks = 0;
   std::int64_t query_tokens = 0, hit_tokens = 0;  // of first dispatches
+  std::int64_t loaded_tokens = 0;                 // hits that a tier had
   std::int64_t preemptions = 0, evictions = 0;
   std::int64_t swaps = 0;  // preemptions of which the host keeps the blocks
   TierStats tiers;

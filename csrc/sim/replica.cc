@@ -14,9 +14,13 @@ constexpr std::int64_t kMoreDeltas = 1 << 14;
 // Looking at more requests than these for the first to end takes longer than it saves.
 constexpr std::size_t kMostLooked = 1024;
 
-std::vector<StepArrays> make_arrays(const ModelConfig& model, std::size_t sets) {
+// What a step takes that only begins copies.
+constexpr Micros kBareStep = 1;
+
+std::vector<StepArrays> make_arrays(const RuntimeConfig& config, const ModelConfig& model) {
+  const std::size_t sets = std::max<std::size_t>(static_cast<std::size_t>(config.steps_ahead) + 1, 2);
   std::vector<StepArrays> arrays;
-  for (std::size_t i = 0; i < sets; ++i) arrays.emplace_back(model);
+  for (std::size_t i = 0; i < sets; ++i) arrays.emplace_back(model, config.tiers.host_bytes > 0);
   return arrays;
 }
 
@@ -40,7 +44,7 @@ Refusal refusal_of(Admit admit) {
 
 }  // namespace
 
-StepArrays::StepArrays(const ModelConfig& model) {
+StepArrays::StepArrays(const ModelConfig& model, bool has_tiers) {
   const auto rows = static_cast<std::size_t>(model.max_num_seqs);
   const auto most = static_cast<std::size_t>(std::max(model.max_batch_tokens, model.max_num_seqs));
   request_ids.resize(rows);
@@ -51,6 +55,7 @@ StepArrays::StepArrays(const ModelConfig& model) {
   const std::int64_t tables =
       std::int64_t{model.max_num_seqs} * ceil_div(model.max_model_len, model.block_size);
   deltas.resize(static_cast<std::size_t>(3 * (model.max_deltas() + std::min(tables, kMoreDeltas))));
+  if (has_tiers) ops.resize(Copies::kMaxOps * StepWriter::kOpColumns);
 }
 
 StepBuffers StepArrays::buffers() noexcept {
@@ -63,7 +68,7 @@ StepBuffers StepArrays::buffers() noexcept {
           .tokens = tokens,
           .positions = positions,
           .deltas = deltas,
-          .ops = {}};
+          .ops = ops};
 }
 
 StepWork StepArrays::work(const StepInfo& info) const noexcept {
@@ -77,15 +82,21 @@ StepWork StepArrays::work(const StepInfo& info) const noexcept {
   return work;
 }
 
+std::span<const std::int64_t> StepArrays::ops_of(const StepInfo& info) const noexcept {
+  return std::span(ops).first(static_cast<std::size_t>(info.num_ops) * StepWriter::kOpColumns);
+}
+
 Replica::Replica(std::int32_t number, const RuntimeConfig& config, const ModelConfig& model,
                  const StepCost& cost, Metrics& metrics)
     : number_(number),
       depth_(static_cast<std::size_t>(config.steps_ahead) + 1),
       cost_(cost),
       shortest_step_(cost.least_micros({.tokens = 1, .seqs = 1})),
+      load_timeout_(config.tiers.load_timeout_us),
       metrics_(metrics),
-      arrays_(make_arrays(model, std::max<std::size_t>(depth_, 2))),
+      arrays_(make_arrays(config, model)),
       runtime_(config, {model}, buffers_of(arrays_)),
+      copies_(config.tiers),
       in_slot_(static_cast<std::size_t>(model.max_num_seqs)) {}
 
 void Replica::submit(const TraceRequest& request, std::int32_t part_tokens) {
@@ -144,13 +155,21 @@ std::int64_t Replica::load_before(TimePoint now) {
 std::optional<TimePoint> Replica::next_event() const {
   if (may_plan_ && planned_.size() < depth_) return now_;
   if (!planned_.empty()) return planned_.front().end;
-  return std::nullopt;
+  return next_copy();
+}
+
+// The moment at which a copy, or the wait for one, ends that a request may wait for.
+std::optional<TimePoint> Replica::next_copy() const {
+  if (live_.empty()) return std::nullopt;
+  const std::optional<TimePoint> report = copies_.next_report();
+  if (timeouts_.empty()) return report;
+  return std::min(timeouts_.front(), report.value_or(timeouts_.front()));
 }
 
 void Replica::advance(TimePoint until) {
   for (auto next = next_event(); next && *next < until; next = next_event()) {
     now_ = *next;
-    if (may_plan_ && planned_.size() < depth_) {
+    if (planned_.empty() || (may_plan_ && planned_.size() < depth_)) {
       may_plan_ = plan();
     } else {
       commit();
@@ -158,7 +177,27 @@ void Replica::advance(TimePoint until) {
   }
 }
 
+void Replica::report_copies() {
+  const std::span<const Inbox::TransferReport> due = copies_.take_due(now_);
+  if (!due.empty()) runtime_.complete_transfers(due);
+  while (!timeouts_.empty() && timeouts_.front() <= now_) timeouts_.pop_front();
+}
+
+void Replica::begin_copies(std::span<const std::int64_t> ops, TimePoint start) {
+  if (ops.empty()) return;
+  copies_.begin(ops, start);
+  timeouts_.push_back(now_ + load_timeout_);
+}
+
+Micros Replica::duration(const StepInfo& info) const {
+  if (info.num_rows == 0) return kBareStep;
+  const std::uint64_t number =
+      (static_cast<std::uint64_t>(number_) << 40) + static_cast<std::uint64_t>(raw(info.step_id));
+  return cost_.micros(arrays_[static_cast<std::size_t>(info.buffer)].work(info), number);
+}
+
 bool Replica::plan() {
+  report_copies();
   const std::optional<StepInfo> info = runtime_.step(now_);
   if (!info) {
     end_requests();
@@ -171,9 +210,8 @@ bool Replica::plan() {
   }
   step.info = *info;
   step.start = planned_.empty() ? now_ : planned_.back().end;
-  const std::uint64_t number =
-      (static_cast<std::uint64_t>(number_) << 40) + static_cast<std::uint64_t>(raw(info->step_id));
-  step.end = step.start + cost_.micros(arrays_[static_cast<std::size_t>(info->buffer)].work(*info), number);
+  step.end = step.start + duration(*info);
+  begin_copies(arrays_[static_cast<std::size_t>(info->buffer)].ops_of(*info), step.start);
   find_rows(step);
   planned_.push_back(std::move(step));
   end_requests();

@@ -4,10 +4,12 @@
 #include <cstdint>
 #include <deque>
 #include <optional>
+#include <span>
 #include <unordered_map>
 #include <vector>
 
 #include "runtime.h"
+#include "sim/copies.h"
 #include "sim/metrics.h"
 #include "sim/step_cost.h"
 #include "sim/workload.h"
@@ -17,20 +19,25 @@ namespace airi {
 // The arrays that a simulated runtime writes its steps into.
 class StepArrays {
  public:
-  explicit StepArrays(const ModelConfig& model);
+  StepArrays(const ModelConfig& model, bool has_tiers);
   StepArrays(const StepArrays&) = delete;
   StepArrays& operator=(const StepArrays&) = delete;
   StepArrays(StepArrays&&) = default;
 
   [[nodiscard]] StepBuffers buffers() noexcept;
   [[nodiscard]] StepWork work(const StepInfo& info) const noexcept;
+  // The memory operations of the step.
+  [[nodiscard]] std::span<const std::int64_t> ops_of(const StepInfo& info) const noexcept;
 
   std::vector<std::int64_t> request_ids;
   std::vector<std::uint8_t> row_flags;
   std::vector<std::int32_t> slots, query_start, seq_lens, draw_index, tokens, positions, deltas;
+  std::vector<std::int64_t> ops;
 };
 
-// One runtime under virtual time: its steps take what the cost says and bring every row its token.
+// One runtime under virtual time: its steps take what the cost says and bring every row its token. Copies to
+// and from tiers begin with the step that asks for them and run beside it; the runtime hears of them before
+// the next step that is planned. A replica that runs no step and waits for a copy plans when it has ended.
 //
 // Thread safety: none.
 // Invariant: steps are planned, run and committed in one order; a step is planned when the one before it is
@@ -79,6 +86,10 @@ class Replica {
   };
 
   bool plan();
+  void report_copies();
+  void begin_copies(std::span<const std::int64_t> ops, TimePoint start);
+  [[nodiscard]] Micros duration(const StepInfo& info) const;
+  [[nodiscard]] std::optional<TimePoint> next_copy() const;
   void commit();
   void record(const Planned& step);
   void find_rows(Planned& step);
@@ -90,10 +101,13 @@ class Replica {
   std::size_t depth_;  // planned steps at most
   StepCost cost_;
   Micros shortest_step_;
+  Micros load_timeout_;
 
   Metrics& metrics_;
   std::vector<StepArrays> arrays_;
   Runtime runtime_;
+  Copies copies_;
+  std::deque<TimePoint> timeouts_;  // when the runtime may stop waiting for copies
   TimePoint now_{0};
   bool may_plan_ = false;  // something has happened since the runtime had nothing to plan
   std::deque<Planned> planned_;

@@ -43,6 +43,21 @@ void check(const SimulatorConfig& config) {
   for (const StepTimePiece& piece : config.cost.pieces) check(piece);
 }
 
+void add(TierStats& total, const TierStats& stats) {
+  for (const auto member :
+       {&TierStats::host_blocks, &TierStats::disk_blocks, &TierStats::stores, &TierStats::loads,
+        &TierStats::spills, &TierStats::fetches, &TierStats::failures, &TierStats::dropped_stores}) {
+    total.*member += stats.*member;
+  }
+}
+
+// KV that a replica may hold, in tokens.
+std::int64_t kv_tokens(const SimulatorConfig& config, std::int64_t device_blocks) {
+  const TierConfig& tiers = config.runtime.tiers;
+  const std::int64_t tier_blocks = (tiers.host_bytes + tiers.disk_bytes) / config.model.bytes_per_block;
+  return (device_blocks + tier_blocks) * config.model.block_size;
+}
+
 void check(const RequestColumns& c) {
   const std::size_t rows = c.arrival_us.size();
   for (const std::size_t size : {c.tenant.size(), c.band.size(), c.input_tokens.size(),
@@ -73,7 +88,7 @@ Simulator::Simulator(const SimulatorConfig& config) : config_(config) {
   const std::int64_t capacity = replicas_.front()->stats().capacity;
   router_ = make_router(config.router, {.replicas = replicas_.size(),
                                         .part_tokens = config.part_tokens,
-                                        .kv_tokens = capacity * config.model.block_size,
+                                        .kv_tokens = kv_tokens(config, capacity),
                                         .load_guard = config.load_guard});
 }
 
@@ -223,6 +238,9 @@ FleetStats Simulator::stats() const {
     total.evictions += stats.evictions;
     total.query_tokens += stats.query_tokens;
     total.hit_tokens += stats.hit_tokens;
+    total.loaded_tokens += stats.loaded_tokens;
+    total.swaps += stats.swaps;
+    add(total.tiers, stats.tiers);
     total.waiting += stats.waiting;
     total.running += stats.running;
     total.capacity += stats.capacity;

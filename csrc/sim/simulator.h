@@ -45,7 +45,9 @@ struct RequestColumns {
 // Totals over all replicas.
 struct FleetStats {
   std::int64_t steps = 0, preemptions = 0, evictions = 0;
-  std::int64_t query_tokens = 0, hit_tokens = 0;
+  std::int64_t query_tokens = 0, hit_tokens = 0, loaded_tokens = 0;  // loaded ones are hits, too
+  std::int64_t swaps = 0;
+  TierStats tiers;
   std::int64_t waiting = 0, running = 0;
   std::int64_t capacity = 0;           // blocks
   double peak_kv = 0;                  // share of its blocks that the fullest replica ever had in use

@@ -91,6 +91,23 @@ def test_without_json_there_are_tables(airi: Airi, tmp_path: Path) -> None:
     assert result.err == ""
 
 
+def test_tiers_are_in_the_figures_and_in_the_table(airi: Airi) -> None:
+    command = (
+        *("simulate", "--generate", "rate=4,requests=300,input=200,output=20,tenants=10,prefix=2048"),
+        *("--kv-blocks", "500", "--host-kv-blocks", "2000", "--disk-kv-blocks", "500"),
+    )
+    found = figures(airi(*command, "--json"))
+    assert found["tiers"]["host_kv_blocks"] == 2000
+    assert found["tiers"]["loads"] > 0
+    assert 0 < found["loaded_tokens"] <= found["cached_tokens"]
+    slow = figures(airi(*command, "--json", "--host-kv-gb-per-s", "1"))
+    assert slow["loaded_tokens"] < found["loaded_tokens"]
+    table = airi(*command).out
+    for text in ("2,000 in host memory", "500 on disk", "loaded", "blocks copied"):
+        assert text in table
+    assert figures(airi(*command[:3], "--json"))["tiers"] is None
+
+
 def test_refused_requests_are_said_by_reason(airi: Airi, tmp_path: Path) -> None:
     trace = write(tmp_path / "a.csv", AZURE)
     result = airi("simulate", "--trace", str(trace), "--kv-blocks", "40", "--set", "aging_us=null")
@@ -166,6 +183,12 @@ def test_step_times_come_from_a_file(airi: Airi, mooncake: Path, tmp_path: Path)
         (("--trace", "{t}", "--set", "x"), "set is 'x'; give NAME=JSON"),
         (("--trace", "{t}", "--set", "no_such=1"), "the scheduler has no setting 'no_such'"),
         (("--trace", "{t}", "--set", "bypass_tokens=-1"), "bypass_tokens must be"),
+        (("--trace", "{t}", "--set", "min_slabs=1"), "takes no setting min_slabs: a replica has one"),
+        (("--trace", "{t}", "--set", "num_slabs=1"), "takes no setting num_slabs: a replica has one"),
+        (("--trace", "{t}", "--set", "host_bytes=4096"), "takes no setting host_bytes: give host_kv_blocks"),
+        (("--trace", "{t}", "--set", 'aging_us="x"'), "aging_us is 'x'; RuntimeConfig takes no such setting"),
+        (("--trace", "{t}", "--disk-kv-blocks", "9"), "host_kv_blocks is 0; the disk is reached through"),
+        (("--trace", "{t}", "--host-kv-gb-per-s", "0"), "host_kv_gb_per_s is 0.0; it must be a number in"),
         (("--trace", "{t}", "--tenant-weight", "a=b"), "tenant_weight is 'a=b'; give NUMBER=WEIGHT"),
         (("--trace", "{t}", "--plot", "x.bmp"), "plot is 'x.bmp'; give a file that ends in .svg"),
         (("--trace", "{t}", "--plot", "/none/x.svg"), "plot /none/x.svg: No such file"),

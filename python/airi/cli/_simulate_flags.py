@@ -131,6 +131,33 @@ class FleetFlags:
             show_default=False,
         ),
     ] = None
+    host_kv_blocks: Annotated[
+        int,
+        typer.Option(
+            help="KV blocks that host memory beside each engine holds: copies of what leaves the device.",
+            rich_help_panel=_FLEET,
+        ),
+    ] = 0
+    disk_kv_blocks: Annotated[
+        int,
+        typer.Option(help="The same on a disk, behind --host-kv-blocks.", rich_help_panel=_FLEET),
+    ] = 0
+    host_kv_gb_per_s: Annotated[
+        float,
+        typer.Option(help="How fast KV is copied between device and host, each way.", rich_help_panel=_FLEET),
+    ] = 50.0
+    disk_kv_gb_per_s: Annotated[
+        float,
+        typer.Option(help="How fast KV is copied between host and disk, each way.", rich_help_panel=_FLEET),
+    ] = 6.0
+    kv_bytes_per_token: Annotated[
+        int | None,
+        typer.Option(
+            help="What copies move per token, of all layers; left out: what the preset's model has.",
+            rich_help_panel=_FLEET,
+            show_default=False,
+        ),
+    ] = None
     step_time: Annotated[
         str,
         typer.Option(
@@ -183,6 +210,11 @@ class FleetFlags:
             "router",
             "block_size",
             "kv_blocks",
+            "host_kv_blocks",
+            "disk_kv_blocks",
+            "host_kv_gb_per_s",
+            "disk_kv_gb_per_s",
+            "kv_bytes_per_token",
             "max_num_seqs",
             "max_batch_tokens",
             "admission",

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 from airi import _core
 from airi.errors import ConfigError
 from airi.sampling_params import MAX_PRIORITY
+from airi.simulate.settings import made_model, made_runtime
 from airi.simulate.step_time import DEFAULT_PRESET, PRESETS, StepTime
 
 __all__ = ["ADMISSIONS", "ROUTERS", "SimulationOptions"]
@@ -21,6 +21,9 @@ _BOUNDS = {
     "replicas": (1, 4096),
     "block_size": (1, 2**20),
     "kv_blocks": (1, 2**31 - 1),
+    "host_kv_blocks": (0, 2**31 - 1),
+    "disk_kv_blocks": (0, 2**31 - 1),
+    "kv_bytes_per_token": (1, 2**30),
     "max_num_seqs": (1, 2**20),
     "max_batch_tokens": (1, 2**30),
     "max_model_len": (2, 2**30),
@@ -30,10 +33,11 @@ _BOUNDS = {
     "steps_ahead": (0, 1),
     "threads": (1, 256),
 }
-_OPTIONAL = ("kv_blocks", "max_model_len", "concurrency", "threads")
+_OPTIONAL = ("kv_blocks", "kv_bytes_per_token", "max_model_len", "concurrency", "threads")
 _MOST_BLOCKS = 2**31 - 1
 _MOST_LENGTH = 2**30
-_T = TypeVar("_T")
+_MOST_RATE = 1e9
+"""Bytes per microsecond that the core takes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +49,18 @@ class SimulationOptions:
     """Tokens per KV block."""
     kv_blocks: int | None = None
     """Blocks per replica; None: as many as the preset's memory holds beside its weights."""
+    host_kv_blocks: int = 0
+    """KV blocks that the host memory beside a replica holds: copies of what leaves the device."""
+    disk_kv_blocks: int = 0
+    """The same on a disk, behind host memory."""
+    # PCIe 5.0 x16 moves 63 GB/s each way by its specification; large copies reach about four fifths.
+    host_kv_gb_per_s: float = 50.0
+    """Between device and host, each way, in 10^9 bytes a second."""
+    # What data sheets of NVMe drives with PCIe 4.0 x4 promise, about 7 GB/s of large reads, less a little.
+    disk_kv_gb_per_s: float = 6.0
+    """Between host and disk, each way."""
+    kv_bytes_per_token: int | None = None
+    """Of all layers; None: what the preset's model has. Only the time of copies depends on it."""
     router: str = "prefix"
     load_guard: float = 1.5
     """The prefix router looks at replicas with at most this many times the mean load, plus 4 requests."""
@@ -92,11 +108,62 @@ class SimulationOptions:
             value = getattr(self, name)
             if value is not None and not 0 < value <= 1e9:
                 raise ConfigError(f"{name} is {value:g}; it must be in (0, 1e9]", field=name)
+        self._check_tiers()
         for tenant, weight in self.tenant_weights.items():
             if not 0 < weight < math.inf:
                 raise ConfigError(
                     f"weight of tenant {tenant} is {weight:g}; it must be positive", field="tenant_weights"
                 )
+
+    def _check_tiers(self) -> None:
+        for name in ("host_kv_gb_per_s", "disk_kv_gb_per_s"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1e6:
+                raise ConfigError(f"{name} is {value!r}; it must be a number in (0, 1e6]", field=name)
+        if self.disk_kv_blocks and not self.host_kv_blocks:
+            raise ConfigError(
+                "host_kv_blocks is 0; the disk is reached through host memory, so disk_kv_blocks needs some",
+                field="host_kv_blocks",
+            )
+        if not self.host_kv_blocks:
+            return
+        if not self.model.get("enable_prefix_caching", self.prefix_caching):
+            raise ConfigError(
+                f"host_kv_blocks is {self.host_kv_blocks}; it must be 0 without prefix caching",
+                field="host_kv_blocks",
+            )
+        blocks = self.blocks + self.host_kv_blocks + self.disk_kv_blocks
+        if blocks > _MOST_BLOCKS:
+            raise ConfigError(
+                f"host_kv_blocks is {self.host_kv_blocks}; with those of device and disk it makes {blocks}, "
+                f"and must make {_MOST_BLOCKS} at most",
+                field="host_kv_blocks",
+            )
+        if self.kv_bytes_per_token is None and not isinstance(self.step_time, str):
+            raise ConfigError(
+                "kv_bytes_per_token must be given with host_kv_blocks where the step time is no preset",
+                field="kv_bytes_per_token",
+            )
+
+    @property
+    def has_tiers(self) -> bool:
+        """Whether blocks have copies beside the device."""
+        return self.host_kv_blocks > 0
+
+    def _tiers(self) -> dict[str, object]:
+        """Tiers as the core takes them. There a block is a granule, and copies are as much faster."""
+        if not self.has_tiers:
+            return {}
+        per_token = self.kv_bytes_per_token
+        if per_token is None:
+            per_token = PRESETS[str(self.step_time)].kv_bytes_per_token
+        scale = 1e3 * _core.GRANULE_BYTES / (per_token * self.block_size)
+        return {
+            "host_bytes": self.host_kv_blocks * _core.GRANULE_BYTES,
+            "disk_bytes": self.disk_kv_blocks * _core.GRANULE_BYTES,
+            "host_bytes_per_us": min(self.host_kv_gb_per_s * scale, _MOST_RATE),
+            "disk_bytes_per_us": min(self.disk_kv_gb_per_s * scale, _MOST_RATE),
+        }
 
     @property
     def blocks(self) -> int:
@@ -122,7 +189,7 @@ class SimulationOptions:
             "aging_us": None if self.aging_s is None else int(self.aging_s * 1e6),
             "steps_ahead": self.steps_ahead,
         }
-        return _made(_core.RuntimeConfig, settings | dict(self.runtime), "runtime")
+        return made_runtime(settings | self._tiers(), self.runtime)
 
     def model_config(self) -> _core.ModelConfig:
         """The one model of every replica; raises ConfigError."""
@@ -137,20 +204,7 @@ class SimulationOptions:
             "admission": admission,
             "enable_prefix_caching": self.prefix_caching,
         }
-        return _made(_core.ModelConfig, settings | dict(self.model), "model")
-
-
-def _made(kind: type[_T], settings: Mapping[str, object], field_name: str) -> _T:
-    try:
-        return kind(**settings)
-    except ValueError as error:
-        raise ConfigError(str(error), field=field_name) from None
-    except TypeError:
-        # pybind11's own text goes over several lines and repeats every argument.
-        raise ConfigError(
-            f"the core's {kind.__name__} takes no such setting or type: {', '.join(settings)}",
-            field=field_name,
-        ) from None
+        return made_model(settings, self.model)
 
 
 def _check_choice(name: str, value: str, accepted: tuple[str, ...]) -> None:

@@ -43,8 +43,13 @@ class Report:
     """The result of a simulation. `figures` is what `airi simulate --json` prints.
 
     `prefix_hit_rate`: prompt tokens found in the prefix cache when a request was first admitted, over all
-    prompt tokens so admitted. SLO attainment counts refused requests as misses; a request attains the ITL
-    target when its mean gap does, `worst_itl` asks that of every gap.
+    prompt tokens so admitted; `loaded_tokens` of the `cached_tokens` were not on the device, and came from a tier.
+    `tiers`, None without them: how many blocks the tiers of all replicas hold at most (`host_kv_blocks`,
+    `disk_kv_blocks`) and held at the end (`_used`); blocks copied from device to host (`stores`), host to device
+    (`loads`), host to disk (`spills`) and disk to host (`fetches`), as far as the scheduler has heard of it;
+    `dropped_stores` found no room; `swaps`: preempted requests whose blocks were kept in the host. SLO attainment
+    counts refused requests as misses; a request attains the ITL target when its mean gap does, `worst_itl` asks that
+    of every gap.
     """
 
     figures: Mapping[str, Any]
@@ -65,6 +70,7 @@ class Report:
             "prefix_hit_rate": _share(fleet["hit_tokens"], fleet["query_tokens"]),
             "prompt_tokens": fleet["query_tokens"],
             "cached_tokens": fleet["hit_tokens"],
+            "loaded_tokens": fleet["loaded_tokens"],
             "output_tokens": counts["generated_tokens"],
             "ttft_ms": _times(results["ttft"]),
             "itl_ms": _times(results["itl"]),
@@ -81,6 +87,7 @@ class Report:
                 "kv_use_peak": _round(fleet["peak_kv"]),
                 "evicted_blocks": fleet["evictions"],
             },
+            "tiers": _tiers(fleet, options),
             "preemptions": fleet["preemptions"],
             "steps": fleet["steps"],
             "busy": _round(fleet["busy"]),
@@ -102,10 +109,27 @@ def _settings(options: SimulationOptions) -> dict[str, Any]:
         "router": options.router,
         "block_size": options.block_size,
         "kv_blocks": options.blocks,
+        "host_kv_blocks": options.host_kv_blocks,
+        "disk_kv_blocks": options.disk_kv_blocks,
         "max_num_seqs": options.max_num_seqs,
         "max_batch_tokens": options.max_batch_tokens,
         "admission": options.admission,
         "step_time": options.step_time if isinstance(options.step_time, str) else options.times.source,
+    }
+
+
+def _tiers(fleet: Mapping[str, Any], options: SimulationOptions) -> dict[str, int] | None:
+    if not options.has_tiers:
+        return None
+    found = fleet["tiers"]
+    counts = ("stores", "loads", "spills", "fetches", "dropped_stores")
+    return {
+        "host_kv_blocks": options.host_kv_blocks * options.replicas,
+        "host_kv_blocks_used": found.host_blocks,
+        "disk_kv_blocks": options.disk_kv_blocks * options.replicas,
+        "disk_kv_blocks_used": found.disk_blocks,
+        **{name: getattr(found, name) for name in counts},
+        "swaps": fleet["swaps"],
     }
 
 

@@ -136,10 +136,11 @@ class Shape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preset:
-    """A step time and the tokens of KV that fit beside the weights."""
+    """A step time, the tokens of KV that fit beside the weights, and what one of them takes."""
 
     step_time: StepTime
     kv_tokens: int
+    kv_bytes_per_token: int
 
 
 # Shares of the data sheet that large kernels reach, and what a step costs besides: round figures in the middle
@@ -170,6 +171,7 @@ def roofline(hardware: Hardware, shape: Shape, *, weight_bytes: int, source: str
     return Preset(
         step_time=StepTime(memory=memory, arithmetic=arithmetic, source=source),
         kv_tokens=int(room / kv_bytes),
+        kv_bytes_per_token=kv_bytes,
     )
 
 

@@ -30,7 +30,7 @@ def _figures(f: Mapping[str, Any], trace: str) -> Table:
     table = Table(title=trace, show_header=False, title_justify="left")
     requests, settings = f["requests"], f["settings"]
     table.add_row("fleet", f"{settings['replicas']} x {settings['step_time']}, router {settings['router']}")
-    table.add_row("KV memory", f"{settings['kv_blocks']:,} blocks of {settings['block_size']} tokens each")
+    table.add_row("KV memory", _memory(settings))
     table.add_row("requests", f"{requests['read']:,} read, {requests['finished']:,} finished")
     refused = ", ".join(
         f"{n:,} {why.replace('_', ' ')}" for why, n in requests["refused_by_reason"].items() if n
@@ -38,9 +38,7 @@ def _figures(f: Mapping[str, Any], trace: str) -> Table:
     if refused:
         table.add_row("refused", refused)
     if f["prefix_hit_rate"] is not None:
-        table.add_row(
-            "prefix hit rate", f"{f['prefix_hit_rate']:.1%} of {f['prompt_tokens']:,} prompt tokens"
-        )
+        table.add_row("prefix hit rate", _hits(f))
     rates = f["throughput"]
     table.add_row(
         "throughput",
@@ -49,12 +47,36 @@ def _figures(f: Mapping[str, Any], trace: str) -> Table:
     )
     memory = f["memory"]
     table.add_row("KV use", f"mean {memory['kv_use_mean']:.1%}, peak {memory['kv_use_peak']:.1%}")
+    if f["tiers"] is not None:
+        table.add_row("blocks copied", _copies(f["tiers"]))
     table.add_row("preemptions", f"{f['preemptions']:,}")
     table.add_row("busy", f"{f['busy']:.1%} of the time, {f['steps']:,} steps")
     if f["slo"] is not None:
         table.add_row("within targets", _attainment(f["slo"]))
     table.add_row("time", f"{f['simulated_s']:,.1f} s simulated in {f['wall_s']:,.1f} s")
     return table
+
+
+def _memory(settings: Mapping[str, Any]) -> str:
+    shown = f"{settings['kv_blocks']:,} blocks of {settings['block_size']} tokens each"
+    for place, name in (("in host memory", "host_kv_blocks"), ("on disk", "disk_kv_blocks")):
+        if settings[name]:
+            shown += f", {settings[name]:,} {place}"
+    return shown
+
+
+def _hits(f: Mapping[str, Any]) -> str:
+    shown = f"{f['prefix_hit_rate']:.1%} of {f['prompt_tokens']:,} prompt tokens"
+    if f["tiers"] is None:
+        return shown
+    return f"{shown}, {f['loaded_tokens'] / f['prompt_tokens']:.1%} loaded"
+
+
+def _copies(tiers: Mapping[str, int]) -> str:
+    shown = f"{tiers['stores']:,} to host memory, {tiers['loads']:,} back"
+    if tiers["disk_kv_blocks"]:
+        shown += f"; {tiers['spills']:,} on to disk, {tiers['fetches']:,} back"
+    return shown
 
 
 def _attainment(slo: Mapping[str, Any]) -> str:
