@@ -163,6 +163,7 @@ ModelId Runtime::add_model(const ModelConfig& model) {
     }
   }
   read_inbox();  // quotas that were lowered to make room count
+  settle();      // also where there is no room all the same
   const ModelId id = arena_.add_model(slab_limits({model}, arena_.num_slabs()).front(), model.weight_slabs);
   arbiter_.add_model(model.device_weight);
   host(id, model);

@@ -239,3 +239,13 @@ def test_a_request_that_is_cancelled_between_two_uncommitted_steps_gets_no_token
     assert len(ex.outputs[requests[1]]) == 2, "it ends at the next step, not before"
     ex.run()
     assert ex.finished[requests[1]] == FinishReason.CANCELLED
+
+
+def test_a_cancel_that_is_read_for_a_model_that_is_refused_ends_its_request() -> None:
+    ex = Executor([spec(1, 6), spec(1, 6)], Config(arena_slabs=5))
+    request = ex.accepted([1, 2, 3])
+    ex.runtime.cancel(request)
+    with pytest.raises(ValueError, match="gets no slab of the arena"):
+        ex.runtime.add_model(spec(0, 6, slab_weight=0.01).build())
+    assert [int(e["request_id"]) for e in ex.runtime.drain_events()] == [request]
+    assert not ex.runtime.has_work()
