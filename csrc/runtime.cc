@@ -36,7 +36,9 @@ Runtime::Runtime(const RuntimeConfig& config, const std::vector<ModelConfig>& mo
       transfers_(start_rates(config.tiers)),
       host_space_(config.tiers.host_bytes / kGranuleBytes),
       disk_space_(config.tiers.disk_bytes / kGranuleBytes),
-      arbiter_({.quantum = config.quantum_us, .min_residency = config.min_residency_us},
+      arbiter_({.quantum = config.quantum_us,
+                .min_residency = config.min_residency_us,
+                .max_borrow = config.max_borrow_us},
                device_weights(models)) {
   check_config(config);
   for (const ModelConfig& model : models) {
@@ -112,6 +114,7 @@ std::optional<StepInfo> Runtime::step(TimePoint now) {
     if (models_[i].scheduler) models_[i].scheduler->advance_loads(now_);
     arbiter_.set_backlogged(ModelId{static_cast<std::int32_t>(i)}, may_plan(models_[i]));
   }
+  if (config_.max_borrow_us > 0) find_pressed();
   std::optional<StepInfo> planned;
   for (auto model = arbiter_.next(); model; model = arbiter_.next()) {
     planned = plan(*model);
@@ -120,6 +123,19 @@ std::optional<StepInfo> Runtime::step(TimePoint now) {
   }
   settle();
   return planned;
+}
+
+// A model is pressed where it must not wait for the next step of any other.
+void Runtime::find_pressed() {
+  for (std::size_t i = 0; i < models_.size(); ++i) {
+    Micros wait = 0;
+    for (std::size_t other = 0; other < models_.size(); ++other) {
+      if (other != i && may_plan(models_[other])) wait = std::max(wait, models_[other].last_step);
+    }
+    const bool pressed =
+        wait > 0 && may_plan(models_[i]) && models_[i].scheduler->is_pressed(expected_start(), wait);
+    arbiter_.set_pressed(ModelId{static_cast<std::int32_t>(i)}, pressed);
+  }
 }
 
 // When the device will be done with what it has been given, if steps take what they are expected to.
@@ -210,6 +226,7 @@ void Runtime::commit(StepId step_id, std::span<const std::int32_t> tokens,
   const StepTiming timing{.work = writer.work(), .device_time = device_time, .emitted = device_free_};
   finished_.clear();
   models_[index(step.model)].scheduler->commit(writer.rows(), tokens, counts, status, timing, finished_);
+  models_[index(step.model)].last_step = device_time;
   // On a clock too coarse for a step the device would else never change hands.
   arbiter_.charge(step.model, std::max<Micros>(device_time, 1));
   for (const auto& [request, reason] : finished_) end(request, reason);

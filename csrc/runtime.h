@@ -219,6 +219,7 @@ class Runtime {
     std::int64_t quiet_from = 0;  // when no step before this one is on the device, its change goes on
     bool is_home = true;          // while it wakes: its weights' slabs are its own
     std::optional<SlabId> weights_at;
+    Micros last_step = 0;  // on the device
   };
 
   [[nodiscard]] static std::unique_ptr<Request> make_request(RequestSpec&& spec, const ModelLimits& limits);
@@ -264,6 +265,7 @@ class Runtime {
   void end_transfers();
   [[nodiscard]] std::optional<StepInfo> plan(ModelId model);
   [[nodiscard]] TimePoint expected_start() const;
+  void find_pressed();
   [[nodiscard]] StepInfo checked_step(StepId step_id, std::span<const std::int32_t> tokens,
                                       std::span<const std::int32_t> counts,
                                       std::span<const std::uint8_t> status) const;

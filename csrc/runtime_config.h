@@ -80,6 +80,8 @@ struct RuntimeConfig {
   std::int64_t kv_event_records = 0;
   Micros quantum_us = 10'000;
   Micros min_residency_us = 0;
+  // Device time that a model which would else be late may owe the others. 0: none runs before its turn.
+  Micros max_borrow_us = 0;
   Micros slab_hysteresis_us = 1'000'000;  // how long a slab stays where it went
   TierConfig tiers;
 };

@@ -182,11 +182,19 @@ void bind_arbiter(const py::module_& m) {
   using namespace pybind11::literals;
   py::class_<ModelArbiter>(m, "ModelArbiter", "Whose step is next on one device.")
       .def(py::init([](const std::vector<double>& weights, std::int64_t quantum_us,
-                       std::int64_t min_residency_us) {
+                       std::int64_t min_residency_us, std::int64_t max_borrow_us) {
              return std::make_unique<ModelArbiter>(
-                 ModelArbiter::Options{.quantum = quantum_us, .min_residency = min_residency_us}, weights);
+                 ModelArbiter::Options{
+                     .quantum = quantum_us, .min_residency = min_residency_us, .max_borrow = max_borrow_us},
+                 weights);
            }),
-           "weights"_a, "quantum_us"_a, "min_residency_us"_a = 0)
+           "weights"_a, "quantum_us"_a, "min_residency_us"_a = 0, "max_borrow_us"_a = 0)
+      .def(
+          "set_pressed",
+          [](ModelArbiter& self, std::int32_t model, bool pressed) {
+            self.set_pressed(ModelId{model}, pressed);
+          },
+          "model"_a, py::kw_only(), "pressed"_a)
       .def(
           "set_backlogged",
           [](ModelArbiter& self, std::int32_t model, bool backlogged) {

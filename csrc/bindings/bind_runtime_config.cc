@@ -99,7 +99,8 @@ RuntimeConfig make_config(std::int64_t arena_bytes, std::int64_t slab_bytes, con
                           double host_bytes_per_us, double disk_bytes_per_us, std::int32_t steps_ahead,
                           std::int64_t decision_records, std::int64_t kv_event_records,
                           std::optional<std::int64_t> locality_quantum_tokens,
-                          std::int64_t slab_hysteresis_us, std::int32_t dedupe_steps) {
+                          std::int64_t slab_hysteresis_us, std::int32_t dedupe_steps,
+                          std::int64_t max_borrow_us) {
   RuntimeConfig config{.arena_bytes = arena_bytes,
                        .slab_bytes = slab_bytes,
                        .hash_key = to_key(hash_key),
@@ -117,6 +118,7 @@ RuntimeConfig make_config(std::int64_t arena_bytes, std::int64_t slab_bytes, con
                        .kv_event_records = kv_event_records,
                        .quantum_us = quantum_us,
                        .min_residency_us = min_residency_us,
+                       .max_borrow_us = max_borrow_us,
                        .slab_hysteresis_us = slab_hysteresis_us,
                        .tiers = {.host_bytes = host_bytes,
                                  .disk_bytes = disk_bytes,
@@ -154,7 +156,7 @@ void bind_configs(const py::module_& m) {
            "host_bytes"_a = 0, "disk_bytes"_a = 0, "store_on_reuse"_a = 2, "load_timeout_us"_a = 1'000'000,
            "host_bytes_per_us"_a = 8'000.0, "disk_bytes_per_us"_a = 1'000.0, "steps_ahead"_a = 0,
            "decision_records"_a = 0, "kv_event_records"_a = 0, "locality_quantum_tokens"_a = std::nullopt,
-           "slab_hysteresis_us"_a = 1'000'000, "dedupe_steps"_a = 0);
+           "slab_hysteresis_us"_a = 1'000'000, "dedupe_steps"_a = 0, "max_borrow_us"_a = 0);
   py::class_<PyStepBuffers>(m, "StepBuffers", "One set of arrays that steps are written into.")
       .def(py::init(&make_buffers), py::kw_only(), "request_ids"_a, "slots"_a, "query_start"_a, "seq_lens"_a,
            "row_flags"_a, "draw_index"_a, "tokens"_a, "positions"_a, "deltas"_a, "ops"_a = std::nullopt)

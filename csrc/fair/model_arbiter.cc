@@ -24,6 +24,10 @@ ModelArbiter::ModelArbiter(const Options& options, const std::vector<double>& we
     throw InvalidArgument("min_residency_us must not be negative nor above 2^53, got " +
                           std::to_string(options.min_residency));
   }
+  if (options.max_borrow < 0 || options.max_borrow > kMaxMicros) {
+    throw InvalidArgument("max_borrow_us must not be negative nor above 2^53, got " +
+                          std::to_string(options.max_borrow));
+  }
   for (const double weight : weights) add_model(weight);
   last_ = shares_.empty() ? 0 : shares_.size() - 1;
 }
@@ -46,6 +50,18 @@ void ModelArbiter::set_backlogged(ModelId model, bool backlogged) {
   --num_backlogged_;
   share.deficit = std::min(share.deficit, 0.0);
   if (turn_ == index(model)) turn_.reset();
+}
+
+std::optional<std::size_t> ModelArbiter::borrower() const {
+  const auto least = -static_cast<double>(options_.max_borrow);
+  std::optional<std::size_t> found;
+  for (std::size_t i = 0; i < shares_.size(); ++i) {
+    const Share& share = shares_[i];
+    if (!share.backlogged || !share.pressed || share.deficit <= least) continue;
+    if (i == turn_) return std::nullopt;
+    if (!found || share.deficit / share.weight > shares_[*found].deficit / shares_[*found].weight) found = i;
+  }
+  return found;
 }
 
 void ModelArbiter::start_turn(std::size_t model) {
@@ -74,11 +90,8 @@ void ModelArbiter::skip_fruitless_rounds() {
 
 std::optional<ModelId> ModelArbiter::next() {
   if (num_backlogged_ == 0) return std::nullopt;
-  if (turn_) {
-    const bool resident = residency_ > 0 && residency_ < options_.min_residency;
-    if (shares_[*turn_].deficit > 0.0 || resident) return ModelId{static_cast<std::int32_t>(*turn_)};
-    turn_.reset();
-  }
+  const bool resident = turn_ && residency_ > 0 && residency_ < options_.min_residency;
+  if (turn_ && shares_[*turn_].deficit <= 0.0 && !resident) turn_.reset();
   for (std::size_t tried = 0; !turn_; ++tried) {
     if (tried > 0 && tried % num_backlogged_ == 0) skip_fruitless_rounds();
     AIRI_CHECK(tried <= 4 * shares_.size()) << "no model's deficit turns positive";
@@ -88,7 +101,9 @@ std::optional<ModelId> ModelArbiter::next() {
     } while (!shares_[candidate].backlogged);
     start_turn(candidate);
   }
-  return ModelId{static_cast<std::int32_t>(*turn_)};
+  std::size_t next = *turn_;
+  if (options_.max_borrow > 0 && !resident) next = borrower().value_or(next);
+  return ModelId{static_cast<std::int32_t>(next)};
 }
 
 void ModelArbiter::charge(ModelId model, Micros device_time) {

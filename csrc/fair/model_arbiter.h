@@ -15,7 +15,8 @@ namespace airi {
 // Each turn adds quantum * weight to a model's deficit; it keeps the device while the deficit is
 // positive and is charged after the fact what its batches took, so a deficit may go negative. While
 // two models are backlogged, their times per weight differ by at most
-// 2 * (quantum + longest batch / smaller weight).
+// 2 * (quantum + longest batch / smaller weight). A pressed model may run before its turn, on credit that its
+// later turns pay back; then the bound grows by 2 * max_borrow / smaller weight.
 //
 // Thread safety: none.
 // Invariant: an idle model's deficit is not positive; the model on turn is backlogged or none is.
@@ -25,10 +26,12 @@ class ModelArbiter {
     Micros quantum = 10'000;
     // Once chosen, a backlogged model keeps the device for at least this much device time.
     Micros min_residency = 0;
+    // A pressed model may owe up to this, and a batch more. 0: none runs before its turn.
+    Micros max_borrow = 0;
   };
 
-  // Throws InvalidArgument unless 0 < quantum <= kMaxMicros, 0 <= min_residency <= kMaxMicros and every
-  // weight lies in [1/1024, 1024].
+  // Throws InvalidArgument unless 0 < quantum <= kMaxMicros, 0 <= min_residency, max_borrow <= kMaxMicros
+  // and every weight lies in [1/1024, 1024].
   ModelArbiter(const Options& options, const std::vector<double>& weights);
 
   // One more model, idle. Throws InvalidArgument for a weight out of bounds.
@@ -36,6 +39,9 @@ class ModelArbiter {
 
   // An idle model yields at once and keeps no credit; a debt stays.
   void set_backlogged(ModelId model, bool backlogged);
+
+  // A pressed model breaks a promise if it waits for its turn.
+  void set_pressed(ModelId model, bool pressed) { shares_.at(index(model)).pressed = pressed; }
 
   // The model to run next, or nothing where none is backlogged. Repeated calls without
   // charge() return the same model. O(number of models).
@@ -51,8 +57,11 @@ class ModelArbiter {
     double weight = 1.0;
     double deficit = 0.0;  // device microseconds still due
     bool backlogged = false;
+    bool pressed = false;
   };
 
+  // The model that runs before the turn of another: of those that may, the one that is owed most, per weight.
+  [[nodiscard]] std::optional<std::size_t> borrower() const;
   void start_turn(std::size_t model);
   void skip_fruitless_rounds();
 

@@ -97,6 +97,13 @@ class ModelScheduler final : public SlabHolder {
   // waits for what a step in flight brings. `start` is when the device is expected to begin the step.
   void plan(TimePoint now, TimePoint start, StepWriter& out);
 
+  // True iff a running request gets its next token in time from a step that begins at `start`, and not from
+  // one that begins `wait` later.
+  [[nodiscard]] bool is_pressed(TimePoint start, Micros wait) {
+    slo_.begin_step(start);
+    return slo_.is_active() && slo_.is_pressed(running_, wait);
+  }
+
   // Applies what the oldest planned step brought: `tokens` is ragged by `counts`. Appends what finished;
   // such requests belong to nobody afterwards. REQUIRES: counts and status are valid per row.
   void commit(std::span<const PlannedRow> rows, std::span<const std::int32_t> tokens,

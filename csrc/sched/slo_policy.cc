@@ -113,6 +113,31 @@ void SloPolicy::grant(const RunningSet& running, const Request* waiting) noexcep
   }
 }
 
+// What cannot be in time any more presses no longer: there is nothing to borrow for.
+bool SloPolicy::is_pressed(const RunningSet& running, Micros wait) const noexcept {
+  StepWork work;
+  for (const Request* r : running.decodes()) {
+    if (!r->is_planned_out()) work.add_decode(r->num_computed + 1);
+  }
+  const auto would_miss = [&](std::optional<TimePoint> due, double micros) {
+    if (!due) return false;
+    const double left = static_cast<double>(*due - start_) - micros;
+    return left >= 0 && left < static_cast<double>(wait);
+  };
+  const double decodes = step_time_.estimate(work);
+  const bool presses = std::ranges::any_of(running.decodes(), [&](const Request* r) {
+    return !r->is_planned_out() && would_miss(next_due(*r), decodes);
+  });
+  if (presses) return true;
+  return std::ranges::any_of(running.prefills(), [&](const Request* r) {
+    const PrefillLoad load = load_of(*r);
+    if (!load.due || load.remaining < 1 || load.remaining > options_.max_batch_tokens) return false;
+    StepWork with = work;
+    with.add_chunk(load.context, load.remaining);
+    return would_miss(load.due, step_time_.estimate(with));
+  });
+}
+
 void SloPolicy::regrant(const RunningSet& running) noexcept {
   if (!is_active()) return;
   prefills_.clear();

@@ -60,6 +60,9 @@ class SloPolicy {
   [[nodiscard]] bool rests(const Request& decode) const noexcept {
     return grant_.resting_from && decode.band >= *grant_.resting_from;
   }
+  // True iff a running request gets its next token in time from this step, and not from one that begins
+  // `wait` later. O(running).
+  [[nodiscard]] bool is_pressed(const RunningSet& running, Micros wait) const noexcept;
   // Decides anew after more was admitted, so that each of these still gets a token. O(prefills).
   void regrant(const RunningSet& running) noexcept;
   // True iff one more prompt may be started beside `work`.

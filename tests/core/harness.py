@@ -123,6 +123,7 @@ class Config:
     max_preemptions: int = 3
     quantum_us: int = 10_000
     min_residency_us: int = 0
+    max_borrow_us: int = 0
     fairness_gap_tokens: int | None = None
     steps_ahead: int = 0
     decision_records: int = 0
@@ -182,6 +183,7 @@ class Executor:
                 max_preemptions=c.max_preemptions,
                 quantum_us=c.quantum_us,
                 min_residency_us=c.min_residency_us,
+                max_borrow_us=c.max_borrow_us,
                 fairness_gap_tokens=c.fairness_gap_tokens,
                 steps_ahead=c.steps_ahead,
                 decision_records=c.decision_records,

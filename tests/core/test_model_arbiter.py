@@ -1,4 +1,4 @@
-"""L1, L2: device time between models."""
+"""L1, L2, L4: device time between models."""
 
 from __future__ import annotations
 
@@ -11,28 +11,37 @@ from hypothesis import strategies as st
 
 from airi._core import parts
 
+from .harness import Config, Executor, ModelSpec
+
 weights_lists = st.lists(st.floats(0.1, 10.0), min_size=2, max_size=4)
 
 
 @given(
-    weights_lists, st.integers(1, 5_000), st.integers(0, 2_000), st.integers(1, 30_000), st.integers(0, 2**32)
+    weights_lists,
+    st.integers(1, 5_000),
+    st.integers(0, 2_000),
+    st.sampled_from([0, 0, 1, 700, 20_000]),
+    st.integers(1, 30_000),
+    st.integers(0, 2**32),
 )
 def test_backlogged_models_share_device_time_by_weight(
-    weights: list[float], quantum: int, residency: int, longest: int, seed: int
+    weights: list[float], quantum: int, residency: int, borrow: int, longest: int, seed: int
 ) -> None:
-    """L1 over every interval in which both are backlogged; a residency lengthens the longest turn."""
+    """L1 over every interval in which both are backlogged; a residency lengthens the longest turn, as a loan does."""
     rng = random.Random(seed)
-    arbiter = parts.ModelArbiter(weights, quantum, residency)
+    arbiter = parts.ModelArbiter(weights, quantum, residency, borrow)
     used = [0.0] * len(weights)
     gaps: dict[tuple[int, int], list[float]] = {}
     backlogged = [False] * len(weights)
-    bound = {w: 2 * (quantum + (longest + residency) / w) for w in weights}
+    bound = {w: 2 * (quantum + (longest + residency + borrow) / w) for w in weights}
     for step in range(200):
         for model in range(len(weights)):
             if step == 0 or rng.random() < 0.02:
                 backlogged[model] = not backlogged[model]
                 arbiter.set_backlogged(model, backlogged=backlogged[model])
                 gaps = {pair: range_ for pair, range_ in gaps.items() if model not in pair}
+        for model in range(len(weights)):
+            arbiter.set_pressed(model, pressed=rng.random() < 0.3)
         chosen = arbiter.next()
         assert (chosen is None) == (not any(backlogged)), "L2: only an idle device has no next model"
         if chosen is None:
@@ -49,6 +58,45 @@ def test_backlogged_models_share_device_time_by_weight(
             gaps[a, b] = [min(low, gap), max(high, gap)]
             allowed = bound[min(weights[a], weights[b])]
             assert gaps[a, b][1] - gaps[a, b][0] <= allowed * (1 + 1e-9) + 1e-6
+
+
+def pressed_run(borrow: int, steps: int = 400) -> tuple[list[int], float]:
+    """Who ran, where model 1 is pressed all the time; and the largest debt it had. A batch takes 100."""
+    arbiter = parts.ModelArbiter([1.0, 1.0], 1_000, 0, borrow)
+    for model in (0, 1):
+        arbiter.set_backlogged(model, backlogged=True)
+    arbiter.set_pressed(1, pressed=True)
+    ran, debt = [], 0.0
+    for _ in range(steps):
+        chosen = arbiter.next()
+        assert chosen is not None
+        arbiter.charge(chosen, 100)
+        ran.append(chosen)
+        debt = max(debt, -arbiter.deficit(1))
+    return ran, debt
+
+
+def test_a_pressed_model_runs_before_its_turn_and_pays_back() -> None:
+    """L4: up to the loan and a batch; over time it gets what it would have got."""
+    ran, debt = pressed_run(3_000)
+    assert ran[:30] == [1] * 30, "it borrows at once"
+    assert ran[30] == 0
+    assert 3_000 <= debt <= 3_000 + 100
+    assert abs(ran.count(0) - ran.count(1)) <= 2 * (1_000 + 3_000 + 100) / 100
+    without, _ = pressed_run(0)
+    assert without[:10] == [0] * 10
+
+
+def test_pressed_models_among_themselves_go_by_what_they_are_owed() -> None:
+    arbiter = parts.ModelArbiter([1.0, 2.0, 1.0], 10, 0, 500)
+    for model in range(3):
+        arbiter.set_backlogged(model, backlogged=True)
+        arbiter.charge(model, 100)
+    arbiter.set_pressed(1, pressed=True)
+    arbiter.set_pressed(2, pressed=True)
+    assert arbiter.next() == 1, "it owes 50 per weight, the other 100"
+    arbiter.charge(1, 200)
+    assert arbiter.next() == 2
 
 
 def test_an_idle_model_yields_at_once_and_comes_back_without_credit() -> None:
@@ -90,18 +138,48 @@ def test_a_model_keeps_the_device_for_its_minimum_residency() -> None:
 
 
 @pytest.mark.parametrize(
-    ("weights", "quantum", "residency", "text"),
+    ("weights", "quantum", "residency", "borrow", "text"),
     [
-        ([1.0, 0.0], 10, 0, r"device_weight must lie in \[1/1024, 1024\], got 0"),
-        ([float("nan")], 10, 0, "device_weight must lie in"),
-        ([float("inf")], 10, 0, "device_weight must lie in"),
-        ([1e-4], 10, 0, "device_weight must lie in"),
-        ([1.0], 0, 0, r"quantum_us must be positive and at most 2\^53, got 0"),
-        ([1.0], 10, -1, r"min_residency_us must not be negative nor above 2\^53, got -1"),
+        ([1.0, 0.0], 10, 0, 0, r"device_weight must lie in \[1/1024, 1024\], got 0"),
+        ([float("nan")], 10, 0, 0, "device_weight must lie in"),
+        ([float("inf")], 10, 0, 0, "device_weight must lie in"),
+        ([1e-4], 10, 0, 0, "device_weight must lie in"),
+        ([1.0], 0, 0, 0, r"quantum_us must be positive and at most 2\^53, got 0"),
+        ([1.0], 10, 0, -1, r"max_borrow_us must not be negative nor above 2\^53, got -1"),
+        ([1.0], 10, -1, 0, r"min_residency_us must not be negative nor above 2\^53, got -1"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(
-    weights: list[float], quantum: int, residency: int, text: str
+    weights: list[float], quantum: int, residency: int, borrow: int, text: str
 ) -> None:
     with pytest.raises(ValueError, match=text):
-        parts.ModelArbiter(weights, quantum, residency)
+        parts.ModelArbiter(weights, quantum, residency, borrow)
+
+
+def late_tokens(max_borrow_us: int) -> tuple[int, int]:
+    """Late and timely next tokens of a chat model beside one that always has prompts to compute.
+
+    Its decodes take 300 microseconds of the 5,000 promised; each step of the other takes 4,000, and turns are long.
+    """
+    chat = ModelSpec(max_num_seqs=3, max_batch_tokens=64, targets=((None, 5_000),))
+    batch = ModelSpec(blocks=400, max_num_seqs=4, max_batch_tokens=64)
+    executor = Executor([chat, batch], Config(quantum_us=20_000, max_borrow_us=max_borrow_us))
+    for i in range(200):
+        executor.accepted([1 + i % 7] * 50, model=1, max_new=2)
+    chats = [executor.accepted([5] * 4, model=0, max_new=50) for _ in range(12)]
+    while not executor.finished.keys() >= set(chats):
+        step = executor.plan()
+        assert step is not None
+        executor.commit(step, device_us=300 if step.info.model == 0 else 4_000)
+        executor.runtime.check_invariants()
+    stats = executor.runtime.stats()[0]
+    return stats.next_tokens_late, stats.next_tokens_on_time
+
+
+def test_a_model_that_would_be_late_runs_before_its_turn() -> None:
+    """L4 in the runtime: turns of 20 milliseconds make streams with a promise of 5 late, unless they borrow."""
+    late, timely = late_tokens(0)
+    assert late > 0
+    borrowed_late, borrowed_timely = late_tokens(50_000)
+    assert borrowed_late < late / 4
+    assert borrowed_late + borrowed_timely == late + timely

@@ -45,6 +45,7 @@ def random_config(rng: random.Random) -> Config:
         max_preemptions=rng.randint(0, 3),
         fairness_gap_tokens=rng.choice([None, None, 20]),
         quantum_us=rng.choice([1, 500]),
+        max_borrow_us=rng.choice([0, 400]),
         locality_quantum_tokens=rng.choice([None, 1, 40]),
         dedupe_steps=rng.choice([0, 1, 6]),
     )

@@ -74,6 +74,7 @@ RuntimeConfig draw_config(Bytes& bytes) {
   if (bytes.below(3) != 0) config.kv_event_records = std::int64_t{1} << (2 + bytes.below(10));
   config.quantum_us = 1 + bytes.below(250);
   config.min_residency_us = bytes.below(100);
+  config.max_borrow_us = bytes.below(3) == 0 ? bytes.below(250) : 0;
   config.slab_hysteresis_us = Micros{4} * bytes.below(200);
   config.tiers = draw_tiers(bytes);
   return config;

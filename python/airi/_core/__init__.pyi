@@ -190,6 +190,7 @@ class RuntimeConfig(metaclass=_PybindType):
         max_preemptions: int = 3,
         quantum_us: int = 10000,
         min_residency_us: int = 0,
+        max_borrow_us: int = 0,
         fairness_gap_tokens: int | None = None,
         host_bytes: int = 0,
         disk_bytes: int = 0,

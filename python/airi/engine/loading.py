@@ -50,6 +50,9 @@ NUM_BANDS = 2 * MAX_PRIORITY + 1
 _MOST_DELTAS = 1 << 18
 """3 MiB per buffer set."""
 
+_MAX_BORROW_US = 100_000
+"""What a model whose tokens would else be late may owe the others: ten turns."""
+
 EngineProgress = Callable[[str, str, float, float], None]
 """Called with (model name, stage, done, total)."""
 
@@ -370,6 +373,7 @@ def _runtime(
         hash_key=secrets.token_bytes(16),
         max_queued=options.max_queued,
         num_bands=NUM_BANDS,
+        max_borrow_us=_MAX_BORROW_US,
         aging_us=None if options.aging_s is None else int(options.aging_s * 1e6),
         steps_ahead=int(options.async_scheduling),
         fairness_gap_tokens=options.fairness_gap_tokens,
