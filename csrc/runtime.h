@@ -91,10 +91,10 @@ class Runtime {
   void set_tenant(TenantId tenant, double weight);
 
   // Keeps, from the next step() on, `blocks` of a model's KV memory for a tenant: blocks that its requests
-  // took, in use or CACHED, are lost to others only beyond that. 0: none. What has been taken before a
-  // tenant's first quota does not count. Requests that cannot fit beside the quotas of others are refused, or
-  // ended. Throws InvalidArgument for an unknown model, a negative number, or more than 64 tenants of a
-  // model.
+  // took, in use or CACHED, are lost to others only beyond that. 0: none, and what it has is nobody's. What
+  // was taken before a quota does not count. Requests that cannot fit beside the quotas of others are
+  // refused, or ended. Throws InvalidArgument for an unknown model, a negative number, or more than 64
+  // tenants of a model.
   void set_kv_quota(TenantId tenant, ModelId model, std::int32_t blocks);
 
   // Blocks that requests of a model can count on: all it has or, where slabs move, its guarantee. Throws

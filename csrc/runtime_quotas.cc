@@ -31,6 +31,11 @@ void Runtime::take_quotas() {
     model.room.kept += quota.blocks - known;
     model.room.has_shrunk = model.room.has_shrunk || quota.blocks > known;
     known = quota.blocks;
+    if (quota.blocks > 0) continue;
+    model.room.quotas.erase(quota.tenant);
+    for (const auto& [id, request] : requests_) {
+      if (request->model == quota.model && request->tenant == quota.tenant) request->quota_group = kNoQuota;
+    }
   }
 }
 

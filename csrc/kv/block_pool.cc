@@ -178,6 +178,14 @@ bool BlockPool::try_take_for(QuotaGroup group, std::int32_t outstanding, std::sp
   return true;
 }
 
+void BlockPool::end_quota(TenantId tenant) {
+  const QuotaGroup group = quotas_.counts().group_of(tenant);
+  if (group == kNoQuota) return;
+  if (tiers_ != nullptr) tiers_->disown(group);
+  cached_.begin_release();
+  for (const BlockId block : quotas_.dismiss(group)) cache(block);
+}
+
 void BlockPool::cache(BlockId block) noexcept {
   if (quotas_.owner(raw(block)) != kNoQuota) {
     quotas_.cache(raw(block));

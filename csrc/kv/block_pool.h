@@ -143,6 +143,8 @@ class BlockPool {
 
   [[nodiscard]] const KvQuotas& quotas() const noexcept { return quotas_; }
   [[nodiscard]] KvQuotas& quotas() noexcept { return quotas_; }
+  // Ends a tenant's quota, if it has one: its blocks are nobody's, CACHED ones as if released just now.
+  void end_quota(TenantId tenant);
 
   // Adds a reference. REQUIRES: the block is ACTIVE or CACHED.
   void hold(BlockId block);

@@ -8,14 +8,28 @@ namespace airi {
 
 QuotaGroup QuotaCounts::group_of(TenantId tenant) const noexcept {
   for (std::size_t i = 1; i < size_; ++i) {
-    if (groups_[i].tenant == tenant) return static_cast<QuotaGroup>(i);
+    if (groups_[i].is_used && groups_[i].tenant == tenant) return static_cast<QuotaGroup>(i);
   }
   return kNoQuota;
 }
 
+bool QuotaCounts::is_full() const noexcept {
+  return std::ranges::all_of(groups_.begin() + 1, groups_.end(), &Group::is_used);
+}
+
 QuotaGroup QuotaCounts::add(TenantId tenant) noexcept {
-  groups_[size_].tenant = tenant;
-  return static_cast<QuotaGroup>(size_++);
+  const auto place = std::ranges::find(groups_.begin() + 1, groups_.end(), false, &Group::is_used);
+  place->tenant = tenant;
+  place->is_used = true;
+  const auto at = static_cast<std::size_t>(place - groups_.begin());
+  size_ = std::max(size_, at + 1);
+  return static_cast<QuotaGroup>(at);
+}
+
+void QuotaCounts::remove(QuotaGroup group) noexcept {
+  groups_[at(kNoQuota)].promised += groups_[at(group)].promised;
+  groups_[at(group)] = {};
+  while (size_ > 1 && !groups_[size_ - 1].is_used) --size_;
 }
 
 std::int32_t QuotaCounts::num_evictable(QuotaGroup group) const noexcept {
@@ -64,13 +78,25 @@ void KvQuotas::set(TenantId tenant, std::int32_t blocks) {
   if (!enabled()) begin();
   QuotaGroup group = counts_.group_of(tenant);
   if (group == kNoQuota) {
-    AIRI_CHECK(counts_.size() <= QuotaCounts::kMaxTenants) << "too many tenants with quotas";
+    AIRI_CHECK(!counts_.is_full()) << "too many tenants with quotas";
     group = counts_.add(tenant);
   }
   QuotaCounts::Group& own = counts_[group];
   own.wanted = blocks;
   own.quota = std::min(own.quota, blocks);
   is_settled_ = false;
+}
+
+std::vector<BlockId> KvQuotas::dismiss(QuotaGroup group) {
+  std::vector<BlockId> cached;
+  while (oldest(group) != end_of(group)) {
+    cached.push_back(BlockId{oldest(group)});
+    uncache(oldest(group));
+  }
+  std::ranges::replace(owners_, group, kNoQuota);
+  counts_.remove(group);
+  is_settled_ = false;
+  return cached;
 }
 
 // A quota that rises turns evictable blocks into protected ones; what others were promised limits how many.

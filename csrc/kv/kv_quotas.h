@@ -23,6 +23,7 @@ class QuotaCounts {
   static constexpr std::size_t kMaxTenants = 64;
   struct Group {
     TenantId tenant{};
+    bool is_used = false;
     std::int32_t wanted = 0;
     std::int32_t quota = 0;  // at most `wanted`
     std::int32_t owned = 0;  // in use or CACHED
@@ -34,8 +35,11 @@ class QuotaCounts {
   [[nodiscard]] Group& operator[](QuotaGroup group) noexcept { return groups_[at(group)]; }
   [[nodiscard]] const Group& operator[](QuotaGroup group) const noexcept { return groups_[at(group)]; }
   [[nodiscard]] QuotaGroup group_of(TenantId tenant) const noexcept;
-  // REQUIRES: size() <= kMaxTenants.
+  [[nodiscard]] bool is_full() const noexcept;
+  // REQUIRES: !is_full().
   QuotaGroup add(TenantId tenant) noexcept;
+  // What the group was promised is nobody's in particular from now on.
+  void remove(QuotaGroup group) noexcept;
 
   // CACHED blocks of the group that anybody may evict: what it owns beyond its quota.
   [[nodiscard]] std::int32_t num_evictable(QuotaGroup group) const noexcept;
@@ -74,6 +78,9 @@ class KvQuotas {
   // Wants `blocks` to be the tenant's quota; a lower one holds at once, a higher one as far as settle()
   // finds blocks that nobody was promised. REQUIRES: QuotaCounts::kMaxTenants are not exceeded.
   void set(TenantId tenant, std::int32_t blocks);
+  // Ends a quota: the group's blocks belong to no tenant from now on. Returns the CACHED ones, oldest first.
+  // O(capacity).
+  [[nodiscard]] std::vector<BlockId> dismiss(QuotaGroup group);
   [[nodiscard]] bool is_settled() const noexcept { return is_settled_; }
   // `available` blocks are FREE or CACHED, `outstanding` promised in all.
   void settle(std::int32_t available, std::int32_t outstanding) noexcept;

@@ -97,6 +97,15 @@ void TierCache::close() {
   quotas_ = nullptr;
 }
 
+void TierCache::disown(QuotaGroup group) noexcept {
+  for (Copies& own : copies_) {
+    if (own.owner == group) own.owner = kNoQuota;
+  }
+  for (Counts* const counts : {&in_host_, &on_disk_}) {
+    (*counts)[index(kNoQuota)] += std::exchange((*counts)[index(group)], 0);
+  }
+}
+
 // The entry whose copy goes for one of `entry`. A copy that is kept for another tenant comes to stand with
 // the newest, so that it is looked at once in a round.
 std::optional<EntryId> TierCache::choose_victim(TierSlots& slots, const Counts& owned, EntryId entry) {

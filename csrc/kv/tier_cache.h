@@ -111,6 +111,8 @@ class TierCache {
   // A copy belongs to the tenant whose block was stored, and `quotas` tell which that is and how many copies
   // it keeps in each tier whatever others store. They must live until close().
   void protect(const KvQuotas& quotas) noexcept { quotas_ = &quotas; }
+  // The group's copies are nobody's from now on. O(entries).
+  void disown(QuotaGroup group) noexcept;
   // True iff the tier has a copy of the entry that can be read.
   [[nodiscard]] bool is_readable(EntryId entry, KvTier tier) const noexcept {
     const auto& slot = tier == KvTier::kHost ? copies(entry).host : copies(entry).disk;

@@ -88,7 +88,14 @@ class BlockTables {
   }
 
   // Wants the tenant to keep `blocks` of the cache, in use or not, whatever others need.
-  void set_quota(TenantId tenant, std::int32_t blocks) { pool_.quotas().set(tenant, blocks); }
+  // 0 ends it; then no running request may name its group any more.
+  void set_quota(TenantId tenant, std::int32_t blocks) {
+    if (blocks == 0) {
+      pool_.end_quota(tenant);
+    } else {
+      pool_.quotas().set(tenant, blocks);
+    }
+  }
   // Lets quotas that were raised rise as far as promises allow.
   void settle_quotas() noexcept {
     if (pool_.quotas().is_settled()) return;

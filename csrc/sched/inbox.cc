@@ -49,7 +49,9 @@ void Inbox::set_quota(const Quota& quota) {
   const auto of_model = std::ranges::count(quotas_, quota.model, &Quota::model);
   const auto known = std::ranges::find_if(
       quotas_, [&](const Quota& q) { return q.model == quota.model && q.tenant == quota.tenant; });
-  if (known != quotas_.end()) {
+  if (quota.blocks == 0) {
+    if (known != quotas_.end()) quotas_.erase(known);
+  } else if (known != quotas_.end()) {
     known->blocks = quota.blocks;
   } else if (of_model < static_cast<std::ptrdiff_t>(QuotaCounts::kMaxTenants)) {
     quotas_.push_back(quota);

@@ -273,6 +273,27 @@ def test_what_passes_from_one_tenants_quota_to_anothers_ends_what_it_had_room_fo
     assert ex.finished[again] == FinishReason.LENGTH
 
 
+def test_a_quota_that_ends_leaves_its_place_to_another_tenant() -> None:
+    """Also while its requests run; what it had is then anybody's."""
+    ex = Executor([spec(blocks=100, admission=Admission.MAX_UTIL)])
+    for turn in range(5):
+        for tenant in range(100 * turn, 100 * turn + 64):
+            ex.runtime.set_kv_quota(tenant, 0, 1 if tenant % 100 else 8)
+        kept = ex.accepted([1 + turn] * 25, tenant=100 * turn, max_new=2)
+        ex.run()
+        running = ex.accepted([50 + turn] * 20, tenant=100 * turn, max_new=8)
+        ex.step()
+        for tenant in range(100 * turn, 100 * turn + 64):
+            ex.runtime.set_kv_quota(tenant, 0, 0)
+        ex.step()
+        ex.runtime.check_invariants()
+        large = ex.accepted([90 + turn] * 60, tenant=1000, max_new=4)
+        while ex.runtime.has_work():
+            ex.step()
+            ex.runtime.check_invariants()
+        assert {ex.finished[r] for r in (kept, running, large)} == {FinishReason.LENGTH}
+
+
 def test_quotas_of_no_blocks_change_no_plan() -> None:
     for seed in range(6):
         plain = random_run(seed, quotas=False)
@@ -309,4 +330,6 @@ def test_a_quota_that_cannot_be_is_refused() -> None:
         runtime.set_kv_quota(tenant, 0, 1)
     with pytest.raises(ValueError, match="at most 64 tenants of a model can have a quota"):
         runtime.set_kv_quota(64, 0, 1)
+    runtime.set_kv_quota(7, 0, 0)
+    runtime.set_kv_quota(64, 0, 1)
     assert isinstance(runtime, _core.Runtime)

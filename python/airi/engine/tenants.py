@@ -53,6 +53,8 @@ class Tenants:
                 self._quotas[tenant] = kv_quota
                 for model in self._models:
                     self._tell(tenant, model)
+                if kv_quota == 0:
+                    del self._quotas[tenant]
 
     def share_out(self, models: Iterable[HostedModel]) -> None:
         """Keeps the quotas in these models, and no others: some came or went, and all can count on other amounts."""
@@ -81,7 +83,7 @@ class Tenants:
                 f"{name} is {kv_quota:g}; all together must be at most 1, and other tenants have {kept:g}",
                 field="kv_quota",
             )
-        if len(others) >= _MOST_WITH_QUOTAS:
+        if kv_quota > 0 and len(others) >= _MOST_WITH_QUOTAS:
             raise ConfigError(
                 f"{name}: at most {_MOST_WITH_QUOTAS} tenants of a model can have a quota", field="kv_quota"
             )
