@@ -182,6 +182,8 @@ def test_step_times_come_from_a_file(airi: Airi, mooncake: Path, tmp_path: Path)
         ),
         (("--trace", "{t}", "--set", "x"), "set is 'x'; give NAME=JSON"),
         (("--trace", "{t}", "--set", "no_such=1"), "the scheduler has no setting 'no_such'"),
+        (("--trace", "{t}", "--set", "len=1"), "the scheduler has no setting 'len'"),
+        (("--trace", "{t}", "--set", "=1"), "set is '=1'; give NAME=JSON"),
         (("--trace", "{t}", "--set", "bypass_tokens=-1"), "bypass_tokens must be"),
         (("--trace", "{t}", "--set", "min_slabs=1"), "takes no setting min_slabs: a replica has one"),
         (("--trace", "{t}", "--set", "num_slabs=1"), "takes no setting num_slabs: a replica has one"),

@@ -110,6 +110,15 @@ def test_a_lone_request_waits_for_its_copies_and_for_nothing_else() -> None:
     assert (loaded["first_token_us"] - loaded["arrival_us"] == blocks + 100 + computed).all()
 
 
+def test_the_prefix_router_knows_what_tiers_hold() -> None:
+    # 11 prompts of 17 blocks on two replicas of 40: what a device holds is forgotten, what its host holds is not.
+    turns = in_turns(11, 10)
+    found = rows_of(turns, kv_blocks=40, host_kv_blocks=400, replicas=2, router="prefix", **COPIES)
+    seen = found["replica"].reshape(10, 11)
+    assert (seen == seen[0]).all()
+    assert set(seen[0].tolist()) == {0, 1}
+
+
 def test_copies_of_one_kind_run_one_after_the_other() -> None:
     # Two prompts at once: the second one's blocks come after those of the first.
     turns = in_turns(10, 30)

@@ -298,6 +298,7 @@ def _step_time(given: str) -> StepTime | str:
 def _settings(given: list[str]) -> tuple[dict[str, object], dict[str, object]]:
     """Settings of the core's RuntimeConfig and ModelConfig from NAME=JSON."""
     import inspect
+    import re
 
     from airi import _core
 
@@ -310,10 +311,10 @@ def _settings(given: list[str]) -> tuple[dict[str, object], dict[str, object]]:
         except ValueError:
             parsed = None
             separator = ""
-        if not separator:
+        if not separator or not name:
             raise ConfigError(f"set is {text!r}; give NAME=JSON, such as aging_us=null", field="set")
         for config, settings in ((_core.ModelConfig, model), (_core.RuntimeConfig, runtime)):
-            if f"{name}:" in (inspect.getdoc(config.__init__) or ""):
+            if re.search(rf"\b{re.escape(name)}:", inspect.getdoc(config.__init__) or ""):
                 settings[name] = parsed
                 break
         else:

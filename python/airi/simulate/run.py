@@ -56,8 +56,10 @@ class Simulation:
                 threads=options.threads or min(usable_cores(), 256),
                 **targets,
             )
-        except (ValueError, MemoryError) as error:
-            raise ConfigError(str(error) or "there is not enough memory for the replicas") from None
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        except MemoryError:
+            raise ConfigError("there is not enough memory for the replicas") from None
         for tenant, weight in options.tenant_weights.items():
             self._core.set_tenant(tenant, weight)
 
