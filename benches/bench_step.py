@@ -37,9 +37,11 @@ TARGET_DEPTH = 3.0
 BATCH_TOKENS = 8192
 BLOCK = 16
 MANY_TENANTS = 100_000
-DEDUPE_STEPS = 128
 PREFIX_STEPS = 200
 TOKEN = np.full(RUNNING, 7, np.int32)
+SLAB_BLOCKS = 256
+QUOTAS = 8
+"""So many tenants keep a hundredth of the memory each."""
 
 
 @dataclass(slots=True)
@@ -70,8 +72,11 @@ class Churn:
         steps: int,
         records: int | None = None,
         one_prefix: bool = False,
+        host_tier: bool = False,
     ) -> None:
         """`records`: how many decisions and KV events are kept; None leaves that to the policy.
+
+        With `host_tier` a step stores as many of the blocks that will be needed for others as it has places for, 64.
 
         With `one_prefix` all prompts begin alike, as of an engine that has just been started: the first measured step
         is the one after that in which all requests came.
@@ -80,23 +85,24 @@ class Churn:
         policy = every_policy()
         if records is not None:
             policy.runtime.update(decision_records=records, kv_event_records=records)
-        if one_prefix:
-            policy.runtime.update(dedupe_steps=DEDUPE_STEPS)
         model = _core.ModelConfig(
             block_size=BLOCK,
             bytes_per_block=_core.GRANULE_BYTES,
             max_model_len=PROMPT + OUTPUT[1],
             max_num_seqs=RUNNING,
             max_batch_tokens=BATCH_TOKENS,
+            min_slabs=1,
             **policy.model_settings,
         )
-        slab = 256 * _core.GRANULE_BYTES
+        slab = SLAB_BLOCKS * _core.GRANULE_BYTES
         blocks = 2 * RUNNING * (PROMPT + OUTPUT[1]) // BLOCK
+        slabs = -(-blocks // SLAB_BLOCKS)
         config = _core.RuntimeConfig(
-            arena_bytes=-(-blocks // 256) * slab,
+            arena_bytes=slabs * slab,
             slab_bytes=slab,
             hash_key=bytes(16),
             max_queued=waiting + RUNNING,
+            host_bytes=slabs * slab if host_tier else 0,
             **policy.runtime,
         )
         self._buffers = [make_buffers(RUNNING, BATCH_TOKENS, model) for _ in range(3)]
@@ -105,6 +111,8 @@ class Churn:
         if one_prefix:
             self._heads[:] = self._heads[0]
         self._tails = self._draw.integers(1, 30000, (4096, PROMPT - SHARED), dtype=np.int32)
+        for tenant in range(QUOTAS):
+            self._runtime.set_kv_quota(tenant, 0, blocks // 100)
         self._sent = 0
         self._now = 0
         self._times = Times()
@@ -153,6 +161,7 @@ class Churn:
             if info is None:
                 raise SystemExit("the runtime has nothing to do")
             self._rows.append(info.num_rows)
+            self._copy(info)
             if self._in_flight is not None:
                 more_cpu, more_wall = self._commit(self._in_flight)
                 self._times.cpu.append((cpu + more_cpu) / 1000)
@@ -160,6 +169,15 @@ class Churn:
             self._in_flight = info
             for _ in range(len(self._runtime.drain_events())):
                 self._submit()
+
+    def _copy(self, info: _core.StepInfo) -> None:
+        """Says of every transfer of a step that it has ended."""
+        ops = self._buffers[info.buffer].ops[: info.num_ops]
+        ids = ops[ops[:, 1] >= 0, 1].copy()
+        if len(ids):
+            self._runtime.complete_transfers(
+                ids, np.ones(len(ids), np.bool_), np.full(len(ids), 100, np.int64)
+            )
 
     def _commit(self, info: _core.StepInfo) -> tuple[int, int]:
         """Nanoseconds of the thread and of the clock."""
@@ -269,18 +287,17 @@ def main() -> None:
     add_peer_flag(parser, "vllm")
     options = parser.parse_args()
     memory = memory_row(MANY_TENANTS)  # first: later, memory that others have freed would hide it
-    variants = {
+    variants: dict[str, dict[str, Any]] = {
         "airi, 16 tenants, 1,024 waiting": {"tenants": 16, "waiting": 1024},
         "airi, 10,000 tenants, 10,000 waiting": {"tenants": 10_000, "waiting": 10_000},
+        "airi, 16 tenants, 1,024 waiting, host tier": {"tenants": 16, "waiting": 1024, "host_tier": True},
     }
     turns: dict[str, list[dict[str, float]]] = {name: [] for name in variants}
     theirs: list[dict[str, float]] = []
     for turn in range(options.turns):
         print(f"turn {turn + 1} of {options.turns}", file=sys.stderr)
         for name, load in variants.items():
-            turns[name].append(
-                Churn(tenants=load["tenants"], waiting=load["waiting"], steps=options.steps).times.summary()
-            )
+            turns[name].append(Churn(**load, steps=options.steps).times.summary())
         if options.vllm_python:
             answer = run_contestant(options.vllm_python, "vllm_step", ["--steps", str(options.peer_steps)])
             peer = answer.pop("peer")

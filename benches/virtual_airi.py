@@ -59,6 +59,7 @@ def every_policy() -> Policy:
             "bypass_tokens": 4096,
             "fairness_gap_tokens": 16_384,
             "locality_quantum_tokens": 16_384,
+            "dedupe_steps": 128,
             "steps_ahead": 1,
             "decision_records": 1 << 14,
             "kv_event_records": 1 << 14,
