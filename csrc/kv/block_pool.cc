@@ -204,7 +204,11 @@ void BlockPool::uncache(BlockId block) noexcept {
 }
 
 void BlockPool::set_free(BlockId block) noexcept {
-  if (quotas_.enabled()) quotas_.set_free(raw(block));
+  if (quotas_.enabled() && returns(block)) {
+    quotas_.set_free(raw(block));
+  } else if (quotas_.enabled()) {
+    quotas_.lose(raw(block));
+  }
   free_.push(raw(block));
 }
 

@@ -124,6 +124,15 @@ void KvQuotas::set_free(std::int32_t block) noexcept {
   owner = kNoQuota;
 }
 
+void KvQuotas::lose(std::int32_t block) noexcept {
+  const QuotaGroup group = owner(block);
+  const std::int32_t evictable = counts_.num_evictable(group);
+  set_free(block);
+  if (group == kNoQuota || counts_.num_evictable(group) == evictable) return;
+  counts_[group].quota = counts_[group].owned - evictable;
+  is_settled_ = false;
+}
+
 void KvQuotas::cache(std::int32_t block) noexcept {
   const QuotaGroup group = owner(block);
   Links& end = links(end_of(group));

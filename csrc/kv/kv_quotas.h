@@ -98,6 +98,10 @@ class KvQuotas {
   }
   void take(std::int32_t block, QuotaGroup group) noexcept;
   void set_free(std::int32_t block) noexcept;
+  // As set_free(), of a block in use that is FREE for nobody: its slab leaves. No more of the group is
+  // protected than before, or others would lose what they were promised: its quota falls until settle()
+  // raises it.
+  void lose(std::int32_t block) noexcept;
   // Of a block that has an owner.
   void cache(std::int32_t block) noexcept;
   void uncache(std::int32_t block) noexcept;

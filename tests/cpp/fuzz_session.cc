@@ -51,15 +51,14 @@ void FuzzSession::run() {
     if (what < 12) submit();
     if (what == 12) cancel();
     if (what == 13) set_weight();
-    if (what == 14) set_quota();
+    if (what == 14 || what == 22) set_quota();
     if (what == 15) change_models();
     if (what == 16 && bytes_.below(3) == 0) add_model();
     if (what == 17) replace_buffers();
-    if (what == 18 && bytes_.below(4) == 0) teach_models();
+    if (what == 18) teach_or_be_rude();
     if (what == 19) report_nonsense();
     if (what == 20) move_clock();
     if (what == 21) read_rings(static_cast<std::size_t>(bytes_.below(40)));
-    if (what == 22) be_rude();
     if (what == 23) device_.run_next(bytes_.below(3), 0);
     if (what == 24) commit();
     if (what >= 25 && what < 28) end_transfers(false);
@@ -143,6 +142,14 @@ void FuzzSession::replace_buffers() {
   setting_.num_sets = static_cast<std::size_t>(setting_.config.steps_ahead + 1 + bytes_.below(2));
   const std::vector<StepArrays> old = std::move(arrays_);
   runtime().replace_buffers(new_buffers());
+}
+
+void FuzzSession::teach_or_be_rude() {
+  if (bytes_.below(4) == 0) {
+    teach_models();
+  } else {
+    be_rude();
+  }
 }
 
 void FuzzSession::teach_models() {

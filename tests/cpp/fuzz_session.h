@@ -32,6 +32,7 @@ class FuzzSession {
   void change_models();
   void add_model();
   void replace_buffers();
+  void teach_or_be_rude();
   void teach_models();
   void be_rude();
 
