@@ -57,6 +57,16 @@ def test_requests_of_a_sleeping_model_are_cancelled_when_it_is_removed(drains: b
     assert (event["request_id"], event["reason"]) == (request, FinishReason.CANCELLED)
 
 
+def test_a_cancel_that_a_refused_model_made_be_read_ends_its_request_there_and_then() -> None:
+    ex = Executor([spec(1, 6)], Config(arena_slabs=12))
+    request = ex.accepted([1, 2, 3])
+    ex.runtime.cancel(request)
+    with pytest.raises(ValueError, match="model 1 wants 12 slabs"):
+        ex.runtime.add_model(spec(12, 12).build())
+    assert [int(e["request_id"]) for e in ex.runtime.drain_events()] == [request]
+    assert not ex.runtime.has_work()
+
+
 def test_a_removal_that_is_refused_changes_nothing() -> None:
     ex = Executor([spec(1, 6)], Config(arena_slabs=12))
     request = ex.accepted([1, 2, 3])
