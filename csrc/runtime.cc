@@ -154,10 +154,16 @@ std::optional<StepInfo> Runtime::plan(ModelId model) {
   writer.clear();
   Hosted& hosted = models_[index(model)];
   hosted.scheduler->plan(now_, expected_start(), writer);
+  const auto is_empty = [&] { return writer.num_rows() == 0 && writer.num_deltas() == 0; };
+  // A request that took itself off for a block that is kept for its own tenant bars itself from the step: with
+  // nothing else in it, it comes back in the next one, which is this.
+  if (is_empty() && in_flight_.empty() && !waits(model)) {
+    hosted.scheduler->plan(now_, expected_start(), writer);
+  }
   // Without rows a step is worth while for what is waited for, or where no slab could be zeroed any more;
   // what is stored or spilled comes along.
   const bool has_ops = !ops_.step().empty() && (waits_for_tiers(model) || ops_.room() <= 0);
-  if (writer.num_rows() == 0 && writer.num_deltas() == 0 && !has_ops) {
+  if (is_empty() && !has_ops) {
     AIRI_CHECK(!in_flight_.empty() || waits(model))
         << "model " << raw(model) << " has work and plans nothing";
     return std::nullopt;

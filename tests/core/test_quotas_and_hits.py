@@ -105,6 +105,19 @@ def test_within_its_quota_a_tenant_loses_no_block_to_others(seed: int) -> None:
     assert ex.runtime.stats()[0].evictions > 100, "everybody else fights for what is left"
 
 
+def test_a_request_from_before_its_tenants_first_quota_comes_back_within_it() -> None:
+    """What is kept for its tenant is not for it: it makes way for itself, and is admitted anew at once."""
+    spec = ModelSpec(blocks=10, block_size=BLOCK, admission=Admission.MAX_UTIL)
+    ex = Executor([spec])
+    early = ex.accepted([1] * 4, max_new=36, tenant=1)
+    ex.step()
+    ex.runtime.set_kv_quota(1, 0, 4)
+    ex.accepted([2] * 4, max_new=1, tenant=1)
+    ex.run()
+    assert ex.finished[early] == FinishReason.LENGTH
+    assert ex.runtime.stats()[0].preemptions == 1
+
+
 class Observed(Elastic):
     """Checks E1 and E6 at every step: who may own what, and how often a slab changes hands."""
 
