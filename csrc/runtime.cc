@@ -155,8 +155,8 @@ std::optional<StepInfo> Runtime::plan(ModelId model) {
   Hosted& hosted = models_[index(model)];
   hosted.scheduler->plan(now_, expected_start(), writer);
   const auto is_empty = [&] { return writer.num_rows() == 0 && writer.num_deltas() == 0; };
-  // A request that took itself off for a block that is kept for its own tenant bars itself from the step: with
-  // nothing else in it, it comes back in the next one, which is this.
+  // A request that took itself off for a block that is kept for its own tenant bars itself from the step:
+  // with nothing else in it, it comes back in the next one, which is this.
   if (is_empty() && in_flight_.empty() && !waits(model)) {
     hosted.scheduler->plan(now_, expected_start(), writer);
   }
