@@ -17,7 +17,9 @@ __extension__ typedef __int128 I128;
 // beyond that never decides, so that guarantees and targets are cut from the same numbers.
 std::int64_t weight_units(double weight) { return std::llrint(weight * 1e9); }
 
+// Nothing where nobody counts: every model is gone.
 std::int32_t part_of(std::int64_t slabs, std::int64_t weight, I128 weights) {
+  if (weights == 0) return 0;
   return static_cast<std::int32_t>(I128{slabs} * weight / weights);
 }
 
