@@ -29,7 +29,7 @@ from airi.bench.rows import percentile
 from airi.bench.scheduler import make_buffers
 from benches.common import add_peer_flag, print_rows, run_contestant, verdict
 from benches.contestants.churn import OUTPUT, PROMPT, RUNNING, SHARED, STEP_US, WARM_STEPS
-from benches.virtual_airi import every_policy
+from benches.virtual_airi import Policy, every_policy
 
 TARGET_P50_US, TARGET_P99_US, TARGET_ADMIT_US = 60.0, 150.0, 15.0
 TARGET_GROWTH = 1 << 20
@@ -61,6 +61,37 @@ class Times:
         return found | {"submit_us_p50": percentile(self.submit, 50)}
 
 
+def make_runtime(
+    policy: Policy, *, max_queued: int, host_tier: bool
+) -> tuple[list[_core.StepBuffers], _core.Runtime]:
+    """A runtime whose memory is twice what runs in it; some of its tenants keep a part of that."""
+    model = _core.ModelConfig(
+        block_size=BLOCK,
+        bytes_per_block=_core.GRANULE_BYTES,
+        max_model_len=PROMPT + OUTPUT[1],
+        max_num_seqs=RUNNING,
+        max_batch_tokens=BATCH_TOKENS,
+        min_slabs=1,
+        **policy.model_settings,
+    )
+    slab = SLAB_BLOCKS * _core.GRANULE_BYTES
+    blocks = 2 * RUNNING * (PROMPT + OUTPUT[1]) // BLOCK
+    slabs = -(-blocks // SLAB_BLOCKS)
+    config = _core.RuntimeConfig(
+        arena_bytes=slabs * slab,
+        slab_bytes=slab,
+        hash_key=bytes(16),
+        max_queued=max_queued,
+        host_bytes=slabs * slab if host_tier else 0,
+        **policy.runtime,
+    )
+    buffers = [make_buffers(RUNNING, BATCH_TOKENS, model) for _ in range(3)]
+    runtime = _core.Runtime(config, [model], buffers)
+    for tenant in range(QUOTAS):
+        runtime.set_kv_quota(tenant, 0, blocks // 100)
+    return buffers, runtime
+
+
 class Churn:
     """A runtime whose slots are always full, with a queue of `waiting` requests of `tenants` tenants."""
 
@@ -85,34 +116,11 @@ class Churn:
         policy = every_policy()
         if records is not None:
             policy.runtime.update(decision_records=records, kv_event_records=records)
-        model = _core.ModelConfig(
-            block_size=BLOCK,
-            bytes_per_block=_core.GRANULE_BYTES,
-            max_model_len=PROMPT + OUTPUT[1],
-            max_num_seqs=RUNNING,
-            max_batch_tokens=BATCH_TOKENS,
-            min_slabs=1,
-            **policy.model_settings,
-        )
-        slab = SLAB_BLOCKS * _core.GRANULE_BYTES
-        blocks = 2 * RUNNING * (PROMPT + OUTPUT[1]) // BLOCK
-        slabs = -(-blocks // SLAB_BLOCKS)
-        config = _core.RuntimeConfig(
-            arena_bytes=slabs * slab,
-            slab_bytes=slab,
-            hash_key=bytes(16),
-            max_queued=waiting + RUNNING,
-            host_bytes=slabs * slab if host_tier else 0,
-            **policy.runtime,
-        )
-        self._buffers = [make_buffers(RUNNING, BATCH_TOKENS, model) for _ in range(3)]
-        self._runtime = _core.Runtime(config, [model], self._buffers)
+        self._buffers, self._runtime = make_runtime(policy, max_queued=waiting + RUNNING, host_tier=host_tier)
         self._heads = self._draw.integers(1, 30000, (tenants, SHARED), dtype=np.int32)
         if one_prefix:
             self._heads[:] = self._heads[0]
         self._tails = self._draw.integers(1, 30000, (4096, PROMPT - SHARED), dtype=np.int32)
-        for tenant in range(QUOTAS):
-            self._runtime.set_kv_quota(tenant, 0, blocks // 100)
         self._sent = 0
         self._now = 0
         self._times = Times()
