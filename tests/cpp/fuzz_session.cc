@@ -287,6 +287,7 @@ void FuzzSession::collect() {
     clients_.erase(known);
     ++num_ended_;
   }
+  drop_what_is_gone();
 }
 
 void FuzzSession::check_end(const FinishedEvent& event, const Client& client) const {
@@ -336,8 +337,13 @@ void FuzzSession::check() {
     // What is FREE in a slab that drains is nobody's.
     const std::int64_t counted = stats[i].free_blocks + stats[i].cached_blocks + stats[i].active_blocks;
     AIRI_CHECK(counted == stats[i].capacity || (models_[i].is_elastic() && counted < stats[i].capacity));
-    const ModelId model{static_cast<std::int32_t>(i)};
-    if (runtime().state(model) == ModelState::kRemoved) device_.drop_weights(model);
+  }
+}
+
+// Nobody needs the weights of a model that is gone.
+void FuzzSession::drop_what_is_gone() {
+  for (std::int32_t i = 0; i < std::ssize(runtime().stats()); ++i) {
+    if (runtime().state(ModelId{i}) == ModelState::kRemoved) device_.drop_weights(ModelId{i});
   }
 }
 

@@ -46,6 +46,7 @@ class FuzzSession {
   void check_end(const FinishedEvent& event, const Client& client) const;
   [[nodiscard]] bool may_end(FinishReason reason, const Client& client) const;
   void check();
+  void drop_what_is_gone();
   // A model's state asks for its weights to be moved.
   bool move_weights(ModelId model);
   void finish();
