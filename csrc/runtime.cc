@@ -119,7 +119,11 @@ std::optional<StepInfo> Runtime::step(TimePoint now) {
   for (auto model = arbiter_.next(); model; model = arbiter_.next()) {
     planned = plan(*model);
     if (planned) break;
-    arbiter_.set_backlogged(*model, false);  // it waits: for its step in flight, others' slabs, or a tier
+    if (waits(*model)) {
+      arbiter_.set_backlogged(*model, false);  // for others to give it slabs, or a tier its blocks
+    } else {
+      arbiter_.pass(*model);  // for what its step in flight brings
+    }
   }
   settle();
   return planned;

@@ -190,6 +190,8 @@ void bind_arbiter(const py::module_& m) {
            }),
            "weights"_a, "quantum_us"_a, "min_residency_us"_a = 0, "max_borrow_us"_a = 0)
       .def(
+          "pass_turn", [](ModelArbiter& self, std::int32_t model) { self.pass(ModelId{model}); }, "model"_a)
+      .def(
           "set_pressed",
           [](ModelArbiter& self, std::int32_t model, bool pressed) {
             self.set_pressed(ModelId{model}, pressed);

@@ -41,6 +41,7 @@ void ModelArbiter::add_model(double weight) {
 
 void ModelArbiter::set_backlogged(ModelId model, bool backlogged) {
   Share& share = shares_.at(index(model));
+  share.passes = false;
   if (share.backlogged == backlogged) return;
   share.backlogged = backlogged;
   if (backlogged) {
@@ -59,9 +60,23 @@ std::optional<std::size_t> ModelArbiter::borrower() const {
     const Share& share = shares_[i];
     if (!share.backlogged || !share.pressed || share.deficit <= least) continue;
     if (i == turn_) return std::nullopt;
-    if (!found || share.deficit / share.weight > shares_[*found].deficit / shares_[*found].weight) found = i;
+    if (is_owed_more(share, found)) found = i;
   }
   return found;
+}
+
+bool ModelArbiter::is_owed_more(const Share& share, std::optional<std::size_t> than) const {
+  return !than || share.deficit / share.weight > shares_[*than].deficit / shares_[*than].weight;
+}
+
+std::optional<ModelId> ModelArbiter::stand_in() const {
+  std::optional<std::size_t> found;
+  for (std::size_t i = 0; i < shares_.size(); ++i) {
+    const Share& share = shares_[i];
+    if (share.backlogged && !share.passes && is_owed_more(share, found)) found = i;
+  }
+  if (!found) return std::nullopt;
+  return ModelId{static_cast<std::int32_t>(*found)};
 }
 
 void ModelArbiter::start_turn(std::size_t model) {
@@ -90,6 +105,7 @@ void ModelArbiter::skip_fruitless_rounds() {
 
 std::optional<ModelId> ModelArbiter::next() {
   if (num_backlogged_ == 0) return std::nullopt;
+  if (std::ranges::any_of(shares_, &Share::passes)) return stand_in();
   const bool resident = turn_ && residency_ > 0 && residency_ < options_.min_residency;
   if (turn_ && shares_[*turn_].deficit <= 0.0 && !resident) turn_.reset();
   for (std::size_t tried = 0; !turn_; ++tried) {

@@ -40,6 +40,10 @@ class ModelArbiter {
   // An idle model yields at once and keeps no credit; a debt stays.
   void set_backlogged(ModelId model, bool backlogged);
 
+  // The model, backlogged, has nothing to run until the next set_backlogged() of it: all waits for a step in
+  // flight. Meanwhile others run, on credit; it keeps its turn and what it is owed.
+  void pass(ModelId model) { shares_.at(index(model)).passes = true; }
+
   // A pressed model breaks a promise if it waits for its turn.
   void set_pressed(ModelId model, bool pressed) { shares_.at(index(model)).pressed = pressed; }
 
@@ -58,10 +62,14 @@ class ModelArbiter {
     double deficit = 0.0;  // device microseconds still due
     bool backlogged = false;
     bool pressed = false;
+    bool passes = false;
   };
 
   // The model that runs before the turn of another: of those that may, the one that is owed most, per weight.
   [[nodiscard]] std::optional<std::size_t> borrower() const;
+  [[nodiscard]] bool is_owed_more(const Share& share, std::optional<std::size_t> than) const;
+  // The model that runs while others pass, or nothing where all do.
+  [[nodiscard]] std::optional<ModelId> stand_in() const;
   void start_turn(std::size_t model);
   void skip_fruitless_rounds();
 

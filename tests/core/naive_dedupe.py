@@ -55,6 +55,10 @@ class NaiveDedupe:
         more_steps = -(-max(missing - chunk, 0) // max(chunk, 1))
         return gain >= more_steps * usual + estimate((0, 0, 0, 0.0))
 
+    def is_full(self) -> bool:
+        """Whether a head that should wait for a prefix waits in its place instead."""
+        return len(self.held) >= self.scheduler.spec.max_num_seqs
+
     def hold(self, r: NaiveRequest, room: int) -> bool | None:
         """Takes a head out of the queue where that pays; None: it pays, but no more are held than there are slots."""
         s = self.scheduler
@@ -79,7 +83,7 @@ class NaiveDedupe:
             return False
         if not self.pays(shared, matched * self.block, room, missing, chunk, step):
             return False
-        if len(self.held) >= s.spec.max_num_seqs:
+        if self.is_full():
             return None
         s.dequeue(r)
         r.state = "held"

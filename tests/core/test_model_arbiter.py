@@ -87,6 +87,41 @@ def test_a_pressed_model_runs_before_its_turn_and_pays_back() -> None:
     assert without[:10] == [0] * 10
 
 
+def test_a_model_that_passes_keeps_its_turn_and_what_it_is_owed() -> None:
+    """Now and then model 0 has nothing to run for a step; the other runs instead, and pays for it."""
+    arbiter = parts.ModelArbiter([1.0, 3.0], 1_000)
+    used = [0, 0]
+    for step in range(4_000):
+        for model in (0, 1):
+            arbiter.set_backlogged(model, backlogged=True)
+        chosen = arbiter.next()
+        assert chosen is not None
+        if step % 7 == 0:
+            owed = arbiter.deficit(chosen)
+            arbiter.pass_turn(chosen)
+            stand_in = arbiter.next()
+            assert stand_in == 1 - chosen
+            assert arbiter.deficit(chosen) == owed
+            arbiter.charge(stand_in, 100)
+            used[stand_in] += 100
+            arbiter.set_backlogged(chosen, backlogged=True)
+            assert arbiter.next() == chosen, "it is its turn still"
+        else:
+            arbiter.charge(chosen, 100)
+            used[chosen] += 100
+    assert abs(used[0] - used[1] / 3) <= 2 * (1_000 + 100)
+
+
+def test_where_all_pass_nobody_runs() -> None:
+    arbiter = parts.ModelArbiter([1.0, 1.0], 1_000)
+    for model in (0, 1):
+        arbiter.set_backlogged(model, backlogged=True)
+        arbiter.pass_turn(model)
+    assert arbiter.next() is None
+    arbiter.set_backlogged(1, backlogged=True)
+    assert arbiter.next() == 1
+
+
 def test_pressed_models_among_themselves_go_by_what_they_are_owed() -> None:
     arbiter = parts.ModelArbiter([1.0, 2.0, 1.0], 10, 0, 500)
     for model in range(3):

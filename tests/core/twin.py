@@ -171,8 +171,9 @@ class Twin:
             and naive.free_slots
             and head is not None
             and not naive.barred(head)
+            and not naive.dedupe.is_full()
         ):
-            assert not naive.fits(head), "C4: tokens are left and the head fits"
+            assert not naive.fits(head), "C4: tokens are left and the head fits, nor may it wait for a prefix"
         self.check_preemptions(naive, rows)
         decodes = [r for r in naive.decodes if not naive.slo.rests(r)]
         assert step.info.num_decodes == len(decodes), "C2"
