@@ -70,7 +70,7 @@ std::optional<TimePoint> SloPolicy::hopeless_until(const Request& request,
       .context = num_cached, .remaining = request.length() - num_cached, .band = 0, .due = due};
   if (SloBudget::is_feasible(step_time_, start_, alone)) return std::nullopt;
   const Micros ttft = std::min(*class_of(request)->target.ttft, kMaxMicros / kStaysOfTarget);
-  return start_ + options_.aging.value_or(kStaysOfTarget * ttft);
+  return start_ + options_.aging.value_or(std::max<Micros>(kStaysOfTarget * ttft, 1));
 }
 
 // Classes often have the same target: one search serves all of those in a row.

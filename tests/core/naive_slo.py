@@ -191,7 +191,7 @@ class NaivePolicy:
     def stay(self, r: NaiveRequest) -> int:
         ttft = self.target(r)[0]
         assert ttft is not None
-        return self.start + (10 * ttft if self.aging is None else self.aging)
+        return self.start + (max(10 * ttft, 1) if self.aging is None else self.aging)
 
     def keeps_up(self, r: NaiveRequest, context: int) -> bool:
         """Whether the target between tokens can be met at all with such a context."""
