@@ -188,7 +188,7 @@ void StepTimeModel::import_state(std::span<const double> state) {
   require(read.spread_ >= 0 && read.sigma_ >= 0, "have no negative spread");
   RatioSketch::State ratios{};
   std::ranges::copy(in, state.end(), ratios.begin());
-  require(std::ranges::all_of(ratios, [](double count) { return count >= 0; }), "count ratios");
+  require(RatioSketch::is_valid(ratios), "count ratios");
   read.ratios_ = RatioSketch(ratios);
   *this = read;
 }

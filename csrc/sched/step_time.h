@@ -54,7 +54,7 @@ class StepTimeModel {
  public:
   // Per piece: weights, normal equations, number of samples; then what tells outliers apart, and how steps
   // lay around estimates.
-  static constexpr std::size_t kStateSize = 2 * (5 + 5 * 5 + 5 + 1) + 3 + RatioSketch::kBuckets;
+  static constexpr std::size_t kStateSize = 2 * (5 + 5 * 5 + 5 + 1) + 3 + RatioSketch::kBuckets + 1;
   using State = std::array<double, kStateSize>;
 
   // A finished step. Measurements that are not positive and finite, or work that is negative, are ignored.

@@ -265,6 +265,8 @@ def test_a_model_that_imports_the_state_of_another_goes_on_as_it() -> None:
         (74, -1.0),
         (75, -1.0),
         (218, math.inf),
+        (219, 64.0),
+        (219, 0.5),
     ],
 )
 def test_a_state_that_no_model_exports_is_refused(place: int, value: float) -> None:
