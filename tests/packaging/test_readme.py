@@ -175,6 +175,11 @@ def test_every_shell_line_is_checked_by_one_of_these() -> None:
     assert [line for line in shell_lines() if not line.startswith(kinds)] == []
 
 
+def test_the_fuzzers_count_is_the_makefiles() -> None:
+    [seeds] = re.findall(r"^FUZZ_SEEDS \?= (\d+)$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    assert f"{int(seeds):,} random sequences of calls" in README
+
+
 def test_links_and_paths_exist() -> None:
     links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith("http")]
     paths = re.findall(r"`((?:csrc|python|kernels|tests|benches|tools)/?[\w/.*]*)`", README)
