@@ -6,24 +6,19 @@ scheduling.md tells it.
 
 from __future__ import annotations
 
-import copy
-
 from .harness import Config, ModelSpec
+from .naive_blocks import NaiveBlocks
 from .naive_dedupe import NaiveDedupe
-from .naive_parts import UNIT, Key, NaivePool
-from .naive_queue import NaiveQueue
+from .naive_parts import UNIT
 from .naive_request import NaiveRequest, NaiveRow
 from .naive_slo import NaivePolicy
 
 
-class NaiveScheduler(NaiveQueue):
+class NaiveScheduler(NaiveBlocks):
     """One model's scheduler; plan() must equal the core's, row by row and delta by delta."""
 
     def __init__(self, spec: ModelSpec, config: Config) -> None:
-        # Best effort has a band of its own behind those of the classes.
-        super().__init__(config, config.num_bands + bool(spec.targets))
-        self.spec = spec
-        self.block = spec.block_size
+        super().__init__(spec, config)
         self.cap = spec.max_prefill_chunk or 1 << 30
         self.slo = NaivePolicy(
             spec.targets,
@@ -33,9 +28,6 @@ class NaiveScheduler(NaiveQueue):
             bands=config.num_bands,
             aging=config.aging_us,
         )
-        self.pool = NaivePool(spec.blocks)
-        self.decodes: list[NaiveRequest] = []
-        self.prefills: list[NaiveRequest] = []
         self.free_slots = list(range(spec.max_num_seqs - 1, -1, -1))
         self.dedupe = NaiveDedupe(self, config.dedupe_steps)
         self.ended: list[tuple[int, str]] = []
@@ -51,80 +43,17 @@ class NaiveScheduler(NaiveQueue):
             self.enqueue(r)
         return r
 
-    # Blocks.
-
-    def key(self, r: NaiveRequest, i: int, parent: int) -> Key:
-        size = self.block
-        tokens = tuple(r.text[i * size : (i + 1) * size])
-        return parent, tokens, tuple(s for s in r.salts if s[0] // size == i)
-
-    def hits(self, r: NaiveRequest) -> list[int]:
-        return self.walk(r)[0]
-
-    def walk(self, r: NaiveRequest) -> tuple[list[int], int]:
-        found: list[int] = []
-        tail = 0
-        if r.compute_all or not self.spec.prefix_caching:
-            return found, tail
-        while len(found) < (len(r.text) - 1) // self.block:
-            key = self.key(r, len(found), tail)
-            if key not in self.pool.holders:
-                break
-            tail = self.pool.serials[key]
-            found.append(self.pool.holders[key][0])
-        return found, tail
-
-    def outstanding(self) -> int:
-        return sum(max(r.promised - len(r.table), 0) for r in self.decodes + self.prefills)
-
-    def pinned(self, r: NaiveRequest) -> bool:
-        return r.preemptions >= self.config.max_preemptions
-
-    def to_completion(self, r: NaiveRequest) -> bool:
-        return self.spec.admission == 0 or self.pinned(r)
-
-    def demand(self, r: NaiveRequest) -> int:
-        return -(-(r.max_length if self.to_completion(r) else len(r.text)) // self.block)
-
-    def fits(self, r: NaiveRequest) -> bool:
-        hits = self.hits(r)
-        idle_hits = sum(self.pool.refs[b] == 0 for b in hits)
-        runs = bool(self.decodes or self.prefills)
-        spare = (
-            -int(-self.spec.watermark * self.spec.blocks // 1) if runs and not self.to_completion(r) else 0
-        )
-        needed = self.demand(r) - len(hits) + idle_hits + spare
-        return needed <= self.pool.available() - self.outstanding()
-
-    def would_fit(self, r: NaiveRequest, leaving: list[NaiveRequest]) -> bool:
-        """Whether `r` fits once all of `leaving` are gone: they go, in a copy."""
-        trial = copy.copy(self)
-        trial.pool = copy.deepcopy(self.pool)
-        trial.decodes = [d for d in self.decodes if d not in leaving]
-        trial.prefills = [p for p in self.prefills if p not in leaving]
-        for other in leaving:
-            trial.pool.release(other.table)
-        return trial.fits(r)
-
-    def gain(self, r: NaiveRequest) -> int:
-        """The blocks that preempting `r` makes available."""
-        return sum(self.pool.refs[b] == 1 for b in r.table) + max(r.promised - len(r.table), 0)
-
-    def grow(self, r: NaiveRequest, upto: int) -> None:
-        while len(r.table) * self.block < upto:
-            r.table.append(self.pool.take())
-            self.deltas.append((r.slot, len(r.table) - 1, r.table[-1]))
-
     # One step.
 
     def plan(self, now: int, start: int) -> tuple[list[NaiveRow], list[tuple[int, int, int]]]:
         self.rows: list[NaiveRow] = []
-        self.deltas: list[tuple[int, int, int]] = []
+        self.deltas = []
         self.limit = self.num_bands
         self.slo.start = start
         self.overserved: set[int] = set()
         self.preempted: list[tuple[NaiveRequest, int]] = []
         self.admitted: list[NaiveRequest] = []
+        self.pool.settle(self.promises())
         self.dedupe.begin_step()
         self.promote(now)
         self.make_room(now)
@@ -196,7 +125,7 @@ class NaiveScheduler(NaiveQueue):
             r.cached = len(hits) * self.block
         r.state, r.first, r.bypassed = "prefill", True, 0
         r.slot = self.free_slots.pop()
-        r.promised = promised
+        r.promised, r.group = promised, self.pool.group_of(r.tenant)
         for i, block in enumerate(hits):
             self.pool.hold(block)
             self.deltas.append((r.slot, i, block))
@@ -236,9 +165,6 @@ class NaiveScheduler(NaiveQueue):
         (self.decodes if r.state == "decode" else self.prefills).remove(r)
         self.ledgers[r.band].end_work(r.tenant)
         r.state = "stopped"
-
-    def running(self) -> list[NaiveRequest]:
-        return self.decodes + self.prefills
 
     def leads(self, r: NaiveRequest, head: NaiveRequest) -> bool:
         """Whether the tenant of `r`, which runs, is too far ahead of the head's."""
@@ -295,8 +221,10 @@ class NaiveScheduler(NaiveQueue):
         for r in list(self.decodes):
             if r.state != "decode" or r.computed < len(r.table) * self.block:
                 continue
-            while r.promised <= len(r.table) and self.pool.available() <= self.outstanding():
-                victim = self.worst([v for v in self.running() if not self.pinned(v)])
+            while not self.can_grow(r):
+                victim = self.worst(
+                    [v for v in self.running() if not self.pinned(v) and self.may_yield(v, r)]
+                )
                 self.limit = min(self.limit, victim.band)
                 self.preempt(victim, now)
                 if victim is r:
@@ -364,13 +292,6 @@ class NaiveScheduler(NaiveQueue):
             self.publish(r)
             if r.id in tokens:
                 self.sampled(r, tokens[r.id])
-
-    def publish(self, r: NaiveRequest) -> None:
-        if not self.spec.prefix_caching:
-            return
-        for i in range(r.published, r.computed // self.block):
-            r.tail = self.pool.publish(r.table[i], self.key(r, i, r.tail))
-            r.published += 1
 
     def sampled(self, r: NaiveRequest, token: int) -> None:
         r.text.append(token)

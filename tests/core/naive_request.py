@@ -32,6 +32,7 @@ class NaiveRequest:
     published: int = 0
     hit_blocks: int = 0
     promised: int = 0
+    group: int | None = None
     preemptions: int = 0
     bypassed: int = 0
     held_steps: int = 0

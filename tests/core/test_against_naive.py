@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from airi._core import Admission
 
 from .harness import Config, ModelSpec
-from .twin import Twin, random_config, random_spec, random_submit
+from .twin import Twin, random_config, random_quota, random_spec, random_submit
 
 specs = st.builds(
     ModelSpec,
@@ -99,6 +99,10 @@ class RuntimeMachine(RuleBasedStateMachine):
     def set_tenant(self, tenant: int, weight: float) -> None:
         self.twin.set_tenant(tenant, weight)
 
+    @rule(tenant=st.integers(0, 3), model=st.integers(0, 1), blocks=st.sampled_from([0, 0, 1, 3, 6, 12]))
+    def set_quota(self, tenant: int, model: int, blocks: int) -> None:
+        self.twin.set_quota(tenant, model % len(self.twin.naive), blocks)
+
     @rule(device_us=st.integers(0, 300))
     def step(self, device_us: int) -> None:
         self.twin.step(device_us=device_us)
@@ -137,6 +141,7 @@ def run_random_trace(seed: int, ticks: int) -> None:
     rng = random.Random(seed)
     twin = Twin([random_spec(rng) for _ in range(rng.randint(1, 3))], random_config(rng))
     load = rng.choice([0.2, 0.5, 1.5])
+    has_quotas = seed % 2 == 1
     for _ in range(ticks):
         while rng.random() < load / (1 + load):
             random_submit(rng, twin)
@@ -144,6 +149,8 @@ def run_random_trace(seed: int, ticks: int) -> None:
             twin.cancel(rng.choice(sorted(twin.live)))
         if rng.random() < 0.03:
             twin.set_tenant(rng.randint(0, 4), rng.choice([0.25, 1.0, 4.0]))
+        if has_quotas and rng.random() < 0.05:
+            random_quota(rng, twin)
         failing = (
             {rng.choice(sorted(twin.live)): rng.randint(1, 2)} if twin.live and rng.random() < 0.03 else {}
         )

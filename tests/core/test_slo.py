@@ -14,7 +14,7 @@ from airi._core import Admission
 from .harness import Config, Executor, ModelSpec, Row, Step
 from .naive_slo import SLO_COUNTERS
 from .timed import STATE, Targets, TimedExecutor, spec_of, true_time, work_of
-from .twin import Twin, random_config, random_spec, random_submit
+from .twin import Twin, random_config, random_quota, random_spec, random_submit
 
 
 def random_targets(rng: random.Random, bands: int) -> Targets:
@@ -58,6 +58,8 @@ def run_random_trace(seed: int, ticks: int) -> Twin:
             random_submit(rng, twin)
         if rng.random() < 0.05 and twin.live:
             twin.cancel(rng.choice(sorted(twin.live)))
+        if seed % 2 and rng.random() < 0.05:
+            random_quota(rng, twin)
         step()
     for _ in range(20_000):
         if step() is None:

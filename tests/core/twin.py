@@ -21,6 +21,7 @@ REASONS = {
     "deadline": _core.FinishReason.DEADLINE,
     "failed": _core.FinishReason.FAILED,
     "nan": _core.FinishReason.NAN,
+    "never fits": _core.FinishReason.NEVER_FITS,
 }
 Cost = Callable[[Step], int]
 
@@ -38,6 +39,9 @@ class Twin:
         self.mail: list[NaiveRequest] = []
         self.cancels: list[int] = []
         self.weights: list[tuple[int, float]] = []
+        self.quotas: list[tuple[int, int, int]] = []
+        self.kept: list[dict[int, int]] = [{} for _ in specs]
+        """By model and tenant: the quota that submit() knows of."""
         self.device_free = 0
         self.first_entry = [sum(s.blocks for s in specs[:i]) for i in range(len(specs))]
 
@@ -70,7 +74,7 @@ class Twin:
             compute_all=compute_all,
         )
         total = len(text) + max_new
-        assert admit == self.expected(model, total)
+        assert admit == self.expected(model, tenant, total)
         if admit != _core.Admit.ACCEPTED:
             return
         request = NaiveRequest(
@@ -90,12 +94,13 @@ class Twin:
         self.live[request_id] = (model, request)
         self.mail.append(request)
 
-    def expected(self, model: int, total: int) -> _core.Admit:
+    def expected(self, model: int, tenant: int, total: int) -> _core.Admit:
         """C6: what becomes of a request of `total` tokens."""
         spec = self.ex.specs[model]
         if total > spec.max_model_len:
             return _core.Admit.TOO_LONG
-        fits = -(-total // spec.block_size) <= spec.blocks
+        kept = sum(blocks for other, blocks in self.kept[model].items() if other != tenant)
+        fits = -(-total // spec.block_size) <= spec.blocks - kept
         return _core.Admit.ACCEPTED if fits else _core.Admit.NEVER_FITS
 
     def cancel(self, request_id: int) -> None:
@@ -107,6 +112,11 @@ class Twin:
         self.ex.runtime.set_tenant(tenant, weight)
         self.weights.append((tenant, weight))
 
+    def set_quota(self, tenant: int, model: int, blocks: int) -> None:
+        self.ex.runtime.set_kv_quota(tenant, model, blocks)
+        self.quotas.append((tenant, model, blocks))
+        self.kept[model][tenant] = blocks
+
     def read_mail(self) -> None:
         for tenant, weight in self.weights:
             for naive in self.naive:
@@ -114,15 +124,27 @@ class Twin:
                 for ledger in naive.ledgers:
                     if tenant in ledger.cost:
                         ledger.cost[tenant] = round((1 << 20) / weight)
+        for tenant, model, blocks in self.quotas:
+            of_tenant = [r for m, r in self.live.values() if (m, r.tenant) == (model, tenant)]
+            self.naive[model].set_quota(tenant, blocks, of_tenant)
         for request in self.mail:
             self.naive[self.live[request.id][0]].push(request, request.arrival)
+            self.drop_what_never_fits([request.id])
         for request_id in self.cancels:
             self.drop(request_id, "cancelled")
+        if self.quotas:
+            self.drop_what_never_fits(sorted(self.live))
         late = [(r.deadline, r.id) for _, r in self.live.values() if r.deadline is not None]
         for deadline, request_id in sorted(late):
             if deadline <= self.ex.now:
                 self.drop(request_id, "deadline")
-        self.weights, self.mail, self.cancels = [], [], []
+        self.weights, self.quotas, self.mail, self.cancels = [], [], [], []
+
+    def drop_what_never_fits(self, requests: list[int]) -> None:
+        for request_id in requests:
+            model, request = self.live[request_id]
+            if self.naive[model].never_fits(request):
+                self.drop(request_id, "never fits")
 
     def drop(self, request_id: int, reason: str) -> None:
         if request_id in self.live:
@@ -143,7 +165,10 @@ class Twin:
             self.check_ends()
             return None
         naive = self.naive[step.info.model]
-        rows, deltas = naive.plan(step.now, max(step.now, self.device_free))
+        start = max(step.now, self.device_free)
+        rows, deltas = naive.plan(step.now, start)
+        if not rows and not deltas:  # a tenant made way for itself, and comes back at once
+            rows, deltas = naive.plan(step.now, start)
         self.check_plan(step, rows, deltas)
         device_us = device_us if isinstance(device_us, int) else device_us(step)
         running = {row.request for row in step.rows}
@@ -250,3 +275,8 @@ def random_submit(rng: random.Random, twin: Twin) -> None:
         arrival=max(now - rng.choice([0, 0, 500]), 0),
         compute_all=rng.random() < 0.1,
     )
+
+
+def random_quota(rng: random.Random, twin: Twin) -> None:
+    blocks = rng.choice([0, 0, 1, rng.randint(1, 6), rng.randint(1, 20)])
+    twin.set_quota(rng.randint(0, 3), rng.randrange(len(twin.naive)), blocks)
