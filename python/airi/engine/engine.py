@@ -318,13 +318,13 @@ class Engine:
     def _collect(self, ahead: _core.StepInfo | None, others: dict[int, Output]) -> StepOutputs:
         """Ends the step that runs, starting the one planned `ahead`; `others` has what ended without a step."""
         self._end(others, None)
-        info, result = self._pipeline.collect()
+        info, result, took_us = self._pipeline.collect()
         gone = self._ended | others.keys()
         if ahead is not None:
-            self._pipeline.launch(ahead, self._states)
-        self._runtime.commit(info.step_id, result.tokens, result.counts, result.status, result.device_us)
+            self._pipeline.launch(ahead, self._states, follows=True)
+        self._runtime.commit(info.step_id, result.tokens, result.counts, result.status, took_us)
         self._fleet.advance()
-        outputs = self._outputs(self._count(result, gone), others)
+        outputs = self._outputs(self._count(result, took_us, gone), others)
         if ahead is None:
             self._ended.clear()
         return outputs
@@ -335,10 +335,10 @@ class Engine:
         self._end(others, None)
         self._ended.clear()
         if info is not None:
-            self._pipeline.launch(info, self._states)
+            self._pipeline.launch(info, self._states, follows=False)
         return info is not None
 
-    def _count(self, result: StepResult, gone: set[int]) -> StepResult:
+    def _count(self, result: StepResult, took_us: int, gone: set[int]) -> StepResult:
         """The result without its rows for requests that have ended before, and counted."""
         self._ended = set()
         if gone:
@@ -346,7 +346,7 @@ class Engine:
             result = result.only(kept)
         counters = self.counters[result.model]
         counters.steps += 1
-        counters.device_us += result.device_us
+        counters.device_us += took_us
         counters.generated_tokens += len(result.tokens)
         return result
 

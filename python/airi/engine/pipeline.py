@@ -54,9 +54,12 @@ class StepPipeline:
         self._tiers = tiers
         self._arrays = arrays
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="airi-step")
-        self._running: tuple[_core.StepInfo, Future[StepResult]] | None = None
+        self._running: tuple[_core.StepInfo, Future[tuple[StepResult, float]]] | None = None
         self._done = _Signal()
-        self._launched_at = 0.0
+        self._began = 0.0
+        """Of the step that runs, by time.perf_counter()."""
+        self._free = 0.0
+        """Since when the step that was collected last has held up no other."""
         self._took_s: dict[tuple[int, bool], float] = {}
         """By model and whether there were prefills: the last such step."""
 
@@ -82,29 +85,39 @@ class StepPipeline:
             return 0.0
         info, future = self._running
         took = self._took_s.get(_kind(info), 0.0)
-        return 0.0 if future.done() else max(self._launched_at + _PLAN_AT * took - time.monotonic(), 0.0)
+        return 0.0 if future.done() else max(self._began + _PLAN_AT * took - time.perf_counter(), 0.0)
 
-    def launch(self, info: _core.StepInfo, states: Mapping[int, RequestState]) -> None:
-        """Starts a planned step. The one before must have been collected."""
+    def launch(self, info: _core.StepInfo, states: Mapping[int, RequestState], *, follows: bool) -> None:
+        """Starts a planned step. The one before must have been collected.
+
+        A step that `follows`, as it was planned before that, begins with the end of that one, or where nobody was
+        there to collect it yet, when somebody was: what lies between two steps is part of the time between their
+        tokens, which targets and simulations are about.
+        """
         if self._running is not None:
             raise RuntimeError(f"step {self._running[0].step_id} was not collected")
         runner, arrays = self._models[info.model].runner, self._arrays[info.buffer]
         runner.take_over(arrays, rows=info.num_rows, deltas=info.num_deltas, states=states)
-        self._launched_at = time.monotonic()
+        self._began = self._free if follows else time.perf_counter()
         execute = partial(apply_ops, self._arena) if self._tiers is None else self._tiers.begin
         future = self._thread.submit(_run, runner, arrays, info, execute, self._done)
         self._running = info, future
 
-    def collect(self) -> tuple[_core.StepInfo, StepResult]:
-        """Waits for the step that runs. An interrupt while waiting loses nothing."""
+    def collect(self) -> tuple[_core.StepInfo, StepResult, int]:
+        """Waits for the step that runs: its plan, what it gave, and the microseconds that it took.
+
+        An interrupt while waiting loses nothing.
+        """
         if self._running is None:
             raise RuntimeError("no step was launched")
         info, future = self._running
-        result = future.result()
-        self._took_s[_kind(info)] = result.device_us / 1e6
+        called = time.perf_counter()
+        result, ended = future.result()
+        self._free = max(ended, called)
+        took = self._took_s[_kind(info)] = ended - self._began
         os.eventfd_read(self._done.fd)
         self._running = None
-        return info, result
+        return info, result, round(took * 1e6)
 
 
 def _run(
@@ -113,11 +126,11 @@ def _run(
     info: _core.StepInfo,
     execute: Callable[[NDArray[np.int64]], None],
     done: _Signal,
-) -> StepResult:
+) -> tuple[StepResult, float]:
     try:
         if info.num_ops:
             execute(arrays.ops[: info.num_ops])
-        return runner.run(arrays, rows=info.num_rows, tokens=info.num_tokens)
+        return runner.run(arrays, rows=info.num_rows, tokens=info.num_tokens), time.perf_counter()
     finally:
         os.eventfd_write(done.fd, 1)
 

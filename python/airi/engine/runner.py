@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
@@ -82,7 +81,6 @@ class StepResult:
     """[n], also what is committed: one per row that sampled"""
     draws: NDArray[np.int32]
     """[n] tokens that the request had before"""
-    device_us: int
     logprobs: dict[int, TokenLogprobs] = field(default_factory=dict)
     """By index into the n."""
 
@@ -173,7 +171,6 @@ class ModelRunner:
 
     def run(self, arrays: StepArrays, *, rows: int, tokens: int) -> StepResult:
         """Runs the step taken over last. A failing model fails the step's rows, never the engine."""
-        begin = time.perf_counter_ns()
         self._fill_in_pending(arrays, rows)
         sampling = np.flatnonzero(arrays.row_flags[:rows] & _ROW_SAMPLE)
         query_start = arrays.query_start[: rows + 1]
@@ -211,7 +208,6 @@ class ModelRunner:
             request_ids=arrays.request_ids[sampling],
             tokens=tokens_out,
             draws=draws,
-            device_us=(time.perf_counter_ns() - begin) // 1000,
             logprobs=logprobs,
         )
 
