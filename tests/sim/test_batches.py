@@ -58,6 +58,15 @@ def test_copies_fill_the_gaps_and_share_with_their_own_kind_only() -> None:
     assert parts[3:6] == [[], [], []]
 
 
+def test_many_copies_come_a_few_at_a_time_and_with_ids_of_their_own() -> None:
+    whole = batch([0, 10**6], [64] * 2, [1] * 2, parts=[(2**62 - 1,), (0,)])
+    found = list(copied(lambda: [whole], 20_000)())
+    assert [len(each) for each in found] == [20_000, 20_000]
+    parts = joined(found).parts
+    assert parts.min() >= 0
+    assert len(np.unique(parts)) == 40_000
+
+
 def test_root_tenants_come_from_the_first_part() -> None:
     whole = batch([0, 1, 2], [64] * 3, [1] * 3, tenant=[5, 5, 5], parts=[(18, 2), (), (3,)])
     found = joined(list(with_root_tenants(lambda: [whole], 16)()))

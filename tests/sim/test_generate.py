@@ -66,20 +66,31 @@ def test_prompts_of_a_tenant_share_its_prefix_and_no_other() -> None:
     ("text", "message"),
     [
         ("requests=5", "generate is 'requests=5'; it must name a rate"),
-        ("rate=0", "generate: rate is 0; it must be above 0"),
+        ("rate=0", "generate: rate is 0; it must be a number from 1e-06 to"),
+        ("rate=nan", "generate: rate is nan; it must be a number from"),
+        ("rate=1,rate=2", "generate is 'rate=1,rate=2'; it names rate twice"),
         ("rate=fast", "generate has 'rate=fast'; give NAME=NUMBER"),
         (
             "rate=1,size=2",
             "generate has no 'size'; it takes rate, requests, input, output, ",
         ),
-        ("rate=1,tenants=0", "generate: tenants is 0; it must be a whole number, at least 1"),
-        ("rate=1,tenants=1.5", "generate: tenants is 1.5; it must be a whole number, at least 1"),
-        ("rate=1,output=0", "generate: output is 0; it must be a number, at least 1"),
-        ("rate=1e999", "generate: rate is inf; it must be a number, at least 0"),
+        ("rate=1,tenants=0", "generate: tenants is 0; it must be a whole number from 1 to"),
+        ("rate=1,tenants=1.5", "generate: tenants is 1.5; it must be a whole number from 1 to"),
+        ("rate=1,output=0", "generate: output is 0; it must be a number from 1 to 1e+07"),
+        ("rate=1e999", "generate: rate is inf; it must be a number from"),
         ("rate=1,prefix=100", "generate: prefix is 100; it must be a multiple of 512"),
+        ("rate=1,tenants=99999999999999999999", "generate: tenants is 99999999999999999999; it must be"),
+        ("rate=1,prefix=512000000000000", "generate: prefix is 512000000000000; it must be"),
+        ("rate=1,spread=1e300", "generate: spread is 1"),
+        ("rate=1,burstiness=1e300", "generate: burstiness is 1"),
+        ("rate=1,input=1e30", "generate: input is 1"),
     ],
 )
 def test_what_cannot_be_drawn_is_one_line(text: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Generator.parse(text)
     assert str(caught.value).startswith(message)
+
+
+def test_whole_numbers_may_be_written_with_an_exponent() -> None:
+    assert Generator.parse("rate=2e1,requests=1e3") == Generator(rate=20, requests=1000)

@@ -46,6 +46,67 @@ def test_client_traces_have_tenants(tmp_path: Path, text: str, tenants: list[int
     assert found.arrival_us[0] == 0
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        SERVEGEN.replace("\n", "\r\n"),
+        SERVEGEN.replace("\n", "\r"),
+        "\ufeff" + SERVEGEN,
+        "\n\n" + SERVEGEN.replace("\n", "\n\n") + "  \n",
+        SERVEGEN.replace(",", ", "),
+        SERVEGEN.replace(",", ";"),
+        SERVEGEN.replace(",", "\t"),
+        SERVEGEN.replace("23,2", "23.0,2.0"),
+        SERVEGEN.replace("input_tokens", "num_prefill_tokens").replace("output_tokens", "num_decode_tokens"),
+        "output_tokens,model,input_tokens,client,arrival_s\n2,m,23,14,0.0009\n228,m,636,6,0.0103\n5,m,9,14,.5\n",
+        "arrival_s,client,input_tokens,output_tokens\n1.7e9,14,23,2\n1700000000.0094,6,636,228\n"
+        "1700000000.4991,14,9,5\n",
+    ],
+)
+def test_what_programs_write_otherwise_is_the_same_trace(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "c.csv"
+    path.write_bytes(text.encode())
+    found = read(path)
+    assert found.arrival_us.tolist() == [0, 9_400, 499_100]
+    assert found.tenant.tolist() == [14, 6, 14]
+    assert found.input_tokens.tolist() == [23, 636, 9]
+    assert found.output_tokens.tolist() == [2, 228, 5]
+
+
+def test_dates_may_have_any_fraction_or_none(tmp_path: Path) -> None:
+    seconds = ("46", "46.5", "47.25", "48.125000", "48.1250001", "49.125000123")
+    rows = "".join(f"2023-11-16 18:15:{s},1,1\n2023-11-16T18:15:{s}Z,1,1\n" for s in seconds)
+    found = read(write(tmp_path / "a.csv", "TIMESTAMP,ContextTokens,GeneratedTokens\n" + rows))
+    after = [0, 500_000, 1_250_000, 2_125_000, 2_125_000, 3_125_000]
+    assert found.arrival_us.tolist() == [micros for micros in after for _ in range(2)]
+
+
+def test_json_rows_may_have_blank_lines_before_them_and_other_fields_and_whole_floats(tmp_path: Path) -> None:
+    row = (
+        '{"chat_id": 7, "output_length": 4.0, "hash_ids": [5], "input_length": 9.0, "timestamp": 1.7e12}\r\n'
+    )
+    found = read(write(tmp_path / "m.jsonl", "\ufeff\n" + row + "\n" + row))
+    assert found.arrival_us.tolist() == [0, 0]
+    assert found.input_tokens.tolist() == [9, 9]
+    assert found.output_tokens.tolist() == [4, 4]
+
+
+def test_ids_of_64_bits_stay_equal_and_different(tmp_path: Path) -> None:
+    ids = [2**64 - 1, 2**63, 2**62 + 5, 2**64 - 1]
+    rows = [{"timestamp": 0, "input_length": 2048, "output_length": 1, "hash_ids": ids}]
+    parts = read(write(tmp_path / "m.jsonl", jsonl(rows))).parts.tolist()
+    assert parts[0] == parts[3]
+    assert len(set(parts)) == 3
+
+
+def test_a_tenant_that_is_asked_for_has_the_number_that_its_requests_get(tmp_path: Path) -> None:
+    text = "arrival_s,tenant,input_tokens,output_tokens\n0,ann,1,1\n1, bob,1,1\n2,7,1,1\n"
+    trace = Trace(write(tmp_path / "c.csv", text))
+    numbers = [trace.tenant(name) for name in ("bob", "ann", "7", "nobody")]
+    assert joined(list(trace.batches())).tenant.tolist() == [numbers[1], numbers[0], 7]
+    assert trace.tenant_names[numbers[0]] == "bob"
+
+
 def test_tenants_with_names_keep_them(tmp_path: Path) -> None:
     text = "arrival_s,tenant,input_tokens,output_tokens\n0,ann,1,1\n1,bob,1,1\n2,ann,1,1\n3,7,1,1\n"
     trace = Trace(write(tmp_path / "c.csv", text))
@@ -95,7 +156,9 @@ HEADER = "arrival_s,input_tokens,output_tokens\n"
         ("arrival_s,input_tokens\n1,2\n", "line 1: header is .* named one of generatedtokens"),
         (HEADER + "0,1,1\n1,x,1\n", "line 3: input_tokens is 'x'; accepted: a whole number from 0 to"),
         (HEADER + "0,1,-1\n", "line 2: output_tokens is '-1'; accepted"),
-        (HEADER + "0,1,1e3\n", "line 2: output_tokens is '1e3'; accepted"),
+        (HEADER + "0,1,1.5\n", "line 2: output_tokens is '1.5'; accepted"),
+        (HEADER + f"0,{'9' * 5000},1\n", "line 2: input_tokens is '999.*9\\.\\.\\.; accepted"),
+        (HEADER + "1e300,1,1\n", "line 2: arrival_s is '1e300'; accepted: seconds from 0"),
         (HEADER + "0,99999999999,1\n", "line 2: input_tokens is '99999999999'; accepted"),
         (HEADER + "0,1,1\nsoon,1,1\n", "line 3: arrival_s is 'soon'; accepted: seconds from 0"),
         (HEADER + "soon,1,1\n", "line 2: arrival_s is 'soon'; accepted: seconds, or a date"),
@@ -103,7 +166,13 @@ HEADER = "arrival_s,input_tokens,output_tokens\n"
         (HEADER + "-1,1,1\n", "line 2: arrival_s is '-1'; accepted: seconds from 0"),
         (HEADER + "0,1\n", "line 2: line is '0,1'; accepted: 3 values"),
         (HEADER, "there are no requests in it"),
-        ("", "line 1: header is ''"),
+        ("", "it is empty"),
+        ("\n \r\n", "it is empty"),
+        ("\n" + HEADER + "\n0,x,1\n", "line 4: input_tokens is 'x'"),
+        (
+            '[{"timestamp": 0, "input_length": 1, "output_length": 1}]\n',
+            "line 1: line is .*; accepted: a JSON object",
+        ),
         (HEADER.replace("\n", ",priority\n") + "0,1,1,9\n", "line 2: priority is '9'; accepted: .* -8 to 8"),
         ('{"timestamp": 0}\n', "line 1: input_length is None; accepted"),
         ('{"timestamp": "0"}\n', "line 1: timestamp is '0'; accepted: milliseconds"),

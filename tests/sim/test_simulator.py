@@ -288,6 +288,7 @@ def test_the_timeline_holds_everything_whatever_its_width() -> None:
         ({"load_guard": 0.5}, "load_guard is 0.5; it must be at least 1"),
         ({"ttft_ms": 0.0}, "ttft_ms is 0"),
         ({"tenant_weights": {3: 0.0}}, "weight of tenant 3 is 0; it must be positive"),
+        ({"tenant_weights": {2**63: 1.0}}, f"tenant {2**63} has a weight; it must be a whole number of 64"),
         ({"runtime": {"nonsense": 1}}, "takes no such setting"),
         ({"runtime": {"fairness_gap_tokens": 0}}, "fairness_gap_tokens must be between 1 and"),
         ({"model": {"watermark": 2.0}}, "watermark"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
@@ -12,13 +11,11 @@ from numpy.typing import NDArray
 
 from airi.errors import ConfigError
 from airi.sampling_params import MAX_PRIORITY
-from airi.simulate.batches import Batch, Int32
+from airi.simulate.batches import PIECE_ROWS, Batch, Int32
 
 __all__ = ["Generator"]
 
 Float64 = NDArray[np.float64]
-
-_BATCH_ROWS = 8192
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,20 +43,30 @@ class Generator:
     seed: int = 0
     part_tokens: int = 512
 
-    _LEAST: ClassVar[dict[str, float]] = {"requests": 1, "input": 1, "output": 1, "tenants": 1}
+    _BOUNDS: ClassVar[dict[str, tuple[float, float]]] = {
+        "rate": (1e-6, 1e9),
+        "requests": (1, 1e12),
+        "input": (1, 1e7),
+        "output": (1, 1e7),
+        "spread": (0, 100),
+        "burstiness": (0, 100),
+        "tenants": (1, 1e9),
+        "prefix": (0, 1e7),
+        "seed": (0, 2**64),
+        "part_tokens": (1, 2**20),
+    }
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
             kinds: Any = int if field.type == "int" else int | float
-            least = self._LEAST.get(field.name, 0)
-            if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value < math.inf:
+            least, most = self._BOUNDS[field.name]
+            if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most:
                 what = "a whole number" if kinds is int else "a number"
                 raise ConfigError(
-                    f"{field.name} is {value!r}; it must be {what}, at least {least:g}", field=field.name
+                    f"{field.name} is {value!r}; it must be {what} from {least:g} to {most:g}",
+                    field=field.name,
                 )
-        if self.rate == 0:
-            raise ConfigError("rate is 0; it must be above 0", field="rate")
         if self.prefix % self.part_tokens:
             raise ConfigError(
                 f"prefix is {self.prefix}; it must be a multiple of {self.part_tokens}", field="prefix"
@@ -74,8 +81,10 @@ class Generator:
             name, _, value = pair.strip().partition("=")
             if name not in known:
                 raise ConfigError(f"generate has no {name!r}; it takes {', '.join(known)}", field="generate")
+            if name in found:
+                raise ConfigError(f"generate is {text!r}; it names {name} twice", field="generate")
             try:
-                found[name] = float(value) if "." in value or "e" in value else int(value)
+                found[name] = _number(value)
             except ValueError:
                 raise ConfigError(
                     f"generate has {pair.strip()!r}; give NAME=NUMBER", field="generate"
@@ -97,13 +106,20 @@ class Generator:
         """None: they are numbers."""
         return {}
 
+    def tenant(self, name: str) -> int:
+        """The number of a tenant; raises ConfigError for what is none."""
+        try:
+            return int(name)
+        except ValueError:
+            raise ConfigError(f"tenant is {name!r}; drawn ones are whole numbers", field="tenant") from None
+
     def batches(self) -> Iterator[Batch]:
         """All requests, in order of arrival; a few thousand at a time."""
         random = np.random.default_rng(self.seed)
         clock_us = 0.0
         parts = np.arange(self.prefix // self.part_tokens)
-        for first in range(0, self.requests, _BATCH_ROWS):
-            count = min(_BATCH_ROWS, self.requests - first)
+        for first in range(0, self.requests, PIECE_ROWS):
+            count = min(PIECE_ROWS, self.requests - first)
             arrivals = clock_us + np.cumsum(_gamma(random, 1e6 / self.rate, self.burstiness, count))
             clock_us = float(arrivals[-1])
             tenant = random.integers(0, self.tenants, count)
@@ -116,6 +132,15 @@ class Generator:
                 part_start=np.arange(count + 1) * len(parts),
                 parts=(tenant[:, None] * len(parts) + parts).ravel(),
             )
+
+
+def _number(text: str) -> int | float:
+    """A whole number also where it is written as 1e6."""
+    try:
+        return int(text)
+    except ValueError:
+        value = float(text)
+        return int(value) if value.is_integer() else value
 
 
 def _gamma(random: np.random.Generator, mean: float, spread: float, count: int) -> Float64:

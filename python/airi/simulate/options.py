@@ -36,6 +36,7 @@ _BOUNDS = {
 _OPTIONAL = ("kv_blocks", "kv_bytes_per_token", "max_model_len", "concurrency", "threads")
 _MOST_BLOCKS = 2**31 - 1
 _MOST_LENGTH = 2**30
+_MOST_TENANT = 2**63 - 1
 _MOST_RATE = 1e9
 """Bytes per microsecond that the core takes."""
 
@@ -110,6 +111,11 @@ class SimulationOptions:
                 raise ConfigError(f"{name} is {value:g}; it must be in (0, 1e9]", field=name)
         self._check_tiers()
         for tenant, weight in self.tenant_weights.items():
+            if not -_MOST_TENANT <= tenant <= _MOST_TENANT:
+                raise ConfigError(
+                    f"tenant {tenant} has a weight; it must be a whole number of 64 bits with a sign",
+                    field="tenant_weights",
+                )
             if not 0 < weight < math.inf:
                 raise ConfigError(
                     f"weight of tenant {tenant} is {weight:g}; it must be positive", field="tenant_weights"

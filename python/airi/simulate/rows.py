@@ -21,12 +21,22 @@ from airi.simulate.batches import Batch
 __all__ = ["CsvRows", "JsonRows", "RowReader"]
 
 _MOST_TOKENS = 2**30
-_MOST_SECONDS = 1e9
-_MOST_ID = 2**62
+_MOST_SECONDS = 4e9
+"""Far enough for seconds since 1970."""
+_ID_BITS = 62
+"""Of an id of a part; what has more loses the rest."""
 _MICROSECOND = datetime.timedelta(microseconds=1)
 
 ARRIVAL = ("timestamp", "arrival_s", "arrival_time", "arrived_at", "arrival")
-INPUT = ("contexttokens", "input_tokens", "prompt_len", "input_length", "prompt_tokens", "request tokens")
+INPUT = (
+    "contexttokens",
+    "input_tokens",
+    "prompt_len",
+    "input_length",
+    "prompt_tokens",
+    "request tokens",
+    "num_prefill_tokens",
+)
 OUTPUT = (
     "generatedtokens",
     "output_tokens",
@@ -34,6 +44,7 @@ OUTPUT = (
     "output_length",
     "completion_tokens",
     "response tokens",
+    "num_decode_tokens",
 )
 TENANT = ("client", "tenant", "client_id", "tenant_id", "user")
 PRIORITY = ("priority",)
@@ -71,13 +82,13 @@ class _Columns:
 
 
 class RowReader(ABC):
-    """Reads the lines of one file, after its first. `line` is the number of the one read last."""
+    """Reads the lines of one file, after its first that is not blank. `line` is the number of the one read last."""
 
     format = ""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, line: int) -> None:
         self.path = path
-        self.line = 1
+        self.line = line
         self.tenant_names: dict[int, str] = {}
         self._tenants: dict[str, int] = {}
 
@@ -109,8 +120,13 @@ class RowReader(ABC):
     def tenant(self, name: str) -> int:
         """The number of a tenant: the name itself where it is one."""
         known = self._tenants.get(name)
-        if known is not None:
-            return known
+        if known is None:
+            known = self._tenants[name] = self._number(name.strip())
+        return known
+
+    def _number(self, name: str) -> int:
+        if name in self._tenants:
+            return self._tenants[name]
         number = int(name) if name.isdecimal() and len(name) <= 15 else None
         if number is None or number in self.tenant_names:
             number = 2**50 + len(self.tenant_names)
@@ -126,13 +142,15 @@ class RowReader(ABC):
 
 
 class CsvRows(RowReader):
-    """Comma-separated values under a header with one of several names for each column."""
+    """Values between commas, semicolons or tabs, under a header with one of several names for each column."""
 
     format = "csv"
 
-    def __init__(self, path: Path, header: str) -> None:
-        super().__init__(path)
-        self._names = [name.strip() for name in next(csv.reader([header]), [])]
+    def __init__(self, path: Path, header: str, line: int = 1) -> None:
+        super().__init__(path, line)
+        self._delimiter = next((mark for mark in ",;\t" if mark in header), ",")
+        names = next(csv.reader([header], delimiter=self._delimiter), [])
+        self._names = [name.strip() for name in names]
         self._arrival = self._column(ARRIVAL)
         self._input = self._column(INPUT)
         self._output = self._column(OUTPUT)
@@ -151,35 +169,41 @@ class CsvRows(RowReader):
         return found
 
     def rows(self, lines: TextIO, out: _Columns) -> Iterator[None]:
-        reader = csv.reader(lines)
+        reader = csv.reader(lines, delimiter=self._delimiter)
         least = max(self._arrival, self._input, self._output, self._tenant or 0, self._priority or 0) + 1
+        header = self.line
         for row in reader:
-            self.line = reader.line_num + 1
-            if not row:
-                continue
+            self.line = header + reader.line_num
             if len(row) < least:
-                self.fail("line", ",".join(row), f"{len(self._names)} values, as in the header")
+                text = self._delimiter.join(row)
+                if not text.strip():
+                    continue
+                self.fail("line", text, f"{len(self._names)} values, as in the header")
             arrival, tokens, output = row[self._arrival], row[self._input], row[self._output]
             clock = self._clock or self._choose_clock(arrival)
             out.arrival_us.append(clock(arrival))
             try:
-                numbers = int(tokens), int(output)
+                counts = int(tokens), int(output)
             except ValueError:
-                numbers = -1, -1
-            if not (0 <= numbers[0] <= _MOST_TOKENS and 0 <= numbers[1] <= _MOST_TOKENS):
-                self._fail_tokens(tokens, output)
-            out.input_tokens.append(numbers[0])
-            out.output_tokens.append(numbers[1])
+                counts = self._count(self._input, tokens), self._count(self._output, output)
+            if not (0 <= counts[0] <= _MOST_TOKENS and 0 <= counts[1] <= _MOST_TOKENS):
+                counts = self._count(self._input, tokens), self._count(self._output, output)
+            out.input_tokens.append(counts[0])
+            out.output_tokens.append(counts[1])
             out.tenant.append(0 if self._tenant is None else self.tenant(row[self._tenant]))
             out.band.append(MAX_PRIORITY if self._priority is None else self._band(row[self._priority]))
             out.part_start.append(0)
             yield
 
-    def _fail_tokens(self, tokens: str, output: str) -> NoReturn:
-        accepted = f"a whole number from 0 to {_MOST_TOKENS}"
-        good = tokens.strip().isdecimal() and int(tokens) <= _MOST_TOKENS
-        column, value = (self._output, output) if good else (self._input, tokens)
-        self.fail(self._names[column], value, accepted)
+    def _count(self, column: int, text: str) -> int:
+        """A number of tokens, also one that a spreadsheet has written as 12.0."""
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (value.is_integer() and 0 <= value <= _MOST_TOKENS):
+            self.fail(self._names[column], text, f"a whole number from 0 to {_MOST_TOKENS}")
+        return int(value)
 
     def _band(self, text: str) -> int:
         try:
@@ -229,14 +253,14 @@ class JsonRows(RowReader):
 
     format = "jsonl"
 
-    def __init__(self, path: Path, first: str, *, part_tokens: int) -> None:
-        super().__init__(path)
+    def __init__(self, path: Path, first: str, line: int = 1, *, part_tokens: int) -> None:
+        super().__init__(path, line)
         self._first = first
         self._part_tokens = part_tokens
 
     def rows(self, lines: TextIO, out: _Columns) -> Iterator[None]:
         decode = msgspec.json.Decoder().decode
-        self.line = 0
+        self.line -= 1
         for text in self._all(lines):
             self.line += 1
             if not text.strip():
@@ -265,8 +289,10 @@ class JsonRows(RowReader):
         tokens = self._count(request, "input_length", _MOST_TOKENS)
         output = self._count(request, "output_length", _MOST_TOKENS)
         ids = request.get("hash_ids") or []
-        if not isinstance(ids, list) or not all(type(i) is int and 0 <= i <= _MOST_ID for i in ids):
-            self.fail("hash_ids", ids, "a list of whole numbers, at least 0")
+        if not isinstance(ids, list) or not all(type(i) is int and i >= 0 for i in ids):
+            self.fail("hash_ids", ids, "a list of whole numbers from 0 to 2^64 - 1")
+        if ids and max(ids) >> _ID_BITS:
+            ids = [i & ((1 << _ID_BITS) - 1) for i in ids]
         if len(ids) > -(-tokens // self._part_tokens):
             most = f"at most {-(-tokens // self._part_tokens)} for {tokens} tokens in parts of {self._part_tokens}"
             self.fail("len(hash_ids)", len(ids), most)
@@ -284,6 +310,7 @@ class JsonRows(RowReader):
 
     def _count(self, request: dict[str, Any], field: str, most: int) -> int:
         value = request.get(field)
-        if type(value) is not int or not 0 <= value <= most:
+        whole = int(value) if isinstance(value, float) and value.is_integer() else value
+        if type(whole) is not int or not 0 <= whole <= most:
             self.fail(field, value, f"a whole number from 0 to {most}")
-        return value
+        return whole

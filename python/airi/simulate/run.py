@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from airi import _core
 from airi.engine.resources import usable_cores
 from airi.errors import ConfigError
-from airi.simulate.batches import Batch
+from airi.simulate.batches import PIECE_ROWS, Batch, in_pieces
 from airi.simulate.options import SimulationOptions
 from airi.simulate.report import Report
 
@@ -22,8 +22,6 @@ Progress = Callable[[int, float], None]
 """Called with requests read so far and simulated seconds."""
 
 _DRAIN_US = 60_000_000
-_SLICE = 8192
-"""Requests per call of the core: short enough for Ctrl-C and a moving progress line."""
 
 
 class Simulation:
@@ -61,7 +59,10 @@ class Simulation:
         except MemoryError:
             raise ConfigError("there is not enough memory for the replicas") from None
         for tenant, weight in options.tenant_weights.items():
-            self._core.set_tenant(tenant, weight)
+            try:
+                self._core.set_tenant(tenant, weight)
+            except ValueError as error:
+                raise ConfigError(f"weight of tenant {tenant}: {error}", field="tenant_weights") from None
 
     @property
     def simulated_s(self) -> float:
@@ -69,16 +70,19 @@ class Simulation:
         return self._core.now_us / 1e6
 
     def feed(self, batch: Batch) -> None:
-        """Lets the requests of a batch arrive."""
-        self._core.feed(
-            arrival_us=batch.arrival_us,
-            tenant=batch.tenant,
-            band=batch.band,
-            input_tokens=batch.input_tokens,
-            output_tokens=batch.output_tokens,
-            part_start=batch.part_start,
-            parts=batch.parts,
-        )
+        """Lets the requests of a batch arrive; raises ConfigError where they cannot, as out of order."""
+        try:
+            self._core.feed(
+                arrival_us=batch.arrival_us,
+                tenant=batch.tenant,
+                band=batch.band,
+                input_tokens=batch.input_tokens,
+                output_tokens=batch.output_tokens,
+                part_start=batch.part_start,
+                parts=batch.parts,
+            )
+        except ValueError as error:
+            raise ConfigError(str(error), field="trace") from None
         self.requests += len(batch)
 
     def drain(self) -> bool:
@@ -115,7 +119,7 @@ def simulate(
             on_rows(simulation.take_rows())
 
     for batch in batches:
-        for piece in _slices(batch):
+        for piece in in_pieces(batch, PIECE_ROWS):
             simulation.feed(piece)
             advanced()
     while simulation.drain():
@@ -124,11 +128,3 @@ def simulate(
     return Report.of(
         simulation.results(), options, requests=simulation.requests, wall_s=time.perf_counter() - began
     )
-
-
-def _slices(batch: Batch) -> Iterator[Batch]:
-    if len(batch) <= _SLICE:
-        yield batch
-        return
-    for start in range(0, len(batch), _SLICE):
-        yield batch.take(np.arange(start, min(start + _SLICE, len(batch))))

@@ -14,31 +14,29 @@ from typing import TextIO
 import numpy as np
 
 from airi.errors import ConfigError
-from airi.simulate.batches import Batch, joined
+from airi.simulate.batches import PIECE_ROWS, Batch, joined
 from airi.simulate.rows import CsvRows, JsonRows, RowReader
 
-__all__ = ["FORMATS", "Trace"]
+__all__ = ["Trace"]
 
-FORMATS = """\
-CSV with a header that names arrival (`TIMESTAMP` as a date, or `arrival_s` in seconds), input tokens
-(`ContextTokens`, `input_tokens`, `prompt_len`) and output tokens (`GeneratedTokens`, `output_tokens`,
-`output_len`), if it likes also tenants (`client`, `tenant`) and `priority`; or JSON lines with `timestamp`
-in milliseconds, `input_length`, `output_length` and perhaps `hash_ids`."""
-
-_BATCH_ROWS = 8192
 _GZIP = b"\x1f\x8b"
 
 
 class Trace:
     """A file of requests. Batches hold a few thousand rows each: a trace is never in memory as a whole.
 
-    Rows may be out of order by up to `_BATCH_ROWS` rows. Arrivals count from the first one.
+    CSV with a header that names arrival (`TIMESTAMP` as a date, or `arrival_s` in seconds), input tokens
+    (`ContextTokens`, `input_tokens`, `prompt_len`) and output tokens (`GeneratedTokens`, `output_tokens`,
+    `output_len`), if it likes also tenants (`client`, `tenant`) and `priority`; or JSON lines with `timestamp` in
+    milliseconds, `input_length`, `output_length` and perhaps `hash_ids`. Other columns are passed over.
+    Rows may be out of order by up to 8,192 rows. Arrivals count from the first one.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, part_tokens: int = 512) -> None:
         """Opens the file to see what it is; raises ConfigError. `part_tokens`: of one of `hash_ids`."""
         self.path = Path(path)
         self.part_tokens = part_tokens
+        self._tenants: list[str] = []
         with self._open() as lines:
             self._rows = self._reader(lines)
 
@@ -72,16 +70,16 @@ class Trace:
         latest: int | None = None
         with self._open() as lines:
             self._rows = self._reader(lines)
-            for batch in self._rows.batches(lines, _BATCH_ROWS):
+            for batch in self._rows.batches(lines, PIECE_ROWS):
                 rows = batch if held is None else joined([held, batch])
                 rows = rows.take(np.argsort(rows.arrival_us, kind="stable"))
                 if latest is not None and rows.arrival_us[0] < latest:
                     raise ConfigError(
-                        f"{self.path}: a request before line {self._rows.line} arrives earlier than one {_BATCH_ROWS} "
+                        f"{self.path}: a request before line {self._rows.line} arrives earlier than one {PIECE_ROWS} "
                         "lines above; sort the file by arrival",
                         field="trace",
                     )
-                cut = max(len(rows) - _BATCH_ROWS, 0)
+                cut = max(len(rows) - PIECE_ROWS, 0)
                 if cut:
                     latest = int(rows.arrival_us[cut - 1])
                     yield rows.take(np.arange(cut))
@@ -90,14 +88,28 @@ class Trace:
             yield held
 
     def _reader(self, lines: TextIO) -> RowReader:
-        """The reader for what the first line is, which it takes away."""
+        """The reader for what the first line that is not blank is; takes the lines up to there away."""
+        number, first = 0, "\n"
         try:
-            first = lines.readline()
+            while first and not first.strip():
+                number, first = number + 1, lines.readline()
         except (UnicodeDecodeError, OSError, EOFError, zlib.error) as error:
             raise ConfigError(f"{self.path}: it cannot be read as text: {error}", field="trace") from None
-        if first.lstrip().startswith("{"):
-            return JsonRows(self.path, first, part_tokens=self.part_tokens)
-        return CsvRows(self.path, first)
+        if not first:
+            raise ConfigError(f"{self.path}: it is empty", field="trace")
+        reader: RowReader
+        if first.lstrip().startswith(("{", "[")):
+            reader = JsonRows(self.path, first, number, part_tokens=self.part_tokens)
+        else:
+            reader = CsvRows(self.path, first, number)
+        for name in self._tenants:
+            reader.tenant(name)
+        return reader
+
+    def tenant(self, name: str) -> int:
+        """The number of a tenant that the file may name; to be asked before its requests are read."""
+        self._tenants.append(name)
+        return self._rows.tenant(name)
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[TextIO]:
