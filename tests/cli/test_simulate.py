@@ -159,6 +159,26 @@ def test_tenants_can_be_made_of_prefixes_and_weighed(airi: Airi, mooncake: Path)
     assert [t["tenant"] for t in figures(airi(*command))["tenants"]] == [0]
 
 
+def test_tenants_with_names_are_weighed_by_them(airi: Airi, tmp_path: Path) -> None:
+    rows = "".join(f"{0 if i < 40 else 0.001},{'ab'[i % 2]},800,50\n" for i in range(80))
+    trace = write(tmp_path / "c.csv", "arrival_s,client,input_tokens,output_tokens\n" + rows)
+    command = ("simulate", "--trace", str(trace), "--max-num-seqs", "4", "--json", "--tenant-weight", "b=50")
+    ttft = {t["tenant"]: t["ttft_ms"]["mean"] for t in figures(airi(*command))["tenants"]}
+    assert ttft["b"] < 0.8 * ttft["a"]
+
+
+def test_a_plot_that_cannot_be_written_is_said_before_anything_is_simulated(
+    airi: Airi, mooncake: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "t.svg").mkdir()
+    rows = tmp_path / "rows.csv"
+    result = airi(
+        "simulate", "--trace", str(mooncake), "--plot", str(tmp_path / "t.svg"), "--rows", str(rows)
+    )
+    assert "t.svg: Is a directory" in result.err
+    assert not rows.exists()
+
+
 def test_step_times_come_from_a_file(airi: Airi, mooncake: Path, tmp_path: Path) -> None:
     path = write(tmp_path / "t.json", '{"memory": {"step_us": 1e6}, "arithmetic": {}, "source": "slow"}')
     found = figures(airi("simulate", "--trace", str(mooncake), "--step-time", str(path), "--json"))
@@ -175,7 +195,24 @@ def test_step_times_come_from_a_file(airi: Airi, mooncake: Path, tmp_path: Path)
         (("--trace", "{t}", "--replicas", "0"), "replicas is 0; it must be a whole number from 1 to 4096"),
         (("--trace", "{t}", "--router", "best"), "router is 'best'; accepted: round_robin"),
         (("--trace", "{t}", "--speedup", "0"), "speedup is 0; it must be in"),
-        (("--trace", "{t}", "--copies", "0"), "copies is 0; it must be at least 1"),
+        (("--trace", "{t}", "--copies", "0"), "copies is 0; it must be a whole number from 1 to 1000000"),
+        (("--trace", "{t}", "--copies", "9999999"), "copies is 9999999; it must be a whole number from 1 to"),
+        (("--trace", "{t}", "--repeat", "0"), "repeat is 0; it must be at least 1"),
+        (("--trace", "{t}", "--hash-block", "9999999"), "hash_block is 9999999; it must be a whole number"),
+        (("--trace", "{t}", "--step-time", ""), "step_time is ''; give a file or one of: h200-8b-fp8"),
+        (("--trace", "{t}", "--timeline"), "timeline is part of the JSON object; give --json too"),
+        (("--trace", "{t}", "--set", "self=1"), "the scheduler has no setting 'self'"),
+        (("--trace", "{t}", "--tenant-weight", "0=1e-300"), "weight of tenant 0: weight must lie in"),
+        (("--trace", "{t}", "--tenant-weight", "=1"), "tenant_weight is '=1'; give TENANT=WEIGHT"),
+        (
+            ("--generate", "rate=1", "--tenant-weight", "ann=1"),
+            "tenant is 'ann'; drawn ones are whole numbers",
+        ),
+        (("--generate", "rate=1e-6,requests=1e5,burstiness=0"), "arrival_us must be in order, in"),
+        (("--replay", "x", "--block-size", "8"), "block_size does not go with --replay"),
+        (("--replay", "x", "--limit", "8"), "limit does not go with --replay"),
+        (("--replay", "x", "--plot", "x.svg"), "plot does not go with --replay"),
+        (("--replay", "x", "--fit-step-time", "/none/x"), "fit_step_time /none/x: No such file"),
         (
             ("--trace", "{t}", "--step-time", "none"),
             "step_time is 'none'; give a file or one of: h200-8b-fp8",
@@ -191,7 +228,7 @@ def test_step_times_come_from_a_file(airi: Airi, mooncake: Path, tmp_path: Path)
         (("--trace", "{t}", "--set", 'aging_us="x"'), "aging_us is 'x'; RuntimeConfig takes no such setting"),
         (("--trace", "{t}", "--disk-kv-blocks", "9"), "host_kv_blocks is 0; the disk is reached through"),
         (("--trace", "{t}", "--host-kv-gb-per-s", "0"), "host_kv_gb_per_s is 0.0; it must be a number in"),
-        (("--trace", "{t}", "--tenant-weight", "a=b"), "tenant_weight is 'a=b'; give NUMBER=WEIGHT"),
+        (("--trace", "{t}", "--tenant-weight", "a=b"), "tenant_weight is 'a=b'; give TENANT=WEIGHT"),
         (("--trace", "{t}", "--plot", "x.bmp"), "plot is 'x.bmp'; give a file that ends in .svg"),
         (("--trace", "{t}", "--plot", "/none/x.svg"), "plot /none/x.svg: No such file"),
         (("--trace", "{t}", "--rows", "/none/x.csv"), "rows /none/x.csv: No such file"),

@@ -127,6 +127,9 @@ def test_a_name_for_no_model_of_several_is_refused(name: str) -> None:
             "disk_kv_path is None and disk_kv_memory is 1073741824; give both",
         ),
         (["--engine", "ipc:///x", "--sleepable", "m"], "--engine:"),
+        (["--engine", "ipc:///x", "--kv-memory", "1GiB"], "kv_memory does not go with --engine"),
+        (["--engine", "ipc:///x", "--dedupe-steps", "1"], "dedupe_steps does not go with --engine"),
+        (["m", "--kv-memory", "9TB", "--host-kv-memory", "9TX"], "host_kv_memory is '9TX'"),
     ],
 )
 def test_a_wrong_option_is_one_line_and_status_2(

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from airi.errors import (
+    ConfigError,
     ContextLengthError,
     EngineDeadError,
     EngineStartError,
@@ -58,6 +59,12 @@ async def test_many_streams_do_not_mix(endpoint: str) -> None:
             outputs = await asyncio.gather(*(collect(client, request(n)) for n in lengths))
             assert client.num_running == 0
     assert [output.tokens for output in outputs] == [list(range(5, 5 + n)) for n in lengths]
+
+
+@pytest.mark.parametrize("endpoint", ["nonsense", "tcp://x", "ipc://" + "x" * 200])
+async def test_what_is_no_endpoint_is_said_so(endpoint: str) -> None:
+    with pytest.raises(ConfigError, match=rf"endpoint is '{endpoint}'; give ipc://PATH or tcp://HOST:PORT"):
+        await EngineClient.connect(endpoint)
 
 
 async def test_two_clients_may_use_the_same_request_ids(endpoint: str) -> None:

@@ -85,7 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else "airi"
-        message = describe()
+        message = describe().strip()
+        message += "" if not message or message.endswith((".", "!", "?")) else "."
         return _fail(f"{message} See `{path} --help`." if message else f"See `{path} --help`.")
     return result if isinstance(result, int) else 0
 

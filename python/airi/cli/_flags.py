@@ -13,10 +13,21 @@ from airi.errors import ConfigError
 if TYPE_CHECKING:
     from airi.engine.targets import TargetMs
 
-__all__ = ["parse_by_model", "parse_number", "parse_size", "parse_target", "takes_groups"]
+__all__ = [
+    "given_names",
+    "parse_by_model",
+    "parse_number",
+    "parse_size",
+    "parse_target",
+    "takes_groups",
+]
 
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
-_SIZE = re.compile(r"(\d{1,18}(?:\.\d+)?) ?([kmg]i?)?b?", re.IGNORECASE)
+_UNITS = {"": 1} | {
+    letter + binary: base**power
+    for power, letter in enumerate("kmgt", start=1)
+    for binary, base in (("", 10**3), ("i", 2**10))
+}
+_SIZE = re.compile(r"(\d{1,18}(?:\.\d+)?) ?([kmgt]i?)?b?", re.IGNORECASE)
 
 _Value = TypeVar("_Value")
 
@@ -52,6 +63,11 @@ def takes_groups(command: Callable[..., None]) -> Callable[..., None]:
     run.__annotations__ = {name: flag.annotation for name, flag in flags.items()}
     run.__signature__ = inspect.Signature(list(flags.values()))  # type: ignore[attr-defined]
     return run
+
+
+def given_names(group: Any) -> list[str]:
+    """Names of a group's flags that say something else than their defaults."""
+    return [field.name for field in fields(group) if getattr(group, field.name) != field.default]
 
 
 def parse_size(name: str, text: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ModelFlags", "named_models"]
 
-_MODELS = "Models"
+_models = partial(typer.Option, rich_help_panel="Models")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,61 +37,46 @@ class ModelFlags:
     ] = None
     served_model_name: Annotated[
         list[str] | None,
-        typer.Option(
-            help="A further name for the model; may be repeated. With several models: MODEL=NAME.",
-            rich_help_panel=_MODELS,
-        ),
+        _models(help="A further name for the model; may be repeated. With several models: MODEL=NAME."),
     ] = None
     model_weight: Annotated[
         list[str] | None,
-        typer.Option(
+        _models(
             help="MODEL=NUMBER: its share of device time against other models that have work, 1 unless set; may be "
-            "repeated.",
-            rich_help_panel=_MODELS,
+            "repeated."
         ),
     ] = None
     kv_share: Annotated[
         list[str] | None,
-        typer.Option(
-            help="MODEL=NUMBER: its share of --kv-memory against other models, 1 unless set; may be repeated.",
-            rich_help_panel=_MODELS,
+        _models(
+            help="MODEL=NUMBER: its share of --kv-memory against other models, 1 unless set; may be repeated."
         ),
     ] = None
     kv_min: Annotated[
         list[str] | None,
-        typer.Option(
+        _models(
             help="Part of --kv-memory that a model has whenever it needs it, such as 1GiB, or MODEL=1GiB for one of "
-            "several; may be repeated. With this, --kv-max or --sleepable, memory moves between the models.",
-            rich_help_panel=_MODELS,
+            "several; may be repeated. With this, --kv-max or --sleepable, memory moves between the models."
         ),
     ] = None
     kv_max: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Part of --kv-memory that a model has at most; otherwise as --kv-min.",
-            rich_help_panel=_MODELS,
-        ),
+        list[str] | None, _models(help="Part of --kv-memory that a model has at most; otherwise as --kv-min.")
     ] = None
     sleepable: Annotated[
         list[str] | None,
-        typer.Option(
+        _models(
             help="A model that can be sent to sleep, which lends the memory of its weights to the others; may be "
-            "repeated.",
-            rich_help_panel=_MODELS,
+            "repeated."
         ),
     ] = None
     public_prefix: Annotated[
         list[str] | None,
-        typer.Option(
+        _models(
             help="File with a system prompt, or another beginning, that API keys share in spite of "
-            "--isolate-tenants; MODEL=FILE for one of several; may be repeated.",
-            rich_help_panel=_MODELS,
+            "--isolate-tenants; MODEL=FILE for one of several; may be repeated."
         ),
     ] = None
-    chat_template: Annotated[
-        str | None,
-        typer.Option(help="File that replaces the models' chat template.", rich_help_panel=_MODELS),
-    ] = None
+    chat_template: Annotated[str | None, _models(help="File that replaces the models' chat template.")] = None
 
     @property
     def are_given(self) -> bool:

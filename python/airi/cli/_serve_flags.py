@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,44 +18,33 @@ if TYPE_CHECKING:
 
 __all__ = ["EngineFlags", "HttpFlags", "MemoryFlags", "ScheduleFlags", "engine_options"]
 
-_HTTP = "HTTP"
-_ENGINE = "Engine"
-_MEMORY = "Memory"
-_SCHEDULE = "Scheduling"
+_http = partial(typer.Option, rich_help_panel="HTTP")
+_engine = partial(typer.Option, rich_help_panel="Engine")
+_memory = partial(typer.Option, rich_help_panel="Memory")
+_schedule = partial(typer.Option, rich_help_panel="Scheduling")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpFlags:
     """Where to listen, and to whom."""
 
-    host: Annotated[str, typer.Option(help="Address to listen on.", rich_help_panel=_HTTP)] = "127.0.0.1"
-    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", rich_help_panel=_HTTP)] = 8000
+    host: Annotated[str, _http(help="Address to listen on.")] = "127.0.0.1"
+    port: Annotated[int, _http(help="Port; 0 takes a free one.")] = 8000
     api_key: Annotated[
         list[str] | None,
-        typer.Option(
+        _http(
             envvar="AIRI_API_KEY",
             help="Key that clients must send; may be repeated. Keys share the device evenly.",
             show_envvar=True,
-            rich_help_panel=_HTTP,
         ),
     ] = None
     cors_origin: Annotated[
-        list[str] | None,
-        typer.Option(help="Web origin whose scripts may call, or *; may be repeated.", rich_help_panel=_HTTP),
+        list[str] | None, _http(help="Web origin whose scripts may call, or *; may be repeated.")
     ] = None
-    tls_cert: Annotated[
-        Path | None, typer.Option(help="Certificate chain (PEM); turns on HTTPS.", rich_help_panel=_HTTP)
-    ] = None
-    tls_key: Annotated[
-        Path | None, typer.Option(help="Private key of the certificate (PEM).", rich_help_panel=_HTTP)
-    ] = None
-    max_body: Annotated[str, typer.Option(help="Largest request body accepted.", rich_help_panel=_HTTP)] = (
-        "32MiB"
-    )
-    drain_timeout: Annotated[
-        float,
-        typer.Option(help="Seconds that running requests get after SIGTERM.", rich_help_panel=_HTTP),
-    ] = 120.0
+    tls_cert: Annotated[Path | None, _http(help="Certificate chain (PEM); turns on HTTPS.")] = None
+    tls_key: Annotated[Path | None, _http(help="Private key of the certificate (PEM).")] = None
+    max_body: Annotated[str, _http(help="Largest request body accepted.")] = "32MiB"
+    drain_timeout: Annotated[float, _http(help="Seconds that running requests get after SIGTERM.")] = 120.0
 
     def options(self, *, chat_template: str | None) -> ServerOptions:
         """As the gateway takes them; raises ConfigError."""
@@ -80,41 +70,30 @@ class HttpFlags:
 class EngineFlags:
     """What runs the models."""
 
-    device: Annotated[str, typer.Option(help="Where to run: auto, cpu.", rich_help_panel=_ENGINE)] = "auto"
-    dtype: Annotated[
-        str, typer.Option(help="auto (as the checkpoint says), float32 or bfloat16.", rich_help_panel=_ENGINE)
-    ] = "auto"
-    threads: Annotated[
-        int | None, typer.Option(help="Threads that compute; left out: all cores.", rich_help_panel=_ENGINE)
-    ] = None
+    device: Annotated[str, _engine(help="Where to run: auto, cpu.")] = "auto"
+    dtype: Annotated[str, _engine(help="auto (as the checkpoint says), float32 or bfloat16.")] = "auto"
+    threads: Annotated[int | None, _engine(help="Threads that compute; left out: all cores.")] = None
     max_model_len: Annotated[
-        int | None,
-        typer.Option(
-            help="Prompt and answer together, in tokens; left out: the model's window.",
-            rich_help_panel=_ENGINE,
-        ),
+        int | None, _engine(help="Prompt and answer together, in tokens; left out: the model's window.")
     ] = None
     record_steps: Annotated[
         Path | None,
-        typer.Option(
+        _engine(
             help="Record everything that the scheduler is told into this file, for `airi simulate --replay`. "
             "Token ids are replaced by others drawn at random, equal ones by equal ones, so that shared "
-            "beginnings stay visible and texts do not.",
-            rich_help_panel=_ENGINE,
+            "beginnings stay visible and texts do not."
         ),
     ] = None
     decision_records: Annotated[
         int,
-        typer.Option(
-            help="Decisions about requests that are kept, to say why one waited or was taken off; 48 bytes each.",
-            rich_help_panel=_ENGINE,
+        _engine(
+            help="Decisions about requests that are kept, to say why one waited or was taken off; 48 bytes each."
         ),
     ] = 1 << 14
     engine: Annotated[
         str | None,
-        typer.Option(
-            help="Use the engine that runs at this endpoint (ipc://... or tcp://...) instead of starting one.",
-            rich_help_panel=_ENGINE,
+        _engine(
+            help="Use the engine that runs at this endpoint (ipc://... or tcp://...) instead of starting one."
         ),
     ] = None
 
@@ -131,41 +110,26 @@ class MemoryFlags:
 
     kv_memory: Annotated[
         str | None,
-        typer.Option(
-            help="Memory for keys and values, such as 8GiB or 500MB; left out: half of what is free.",
-            rich_help_panel=_MEMORY,
-        ),
+        _memory(help="Memory for keys and values, such as 8GiB or 500MB; left out: half of what is free."),
     ] = None
     host_kv_memory: Annotated[
         str | None,
-        typer.Option(
-            help="Memory for copies of keys and values that leave --kv-memory, such as 32GiB; left out: none.",
-            rich_help_panel=_MEMORY,
+        _memory(
+            help="Memory for copies of keys and values that leave --kv-memory, such as 32GiB; left out: none."
         ),
     ] = None
     disk_kv_path: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for what leaves --host-kv-memory in turn, on a fast disk.", rich_help_panel=_MEMORY
-        ),
+        Path | None, _memory(help="Folder for what leaves --host-kv-memory in turn, on a fast disk.")
     ] = None
-    disk_kv_memory: Annotated[
-        str | None,
-        typer.Option(help="How much of that disk to take, such as 200GiB.", rich_help_panel=_MEMORY),
-    ] = None
-    block_size: Annotated[int, typer.Option(help="Tokens per KV block.", rich_help_panel=_MEMORY)] = 16
+    disk_kv_memory: Annotated[str | None, _memory(help="How much of that disk to take, such as 200GiB.")] = (
+        None
+    )
+    block_size: Annotated[int, _memory(help="Tokens per KV block.")] = 16
     prefix_caching: Annotated[
-        bool,
-        typer.Option(
-            help="Keep what prompts began with for those that begin alike.", rich_help_panel=_MEMORY
-        ),
+        bool, _memory(help="Keep what prompts began with for those that begin alike.")
     ] = True
     isolate_tenants: Annotated[
-        bool,
-        typer.Option(
-            help="API keys share no cached prefixes, so that none learns what others have sent.",
-            rich_help_panel=_MEMORY,
-        ),
+        bool, _memory(help="API keys share no cached prefixes, so that none learns what others have sent.")
     ] = False
 
     def options(self) -> dict[str, Any]:
@@ -190,76 +154,59 @@ class MemoryFlags:
 class ScheduleFlags:
     """Who runs when."""
 
-    max_num_seqs: Annotated[
-        int, typer.Option(help="Requests that run at the same time.", rich_help_panel=_SCHEDULE)
-    ] = 256
-    max_batch_tokens: Annotated[
-        int, typer.Option(help="Tokens in one step, prompts and answers together.", rich_help_panel=_SCHEDULE)
-    ] = 512
-    max_queued: Annotated[
-        int, typer.Option(help="Requests that may wait; more get status 429.", rich_help_panel=_SCHEDULE)
-    ] = 4096
+    max_num_seqs: Annotated[int, _schedule(help="Requests that run at the same time.")] = 256
+    max_batch_tokens: Annotated[int, _schedule(help="Tokens in one step, prompts and answers together.")] = (
+        512
+    )
+    max_queued: Annotated[int, _schedule(help="Requests that may wait; more get status 429.")] = 4096
     admission: Annotated[
         str,
-        typer.Option(
+        _schedule(
             help="max_util starts a request when its next step fits, and may take it off again; no_evict when all of "
-            "it fits.",
-            rich_help_panel=_SCHEDULE,
+            "it fits."
         ),
     ] = "max_util"
-    async_scheduling: Annotated[
-        bool, typer.Option(help="Plan each step while the one before it runs.", rich_help_panel=_SCHEDULE)
-    ] = True
+    async_scheduling: Annotated[bool, _schedule(help="Plan each step while the one before it runs.")] = True
     ttft_ms: Annotated[
         list[str] | None,
-        typer.Option(
+        _schedule(
             help="Milliseconds that a request is promised from its arrival to the first token; PRIORITY=MS for those "
-            "of one priority, may be repeated. Left out: no promise.",
-            rich_help_panel=_SCHEDULE,
+            "of one priority, may be repeated. Left out: no promise."
         ),
     ] = None
     itl_ms: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Milliseconds that a stream is promised from one token to the next; otherwise as --ttft-ms.",
-            rich_help_panel=_SCHEDULE,
+        _schedule(
+            help="Milliseconds that a stream is promised from one token to the next; otherwise as --ttft-ms."
         ),
     ] = None
     step_warmup_s: Annotated[
-        float,
-        typer.Option(
-            help="Seconds, about, to measure steps at the start where something is promised.",
-            rich_help_panel=_SCHEDULE,
-        ),
+        float, _schedule(help="Seconds, about, to measure steps at the start where something is promised.")
     ] = 0.5
     fairness_gap_tokens: Annotated[
         int | None,
-        typer.Option(
+        _schedule(
             help="How far, in tokens, a waiting API key may fall behind another in service before a request of that "
-            "one makes way; left out: it waits until others finish.",
-            rich_help_panel=_SCHEDULE,
+            "one makes way; left out: it waits until others finish."
         ),
     ] = None
     schedule_policy: Annotated[
         str,
-        typer.Option(
+        _schedule(
             help="Who of the waiting goes first: lpm, whose prompt has the longest cached prefix, within what its API "
-            "key is due; or fcfs, the first of the API key that was served least.",
-            rich_help_panel=_SCHEDULE,
+            "key is due; or fcfs, the first of the API key that was served least."
         ),
     ] = "lpm"
     locality_quantum_tokens: Annotated[
         int,
-        typer.Option(
-            help="With lpm: how far, in tokens, an API key may be served ahead of others for its cached prefixes.",
-            rich_help_panel=_SCHEDULE,
+        _schedule(
+            help="With lpm: how far, in tokens, an API key may be served ahead of others for its cached prefixes."
         ),
     ] = 4096
     dedupe_steps: Annotated[
         int,
-        typer.Option(
-            help="Steps that a prompt may wait for a prefix which another is just computing; 0: never.",
-            rich_help_panel=_SCHEDULE,
+        _schedule(
+            help="Steps that a prompt may wait for a prefix which another is just computing; 0: never."
         ),
     ] = 128
 

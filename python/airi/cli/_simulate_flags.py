@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as jsonlib
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,10 +18,10 @@ if TYPE_CHECKING:
 
 __all__ = ["FleetFlags", "OutputFlags", "ReplayFlags", "TraceFlags"]
 
-_FLEET = "Fleet"
-_TRACE = "Trace"
-_OUTPUT = "Output"
-_REPLAY = "Replay"
+_fleet = partial(typer.Option, rich_help_panel="Fleet")
+_trace = partial(typer.Option, rich_help_panel="Trace")
+_output = partial(typer.Option, rich_help_panel="Output")
+_replay = partial(typer.Option, rich_help_panel="Replay")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,62 +30,36 @@ class TraceFlags:
 
     trace: Annotated[
         Path | None,
-        typer.Option(
+        _trace(
             help="Requests to simulate: CSV or JSON lines, gzip or not; Azure's, Mooncake's, ServeGen's and "
-            "others with such columns.",
-            rich_help_panel=_TRACE,
-            show_default=False,
+            "others with such columns."
         ),
     ] = None
     generate: Annotated[
         str | None,
-        typer.Option(
+        _trace(
             help="Instead of a trace: requests drawn from NAME=NUMBER pairs between commas. rate (per second), "
             "requests, input and output (mean tokens), spread (of lengths) and burstiness (of gaps, 1: Poisson), "
-            "tenants, prefix (tokens that a tenant's prompts begin with), seed.",
-            rich_help_panel=_TRACE,
-            show_default=False,
+            "tenants, prefix (tokens that a tenant's prompts begin with), seed."
         ),
     ] = None
-    speedup: Annotated[
-        float, typer.Option(help="Have requests arrive this many times as fast.", rich_help_panel=_TRACE)
-    ] = 1.0
-    copies: Annotated[
-        int,
-        typer.Option(help="Copies of every request, spread until the next one.", rich_help_panel=_TRACE),
-    ] = 1
-    repeat: Annotated[
-        int, typer.Option(help="Play the trace so often, one after the other.", rich_help_panel=_TRACE)
-    ] = 1
-    limit: Annotated[
-        int | None,
-        typer.Option(help="Only the first so many requests.", rich_help_panel=_TRACE, show_default=False),
-    ] = None
-    hash_block: Annotated[
-        int, typer.Option(help="Tokens that one of a trace's hash_ids stands for.", rich_help_panel=_TRACE)
-    ] = 512
+    speedup: Annotated[float, _trace(help="Have requests arrive this many times as fast.")] = 1.0
+    copies: Annotated[int, _trace(help="Copies of every request, spread until the next one.")] = 1
+    repeat: Annotated[int, _trace(help="Play the trace so often, one after the other.")] = 1
+    limit: Annotated[int | None, _trace(help="Only the first so many requests.")] = None
+    hash_block: Annotated[int, _trace(help="Tokens that one of a trace's hash_ids stands for.")] = 512
     root_tenants: Annotated[
-        int | None,
-        typer.Option(
-            help="Make so many tenants of the first of a request's hash_ids.",
-            rich_help_panel=_TRACE,
-            show_default=False,
-        ),
+        int | None, _trace(help="Make so many tenants of the first of a request's hash_ids.")
     ] = None
     concurrency: Annotated[
-        int | None,
-        typer.Option(
-            help="Requests in the fleet at most: later ones arrive when one ends.",
-            rich_help_panel=_TRACE,
-            show_default=False,
-        ),
+        int | None, _trace(help="Requests in the fleet at most: later ones arrive when one ends.")
     ] = None
 
     def source(self) -> Trace | Generator:
         """Where requests come from; raises ConfigError."""
         from airi.simulate import Generator, Trace
 
-        part_tokens = _positive("hash_block", self.hash_block)
+        part_tokens = _positive("hash_block", self.hash_block, 2**20)
         if self.generate is not None:
             return Generator.parse(self.generate, part_tokens=part_tokens)
         return Trace(self.trace or Path(), part_tokens=part_tokens)
@@ -104,7 +79,7 @@ class TraceFlags:
             raise ConfigError(f"speedup is {self.speedup:g}; it must be in [1e-6, 1e6]", field="speedup")
         if self.speedup != 1.0:
             stream = b.sped_up(stream, self.speedup)
-        if _positive("copies", self.copies) > 1:
+        if _positive("copies", self.copies, 10**6) > 1:
             stream = b.copied(stream, self.copies)
         return stream
 
@@ -113,96 +88,62 @@ class TraceFlags:
 class FleetFlags:
     """What serves them."""
 
-    replicas: Annotated[int, typer.Option(help="How many engines.", rich_help_panel=_FLEET)] = 1
+    replicas: Annotated[int, _fleet(help="How many engines.")] = 1
     router: Annotated[
         str,
-        typer.Option(
+        _fleet(
             help="How requests find their engine: round_robin, least_loaded, or prefix (longest shared "
-            "beginning, unless that engine is overloaded).",
-            rich_help_panel=_FLEET,
+            "beginning, unless that engine is overloaded)."
         ),
     ] = "prefix"
-    block_size: Annotated[int, typer.Option(help="Tokens per KV block.", rich_help_panel=_FLEET)] = 16
+    block_size: Annotated[int, _fleet(help="Tokens per KV block.")] = 16
     kv_blocks: Annotated[
         int | None,
-        typer.Option(
-            help="KV blocks per engine; left out: what the memory of the preset's device holds.",
-            rich_help_panel=_FLEET,
-            show_default=False,
-        ),
+        _fleet(help="KV blocks per engine; left out: what the memory of the preset's device holds."),
     ] = None
     host_kv_blocks: Annotated[
         int,
-        typer.Option(
-            help="KV blocks that host memory beside each engine holds: copies of what leaves the device.",
-            rich_help_panel=_FLEET,
-        ),
+        _fleet(help="KV blocks that host memory beside each engine holds: copies of what leaves the device."),
     ] = 0
-    disk_kv_blocks: Annotated[
-        int,
-        typer.Option(help="The same on a disk, behind --host-kv-blocks.", rich_help_panel=_FLEET),
-    ] = 0
+    disk_kv_blocks: Annotated[int, _fleet(help="The same on a disk, behind --host-kv-blocks.")] = 0
     host_kv_gb_per_s: Annotated[
-        float,
-        typer.Option(help="How fast KV is copied between device and host, each way.", rich_help_panel=_FLEET),
+        float, _fleet(help="How fast KV is copied between device and host, each way.")
     ] = 50.0
     disk_kv_gb_per_s: Annotated[
-        float,
-        typer.Option(help="How fast KV is copied between host and disk, each way.", rich_help_panel=_FLEET),
+        float, _fleet(help="How fast KV is copied between host and disk, each way.")
     ] = 6.0
     kv_bytes_per_token: Annotated[
         int | None,
-        typer.Option(
-            help="What copies move per token, of all layers; left out: what the preset's model has.",
-            rich_help_panel=_FLEET,
-            show_default=False,
-        ),
+        _fleet(help="What copies move per token, of all layers; left out: what the preset's model has."),
     ] = None
     step_time: Annotated[
         str,
-        typer.Option(
+        _fleet(
             help="How long steps take: a JSON file, or a preset computed from data sheets: h200-8b-fp8, "
-            "h200-8b-bf16, h200-70b-fp8, h100-8b-fp8, h100-8b-bf16.",
-            rich_help_panel=_FLEET,
+            "h200-8b-bf16, h200-70b-fp8, h100-8b-fp8, h100-8b-bf16."
         ),
     ] = "h200-8b-fp8"
-    max_num_seqs: Annotated[
-        int, typer.Option(help="Requests that run on an engine at the same time.", rich_help_panel=_FLEET)
-    ] = 256
-    max_batch_tokens: Annotated[int, typer.Option(help="Tokens of a step.", rich_help_panel=_FLEET)] = 2048
+    max_num_seqs: Annotated[int, _fleet(help="Requests that run on an engine at the same time.")] = 256
+    max_batch_tokens: Annotated[int, _fleet(help="Tokens of a step.")] = 2048
     max_queued: Annotated[
         int | None,
-        typer.Option(
-            help="Requests that may wait at an engine before more are refused; left out: any number.",
-            rich_help_panel=_FLEET,
-            show_default=False,
-        ),
+        _fleet(help="Requests that may wait at an engine before more are refused; left out: any number."),
     ] = None
-    admission: Annotated[str, typer.Option(help="max_util or no_evict.", rich_help_panel=_FLEET)] = "max_util"
+    admission: Annotated[str, _fleet(help="max_util or no_evict.")] = "max_util"
     setting: Annotated[
         list[str] | None,
-        typer.Option(
+        _fleet(
             "--set",
             help="Another setting of the scheduler, NAME=JSON, such as fairness_gap_tokens=4096; may be "
             "repeated.",
-            rich_help_panel=_FLEET,
         ),
     ] = None
-    tenant_weight: Annotated[
-        list[str] | None,
-        typer.Option(help="TENANT=WEIGHT; may be repeated.", rich_help_panel=_FLEET),
-    ] = None
-    ttft_ms: Annotated[
-        float | None,
-        typer.Option(help="Target for first tokens.", rich_help_panel=_FLEET, show_default=False),
-    ] = None
-    itl_ms: Annotated[
-        float | None,
-        typer.Option(help="Target between tokens.", rich_help_panel=_FLEET, show_default=False),
-    ] = None
+    tenant_weight: Annotated[list[str] | None, _fleet(help="TENANT=WEIGHT; may be repeated.")] = None
+    ttft_ms: Annotated[float | None, _fleet(help="Target for first tokens.")] = None
+    itl_ms: Annotated[float | None, _fleet(help="Target between tokens.")] = None
 
-    def options(self, trace: TraceFlags, *, keep_rows: bool) -> SimulationOptions:
-        """The simulation; raises ConfigError."""
+    def options(self, trace: TraceFlags, source: Trace | Generator, *, keep_rows: bool) -> SimulationOptions:
+        """The simulation of requests from `source`; raises ConfigError."""
         from airi.simulate import SimulationOptions
 
         same = (
@@ -227,7 +168,7 @@ class FleetFlags:
             step_time=_step_time(self.step_time),
             concurrency=trace.concurrency,
             part_tokens=trace.hash_block,
-            tenant_weights=_weights(self.tenant_weight or []),
+            tenant_weights=_weights(self.tenant_weight or [], source),
             keep_rows=keep_rows,
             runtime=runtime,
             model=model,
@@ -241,20 +182,14 @@ class ReplayFlags:
 
     replay: Annotated[
         Path | None,
-        typer.Option(
+        _replay(
             help="Instead of a trace: a file of `airi serve --record-steps`. Replays it and says whether "
-            "every plan is the same, byte for byte.",
-            rich_help_panel=_REPLAY,
-            show_default=False,
+            "every plan is the same, byte for byte."
         ),
     ] = None
     fit_step_time: Annotated[
         Path | None,
-        typer.Option(
-            help="With --replay: write how long steps take, as the recording shows, for --step-time.",
-            rich_help_panel=_REPLAY,
-            show_default=False,
-        ),
+        _replay(help="With --replay: write how long steps take, as the recording shows, for --step-time."),
     ] = None
 
 
@@ -262,25 +197,11 @@ class ReplayFlags:
 class OutputFlags:
     """What is told, and where."""
 
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=_OUTPUT)] = (
-        False
-    )
-    timeline: Annotated[
-        bool, typer.Option("--timeline", help="With --json, also the timeline.", rich_help_panel=_OUTPUT)
-    ] = False
-    plot: Annotated[
-        Path | None,
-        typer.Option(
-            help="Draw the timeline into this SVG file.", rich_help_panel=_OUTPUT, show_default=False
-        ),
-    ] = None
+    json: Annotated[bool, _output("--json", help="Print one JSON object.")] = False
+    timeline: Annotated[bool, _output("--timeline", help="With --json, also the timeline.")] = False
+    plot: Annotated[Path | None, _output(help="Draw the timeline into this SVG file.")] = None
     rows: Annotated[
-        Path | None,
-        typer.Option(
-            help="Write a CSV line for every finished request, with its exact times.",
-            rich_help_panel=_OUTPUT,
-            show_default=False,
-        ),
+        Path | None, _output(help="Write a CSV line for every finished request, with its exact times.")
     ] = None
 
 
@@ -289,7 +210,7 @@ def _step_time(given: str) -> StepTime | str:
 
     if given in PRESETS:
         return given
-    if not Path(given).exists():
+    if not given or not Path(given).exists():
         known = ", ".join(PRESETS)
         raise ConfigError(f"step_time is {given!r}; give a file or one of: {known}", field="step_time")
     return StepTime.load(given)
@@ -314,7 +235,7 @@ def _settings(given: list[str]) -> tuple[dict[str, object], dict[str, object]]:
         if not separator or not name:
             raise ConfigError(f"set is {text!r}; give NAME=JSON, such as aging_us=null", field="set")
         for config, settings in ((_core.ModelConfig, model), (_core.RuntimeConfig, runtime)):
-            if re.search(rf"\b{re.escape(name)}:", inspect.getdoc(config.__init__) or ""):
+            if name != "self" and re.search(rf"\b{re.escape(name)}:", inspect.getdoc(config.__init__) or ""):
                 settings[name] = parsed
                 break
         else:
@@ -322,20 +243,22 @@ def _settings(given: list[str]) -> tuple[dict[str, object], dict[str, object]]:
     return runtime, model
 
 
-def _weights(given: list[str]) -> dict[int, float]:
+def _weights(given: list[str], source: Trace | Generator) -> dict[int, float]:
     weights = {}
     for text in given:
-        tenant, _, weight = text.partition("=")
+        tenant, separator, weight = text.rpartition("=")
         try:
-            weights[int(tenant)] = float(weight)
+            number = float(weight)
         except ValueError:
-            raise ConfigError(
-                f"tenant_weight is {text!r}; give NUMBER=WEIGHT", field="tenant_weight"
-            ) from None
+            separator = ""
+        if not separator or not tenant:
+            raise ConfigError(f"tenant_weight is {text!r}; give TENANT=WEIGHT", field="tenant_weight")
+        weights[source.tenant(tenant)] = number
     return weights
 
 
-def _positive(name: str, value: int) -> int:
-    if value < 1:
-        raise ConfigError(f"{name} is {value}; it must be at least 1", field=name)
+def _positive(name: str, value: int, most: int | None = None) -> int:
+    if value < 1 or (most is not None and value > most):
+        accepted = "at least 1" if most is None else f"a whole number from 1 to {most}"
+        raise ConfigError(f"{name} is {value}; it must be {accepted}", field=name)
     return value

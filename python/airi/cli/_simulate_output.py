@@ -15,7 +15,7 @@ from airi.errors import ConfigError
 if TYPE_CHECKING:
     from airi.simulate import Generator, Report, Trace
 
-__all__ = ["row_writer", "show_progress", "show_report", "write_text"]
+__all__ = ["check_writable", "row_writer", "show_progress", "show_report", "write_text"]
 
 
 @contextlib.contextmanager
@@ -38,6 +38,17 @@ def row_writer(path: Path) -> Iterator[Callable[[Any], None]]:
             yield write
     except OSError as error:
         raise ConfigError(f"rows {path}: {error.strerror or error}", field="rows") from None
+
+
+def check_writable(option: str, path: Path) -> None:
+    """Raises ConfigError for a file that could not be written in the end; leaves things as they are."""
+    try:
+        was_there = path.exists()
+        path.open("ab").close()
+        if not was_there:
+            path.unlink()
+    except OSError as error:
+        raise ConfigError(f"{option} {path}: {error.strerror or error}", field=option) from None
 
 
 def write_text(option: str, path: Path, text: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from airi.cli._flags import takes_groups
+from airi.cli._flags import given_names, takes_groups
 from airi.cli._model_flags import ModelFlags
 from airi.cli._serve_flags import EngineFlags, HttpFlags, MemoryFlags, ScheduleFlags, engine_options
 from airi.errors import ConfigError
@@ -49,6 +49,12 @@ def serve(
         raise ConfigError(
             "--engine: the engine at an endpoint has its models and names already; give none here"
         )
+    for name in (*given_names(engine), *given_names(memory), *given_names(schedule)):
+        if name != "engine":
+            raise ConfigError(
+                f"{name} does not go with --engine: the engine at an endpoint has its settings already",
+                field=name,
+            )
     _run(engine.engine, server_options, log.log_level)
 
 
@@ -77,6 +83,8 @@ def _run(source: EngineOptions | str, options: ServerOptions, log_level: str) ->
         logging.getLogger("airi.gateway").warning(
             "%s is reachable by others and no --api-key is set", options.host
         )
+    if isinstance(source, str):
+        logging.getLogger("airi.gateway").info("waiting for the engine at %s", source)
     with ServeOutput() as output:
         run = launch(
             source,

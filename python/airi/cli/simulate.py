@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from airi.cli._flags import takes_groups
+from airi.cli._flags import given_names, takes_groups
 from airi.cli._simulate_flags import FleetFlags, OutputFlags, ReplayFlags, TraceFlags
-from airi.cli._simulate_output import row_writer, show_progress, show_report, write_text
+from airi.cli._simulate_output import check_writable, row_writer, show_progress, show_report, write_text
 from airi.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -31,14 +31,24 @@ def simulate(trace: TraceFlags, fleet: FleetFlags, replay: ReplayFlags, output: 
     if replay.fit_step_time is not None and replay.replay is None:
         raise ConfigError("fit_step_time needs --replay FILE", field="fit_step_time")
     if replay.replay is not None:
+        for name in (*given_names(trace), *given_names(fleet), *given_names(output)):
+            if name != "json":
+                raise ConfigError(
+                    f"{name} does not go with --replay: a recording has its own requests and settings",
+                    field=name,
+                )
         _replay(replay.replay, replay.fit_step_time, as_json=output.json)
         return
+    if output.timeline and not output.json:
+        raise ConfigError("timeline is part of the JSON object; give --json too", field="timeline")
     file = trace.source()
-    options = fleet.options(trace, keep_rows=output.rows is not None)
+    options = fleet.options(trace, file, keep_rows=output.rows is not None)
     stream = trace.stream(file)
     plot = output.plot
-    if plot is not None and plot.suffix.lower() != ".svg":
-        raise ConfigError(f"plot is {str(plot)!r}; give a file that ends in .svg", field="plot")
+    if plot is not None:
+        if plot.suffix.lower() != ".svg":
+            raise ConfigError(f"plot is {str(plot)!r}; give a file that ends in .svg", field="plot")
+        check_writable("plot", plot)
     report = _run(stream, options, output.rows)
     if plot is not None:
         from airi.simulate.plot import draw
@@ -52,6 +62,8 @@ def _replay(path: Path, fit: Path | None, *, as_json: bool) -> None:
     from airi.simulate import StepTime
     from airi.simulate.replay import replay
 
+    if fit is not None:
+        check_writable("fit_step_time", fit)
     with show_progress() as progress:
         found = replay(path, progress=progress)
     if fit is not None:

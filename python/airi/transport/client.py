@@ -90,7 +90,8 @@ class EngineClient:
     ) -> EngineClient:
         """Connects and waits until the engine serves.
 
-        Raises EngineStartError when it reports that it cannot, or has not answered in `timeout_s`.
+        Raises EngineStartError when it reports that it cannot, or has not answered in `timeout_s`; ConfigError for
+        what is no endpoint.
         """
         client = cls(endpoint, retry_window_s=retry_window_s, on_progress=on_progress)
         try:

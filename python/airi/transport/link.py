@@ -8,6 +8,7 @@ from contextlib import suppress
 
 import zmq
 
+from airi.errors import ConfigError
 from airi.transport.messages import ClientMessage, encode, set_heartbeat
 
 __all__ = ["EngineLink"]
@@ -26,7 +27,7 @@ class EngineLink:
     def __init__(
         self, endpoint: str, *, on_frame: Callable[[bytes], None], on_lost: Callable[[], None]
     ) -> None:
-        """`on_lost` is called after every frame that came before the connection broke."""
+        """`on_lost` is called after every frame that came before the connection broke. Raises ConfigError."""
         self._on_frame = on_frame
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
@@ -38,7 +39,14 @@ class EngineLink:
         self._socket.setsockopt(zmq.RECONNECT_IVL, 20)
         set_heartbeat(self._socket)
         self._monitor: zmq.Socket[bytes] = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
-        self._socket.connect(endpoint)
+        try:
+            self._socket.connect(endpoint)
+        except zmq.ZMQError as error:
+            self._close_sockets()
+            raise ConfigError(
+                f"endpoint is {endpoint!r}; give ipc://PATH or tcp://HOST:PORT ({error.strerror})",
+                field="endpoint",
+            ) from None
         self._loop.add_reader(self._socket.FD, self._on_readable)
         self._loop.add_reader(self._monitor.FD, self._on_monitor)
         self._loop.call_soon(self._on_monitor)  # edge-triggered: read once, or the first edge is missed
@@ -58,6 +66,9 @@ class EngineLink:
         self._is_closed = True
         self._loop.remove_reader(self._socket.FD)
         self._loop.remove_reader(self._monitor.FD)
+        self._close_sockets()
+
+    def _close_sockets(self) -> None:
         self._socket.disable_monitor()
         self._monitor.close()
         self._socket.close()
