@@ -1,21 +1,26 @@
 """How close does the simulator come to the engine on this CPU?
 
-One half of a trace is served by the engine on the clock, after a few bursts to warm up; from both it learns how long
-its steps take. The other half is served too, and simulated with what was learnt before. The figure is how far p50 and
-p95 of the time to the first token and between tokens are apart: the median over turns, each with a fresh engine.
+One half of a trace is served by the engine on the clock, after a few bursts to warm up. How long its steps took is
+fitted to its recording, as `airi simulate --replay FILE --fit-step-time` does. The other half is served too, and
+simulated with that. The figure is how far p50 and p95 of the time to the first token and between tokens are apart: the
+median over turns, each with a fresh engine.
 Requests are shortened and slowed down to what a small model on a CPU can serve; which model it is makes no difference
 to the question.
 
 What the numbers do not mean: nothing about GPUs. On a machine that others use, steps take what those leave: the
 simulator spreads its steps as those of the first half were, and others may do something else in the second.
+`--real-time` keeps programs of the same machine off the cores, as far as the system allows; other machines on the same
+processor stay.
 
-    python -m benches.bench_simulated --trace azure_llm_2023_conv.csv.gz
+    python -m benches.bench_simulated --real-time --trace azure_llm_2023_conv.csv.gz
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import tempfile
 import time
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -30,6 +35,7 @@ from airi.bench.shapes import SHAPES, cached_checkpoint
 from airi.engine import Engine, EngineOptions, ModelOptions
 from airi.sampling_params import SamplingParams
 from airi.simulate import Batch, SimulationOptions, StepTime, Trace, simulate
+from airi.simulate.replay import replay
 from benches.common import print_rows
 
 TARGET = 0.1
@@ -62,20 +68,24 @@ class Served:
 class Replay:
     """An engine that serves batches of requests as they arrive on the clock."""
 
-    def __init__(self, model: Path, threads: int | None) -> None:
+    def __init__(self, model: Path, threads: int | None, recording: Path) -> None:
+        self._recording = recording
         self.options = EngineOptions(
             models=(ModelOptions(path=str(model), name="bench"),),
             threads=threads,
             kv_memory=KV_BYTES,
             max_model_len=WINDOW,
+            record_steps=str(recording),
         )
         self.engine = Engine(self.options)
         self._draw = np.random.default_rng(0)
         self._next_id = 0
 
     def learnt(self) -> StepTime:
-        """How long the engine has found its steps to take."""
-        return StepTime.from_model(self.engine.step_time(0), source="learnt by the engine")
+        """How long steps took, as the recording has it. The engine must have nothing to do."""
+        self.engine.step()  # writes what is not written yet
+        [(model, steps)] = replay(self._recording).step_times.values()
+        return StepTime.fit(model, steps, source="fitted to the engine's recording")
 
     def serve(self, batch: Batch) -> Served:
         """Runs the batch to its end. Prompts are drawn anew: they share nothing."""
@@ -189,6 +199,9 @@ def main() -> None:
     parser.add_argument("--speed", type=float, default=0.25, help="how many times as fast they come")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument(
+        "--real-time", action="store_true", help="schedule its threads before all others (needs the right to)"
+    )
     parser.add_argument("--shape", choices=sorted(SHAPES), default="llama-135m")
     parser.add_argument(
         "--work", type=Path, default=Path("build/bench"), help="where the random checkpoint is kept"
@@ -201,11 +214,14 @@ def main() -> None:
         scaled(rows.take(np.arange(start, start + half)), divisor=options.divisor, speed=options.speed)
         for start in (0, half)
     )
+    if options.real_time:
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(10))
     model = cached_checkpoint(options.shape, options.work).resolve()
     turns = []
     for turn in range(options.turns):
         print(f"turn {turn + 1} of {options.turns}", file=sys.stderr)
-        turns.append(one_turn(Replay(model, options.threads), first, second))
+        with tempfile.TemporaryDirectory() as folder:
+            turns.append(one_turn(Replay(model, options.threads, Path(folder) / "steps"), first, second))
     print_rows(judge(turns), as_json=options.json)
 
 

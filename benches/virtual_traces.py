@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +58,7 @@ def preset_setup(name: str = PRESET) -> Setup:
     """
     preset = PRESETS[name]
     pieces = {
-        kind: Piece(**asdict(piece))
+        kind: Piece(*piece.as_tuple())
         for kind, piece in (("memory", preset.step_time.memory), ("arithmetic", preset.step_time.arithmetic))
     }
     return Setup(

@@ -21,11 +21,14 @@ namespace {
 
 using PieceTuple = std::tuple<double, double, double, double, double>;
 
-std::unique_ptr<Simulator> make_simulator(
-    const RuntimeConfig& runtime, const ModelConfig& model, const std::array<PieceTuple, 2>& step_time,
-    std::vector<double> step_ratios, std::int32_t replicas, std::string router, double load_guard,
-    std::int32_t part_tokens, std::optional<std::int64_t> concurrency, std::optional<std::int64_t> ttft_us,
-    std::optional<std::int64_t> itl_us, bool keep_rows, std::int32_t threads) {
+std::unique_ptr<Simulator> make_simulator(const RuntimeConfig& runtime, const ModelConfig& model,
+                                          const std::array<PieceTuple, 2>& step_time,
+                                          std::array<std::vector<double>, 2> step_ratios,
+                                          std::int32_t replicas, std::string router, double load_guard,
+                                          std::int32_t part_tokens, std::optional<std::int64_t> concurrency,
+                                          std::optional<std::int64_t> ttft_us,
+                                          std::optional<std::int64_t> itl_us, bool keep_rows,
+                                          std::int32_t threads) {
   SimulatorConfig config{.runtime = runtime,
                          .model = model,
                          .cost = {},
@@ -42,8 +45,10 @@ std::unique_ptr<Simulator> make_simulator(
     config.cost.pieces[i] = {.step = step, .token = token, .seq = seq, .context = context, .pair = pair};
   }
   const auto is_ratio = [](double ratio) { return ratio > 0 && std::isfinite(ratio); };
-  if (!std::ranges::all_of(step_ratios, is_ratio) || !std::ranges::is_sorted(step_ratios)) {
-    throw InvalidArgument("step_ratios must be positive and ascending");
+  for (const std::vector<double>& ratios : step_ratios) {
+    if (!std::ranges::all_of(ratios, is_ratio) || !std::ranges::is_sorted(ratios)) {
+      throw InvalidArgument("step_ratios must be positive and ascending");
+    }
   }
   config.cost.ratios = std::move(step_ratios);
   return std::make_unique<Simulator>(config);
@@ -190,7 +195,7 @@ void bind_sim(py::module_& m) {
       "request_id"_a, "input_tokens"_a, "parts"_a, "part_tokens"_a, "The tokens of a simulated prompt.");
   py::class_<Simulator>(sim, "Simulator", "N replicas of the runtime under virtual time behind a router.")
       .def(py::init(&make_simulator), py::kw_only(), "runtime"_a, "model"_a, "step_time"_a,
-           "step_ratios"_a = std::vector<double>{}, "replicas"_a = 1, "router"_a = "prefix",
+           "step_ratios"_a = std::array<std::vector<double>, 2>{}, "replicas"_a = 1, "router"_a = "prefix",
            "load_guard"_a = 1.5, "part_tokens"_a = 512, "concurrency"_a = std::nullopt,
            "ttft_us"_a = std::nullopt, "itl_us"_a = std::nullopt, "keep_rows"_a = false, "threads"_a = 1)
       .def(

@@ -13,32 +13,35 @@
 namespace airi {
 
 // How long a simulated step takes: the larger of two linear pieces, as StepTimeModel fits them, one for
-// steps bound by memory and one for steps bound by arithmetic; and how steps lie around that. Learns nothing.
+// steps bound by memory and one for steps bound by arithmetic; and how steps lie around each. Learns nothing.
 //
 // Thread safety: immutable.
 struct StepCost {
   std::array<StepTimePiece, 2> pieces;
-  // Quantiles, evenly apart and ascending, of what a step takes over what is expected of it. None: just that.
-  std::vector<double> ratios;
+  // Of each piece, quantiles, evenly apart and ascending, of what its steps take over what is expected of
+  // them. None: just that.
+  std::array<std::vector<double>, 2> ratios;
 
   // Whole microseconds, at least 1, of one step. `number`: any that tells it from others; the same step takes
   // the same time each time it is asked for.
   [[nodiscard]] Micros micros(const StepWork& work, std::uint64_t number) const noexcept {
-    return whole(expected(work) * ratio(number));
+    const double memory = pieces[0].micros(work);
+    const double arithmetic = pieces[1].micros(work);
+    return whole(memory > arithmetic ? memory * ratio(ratios[0], number)
+                                     : arithmetic * ratio(ratios[1], number));
   }
-  // The shortest that such a step may be.
+  // No step of this work, or more, is shorter.
   [[nodiscard]] Micros least_micros(const StepWork& work) const noexcept {
-    return whole(expected(work) * (ratios.empty() ? 1 : ratios.front()));
+    double least = 1;
+    for (const auto& of_piece : ratios) least = of_piece.empty() ? least : std::min(least, of_piece.front());
+    return whole(std::max(pieces[0].micros(work), pieces[1].micros(work)) * least);
   }
 
  private:
-  [[nodiscard]] double expected(const StepWork& work) const noexcept {
-    return std::max(pieces[0].micros(work), pieces[1].micros(work));
-  }
   static Micros whole(double micros) noexcept {
     return std::clamp<Micros>(std::llround(std::min(micros, 1e15)), 1, kMaxMicros);
   }
-  [[nodiscard]] double ratio(std::uint64_t number) const noexcept {
+  static double ratio(const std::vector<double>& ratios, std::uint64_t number) noexcept {
     if (ratios.empty()) return 1;
     // SplitMix64 (Steele, Lea, Flood 2014): consecutive numbers give what passes for chance.
     number = (number + 1) * 0x9e3779b97f4a7c15U;

@@ -102,7 +102,7 @@ def test_the_median_turn_judges_the_simulator() -> None:
 
 
 def test_an_engine_serves_what_is_then_simulated(tmp_path: Path) -> None:
-    replay = Replay(cached_checkpoint("llama-2m", tmp_path), threads=1)
+    replay = Replay(cached_checkpoint("llama-2m", tmp_path), threads=1, recording=tmp_path / "steps")
     batch = scaled(burst(6, 64), divisor=2, speed=1.0)
     assert batch.input_tokens.tolist() == [32] * 6
     assert batch.output_tokens.tolist() == [3] * 6

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -100,6 +101,17 @@ def test_a_recording_replays_to_the_same_plans(tiny_llama: Path, tmp_path: Path,
     assert not found.is_cut
     assert found.requests == 40
     assert found.steps > 30
+
+
+def test_a_recording_tells_how_long_each_step_took(log: Path) -> None:
+    found = replay(log)
+    [(model, steps)] = found.step_times.values()
+    commits = [r for r in records(log) if r[0] == "commit"]
+    assert steps[:, 4].tolist() == [r[-1] for r in commits]
+    infos: list[Any] = [r[2] for r in records(log) if r[0] == "step" and r[2] is not None]
+    assert steps[:, 0].tolist() == [info["num_tokens"] for info in infos]
+    assert steps[:, 1].tolist() == [info["num_rows"] for info in infos]
+    assert model.estimate((64, 1, 0, 2048.0)) > 0
 
 
 def test_everything_that_changes_plans_is_recorded() -> None:

@@ -42,8 +42,8 @@ class Simulator(metaclass=_PybindType):
     """N replicas of the runtime under virtual time behind a router.
 
     step_time: the pieces bound by memory and by arithmetic, each microseconds per step, token,
-    sequence, token of decode context and prefill pair. step_ratios: evenly spaced quantiles of what a step takes over
-    that; none: just that.
+    sequence, token of decode context and prefill pair. step_ratios: of each piece, evenly spaced quantiles of what
+    its steps take over that; none: just that.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Simulator(metaclass=_PybindType):
         runtime: RuntimeConfig,
         model: ModelConfig,
         step_time: Sequence[tuple[float, float, float, float, float]],
-        step_ratios: Sequence[float] = (),
+        step_ratios: Sequence[Sequence[float]] = ((), ()),
         replicas: int = 1,
         router: str = "prefix",
         load_guard: float = 1.5,

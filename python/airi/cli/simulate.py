@@ -15,8 +15,9 @@ from airi.cli._simulate_output import check_writable, row_writer, show_progress,
 from airi.errors import ConfigError
 
 if TYPE_CHECKING:
-    from airi.simulate import Report, SimulationOptions
+    from airi.simulate import Report, SimulationOptions, StepTime
     from airi.simulate.batches import Stream
+    from airi.simulate.replay import Replay
 
 
 @takes_groups
@@ -59,7 +60,6 @@ def simulate(trace: TraceFlags, fleet: FleetFlags, replay: ReplayFlags, output: 
 
 
 def _replay(path: Path, fit: Path | None, *, as_json: bool) -> None:
-    from airi.simulate import StepTime
     from airi.simulate.replay import replay
 
     if fit is not None:
@@ -67,12 +67,7 @@ def _replay(path: Path, fit: Path | None, *, as_json: bool) -> None:
     with show_progress() as progress:
         found = replay(path, progress=progress)
     if fit is not None:
-        if not found.step_time.is_trained:
-            raise ConfigError(
-                f"{path}: {found.steps} steps are too few to fit; 32 with prefills and 32 without are needed",
-                field="fit_step_time",
-            )
-        StepTime.from_model(found.step_time, source=f"fitted to {path.name}").save(fit)
+        _fitted(found, path).save(fit)
     if as_json:
         names = ("records", "steps", "requests", "difference", "is_cut")
         typer.echo(jsonlib.dumps({name: getattr(found, name) for name in names}))
@@ -83,6 +78,23 @@ def _replay(path: Path, fit: Path | None, *, as_json: bool) -> None:
             typer.echo("the file ends within a record; what comes before it was replayed", err=True)
     if found.difference is not None:
         raise typer.Exit(1)
+
+
+def _fitted(found: Replay, path: Path) -> StepTime:
+    from airi.simulate import StepTime
+
+    if len(found.step_times) > 1:
+        raise ConfigError(
+            f"{path}: steps of {len(found.step_times)} models cannot be fitted at once; record one alone",
+            field="fit_step_time",
+        )
+    for model, steps in found.step_times.values():
+        if model.is_trained:
+            return StepTime.fit(model, steps, source=f"fitted to {path.name}")
+    raise ConfigError(
+        f"{path}: {found.steps} steps are too few to fit; 32 with prefills and 32 without are needed",
+        field="fit_step_time",
+    )
 
 
 def _run(stream: Stream, options: SimulationOptions, rows: Path | None) -> Report:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from array import array
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from airi import _core
 from airi._core.parts import StepTimeModel
@@ -32,8 +35,9 @@ class Replay:
     """The first plan or answer that differs; None where all are the same, byte for byte."""
     is_cut: bool
     """Whether the file ends within a record, as after a crash; what is before it was replayed."""
-    step_time: StepTimeModel
-    """What was learnt from how long the steps took."""
+    step_times: dict[int, tuple[StepTimeModel, NDArray[np.float64]]]
+    """By model that ran: what the core has learnt of how long its steps take, and all of them, as StepTime.fit takes
+    them."""
 
 
 class _Records:
@@ -81,8 +85,8 @@ class _Player:
         self._buffers = _buffers(sets, shapes)
         configs = [_core.ModelConfig(**_with_admission(model)) for model in models]
         self._runtime = _core.Runtime(_core.RuntimeConfig(**runtime), configs, self._buffers)
-        self._work: dict[int, tuple[int, int, int, float]] = {}
-        self.step_time = StepTimeModel()
+        self._planned: dict[int, tuple[int, tuple[float, float, float, float]]] = {}
+        self._took: defaultdict[int, array[float]] = defaultdict(lambda: array("d"))
         self.steps = 0
         self.requests = 0
 
@@ -105,6 +109,12 @@ class _Player:
             "commit": self.commit,
         }
         return told[kind](*fields)
+
+    def step_times(self) -> dict[int, tuple[StepTimeModel, NDArray[np.float64]]]:
+        return {
+            model: (self._runtime.step_time(model), np.array(took).reshape(-1, 5))
+            for model, took in self._took.items()
+        }
 
     def submit(self, spec: dict[str, Any], tokens: bytes, stop_ids: bytes, admit: int) -> str | None:
         self.requests += 1
@@ -149,7 +159,7 @@ class _Player:
             planned = None if info is None else info.step_id
             return _compared("step", planned, None if counts is None else counts["step_id"])
         self.steps += 1
-        self._work[info.step_id] = _work(info, self._buffers[info.buffer])
+        self._planned[info.step_id] = info.model, _work(info, self._buffers[info.buffer])
         found, found_digests = step_record(info, self._buffers)
         name = f"step {counts['step_id']}"
         for key, value in counts.items():
@@ -166,7 +176,9 @@ class _Player:
             np.frombuffer(status, np.uint8),
             device_us,
         )
-        self.step_time.observe(self._work.pop(step_id), device_us)
+        model, work = self._planned.pop(step_id)
+        if work[1] > 0:  # some move blocks only
+            self._took[model].extend((*work, device_us))
         self._runtime.drain_events()
         return None
 
@@ -206,7 +218,7 @@ def replay(path: str | os.PathLike[str], *, progress: Callable[[int, float], Non
         requests=player.requests,
         difference=difference,
         is_cut=records.cut,
-        step_time=player.step_time,
+        step_times=player.step_times(),
     )
 
 
@@ -225,7 +237,7 @@ def _compared(what: str, found: object, recorded: object) -> str | None:
     return None if found == recorded else f"{what} is {found}, recorded was {recorded}"
 
 
-def _work(info: _core.StepInfo, arrays: _core.StepBuffers) -> tuple[int, int, int, float]:
+def _work(info: _core.StepInfo, arrays: _core.StepBuffers) -> tuple[float, float, float, float]:
     """What a step-time model wants to know of a step."""
     decodes, rows = info.num_decodes, info.num_rows
     context = int(arrays.seq_lens[:decodes].sum())

@@ -44,7 +44,7 @@ class Simulation:
                 runtime=options.runtime_config(),
                 model=options.model_config(),
                 step_time=options.times.as_tuples(),
-                step_ratios=options.times.ratios,
+                step_ratios=[options.times.memory.ratios, options.times.arithmetic.ratios],
                 replicas=options.replicas,
                 router=options.router,
                 load_guard=options.load_guard,

@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from airi._core.parts import StepTimeModel
 from airi.errors import ConfigError
@@ -17,7 +21,7 @@ __all__ = ["DEFAULT_PRESET", "PRESETS", "Hardware", "Piece", "Preset", "Shape", 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """Microseconds per step and per unit of each kind of work in it."""
+    """Microseconds per step and per unit of each kind of work in it, and how steps lie around that."""
 
     step_us: float = 0.0
     token_us: float = 0.0
@@ -28,18 +32,31 @@ class Piece:
     """Per token that a decode attends to."""
     pair_us: float = 0.0
     """Per pair of a prefilled token and one that it attends to."""
+    ratios: tuple[float, ...] = ()
+    """As a device that is shared or that throttles has it: evenly spaced quantiles of what a step takes over what is
+    expected of it, ascending. None: every step takes just that."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-                raise ConfigError(
-                    f"{field.name} is {value!r}; it must be a number, at least 0", field=field.name
-                )
+        for name in _WEIGHTS:
+            value = getattr(self, name)
+            if not _is_number(value) or not 0 <= value < math.inf:
+                raise ConfigError(f"{name} is {value!r}; it must be a number, at least 0", field=name)
+        if not isinstance(self.ratios, list | tuple) or not all(map(_is_number, self.ratios)):
+            raise ConfigError("ratios must be a list of numbers", field="ratios")
+        if list(self.ratios) != sorted(self.ratios) or any(not 0 < r < math.inf for r in self.ratios):
+            raise ConfigError("ratios must be above 0 and ascending", field="ratios")
 
     def as_tuple(self) -> tuple[float, float, float, float, float]:
-        """As the core takes it."""
+        """The weights, as the core takes them."""
         return (self.step_us, self.token_us, self.seq_us, self.context_us, self.pair_us)
+
+
+_WEIGHTS = tuple(field.name for field in fields(Piece) if field.name != "ratios")
+_NUM_RATIOS = 64
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,25 +65,33 @@ class StepTime:
 
     memory: Piece
     arithmetic: Piece
-    ratios: tuple[float, ...] = ()
-    """How steps lie around that, as a device that is shared or that throttles has it: evenly spaced quantiles of what
-    a step takes over what is expected of it, ascending. None: every step takes just that."""
     source: str = ""
     """Where the figures come from."""
 
-    def __post_init__(self) -> None:
-        given = self.ratios
-        if any(isinstance(r, bool) or not isinstance(r, int | float) for r in given):
-            raise ConfigError("ratios must hold numbers", field="ratios")
-        if list(given) != sorted(given) or any(not 0 < ratio < math.inf for ratio in given):
-            raise ConfigError("ratios must be above 0 and ascending", field="ratios")
-
     @classmethod
     def from_model(cls, model: StepTimeModel, *, source: str = "") -> StepTime:
-        """What a model has learnt from real steps."""
-        pieces = [Piece(**dict(zip(_NAMES, piece, strict=True))) for piece in model.pieces]
+        """What a model expects of steps now, and how it has found them to lie around that of late."""
         ratios = tuple(model.ratio((i + 0.5) / _NUM_RATIOS) for i in range(_NUM_RATIOS))
-        return cls(memory=pieces[0], arithmetic=pieces[1], ratios=ratios, source=source)
+        memory, arithmetic = (_piece_of(weights, ratios) for weights in model.pieces)
+        return cls(memory=memory, arithmetic=arithmetic, source=source)
+
+    @classmethod
+    def fit(cls, model: StepTimeModel, steps: NDArray[np.float64], *, source: str = "") -> StepTime:
+        """What a model has learnt, with all the steps around it and not only the last ones.
+
+        steps: [n, 5] tokens, sequences, tokens of decode context, prefill pairs, and microseconds.
+        """
+        work = np.column_stack([np.ones(len(steps)), steps[:, :4]])
+        expected = work @ np.array(model.pieces).T
+        ratios = steps[:, 4] / expected.max(axis=1)
+        shares = (np.arange(_NUM_RATIOS) + 0.5) / _NUM_RATIOS
+        memory, arithmetic = (
+            _piece_of(weights, tuple(np.quantile(of_piece, shares).tolist()) if len(of_piece) else ())
+            for weights, of_piece in zip(
+                model.pieces, (ratios[expected.argmax(axis=1) == i] for i in range(2)), strict=True
+            )
+        )
+        return cls(memory=memory, arithmetic=arithmetic, source=source)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> StepTime:
@@ -76,9 +101,8 @@ class StepTime:
             if not isinstance(read, dict) or not {"memory", "arithmetic"} <= read.keys():
                 raise ConfigError("it must be an object with memory and arithmetic", field="step_time")
             return cls(
-                memory=_piece(read["memory"], "memory"),
-                arithmetic=_piece(read["arithmetic"], "arithmetic"),
-                ratios=_ratios(read.get("ratios", [])),
+                memory=_read_piece(read["memory"], "memory"),
+                arithmetic=_read_piece(read["arithmetic"], "arithmetic"),
                 source=str(read.get("source", path)),
             )
         except OSError as error:
@@ -91,24 +115,20 @@ class StepTime:
         Path(path).write_text(json.dumps(asdict(self), indent=2) + "\n")
 
     def as_tuples(self) -> list[tuple[float, float, float, float, float]]:
-        """As the core takes it."""
+        """The weights, as the core takes them."""
         return [self.memory.as_tuple(), self.arithmetic.as_tuple()]
 
 
-_NUM_RATIOS = 64
-_NAMES = tuple(field.name for field in fields(Piece))
+def _piece_of(weights: Sequence[float], ratios: tuple[float, ...]) -> Piece:
+    return Piece(**dict(zip(_WEIGHTS, weights, strict=True)), ratios=ratios)
 
 
-def _piece(read: Any, name: str) -> Piece:
-    if not isinstance(read, dict) or not read.keys() <= set(_NAMES):
-        raise ConfigError(f"{name} must be an object with some of {', '.join(_NAMES)}", field=name)
-    return Piece(**read)
-
-
-def _ratios(read: Any) -> tuple[float, ...]:
-    if not isinstance(read, list):
-        raise ConfigError("ratios must be a list of numbers", field="ratios")
-    return tuple(read)
+def _read_piece(read: Any, name: str) -> Piece:
+    names = [field.name for field in fields(Piece)]
+    if not isinstance(read, dict) or not read.keys() <= set(names):
+        raise ConfigError(f"{name} must be an object with some of {', '.join(names)}", field=name)
+    ratios = read.get("ratios", ())
+    return Piece(**read | {"ratios": tuple(ratios) if isinstance(ratios, list) else ratios})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
