@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from airi.engine import Engine, EngineOptions, ModelOptions
+from airi.engine.step_log import MAGIC
 from airi.outputs import Output
 from airi.sampling_params import SamplingParams
 
@@ -64,3 +67,14 @@ def generate(engine: Engine, prompt: Sequence[int], **fields: Any) -> Output:
     """One request, run to its end."""
     add(engine, 1, prompt, **fields)
     return run(engine)[1]
+
+
+def records(path: Path) -> list[list[Any]]:
+    """What a step log holds."""
+    data = path.read_bytes()
+    found, at = [], len(MAGIC)
+    while at < len(data):
+        size = int.from_bytes(data[at : at + 4], "little")
+        found.append(msgspec.msgpack.decode(data[at + 4 : at + 4 + size]))
+        at += 4 + size
+    return found

@@ -350,6 +350,22 @@ def test_elastic_limits_are_whole_slabs_and_weights_come_on_top() -> None:
         plan_elastic_arena([demand(kv_min=81 * MIB)], kv_memory=80 * MIB, available=2**40, fraction=0.5)
 
 
+def test_a_maximum_that_holds_no_slab_is_said_so_and_not_passed() -> None:
+    for given, most, least in (
+        (demand(kv_max=1), "1 B", 1),
+        (demand(kv_min=9 * MIB, kv_max=15 * MIB), "15.0 MiB", 2),
+    ):
+        with pytest.raises(
+            MemoryBudgetError, match=rf"kv_max of m is {most}; .* 8.0 MiB, and it must hold {least}"
+        ):
+            plan_elastic_arena([given, demand()], kv_memory=80 * MIB, available=2**40, fraction=0.5)
+
+
+def test_elastic_memory_that_is_not_free_is_said_as_any_other() -> None:
+    with pytest.raises(MemoryBudgetError, match=r"kv_memory is 80.0 MiB, but only 8.0 MiB is free"):
+        plan_elastic_arena([demand()], kv_memory=80 * MIB, available=8 * MIB, fraction=0.5)
+
+
 def test_packed_weights_give_the_same_where_they_are_moved_to() -> None:
     draw = np.random.default_rng(0)
     weight = draw.standard_normal((40, 24)).astype(np.float32)

@@ -21,7 +21,7 @@ from airi.engine.options import EngineOptions, ModelOptions
 from airi.errors import CheckpointError, ConfigError, EngineDeadError, ModelNotFoundError, RequestError
 from airi.sampling_params import SamplingParams
 from airi.transport import EngineClient, EngineSupervisor, GenerateRequest
-from tests.engine.engine_helpers import GREEDY, MIB
+from tests.engine.engine_helpers import GREEDY, MIB, records
 from tests.engine.tiny_models import Reference
 from tests.transport.calls import collect
 
@@ -155,6 +155,32 @@ async def test_models_sleep_and_wake_from_afar(tiny_llama: Path, tiny_qwen3: Pat
         assert client.stats.models[0].state == "awake"
         await client.wake("qwen3")
         assert [output.finish_reason async for output in busy][-1] == "length"
+
+
+async def test_while_all_that_is_left_waits_for_sleepers_the_engine_rests_but_keeps_deadlines(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "steps"
+    models = (ModelOptions(path=str(tiny_llama), sleepable=True),)
+    async with EngineSupervisor(
+        EngineOptions(
+            models=models,
+            kv_memory=16 * MIB,
+            max_num_seqs=8,
+            threads=1,
+            record_steps=str(log),
+        )
+    ) as client:
+        await client.sleep("llama")
+        waiting = client.open(request([5], max_tokens=3, **GREEDY))
+        late = await collect(client, request([5], max_tokens=3, timeout_us=500_000, **GREEDY))
+        assert late.finish_reason == "deadline"
+        await client.wake("llama")
+        assert [output.finish_reason async for output in waiting][-1] == "length"
+    times = [record[1] for record in records(log) if record[0] == "step" and record[2] is None]
+    # Every 2 ms in the half second before the deadline, it would be 250 steps.
+    most = max(sum(at <= other < at + 400_000 for other in times) for at in times)
+    assert most < 40
 
 
 async def test_a_model_that_cannot_sleep_says_so(supervisor: EngineSupervisor) -> None:

@@ -230,6 +230,29 @@ def test_a_folder_without_the_space_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
+        ({"host_kv_memory": 1}, "host_kv_memory is 1 B; it must hold a KV block, which has"),
+        ({"host_kv_memory": 2**50}, "host_kv_memory is 1024.0 TiB, but only .* is free beside the weights"),
+        (
+            {"host_kv_memory": MIB, "disk_kv_path": "/tmp", "disk_kv_memory": 1},
+            "disk_kv_memory is 1 B; it must hold a KV block",
+        ),
+        (
+            {"host_kv_memory": MIB, "disk_kv_path": "/tmp", "disk_kv_memory": 2**50},
+            "disk_kv_path is /tmp: 1024.0 TiB cannot be taken there",
+        ),
+    ],
+)
+def test_tiers_that_cannot_be_are_said_before_the_core_plans_for_them(
+    tiny_llama: Path, options: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(ConfigError, match=text):
+        make_engine(tiny_llama, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"host_kv_memory": MIB, "prefix_caching": False}, "it must be 0 without prefix caching"),
         ({"disk_kv_path": "/tmp"}, "give both or none"),
         ({"disk_kv_memory": 4096, "host_kv_memory": 4096}, "give both or none"),
         ({"disk_kv_memory": 4096, "disk_kv_path": "/tmp"}, "host_kv_memory is 0"),

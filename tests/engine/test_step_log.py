@@ -17,6 +17,7 @@ from airi.engine.step_log import MAGIC, RecordingRuntime, StepLog
 from airi.errors import ConfigError
 from airi.sampling_params import SamplingParams
 from airi.simulate.replay import replay
+from tests.engine.engine_helpers import records
 
 READERS = {
     "capacity",
@@ -68,16 +69,6 @@ def record(model: Path, path: Path, *, ahead: bool = True) -> list[list[int]]:
     return prompts
 
 
-def records(path: Path) -> list[list[object]]:
-    data = path.read_bytes()
-    found, at = [], len(MAGIC)
-    while at < len(data):
-        size = int.from_bytes(data[at : at + 4], "little")
-        found.append(msgspec.msgpack.decode(data[at + 4 : at + 4 + size]))
-        at += 4 + size
-    return found
-
-
 def rewrite(path: Path, found: list[list[object]]) -> None:
     with path.open("wb") as file:
         file.write(MAGIC)
@@ -123,7 +114,7 @@ def test_everything_that_changes_plans_is_recorded() -> None:
 def test_a_recording_holds_no_tokens(tiny_llama: Path, tmp_path: Path) -> None:
     prompts = record(tiny_llama, tmp_path / "log")
     submits = [r for r in records(tmp_path / "log") if r[0] == "submit"]
-    written = [np.frombuffer(r[2], np.int32).tolist() for r in submits]  # type: ignore[call-overload]
+    written = [np.frombuffer(r[2], np.int32).tolist() for r in submits]
     tokens = {
         t: s
         for prompt, other in zip(prompts, written, strict=True)
@@ -156,7 +147,7 @@ def test_the_first_plan_that_differs_is_named(log: Path, tmp_path: Path) -> None
     assert isinstance(digests, dict)
     digests["deltas"] = b"otherwise"
     rewrite(tmp_path / "log", found)
-    number = found[target][2]["step_id"]  # type: ignore[index]
+    number = found[target][2]["step_id"]
     said = replay(tmp_path / "log").difference
     assert said == f"record {target + 1}, step {number}: the contents of deltas differ"
 

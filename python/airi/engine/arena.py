@@ -60,6 +60,10 @@ class ArenaPlan:
     limits: tuple[ElasticLimits, ...] = ()
     """Per model, in order, where memory moves; then `num_slabs` says nothing."""
 
+    def limits_of(self, index: int) -> ElasticLimits | None:
+        """Those of a model; None where memory does not move."""
+        return self.limits[index] if self.limits else None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ElasticLimits:
@@ -78,13 +82,7 @@ def plan_arena(
     What is found rather than given is cut to what the models could use. Raises MemoryBudgetError,
     naming the amounts, when a model would get no block or more is asked for than is there.
     """
-    if kv_memory is not None and kv_memory > available:
-        raise MemoryBudgetError(
-            f"kv_memory is {format_bytes(kv_memory)}, but only {format_bytes(available)} is free after "
-            "loading the weights",
-            field="kv_memory",
-        )
-    budget = kv_memory if kv_memory is not None else int(available * fraction)
+    budget = _budget(kv_memory, available, fraction)
     slab_bytes = _slab_bytes(demands)
     if kv_memory is None:
         # Shares are fixed, so each model must be able to reach its demand within its own.
@@ -121,18 +119,18 @@ def plan_elastic_arena(
 ) -> ArenaPlan:
     """As `plan_arena`, for memory that moves between the models; weights in the arena come on top."""
     slab_bytes = max(_slab_bytes(demands), _MIN_SLAB_BYTES)
-    budget = kv_memory if kv_memory is not None else int(available * fraction)
+    budget = _budget(kv_memory, available, fraction)
     total = budget // slab_bytes
     if kv_memory is None:
         wanted = sum(-(-d.max_blocks // (slab_bytes // d.bytes_per_block)) for d in demands)
         total = min(total, wanted + len(demands))
     limits = [elastic_limits(demand, slab_bytes, total) for demand in demands]
     spare = total - sum(limit.min_slabs for limit in limits)
-    if spare < 0 or total < len(demands) or (kv_memory or 0) > available:
+    if spare < 0 or total < len(demands):
         needed = max(sum(limit.min_slabs for limit in limits), len(demands)) * slab_bytes
         raise MemoryBudgetError(
             f"{format_bytes(budget)} of KV memory do not hold what kv_min of {len(demands)} model(s) asks for, "
-            f"{format_bytes(needed)}, or are more than the {format_bytes(available)} that are free",
+            f"{format_bytes(needed)}",
             field="kv_memory",
         )
     weight = sum(demand.share for demand in demands)
@@ -151,12 +149,30 @@ def plan_elastic_arena(
 
 
 def elastic_limits(demand: KvDemand, slab_bytes: int, total: int) -> ElasticLimits:
-    """Bytes in slabs, of `total` for KV."""
+    """Bytes in slabs, of `total` for KV; raises MemoryBudgetError where `kv_max` holds too few whole ones."""
     low = -(-demand.kv_min // slab_bytes)
     high = total if demand.kv_max is None else min(total, demand.kv_max // slab_bytes)
+    if demand.kv_max is not None and demand.kv_max < max(low, 1) * slab_bytes:
+        raise MemoryBudgetError(
+            f"kv_max of {demand.name} is {format_bytes(demand.kv_max)}; memory moves in slabs of "
+            f"{format_bytes(slab_bytes)}, and it must hold {max(low, 1)} of them",
+            field="kv_max",
+        )
     return ElasticLimits(
         min_slabs=low, max_slabs=max(high, low, 1), weight_slabs=-(-demand.weight_bytes // slab_bytes)
     )
+
+
+def _budget(kv_memory: int | None, available: int, fraction: float) -> int:
+    if kv_memory is None:
+        return int(available * fraction)
+    if kv_memory > available:
+        raise MemoryBudgetError(
+            f"kv_memory is {format_bytes(kv_memory)}, but only {format_bytes(available)} is free after "
+            "loading the weights",
+            field="kv_memory",
+        )
+    return kv_memory
 
 
 def _slab_bytes(demands: Sequence[KvDemand]) -> int:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from airi.engine.fleet import Fleet, place_weights
 from airi.engine.isolation import CacheRegions
 from airi.engine.loading import EngineProgress, HostedModel, host_models, larger_arrays
 from airi.engine.options import EngineOptions, ModelOptions
-from airi.engine.outcomes import REASONS, StepOutputs, execution_error, refusal
+from airi.engine.outcomes import REASONS, ModelCounters, StepOutputs, execution_error, refusal
 from airi.engine.pipeline import StepPipeline
 from airi.engine.prompts import check_ids, check_place, check_priority, check_prompt, check_room
 from airi.engine.requests import Feature, RequestState
@@ -37,17 +37,6 @@ _TIER_WAIT_S = 0.05
 def now_us() -> int:
     """The clock of deadlines and arrivals: microseconds, monotonic, the same in every process of a host."""
     return time.monotonic_ns() // 1000
-
-
-@dataclass(slots=True)
-class ModelCounters:
-    """Totals of one model since the engine started."""
-
-    steps: int = 0
-    device_us: int = 0
-    prompt_tokens: int = 0
-    generated_tokens: int = 0
-    preemptions: int = 0
 
 
 class Engine:
@@ -205,7 +194,7 @@ class Engine:
         eos = () if params.ignore_eos else hosted.eos_token_ids
         stop_ids = np.array(sorted({*eos, *params.stop_token_ids}), np.int32)
         seed = params.seed if params.seed is not None else self._random.getrandbits(64)
-        state = RequestState(request_id, prompt, params, stop_ids, seed)
+        state = RequestState(request_id, prompt, params, stop_ids, seed, deadline_us)
         admit = self._runtime.submit(
             request_id=request_id,
             model=hosted.index,
@@ -248,6 +237,16 @@ class Engine:
         caller that has nothing else to do should wait before the next `step`, listening for requests."""
         wait_s = self._pipeline.time_to_plan_s() if self.options.async_scheduling else 0.0
         return self._pipeline.done_fd, wait_s
+
+    def rest_s(self) -> float:
+        """For how many seconds steps give nothing, unless something is added, cancelled or woken before.
+
+        Until the first deadline where all that is left waits for sleeping models; else 0, which promises nothing.
+        """
+        if self._pipeline.is_running or self._held is not None or not self._fleet.all_asleep(self.stats()):
+            return 0.0
+        deadlines = (s.deadline_us for s in self._states.values() if s.deadline_us is not None)
+        return max((min(deadlines, default=math.inf) - now_us()) / 1e6, 0.0)
 
     @property
     def request_ids(self) -> list[int]:
@@ -310,7 +309,7 @@ class Engine:
         others: dict[int, Output] = {}
         if not self._pipeline.is_running and not self._plan(others):
             self._fleet.advance()
-            if not others and self._states and self._hosting.tiers is not None:
+            if not others and self._states and self._hosting.tiers is not None and not self.rest_s():
                 self._hosting.tiers.wait(_TIER_WAIT_S)
             return StepOutputs(others=list(others.values()))
         return self._collect(self._runtime.step(now_us()) if self.options.async_scheduling else None, others)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +58,13 @@ class Fleet:
     def state(self, index: int) -> _core.ModelState:
         """Where a model stands."""
         return self._runtime.state(index)
+
+    def all_asleep(self, stats: Sequence[_core.ModelStats]) -> bool:
+        """Whether every request that these counters of the core tell of is of a model that sleeps."""
+        return not self._moving and all(
+            self.state(index) == _core.ModelState.ASLEEP or not (model.running or model.waiting)
+            for index, model in enumerate(stats)
+        )
 
     def is_gone(self, index: int) -> bool:
         """Whether requests for the model are no longer taken."""

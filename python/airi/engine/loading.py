@@ -112,12 +112,6 @@ class Hosting:
         )
 
 
-def host_models(options: EngineOptions, progress: EngineProgress | None) -> Hosting:
-    """Loads every model and divides the arena; raises CheckpointError or ConfigError."""
-    with _memory_errors_named():
-        return _host_models(options, progress)
-
-
 @contextmanager
 def _memory_errors_named() -> Iterator[None]:
     try:
@@ -129,32 +123,49 @@ def _memory_errors_named() -> Iterator[None]:
         ) from None
 
 
-def _host_models(options: EngineOptions, progress: EngineProgress | None) -> Hosting:
+@_memory_errors_named()
+def host_models(options: EngineOptions, progress: EngineProgress | None) -> Hosting:
+    """Loads every model and divides the arena; raises CheckpointError or ConfigError."""
     _set_threads(options)
     loaded = [_load(options, model, progress) for model in options.models]
     demands = [_demand(options, model, item) for model, item in zip(options.models, loaded, strict=True)]
     plan = _plan(options, demands)
     arena = allocate_arena(plan.arena_bytes)
     hosted = [
-        _hosted(options, index, model, item, arena, plan.num_blocks[index], plan.limits[index : index + 1])
+        _hosted(options, index, model, item, arena, plan.num_blocks[index], plan.limits_of(index))
         for index, (model, item) in enumerate(zip(options.models, loaded, strict=True))
     ]
     configs = [
-        _model_config(options, model, plan.num_slabs[model.index], plan.limits[model.index : model.index + 1])
+        _model_config(options, model, plan.num_slabs[model.index], plan.limits_of(model.index))
         for model in hosted
     ]
     arrays = _step_arrays(options, configs, hosted)
     vocab_size = max(model.vocab_size for model in hosted)
+    tiers = _tiers(options, arena, max(demand.bytes_per_block for demand in demands))
     runtime = _runtime(options, plan, configs, arrays, vocab_size)
-    tiers = _tiers(options, arena)
     if tiers is not None:
         tiers.report_to(runtime.complete_transfers)
     return Hosting(tuple(hosted), runtime, arrays, arena, plan, tiers)
 
 
-def _tiers(options: EngineOptions, arena: NDArray[np.uint8]) -> KvTiers | None:
+def _tiers(options: EngineOptions, arena: NDArray[np.uint8], block_bytes: int) -> KvTiers | None:
+    """Memory and disk space beside the arena, which is not touched yet; blocks have at most `block_bytes`."""
     if not options.host_kv_memory:
         return None
+    for field in ("host_kv_memory", "disk_kv_memory"):
+        size = getattr(options, field)
+        if 0 < size < block_bytes:
+            raise MemoryBudgetError(
+                f"{field} is {format_bytes(size)}; it must hold a KV block, which has {format_bytes(block_bytes)}",
+                field=field,
+            )
+    free = max(available_memory() - arena.nbytes, 0)
+    if options.host_kv_memory > free:
+        raise MemoryBudgetError(
+            f"host_kv_memory is {format_bytes(options.host_kv_memory)}, but only {format_bytes(free)} is free beside "
+            "the weights and kv_memory",
+            field="host_kv_memory",
+        )
     return KvTiers(
         arena,
         host_bytes=options.host_kv_memory,
@@ -173,6 +184,7 @@ class Addition:
     """As the core is told of it."""
 
 
+@_memory_errors_named()
 def load_addition(
     options: EngineOptions,
     hosting: Hosting,
@@ -181,17 +193,6 @@ def load_addition(
     progress: EngineProgress | None,
 ) -> Addition:
     """A model that joins as the `index`-th; raises CheckpointError or ConfigError."""
-    with _memory_errors_named():
-        return _load_addition(options, hosting, model, index, progress)
-
-
-def _load_addition(
-    options: EngineOptions,
-    hosting: Hosting,
-    model: ModelOptions,
-    index: int,
-    progress: EngineProgress | None,
-) -> Addition:
     loaded = _load(options, model, progress)
     demand = _demand(options, model, loaded)
     plan = hosting.plan
@@ -204,8 +205,8 @@ def _load_addition(
     limits = elastic_limits(demand, plan.slab_bytes, plan.arena_bytes // plan.slab_bytes)
     # What it can count on is the core's to say; more than the arena it cannot have.
     blocks = limits.max_slabs * (plan.slab_bytes // demand.bytes_per_block)
-    hosted = _hosted(options, index, model, loaded, hosting.arena, blocks, (limits,))
-    return Addition(loaded, hosted, _model_config(options, hosted, 0, (limits,)))
+    hosted = _hosted(options, index, model, loaded, hosting.arena, blocks, limits)
+    return Addition(loaded, hosted, _model_config(options, hosted, 0, limits))
 
 
 def larger_arrays(
@@ -227,7 +228,7 @@ def _hosted(
     loaded: LoadedModel,
     arena: NDArray[np.uint8],
     num_blocks: int,
-    limits: tuple[ElasticLimits, ...],
+    limits: ElasticLimits | None,
 ) -> HostedModel:
     window = min(_window(options, model, loaded), num_blocks * options.block_size)
     runner = ModelRunner(
@@ -247,7 +248,7 @@ def _hosted(
         max_model_len=window,
         num_kv_blocks=num_blocks,
         eos_token_ids=loaded.info.eos_token_ids,
-        weight_slabs=limits[0].weight_slabs if limits else 0,
+        weight_slabs=0 if limits is None else limits.weight_slabs,
     )
 
 
@@ -311,15 +312,15 @@ def _plan(options: EngineOptions, demands: list[KvDemand]) -> ArenaPlan:
 
 
 def _model_config(
-    options: EngineOptions, model: HostedModel, num_slabs: int, limits: tuple[ElasticLimits, ...]
+    options: EngineOptions, model: HostedModel, num_slabs: int, limits: ElasticLimits | None
 ) -> ModelSettings:
     admission = _core.Admission.NO_EVICT if options.admission == "no_evict" else _core.Admission.MAX_UTIL
     slabs: dict[str, Any] = {"num_slabs": num_slabs}
-    if limits:
+    if limits is not None:
         slabs = {
-            "min_slabs": limits[0].min_slabs,
-            "max_slabs": limits[0].max_slabs,
-            "weight_slabs": limits[0].weight_slabs,
+            "min_slabs": limits.min_slabs,
+            "max_slabs": limits.max_slabs,
+            "weight_slabs": limits.weight_slabs,
             "slab_weight": model.options.kv_share,
         }
     return ModelSettings(

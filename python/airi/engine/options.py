@@ -226,6 +226,11 @@ class EngineOptions:
                 "host_kv_memory is 0; the disk is reached through host memory, so disk_kv_path needs some",
                 field="host_kv_memory",
             )
+        if self.host_kv_memory and not self.prefix_caching:
+            raise ConfigError(
+                f"host_kv_memory is {self.host_kv_memory}; it must be 0 without prefix caching",
+                field="host_kv_memory",
+            )
 
     def targets(self, model: ModelOptions) -> list[tuple[int | None, int | None]]:
         """What requests to a model are promised, as the core takes it; empty: nothing."""

@@ -14,7 +14,7 @@ from airi.engine.options import EngineOptions
 from airi.errors import ContextLengthError, ExecutionError, QueueFullError, RequestError
 from airi.outputs import ErrorInfo, FinishReason, Output, error_info
 
-__all__ = ["REASONS", "StepOutputs", "execution_error", "refusal"]
+__all__ = ["REASONS", "ModelCounters", "StepOutputs", "execution_error", "refusal"]
 
 REASONS: Final[dict[int, FinishReason]] = {
     int(_core.FinishReason.STOP): "stop",
@@ -35,6 +35,17 @@ _FAILURES = {
 }
 _NO_IDS = np.empty(0, np.int64)
 _NO_TOKENS = np.empty(0, np.int32)
+
+
+@dataclass(slots=True)
+class ModelCounters:
+    """Totals of one model since the engine started."""
+
+    steps: int = 0
+    device_us: int = 0
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    preemptions: int = 0
 
 
 @dataclass(slots=True)

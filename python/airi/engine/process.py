@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import gc
 import logging
+import math
 import os
 import signal
 import sys
@@ -151,9 +152,7 @@ class EngineProcess:
             self._push_stats(engine, at_once=had_work and not engine.has_work())
             if self._stopping and self._drained(engine):
                 return
-            timeout_ms = 0 if outputs.progressed else _BLOCKED_POLL_MS
-            if not (engine.has_work() or engine.is_moving):
-                timeout_ms = _IDLE_POLL_MS
+            timeout_ms = 0 if outputs.progressed else _patience_ms(engine)
 
     def _messages(self, engine: Engine, timeout_ms: int) -> list[Received]:
         """What has come; while a step runs, also what comes until the next one is to be planned."""
@@ -237,6 +236,13 @@ class EngineProcess:
             for model, core, counters in zip(engine.models, engine.stats(), engine.counters, strict=True)
         ]
         self.server.send_stats(EngineStats(models))
+
+
+def _patience_ms(engine: Engine) -> int:
+    """How long to listen after a step without a batch."""
+    if not (engine.has_work() or engine.is_moving):
+        return _IDLE_POLL_MS
+    return max(_BLOCKED_POLL_MS, math.ceil(min(engine.rest_s() * 1000, _IDLE_POLL_MS)))
 
 
 def _tier_stats(core: _core.ModelStats) -> TierStats:

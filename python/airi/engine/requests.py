@@ -31,6 +31,7 @@ class RequestState:
     __slots__ = (
         "bias_ids",
         "bias_values",
+        "deadline_us",
         "features",
         "generated",
         "num_generated",
@@ -49,6 +50,7 @@ class RequestState:
         params: SamplingParams,
         stop_ids: NDArray[np.int32],
         seed: int,
+        deadline_us: int | None = None,
     ) -> None:
         self.request_id = request_id
         self.prompt = prompt
@@ -56,6 +58,8 @@ class RequestState:
         self.stop_ids = stop_ids
         """[n] end of sequence and stop ids of this request."""
         self.seed = seed
+        self.deadline_us = deadline_us
+        """On the clock of `now_us`."""
         self.features = _features(params, stop_ids)
         self.num_generated = 0
         self.generated = np.empty(32 if self.features & Feature.PENALTIES else 0, np.int32)

@@ -44,7 +44,7 @@ class EngineLink:
         except zmq.ZMQError as error:
             self._close_sockets()
             raise ConfigError(
-                f"endpoint is {endpoint!r}; give ipc://PATH or tcp://HOST:PORT ({error.strerror})",
+                f"endpoint is {endpoint!r}; give ipc://PATH or tcp://HOST:PORT ({zmq.strerror(error.errno)})",
                 field="endpoint",
             ) from None
         self._loop.add_reader(self._socket.FD, self._on_readable)
