@@ -41,11 +41,10 @@ class EngineLink:
         self._monitor: zmq.Socket[bytes] = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         try:
             self._socket.connect(endpoint)
-        except zmq.ZMQError as error:
+        except zmq.ZMQError:
             self._close_sockets()
             raise ConfigError(
-                f"endpoint is {endpoint!r}; give ipc://PATH or tcp://HOST:PORT ({zmq.strerror(error.errno)})",
-                field="endpoint",
+                f"endpoint is {endpoint!r}; give ipc://PATH or tcp://HOST:PORT", field="endpoint"
             ) from None
         self._loop.add_reader(self._socket.FD, self._on_readable)
         self._loop.add_reader(self._monitor.FD, self._on_monitor)
