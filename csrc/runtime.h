@@ -136,7 +136,8 @@ class Runtime {
   [[nodiscard]] ModelState state(ModelId model) const;
   // The first of the adjacent slabs that hold, or held, the model's weights; nothing where it has none.
   [[nodiscard]] std::optional<SlabId> weights_at(ModelId model) const;
-  // Sets to write steps into from the next one on. REQUIRES: no step is uncommitted.
+  // Sets to write steps into from the next one on. Throws InvalidArgument where a step is uncommitted, or the
+  // next one has more memory operations already than they hold.
   void replace_buffers(const std::vector<StepBuffers>& buffers);
   // Tells how memory operations ended, in any order, any time after their step was handed out: those that are
   // named by an id, each once. What has failed is computed. Any thread may call it.

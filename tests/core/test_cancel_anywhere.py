@@ -13,13 +13,16 @@ from airi._core import Admission, Decision, FinishReason, MemoryOpKind, ModelSta
 from .elastic import Elastic
 from .harness import Config, Executor, ModelSpec
 from .pipeline import Pipeline
+from .test_prefetch import FAST_DISK, GONE, ONE_SEAT, fill, prompt, with_a_prefix_on_disk
 from .tiered import Tiered, Weather
+from .timed import STATE, spec_of
 
 LATE = 10**9
 """A deadline that nothing meets by itself."""
 GROWING = ModelSpec(
     blocks=24, max_model_len=64, max_num_seqs=6, max_batch_tokens=32, admission=Admission.MAX_UTIL
 )
+SLOW_DISK = Weather(delay_us=lambda kind: 5000 if kind == MemoryOpKind.FETCH else 20)
 COMPUTING = ModelSpec(blocks=128, max_batch_tokens=64, max_prefill_chunk=16)
 Standing = tuple[Executor, int]
 """A runtime, and the request that stands where the test wants it."""
@@ -157,8 +160,58 @@ def draining() -> Standing:
     return ex, request
 
 
+def prefetched() -> Standing:
+    """In the queue, while its prefix is on its way from the disk."""
+    ex = with_a_prefix_on_disk(41, SLOW_DISK)
+    request = ex.accepted(prompt(GONE, 41), max_new=2, deadline=LATE)
+    while not any(op.kind == MemoryOpKind.FETCH for op in ex.tiered.running):
+        ex.step()
+    assert ex.runtime.stats()[0].waiting == 1
+    return ex, request
+
+
+def fetched() -> Standing:
+    """Admitted, and waiting for the disk before the host can be asked."""
+    ex = Tiered([ONE_SEAT], FAST_DISK, weather=SLOW_DISK)
+    fill(ex, 41)
+    request = ex.accepted(prompt(GONE, 41), max_new=2, deadline=LATE)
+    while not any(op.kind == MemoryOpKind.FETCH for op in ex.tiered.running):
+        ex.step()
+    assert ex.runtime.stats()[0].running == 1
+    assert all(row.request != request for step in ex.steps for row in step.rows)
+    return ex, request
+
+
+def short_of_slabs() -> Standing:
+    """At the head of a model for which slabs of another drain."""
+    spec = ModelSpec(min_slabs=0, max_slabs=8, max_model_len=40)
+    specs = [replace(spec, admission=Admission.MAX_UTIL), spec]
+    ex = Elastic(specs, Config(arena_slabs=8, slab_blocks=2, slab_hysteresis_us=10**9, quantum_us=100))
+    for _ in range(40):
+        ex.accepted([1] * 8, max_new=8, deadline=LATE)
+    for _ in range(6):
+        ex.step()
+    request = ex.accepted([1] * 20, model=1, max_new=12, deadline=LATE)
+    for _ in range(2):
+        ex.step()
+    assert (ex.runtime.stats()[1].waiting, ex.owned(1)) == (1, 0)
+    return ex, request
+
+
+def best_effort() -> Standing:
+    """Behind all classes: it cannot have its first token in time."""
+    ex = Executor([spec_of(((3000, None),), max_batch_tokens=32)])
+    ex.runtime.step_time(0).import_state(STATE)
+    request = ex.accepted([1] * 900, max_new=2, deadline=LATE)
+    ex.accepted([2] * 60, max_new=40)
+    ex.step()
+    assert ex.runtime.stats()[0].best_effort == 1
+    assert all(row.request != request for row in ex.steps[0].rows)
+    return ex, request
+
+
 PLACES = [queued, on_its_way, held, producing, prefilling, decoding, preempted, swapped, loading,
-          asleep, falling_asleep, draining]  # fmt: skip
+          prefetched, fetched, asleep, falling_asleep, draining, short_of_slabs, best_effort]  # fmt: skip
 
 
 @pytest.mark.parametrize("reason", [FinishReason.CANCELLED, FinishReason.DEADLINE])

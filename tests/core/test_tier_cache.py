@@ -260,3 +260,44 @@ def test_failing_spills_are_tried_less() -> None:
     tiers.spill_oldest()
     assert len(tiers.ops()) == 1
     assert tiers.source(0) == TierSource.HOST, "a full disk costs no copy in the host"
+
+
+def failed(kind: MemoryOpKind) -> tuple[TierCache, list[int]]:
+    """A cache in which entry 0 has been through all kinds of operation up to `kind`, which failed; what it lost."""
+    tiers = make_tiers(host=1, disk=1)
+    done, bad = TransferEnd.DONE, TransferEnd.FAILED
+    tiers.store(0, 0)
+    tiers.complete(1, bad if kind == MemoryOpKind.STORE else done, 10)
+    if kind == MemoryOpKind.LOAD:
+        tiers.complete(tiers.load(0, 1), bad, 10)
+    if kind in (MemoryOpKind.SPILL, MemoryOpKind.FETCH):
+        tiers.spill_oldest()
+        tiers.complete(2, bad if kind == MemoryOpKind.SPILL else done, 10)
+    if kind == MemoryOpKind.FETCH:
+        tiers.store(1, 1)  # takes the only slot of the host
+        tiers.complete(3, done, 10)
+        fetch = tiers.fetch(0)
+        assert fetch is not None
+        tiers.complete(fetch, bad, 10)
+    tiers.check_invariants()
+    return tiers, tiers.take_lost()
+
+
+@pytest.mark.parametrize(
+    ("kind", "left", "lost"),
+    [
+        (MemoryOpKind.STORE, TierSource.NONE, [0]),
+        (MemoryOpKind.LOAD, TierSource.NONE, [0]),
+        (MemoryOpKind.SPILL, TierSource.HOST, []),
+        (MemoryOpKind.FETCH, TierSource.NONE, [1, 0]),
+    ],
+)
+def test_what_could_not_be_read_or_written_is_not_tried_again(
+    kind: MemoryOpKind, left: TierSource, lost: list[int]
+) -> None:
+    """T2 for every kind of operation: a copy that is not there, or cannot be read, is forgotten; others stay."""
+    tiers, gone = failed(kind)
+    assert tiers.source(0) == left
+    assert gone == lost
+    assert tiers.num_pending == 0
+    assert tiers.store(0, 2), "it may be stored anew"

@@ -12,17 +12,6 @@ namespace {
 constexpr std::size_t kMostModels = 6;
 constexpr std::size_t kAll = 1 << 12;
 
-// True iff the call is refused, as a caller's mistake.
-template <class Call>
-bool is_refused(Call call) {
-  try {
-    call();
-  } catch (const InvalidArgument&) {
-    return true;
-  }
-  return false;
-}
-
 }  // namespace
 
 FuzzSession::FuzzSession(Bytes& bytes)
@@ -138,10 +127,16 @@ void FuzzSession::commit() {
 void FuzzSession::replace_buffers() {
   if (bytes_.below(3) != 0) return;
   while (device_.num_uncommitted() > 0) commit();
-  setting_.num_ops = static_cast<std::size_t>(16 + bytes_.below(40));
+  const std::size_t num_ops =
+      std::exchange(setting_.num_ops, static_cast<std::size_t>(16 + bytes_.below(40)));
   setting_.num_sets = static_cast<std::size_t>(setting_.config.steps_ahead + 1 + bytes_.below(2));
-  const std::vector<StepArrays> old = std::move(arrays_);
-  runtime().replace_buffers(new_buffers());
+  std::vector<StepArrays> old = std::move(arrays_);
+  if (!is_refused([&] { runtime().replace_buffers(new_buffers()); })) return;
+  // The step that is next has more operations already than these would hold.
+  AIRI_CHECK(setting_.num_ops < num_ops && setting_.config.tiers.host_bytes > 0);
+  arrays_ = std::move(old);
+  setting_.num_ops = num_ops;
+  setting_.num_sets = arrays_.size();
 }
 
 void FuzzSession::teach_or_be_rude() {

@@ -4,11 +4,23 @@
 #include <memory>
 #include <vector>
 
+#include "base/check.h"
 #include "checked_device.h"
 #include "fuzz_draw.h"
 #include "ring_readers.h"
 
 namespace airi::testing {
+
+// True iff the call is refused, as a caller's mistake.
+template <class Call>
+bool is_refused(Call call) {
+  try {
+    call();
+  } catch (const InvalidArgument&) {
+    return true;
+  }
+  return false;
+}
 
 // Bytes as a sequence of calls of everything that a Runtime offers, in the order in which an engine could
 // make them. After each call: the invariants of the runtime, and what its clients and its device rely on.
