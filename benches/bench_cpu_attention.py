@@ -9,7 +9,6 @@ rope and norms are left out of both. Nothing here says how fast a whole step is.
 
 from __future__ import annotations
 
-import argparse
 import mmap
 import sys
 import time
@@ -23,7 +22,7 @@ import torch
 
 from airi._core import cpu
 from airi.bench.rows import percentile
-from benches.common import print_rows, verdict
+from benches.common import plain_parser, print_rows, verdict
 
 Q_HEADS, KV_HEADS, HEAD_DIM, LAYERS = 9, 3, 64, 30
 HIDDEN, INNER, VOCAB = 576, 1536, 49152
@@ -235,13 +234,10 @@ def measure(shape: Shape, linear: Linear, turns: int) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = plain_parser(__doc__)
     parser.add_argument("--threads", type=int, default=cpu.num_threads())
     parser.add_argument("--turns", type=int, default=15)
     parser.add_argument("--only", default="", help="run shapes whose name contains this")
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     cpu.set_num_threads(options.threads)
     torch.set_num_threads(options.threads)

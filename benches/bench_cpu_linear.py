@@ -10,7 +10,6 @@ float32 that the next step needs; a ratio at one shape says nothing about anothe
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from torch.nn.functional import linear, silu
 
 from airi._core import cpu
 from airi.bench.rows import percentile
-from benches.common import print_rows
+from benches.common import plain_parser, print_rows
 
 ROWS = (1, 4, 8, 16, 32, 64, 256, 512)
 # More than any last-level cache that two cores have to themselves.
@@ -143,13 +142,10 @@ def measure(contest: Contest, m: int, budget_s: float) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = plain_parser(__doc__)
     parser.add_argument("--threads", type=int, default=cpu.num_threads())
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS, help="rows of x, one figure each")
     parser.add_argument("--seconds", type=float, default=1.0, help="time for each figure")
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     cpu.set_num_threads(options.threads)
     torch.set_num_threads(options.threads)

@@ -20,10 +20,9 @@ from typing import Any
 import numpy as np
 
 from airi import _core
-from airi.bench.scheduler import make_buffers
-from benches.common import bench_parser, print_rows, verdict
-from benches.virtual_airi import AiriScheduler, Policy
-from benches.virtual_time import STOP_TOKEN, Outcome, Setup, Trace, drive, make_trace
+from benches.common import plain_parser, print_rows, verdict
+from benches.virtual_airi import Policy, run_airi
+from benches.virtual_time import Outcome, Trace, make_trace
 from benches.virtual_traces import preset_setup
 
 TARGET = 1.5
@@ -35,46 +34,13 @@ SLABS = 200
 """12.5 GiB: what 80 GiB leave beside the weights of four such models, two of which are asked for nothing here."""
 
 
-class TwoModels(AiriScheduler):
-    """A runtime of two models; the tenant of a request says whose it is."""
-
-    def __init__(self, trace: Trace, setup: Setup, slabs: dict[str, Any]) -> None:
-        super().__init__(trace, setup, Policy())
-        model = _core.ModelConfig(
-            block_size=setup.block_size,
-            bytes_per_block=_core.GRANULE_BYTES,
-            max_model_len=setup.max_model_len,
-            max_num_seqs=setup.max_num_seqs,
-            max_batch_tokens=setup.max_batch_tokens,
-            admission=_core.Admission.MAX_UTIL,
-            **slabs,
-        )
-        config = _core.RuntimeConfig(
-            arena_bytes=SLABS * SLAB_BLOCKS * _core.GRANULE_BYTES,
-            slab_bytes=SLAB_BLOCKS * _core.GRANULE_BYTES,
-            hash_key=bytes(16),
-            max_queued=len(trace),
-            quantum_us=1,
-        )
-        self._buffers = [make_buffers(setup.max_num_seqs, setup.max_batch_tokens, model) for _ in range(2)]
-        self.runtime = _core.Runtime(config, [model, model], self._buffers)
-
-    @property
-    def preemptions(self) -> int:
-        return sum(stats.preemptions for stats in self.runtime.stats())
-
-    def submit(self, index: int) -> None:
-        trace = self._trace
-        admit = self.runtime.submit(
-            request_id=index,
-            model=int(trace.tenant[index]),
-            tokens=trace.prompt(index),
-            max_new_tokens=int(trace.max_tokens[index]),
-            stop_ids=np.array([STOP_TOKEN], np.int32),
-            arrival_us=int(trace.arrival_us[index]),
-        )
-        if admit != _core.Admit.ACCEPTED:
-            raise ValueError(f"request {index} was refused: {admit.name}")
+def two_models(**slabs: int) -> Policy:
+    """Both have these limits; whose step is next changes with every step."""
+    return Policy(
+        num_models=2,
+        model=slabs,
+        runtime={"slab_bytes": SLAB_BLOCKS * _core.GRANULE_BYTES, "quantum_us": 1},
+    )
 
 
 def opposite_days(peak: float, day_s: float, days: float, seed: int) -> Trace:
@@ -114,7 +80,7 @@ def row_of(variant: str, peak: float, outcome: Outcome) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = bench_parser(__doc__)
+    parser = plain_parser(__doc__)
     parser.add_argument(
         "--peak", type=float, nargs="+", default=[0.8, 0.9, 1.0, 1.2], help="requests a second"
     )
@@ -133,12 +99,8 @@ def main() -> None:
     gains: list[tuple[float, float, float]] = []
     for peak in options.peak:
         trace = opposite_days(peak, options.day, options.days, options.seed)
-        static = row_of(
-            "static halves", peak, drive(TwoModels(trace, setup, {"num_slabs": SLABS // 2}), trace, setup)
-        )
-        moving = row_of(
-            "elastic slabs", peak, drive(TwoModels(trace, setup, {"min_slabs": SLABS // 20}), trace, setup)
-        )
+        static = row_of("static halves", peak, run_airi(trace, setup, two_models(num_slabs=SLABS // 2)))
+        moving = row_of("elastic slabs", peak, run_airi(trace, setup, two_models(min_slabs=SLABS // 20)))
         rows += [static, moving]
         gains.append((moving["met"], static["met"], peak))
     # The highest load that elastic slabs carry: below it both carry it, above it neither does.

@@ -12,7 +12,6 @@ What the numbers do not mean: no model runs, and the time that a scheduler takes
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from airi.bench.rows import percentile
-from benches.common import add_peer_flag, print_rows, verdict
+from benches.common import plain_parser, print_rows, verdict
 from benches.virtual_airi import AiriScheduler, Policy
 from benches.virtual_ledger import LedgerWatch
 from benches.virtual_peer import VllmPeer
@@ -81,17 +80,13 @@ def gap_row(variant: str, watch: LedgerWatch, most: int | None) -> dict[str, Any
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = plain_parser(__doc__, "vllm")
     parser.add_argument("--trace", type=Path, required=True, help="ServeGen, CSV with tenants")
     parser.add_argument("--seconds", type=float, default=300, help="of the trace, from its start")
     parser.add_argument("--times", type=int, default=10, help="the flooder's load over that of all others")
     parser.add_argument(
         "--gap-tokens", type=int, default=4096, help="of the run in which the gap is a setting"
     )
-    parser.add_argument("--json", action="store_true")
-    add_peer_flag(parser, "vllm")
     options = parser.parse_args()
     normal = read_trace(options.trace).until(round(options.seconds * 1e6))
     trace, setup = with_flooder(normal, options.times, seed=0), preset_setup()

@@ -34,7 +34,7 @@ from urllib.parse import urlsplit
 from airi import builtin
 from airi.bench.rows import percentile
 from airi.bench.server import free_port, server_process, wait_until_ready
-from benches.common import print_rows
+from benches.common import plain_parser, print_rows
 
 TARGET_MS = 0.5
 TARGET_TOKENS = 30_000
@@ -240,9 +240,7 @@ def compared(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> list[d
 
 def main() -> None:
     """Measures ours and, where one is named, a peer after it in the same run."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = plain_parser(__doc__)
     parser.add_argument(
         "--model-path",
         type=Path,
@@ -265,7 +263,6 @@ def main() -> None:
     )
     parser.add_argument("--peer-model", default="bench")
     parser.add_argument("--peer-name", default="peer")
-    parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     with our_gateway(arguments.model_path, step_us=0) as ours:

@@ -13,10 +13,8 @@ found to 5 %.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +22,9 @@ import numpy as np
 import numpy.typing as npt
 
 from airi.bench.rows import percentile
-from benches.common import add_peer_flag, print_rows, verdict
+from benches.common import print_rows, verdict
 from benches.virtual_airi import Policy, run_airi
-from benches.virtual_peer import VllmPeer
+from benches.virtual_peer import VllmPeer, peer_parser, tuned_setups
 from benches.virtual_time import Outcome, Setup, Trace
 from benches.virtual_traces import preset_setup, read_trace
 
@@ -98,30 +96,20 @@ def row_of(question: str, ladder: Ladder, name: str, meets: Meets) -> dict[str, 
     }
 
 
-def tuned_rows(peer: VllmPeer, trace: Trace, setup: Setup, questions: list[Question]) -> list[dict[str, Any]]:
+def tuned_rows(
+    name: str, peer: VllmPeer, trace: Trace, setup: Setup, questions: list[Question]
+) -> list[dict[str, Any]]:
     """vLLM with another budget than its default: what someone who knows the trace and the targets might set."""
-    name = f"{peer.name}, max_num_batched_tokens {setup.max_batch_tokens}"
     ladder = Ladder(name, lambda faster: peer.run(faster, setup), trace)
     return [row_of(question, ladder, name, meets) for question, meets, _ in questions]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = peer_parser(__doc__)
     parser.add_argument("--trace", type=Path, required=True, help="Azure LLM inference 2023, CSV")
     parser.add_argument("--seconds", type=float, default=600, help="of the trace, from its start")
     parser.add_argument("--ttft-ms", type=int, default=1000)
     parser.add_argument("--itl-ms", type=int, default=50)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument(
-        "--peer-batch-tokens",
-        type=int,
-        nargs="*",
-        default=[],
-        help="budgets of vLLM to be run besides its default",
-    )
-    add_peer_flag(parser, "vllm")
     options = parser.parse_args()
     trace, setup = read_trace(options.trace).until(round(options.seconds * 1e6)), preset_setup()
     targets = (options.ttft_ms * 1000, options.itl_ms * 1000)
@@ -143,8 +131,8 @@ def main() -> None:
                     f"{name}, against vLLM", rows[i]["factor"], row["factor"], target or 1.0, unit="x"
                 )
                 rows.append(compared)
-            for tokens in options.peer_batch_tokens:
-                rows += tuned_rows(peer, trace, replace(setup, max_batch_tokens=tokens), questions)
+            for name, tuned in tuned_setups(peer, setup, options.peer_batch_tokens):
+                rows += tuned_rows(name, peer, trace, tuned, questions)
     print_rows(rows, as_json=options.json)
 
 

@@ -13,13 +13,12 @@ depend on the memory there is and on how deep the queue is, which is what --spee
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from airi.bench.rows import percentile
-from benches.common import print_rows, verdict
+from benches.common import plain_parser, print_rows, verdict
 from benches.virtual_airi import AiriScheduler, Policy
 from benches.virtual_ledger import LedgerWatch
 from benches.virtual_time import Setup, Trace, drive
@@ -56,15 +55,12 @@ def measure(trace: Trace, setup: Setup, quantum: int | None) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = plain_parser(__doc__)
     parser.add_argument("--trace", type=Path, required=True, help="Mooncake, JSON lines")
     parser.add_argument("--quantum", type=int, nargs="+", default=[4096], help="tokens; several are compared")
     parser.add_argument("--speed", type=float, default=1.0, help="of arrivals, over the trace's")
     parser.add_argument("--kv-blocks", type=int, default=preset_setup().kv_blocks, help="of 16 tokens")
     parser.add_argument("--seconds", type=float, help="of the trace, from its start; left out: all of it")
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     trace = by_root(read_trace(options.trace))
     if options.seconds is not None:

@@ -11,16 +11,14 @@ What the numbers do not mean: no model runs, and the time that a scheduler takes
 
 from __future__ import annotations
 
-import argparse
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from airi.bench.rows import percentile
-from benches.common import add_peer_flag, print_rows, verdict
+from benches.common import print_rows, verdict
 from benches.virtual_airi import Policy, run_airi
-from benches.virtual_peer import VllmPeer
+from benches.virtual_peer import VllmPeer, peer_parser, tuned_setups
 from benches.virtual_time import Outcome, Trace, make_trace
 from benches.virtual_traces import preset_setup
 
@@ -60,21 +58,10 @@ def figures(outcome: Outcome) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = peer_parser(__doc__)
     parser.add_argument("--seconds", type=float, default=300, help="of arrivals")
     parser.add_argument("--itl-ms", type=int, default=50, help="the target")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument(
-        "--peer-batch-tokens",
-        type=int,
-        nargs="*",
-        default=[],
-        help="budgets of vLLM to be run besides its default",
-    )
-    add_peer_flag(parser, "vllm")
     options = parser.parse_args()
     trace, setup = make_requests(options.seconds, seed=options.seed), preset_setup()
     question = "decoding while 32k prompts arrive"
@@ -89,10 +76,9 @@ def main() -> None:
         with VllmPeer(options.vllm_python) as peer:
             theirs = figures(peer.run(trace, setup))
             rows.append({"question": question, "variant": peer.name, **rounded(theirs)})
-            for tokens in options.peer_batch_tokens:
-                tuned = figures(peer.run(trace, replace(setup, max_batch_tokens=tokens)))
-                name = f"{peer.name}, max_num_batched_tokens {tokens}"
-                rows.append({"question": question, "variant": name, **rounded(tuned)})
+            for name, tuned in tuned_setups(peer, setup, options.peer_batch_tokens):
+                found = rounded(figures(peer.run(trace, tuned)))
+                rows.append({"question": question, "variant": name, **found})
         rows.append(
             verdict(
                 "p99 between tokens against vLLM",

@@ -13,14 +13,13 @@ What the numbers do not mean: no model runs, and where clients allow more tokens
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from airi._core import Admission
-from benches.common import add_peer_flag, print_rows, verdict
+from benches.common import plain_parser, print_rows, verdict
 from benches.virtual_airi import Policy, run_airi
 from benches.virtual_peer import VllmPeer
 from benches.virtual_time import Outcome, Setup, Trace, make_trace
@@ -67,9 +66,7 @@ def figures(outcome: Outcome) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = plain_parser(__doc__, "vllm")
     parser.add_argument("--requests", type=int, default=1500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
@@ -78,8 +75,6 @@ def main() -> None:
         default=40.0,
         help="of a copy between device and host: 2 MiB at 50 GB/s",
     )
-    parser.add_argument("--json", action="store_true")
-    add_peer_flag(parser, "vllm")
     options = parser.parse_args()
     trace = make_requests(options.requests, seed=options.seed)
     setup = tight_setup(trace)

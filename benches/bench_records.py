@@ -10,7 +10,6 @@ do not mean: nothing is read meanwhile (a reader shares no lock with the writer,
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable
 from statistics import median
@@ -18,7 +17,7 @@ from typing import Any
 
 from airi.bench.scheduler import measure_scheduler
 from benches.bench_step import Churn
-from benches.common import print_rows
+from benches.common import plain_parser, print_rows
 
 RECORDS = 1 << 14
 
@@ -34,12 +33,9 @@ def churning(records: int, steps: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = plain_parser(__doc__)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--turns", type=int, default=7)
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     measures: dict[str, Callable[[int, int], float]] = {
         "all decode": decoding,

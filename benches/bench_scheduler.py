@@ -11,7 +11,6 @@ from a list of token ids and AIRI's from an int32 array: each from what its engi
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import subprocess
@@ -24,7 +23,7 @@ import numpy as np
 
 from airi import _core
 from airi.bench.scheduler import make_buffers, measure_scheduler
-from benches.common import add_peer_flag, print_rows, run_contestant, verdict
+from benches.common import plain_parser, print_rows, run_contestant, verdict
 
 TARGET_NS = 300.0
 TARGET_ADMIT_US = 15.0
@@ -125,16 +124,12 @@ def compare(running: list[int], turns: dict[str, list[dict[str, Any]]]) -> list[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = plain_parser(__doc__, "vllm")
     parser.add_argument("--running", type=int, nargs="+", default=[1, 64, 256, 1024, 16384])
     parser.add_argument("--peer-running", type=int, nargs="+", default=[1, 64, 256, 1024])
     parser.add_argument("--steps", type=int, default=256)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--core", type=Path, metavar="PATH", help="the built bench_core")
-    parser.add_argument("--json", action="store_true")
-    add_peer_flag(parser, "vllm")
     options = parser.parse_args()
     running = sorted({*options.running, *(options.peer_running if options.vllm_python else [])})
     turns: dict[str, list[dict[str, Any]]] = {"airi": [], "vllm": []}

@@ -17,7 +17,6 @@ processor stay.
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import tempfile
@@ -36,7 +35,7 @@ from airi.engine import Engine, EngineOptions, ModelOptions
 from airi.sampling_params import SamplingParams
 from airi.simulate import Batch, SimulationOptions, StepTime, Trace, simulate
 from airi.simulate.replay import replay
-from benches.common import print_rows
+from benches.common import plain_parser, print_rows
 
 TARGET = 0.1
 QUANTILES = (50, 95)
@@ -190,9 +189,7 @@ def judge(turns: list[tuple[dict[str, float], dict[str, float]]]) -> list[dict[s
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = plain_parser(__doc__)
     parser.add_argument("--trace", type=Path, required=True, help="a file that airi simulate reads")
     parser.add_argument("--requests", type=int, default=200, help="of the trace, half of them to learn from")
     parser.add_argument("--divisor", type=int, default=4, help="how many times shorter requests are made")
@@ -206,7 +203,6 @@ def main() -> None:
     parser.add_argument(
         "--work", type=Path, default=Path("build/bench"), help="where the random checkpoint is kept"
     )
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     rows = next(iter(Trace(options.trace).batches())).take(np.arange(options.requests))
     half = options.requests // 2

@@ -14,7 +14,6 @@ depend on who else uses the machine, `requests_per_minute` does.
 
 from __future__ import annotations
 
-import argparse
 import resource
 import sys
 import time
@@ -26,7 +25,7 @@ import numpy as np
 
 from airi.simulate import Batch, Report, SimulationOptions, Trace, simulate
 from airi.simulate.batches import Stream, copied, limited
-from benches.common import print_rows
+from benches.common import plain_parser, print_rows
 
 TARGET_PER_MINUTE = 1_000_000
 REPLICAS = 64
@@ -103,14 +102,11 @@ def measure(stream: Stream, router: str, threads: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = plain_parser(__doc__)
     parser.add_argument("--trace", type=Path, help="left out: drawn requests")
     parser.add_argument("--requests", type=int, default=16_384, help="of the trace, before it is overlaid")
     parser.add_argument("--routers", nargs="+", default=["round_robin", "least_loaded", "prefix"])
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     stream = drawn(options.requests) if options.trace is None else Trace(options.trace).batches
     rows = []

@@ -13,7 +13,6 @@ clock (`wall`). What the numbers do not mean: no model runs; vLLM has fewer poli
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import time
@@ -27,7 +26,7 @@ import numpy as np
 from airi import _core
 from airi.bench.rows import percentile
 from airi.bench.scheduler import make_buffers
-from benches.common import add_peer_flag, print_rows, run_contestant, verdict
+from benches.common import plain_parser, print_rows, run_contestant, verdict
 from benches.contestants.churn import OUTPUT, PROMPT, RUNNING, SHARED, STEP_US, WARM_STEPS
 from benches.virtual_airi import Policy, every_policy
 
@@ -285,14 +284,10 @@ def judged(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = plain_parser(__doc__, "vllm")
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--peer-steps", type=int, default=200)
     parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--json", action="store_true")
-    add_peer_flag(parser, "vllm")
     options = parser.parse_args()
     memory = memory_row(MANY_TENANTS)  # first: later, memory that others have freed would hide it
     variants: dict[str, dict[str, Any]] = {

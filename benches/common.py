@@ -20,18 +20,24 @@ ROOT = Path(__file__).resolve().parents[1]
 CONTESTANTS = ROOT / "benches" / "contestants"
 
 
-def bench_parser(description: str | None, *peers: str) -> argparse.ArgumentParser:
-    """The flags that the benches of whole engines share, and one for each peer."""
+def plain_parser(description: str | None, *peers: str) -> argparse.ArgumentParser:
+    """What all benches say of themselves, `--json`, and a flag for each peer."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--json", action="store_true", help="print rows as JSON, one per line")
+    for peer in peers:
+        add_peer_flag(parser, peer)
+    return parser
+
+
+def bench_parser(description: str | None, *peers: str) -> argparse.ArgumentParser:
+    """The flags that the benches of whole engines share, and one for each peer."""
+    parser = plain_parser(description, *peers)
     parser.add_argument(
         "--work", type=Path, default=Path("build/bench"), help="where the random checkpoint is kept"
     )
     parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--json", action="store_true")
-    for peer in peers:
-        add_peer_flag(parser, peer)
     return parser
 
 

@@ -38,6 +38,8 @@ class Policy:
     host_blocks: int = 0
     """Of host memory, with `host_us_per_block` for a copy of one."""
     host_us_per_block: float = 0.0
+    num_models: int = 1
+    """With more than one, all alike, the tenant of a request says whose it is."""
 
     @classmethod
     def with_targets(cls, *, ttft_us: int | None, itl_us: int | None) -> Policy:
@@ -97,7 +99,7 @@ class _Copies:
 
 
 class AiriScheduler:
-    """A runtime of one model whose sampled tokens end each request where the trace says."""
+    """A runtime whose sampled tokens end each request where the trace says."""
 
     def __init__(self, trace: Trace, setup: Setup, policy: Policy) -> None:
         model = _core.ModelConfig(
@@ -108,20 +110,23 @@ class AiriScheduler:
             max_batch_tokens=setup.max_batch_tokens,
             **policy.model_settings,
         )
+        arena_bytes = setup.kv_blocks * _core.GRANULE_BYTES
         config = _core.RuntimeConfig(
-            arena_bytes=setup.kv_blocks * _core.GRANULE_BYTES,
-            slab_bytes=setup.kv_blocks * _core.GRANULE_BYTES,
+            arena_bytes=arena_bytes,
             hash_key=bytes(16),
             max_queued=max(len(trace), 1),
             steps_ahead=setup.steps_ahead,
             host_bytes=policy.host_blocks * _core.GRANULE_BYTES,
             host_bytes_per_us=_core.GRANULE_BYTES / max(policy.host_us_per_block, 1e-3),
-            **policy.runtime,
+            **{"slab_bytes": arena_bytes, **policy.runtime},
         )
         rows, tokens = setup.max_num_seqs, setup.max_batch_tokens
         self._buffers = [make_buffers(rows, tokens, model) for _ in range(2 + setup.steps_ahead)]
-        self.runtime = _core.Runtime(config, [model], self._buffers)
+        self.runtime = _core.Runtime(config, [model] * policy.num_models, self._buffers)
         self._trace = trace
+        none = np.zeros(len(trace), np.int64)
+        self._model: Ints = none if policy.num_models == 1 else trace.tenant
+        self._tenant: Ints = trace.tenant if policy.num_models == 1 else none
         self._emitted = np.zeros(len(trace), np.int64)
         self._planned: deque[_core.StepInfo] = deque()
         self._ok = np.zeros(rows, np.uint8)
@@ -134,7 +139,7 @@ class AiriScheduler:
 
     @property
     def preemptions(self) -> int:
-        return self.runtime.stats()[0].preemptions
+        return sum(stats.preemptions for stats in self.runtime.stats())
 
     @property
     def waits_until_us(self) -> int | None:
@@ -145,8 +150,8 @@ class AiriScheduler:
         trace = self._trace
         admit = self.runtime.submit(
             request_id=index,
-            model=0,
-            tenant=int(trace.tenant[index]),
+            model=int(self._model[index]),
+            tenant=int(self._tenant[index]),
             tokens=trace.prompt(index),
             max_new_tokens=int(trace.max_tokens[index]),
             stop_ids=_STOP_IDS,

@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
 import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from benches.common import CONTESTANTS, ROOT
+from benches.common import CONTESTANTS, ROOT, plain_parser
 from benches.virtual_time import Outcome, Setup, Trace
+
+
+def peer_parser(description: str | None) -> argparse.ArgumentParser:
+    """The flags of a bench that runs vLLM with its default budget, and with others if asked to."""
+    parser = plain_parser(description, "vllm")
+    parser.add_argument(
+        "--peer-batch-tokens",
+        type=int,
+        nargs="*",
+        default=[],
+        help="budgets of vLLM to be run besides its default",
+    )
+    return parser
+
+
+def tuned_setups(peer: VllmPeer, setup: Setup, budgets: Sequence[int]) -> Iterator[tuple[str, Setup]]:
+    """What to call the peer with each of `--peer-batch-tokens`, and its limits then."""
+    for tokens in budgets:
+        name = f"{peer.name}, max_num_batched_tokens {tokens}"
+        yield name, replace(setup, max_batch_tokens=tokens)
 
 
 class VllmPeer:
