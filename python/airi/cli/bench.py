@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,8 +26,8 @@ app = typer.Typer(
     help="Measure speed: of the scheduling core, of a model in this process, of a server under load.",
 )
 
-_WORK = "Requests"
-_SERVER = "Server"
+_work = partial(typer.Option, rich_help_panel="Requests")
+_server_flag = partial(typer.Option, rich_help_panel="Server")
 Json = Annotated[bool, typer.Option("--json", help="Print rows as JSON, one per line.")]
 Model = Annotated[
     str | None,
@@ -42,18 +43,26 @@ ShapeName = Annotated[
         show_default=False,
     ),
 ]
-Requests = Annotated[int, typer.Option(help="How many requests.", rich_help_panel=_WORK)]
-InputLen = Annotated[int, typer.Option(help="Tokens of a prompt.", rich_help_panel=_WORK)]
-OutputLen = Annotated[int, typer.Option(help="Tokens of an answer.", rich_help_panel=_WORK)]
-Mix = Annotated[
-    str,
-    typer.Option(help="Lengths: random, prefix (shared beginning), mixed, one-long.", rich_help_panel=_WORK),
+Requests = Annotated[int, _work(help="How many requests.")]
+InputLen = Annotated[int, _work(help="Tokens of a prompt.")]
+OutputLen = Annotated[int, _work(help="Tokens of an answer.")]
+Mix = Annotated[str, _work(help="Lengths: random, prefix (shared beginning), mixed, one-long.")]
+RangeRatio = Annotated[float, _work(help="Draw lengths from this share below to above.")]
+PrefixLen = Annotated[int, _work(help="Tokens that all prompts share.")]
+Seed = Annotated[int, _work(help="Other seed, other prompts.")]
+
+Url = Annotated[
+    str | None,
+    _server_flag(
+        help="A running server, e.g. http://127.0.0.1:8000. Left out: one is started for the model."
+    ),
 ]
-RangeRatio = Annotated[
-    float, typer.Option(help="Draw lengths from this share below to above.", rich_help_panel=_WORK)
-]
-PrefixLen = Annotated[int, typer.Option(help="Tokens that all prompts share.", rich_help_panel=_WORK)]
-Seed = Annotated[int, typer.Option(help="Other seed, other prompts.", rich_help_panel=_WORK)]
+ApiKey = Annotated[str | None, _server_flag(help="Key for the server.", envvar="AIRI_API_KEY")]
+Endpoint = Annotated[str, _server_flag(help="completions (exact lengths) or chat.")]
+Concurrency = Annotated[int | None, _work(help="Requests in flight at most; left out: no limit.")]
+Rate = Annotated[float | None, _work(help="Requests per second, at random; left out: all at once.")]
+IgnoreEos = Annotated[bool, _work(help="Have every answer go on to its full length.")]
+Vocab = Annotated[int, _work(help="Prompts hold ids from 100 to below this.")]
 
 
 @app.callback()
@@ -123,23 +132,9 @@ def throughput(
 def serve(
     model: Model = None,
     *,
-    url: Annotated[
-        str | None,
-        typer.Option(
-            help="A running server, e.g. http://127.0.0.1:8000. Left out: one is started for the model.",
-            rich_help_panel=_SERVER,
-            show_default=False,
-        ),
-    ] = None,
-    api_key: Annotated[
-        str | None,
-        typer.Option(
-            help="Key for the server.", envvar="AIRI_API_KEY", rich_help_panel=_SERVER, show_default=False
-        ),
-    ] = None,
-    endpoint: Annotated[
-        str, typer.Option(help="completions (exact lengths) or chat.", rich_help_panel=_SERVER)
-    ] = "completions",
+    url: Url = None,
+    api_key: ApiKey = None,
+    endpoint: Endpoint = "completions",
     shape: ShapeName = None,
     requests: Requests = 64,
     input_len: InputLen = 256,
@@ -147,26 +142,10 @@ def serve(
     mix: Mix = "random",
     range_ratio: RangeRatio = 0.0,
     prefix_len: PrefixLen = 0,
-    concurrency: Annotated[
-        int | None,
-        typer.Option(
-            help="Requests in flight at most; left out: no limit.", rich_help_panel=_WORK, show_default=False
-        ),
-    ] = None,
-    rate: Annotated[
-        float | None,
-        typer.Option(
-            help="Requests per second, at random; left out: all at once.",
-            rich_help_panel=_WORK,
-            show_default=False,
-        ),
-    ] = None,
-    ignore_eos: Annotated[
-        bool, typer.Option(help="Have every answer go on to its full length.", rich_help_panel=_WORK)
-    ] = True,
-    vocab: Annotated[
-        int, typer.Option(help="Prompts hold ids from 100 to below this.", rich_help_panel=_WORK)
-    ] = 1000,
+    concurrency: Concurrency = None,
+    rate: Rate = None,
+    ignore_eos: IgnoreEos = True,
+    vocab: Vocab = 1000,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:

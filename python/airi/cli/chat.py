@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Annotated, Any, Protocol
 
 import typer
@@ -14,9 +15,34 @@ from airi.errors import AiriError, ConfigError, ContextLengthError
 __all__ = ["chat"]
 
 _HELP = "/reset forgets the conversation, /exit (or Ctrl-D) ends, Ctrl-C stops an answer"
-_SAMPLING = "Sampling"
-_LOCAL = "Model in this process"
-_REMOTE = "Server"
+
+_sampling = partial(typer.Option, rich_help_panel="Sampling")
+_local = partial(typer.Option, rich_help_panel="Model in this process")
+_remote = partial(typer.Option, rich_help_panel="Server")
+
+Model = Annotated[
+    str | None,
+    typer.Argument(
+        help="Folder of a model, hf://org/name, or a served model's name with --url. "
+        "Left out: the built-in demonstration model.",
+        show_default=False,
+    ),
+]
+Url = Annotated[str | None, _remote(help="Talk to this server instead, e.g. http://127.0.0.1:8000.")]
+ApiKey = Annotated[str | None, _remote(help="Key for the server.", envvar="AIRI_API_KEY")]
+System = Annotated[str | None, typer.Option(help="System message that opens the conversation.")]
+Message = Annotated[
+    str | None, typer.Option("--message", "-m", help="Ask this one thing, print the answer and end.")
+]
+Temperature = Annotated[
+    float | None, _sampling(help="0 always takes the likeliest token. Left out: what the model suggests.")
+]
+TopP = Annotated[float | None, _sampling(help="Draw from the likeliest tokens up to this share.")]
+MaxTokens = Annotated[int | None, _sampling(help="Longest answer. Left out: what fits.")]
+Seed = Annotated[int | None, _sampling(help="Makes answers repeatable.")]
+Template = Annotated[str | None, _local(help="File that replaces the model's chat template.")]
+Dtype = Annotated[str, _local(help="auto, float32 or bfloat16.")]
+Threads = Annotated[int | None, _local(help="Threads that compute; left out: all cores.")]
 
 
 class Talker(Protocol):
@@ -81,77 +107,19 @@ class RemoteTalker:
 
 
 def chat(
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            help="Folder of a model, hf://org/name, or a served model's name with --url. "
-            "Left out: the built-in demonstration model.",
-            show_default=False,
-        ),
-    ] = None,
+    model: Model = None,
     *,
-    url: Annotated[
-        str | None,
-        typer.Option(
-            help="Talk to this server instead, e.g. http://127.0.0.1:8000.",
-            rich_help_panel=_REMOTE,
-            show_default=False,
-        ),
-    ] = None,
-    api_key: Annotated[
-        str | None,
-        typer.Option(
-            help="Key for the server.", envvar="AIRI_API_KEY", rich_help_panel=_REMOTE, show_default=False
-        ),
-    ] = None,
-    system: Annotated[
-        str | None, typer.Option(help="System message that opens the conversation.", show_default=False)
-    ] = None,
-    message: Annotated[
-        str | None,
-        typer.Option(
-            "--message", "-m", help="Ask this one thing, print the answer and end.", show_default=False
-        ),
-    ] = None,
-    temperature: Annotated[
-        float | None,
-        typer.Option(
-            help="0 always takes the likeliest token. Left out: what the model suggests.",
-            rich_help_panel=_SAMPLING,
-            show_default=False,
-        ),
-    ] = None,
-    top_p: Annotated[
-        float | None,
-        typer.Option(
-            help="Draw from the likeliest tokens up to this share.",
-            rich_help_panel=_SAMPLING,
-            show_default=False,
-        ),
-    ] = None,
-    max_tokens: Annotated[
-        int | None,
-        typer.Option(
-            help="Longest answer. Left out: what fits.", rich_help_panel=_SAMPLING, show_default=False
-        ),
-    ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(help="Makes answers repeatable.", rich_help_panel=_SAMPLING, show_default=False),
-    ] = None,
-    chat_template: Annotated[
-        str | None,
-        typer.Option(
-            help="File that replaces the model's chat template.", rich_help_panel=_LOCAL, show_default=False
-        ),
-    ] = None,
-    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.", rich_help_panel=_LOCAL)] = "auto",
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            help="Threads that compute; left out: all cores.", rich_help_panel=_LOCAL, show_default=False
-        ),
-    ] = None,
+    url: Url = None,
+    api_key: ApiKey = None,
+    system: System = None,
+    message: Message = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    max_tokens: MaxTokens = None,
+    seed: Seed = None,
+    chat_template: Template = None,
+    dtype: Dtype = "auto",
+    threads: Threads = None,
 ) -> None:
     """Talk to a model in the terminal.
 
