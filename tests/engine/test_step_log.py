@@ -172,6 +172,7 @@ def test_a_file_that_was_cut_is_replayed_as_far_as_it_goes(log: Path, tmp_path: 
         (b"something else", "it is no step log of this version"),
         (MAGIC, "there is nothing in it"),
         (MAGIC + b"\x01\x00\x00\x00\xc1", "record 1: "),
+        (MAGIC + b"\x03\x00\x00\x00\x91\xa1\xff", "record 1: 'utf-8' codec can't decode"),
         (MAGIC + b"\x05\x00\x00\x00\x91\xa3abc", "record 1: it is 'abc' where config must be first"),
     ],
 )

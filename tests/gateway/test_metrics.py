@@ -191,6 +191,17 @@ def test_attainment_is_that_of_the_models_that_promise_something() -> None:
     assert not re.search(r'airi_slo_\w+{.*model_name="free"', text)
 
 
+@pytest.mark.parametrize(
+    "field", ["first_tokens_on_time", "first_tokens_late", "next_tokens_on_time", "next_tokens_late"]
+)
+def test_a_promise_that_was_only_kept_or_only_broken_is_seen(field: str) -> None:
+    metrics = Metrics("1")
+    metrics.watch_engine(lambda: EngineStats([ModelStats(name="m", **{field: 3})]), lambda: True)
+    token, _, outcome = field.partition("_tokens_")
+    text = metrics.render().decode()
+    assert value(text, "airi_slo_tokens_total", model_name="m", token=token, outcome=outcome) == 3
+
+
 def test_tiers_are_counted_for_the_models_that_have_some() -> None:
     metrics = Metrics("1")
     tiers = TierStats(

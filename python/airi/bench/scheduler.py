@@ -13,6 +13,7 @@ import numpy as np
 
 from airi import _core
 from airi.bench.rows import Row, percentile
+from airi.engine.runner import StepArrays
 from airi.errors import ConfigError
 
 __all__ = ["RUNNING", "make_buffers", "measure_scheduler"]
@@ -25,6 +26,8 @@ _PROMPT = 128
 _BATCH_TOKENS = 8192
 _SLAB_BYTES = 1 << 20
 _ROUND_STEPS = 32
+_MOST_OPS = 64
+"""Memory operations of a step."""
 
 
 def measure_scheduler(
@@ -155,15 +158,4 @@ def _config(running: int, length: int, records: int) -> _core.RuntimeConfig:
 
 def make_buffers(rows: int, batch_tokens: int, model: _core.ModelConfig) -> _core.StepBuffers:
     """One set of step buffers for a lone `model` with that many slots."""
-    return _core.StepBuffers(
-        request_ids=np.zeros(rows, np.int64),
-        slots=np.zeros(rows, np.int32),
-        query_start=np.zeros(rows + 1, np.int32),
-        seq_lens=np.zeros(rows, np.int32),
-        row_flags=np.zeros(rows, np.uint8),
-        draw_index=np.zeros(rows, np.int32),
-        tokens=np.zeros(batch_tokens, np.int32),
-        positions=np.zeros(batch_tokens, np.int32),
-        deltas=np.zeros((model.max_deltas, 3), np.int32),
-        ops=np.zeros((64, 5), np.int64),
-    )
+    return StepArrays.allocate(rows, batch_tokens, model.max_deltas, _MOST_OPS).as_buffers()

@@ -177,12 +177,13 @@ def _attainment(stats: EngineStats) -> Iterator[Metric]:
         labels=label,
     )
     for model in stats.models:
-        if not (model.first_tokens_on_time + model.first_tokens_late + model.next_tokens_on_time):
+        first, after = model.first_tokens_on_time, model.next_tokens_on_time
+        if not (first + model.first_tokens_late + after + model.next_tokens_late):
             continue
         name = model.name
-        tokens.add_metric((name, "first", "on_time"), model.first_tokens_on_time)
+        tokens.add_metric((name, "first", "on_time"), first)
         tokens.add_metric((name, "first", "late"), model.first_tokens_late)
-        tokens.add_metric((name, "next", "on_time"), model.next_tokens_on_time)
+        tokens.add_metric((name, "next", "on_time"), after)
         tokens.add_metric((name, "next", "late"), model.next_tokens_late)
         requests.add_metric((name, "on_time"), model.requests_on_time)
         requests.add_metric((name, "late"), model.requests_late)

@@ -58,7 +58,7 @@ class _Records:
                     self.read += 1
                     try:
                         record = decode(data)
-                    except msgspec.DecodeError as error:
+                    except (msgspec.DecodeError, UnicodeDecodeError) as error:
                         raise self.broken(str(error)) from None
                     if not isinstance(record, list) or not record:
                         raise self.broken("it is no record")
@@ -202,8 +202,9 @@ def replay(path: str | os.PathLike[str], *, progress: Callable[[int, float], Non
             difference = player.play(kind, fields)
         except ConfigError:
             raise
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise records.broken(f"{str(error).splitlines()[0]}") from None
+        except (LookupError, TypeError, ValueError, AttributeError, MemoryError, OverflowError) as error:
+            what = str(error).splitlines() or [type(error).__name__]
+            raise records.broken(what[0]) from None
         if difference is not None:
             difference = f"record {records.read}, {difference}"
             break
