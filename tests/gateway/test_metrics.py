@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import time
+from typing import Any
 
 import pytest
 from prometheus_client import Metric
@@ -196,7 +197,8 @@ def test_attainment_is_that_of_the_models_that_promise_something() -> None:
 )
 def test_a_promise_that_was_only_kept_or_only_broken_is_seen(field: str) -> None:
     metrics = Metrics("1")
-    metrics.watch_engine(lambda: EngineStats([ModelStats(name="m", **{field: 3})]), lambda: True)
+    counts: dict[str, Any] = {field: 3}
+    metrics.watch_engine(lambda: EngineStats([ModelStats(name="m", **counts)]), lambda: True)
     token, _, outcome = field.partition("_tokens_")
     text = metrics.render().decode()
     assert value(text, "airi_slo_tokens_total", model_name="m", token=token, outcome=outcome) == 3
