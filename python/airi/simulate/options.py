@@ -25,7 +25,7 @@ _BOUNDS = {
     "disk_kv_blocks": (0, 2**31 - 1),
     "kv_bytes_per_token": (1, 2**30),
     "max_num_seqs": (1, 2**20),
-    "max_batch_tokens": (1, 2**30),
+    "max_batch_tokens": (1, 2**24),
     "max_model_len": (2, 2**30),
     "max_queued": (1, 2**62),
     "part_tokens": (1, 2**20),

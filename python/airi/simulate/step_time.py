@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -39,12 +38,16 @@ class Piece:
     def __post_init__(self) -> None:
         for name in _WEIGHTS:
             value = getattr(self, name)
-            if not _is_number(value) or not 0 <= value < math.inf:
-                raise ConfigError(f"{name} is {value!r}; it must be a number, at least 0", field=name)
+            if not _is_number(value) or not 0 <= value <= _MOST_US:
+                raise ConfigError(
+                    f"{name} is {value!r}; it must be a number from 0 to {_MOST_US:g}", field=name
+                )
         if not isinstance(self.ratios, list | tuple) or not all(map(_is_number, self.ratios)):
             raise ConfigError("ratios must be a list of numbers", field="ratios")
-        if list(self.ratios) != sorted(self.ratios) or any(not 0 < r < math.inf for r in self.ratios):
-            raise ConfigError("ratios must be above 0 and ascending", field="ratios")
+        if list(self.ratios) != sorted(self.ratios) or any(not 0 < r <= _MOST_RATIO for r in self.ratios):
+            raise ConfigError(
+                f"ratios must be above 0, at most {_MOST_RATIO:g}, and ascending", field="ratios"
+            )
 
     def as_tuple(self) -> tuple[float, float, float, float, float]:
         """The weights, as the core takes them."""
@@ -53,6 +56,8 @@ class Piece:
 
 _WEIGHTS = tuple(field.name for field in fields(Piece) if field.name != "ratios")
 _NUM_RATIOS = 64
+_MOST_US = 1e9
+_MOST_RATIO = 1e6
 
 
 def _is_number(value: object) -> bool:
