@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import os
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -129,6 +131,24 @@ def test_a_trace_can_be_read_again(tmp_path: Path) -> None:
     trace = Trace(write(tmp_path / "m.jsonl", jsonl(MOONCAKE)))
     first, second = joined(list(trace.batches())), joined(list(trace.batches()))
     assert first.arrival_us.tolist() == second.arrival_us.tolist()
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_pipe_is_read_once_and_says_so(tmp_path: Path, *, compressed: bool) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    text = (SERVEGEN + "".join(f"{i},6,9,9\n" for i in range(1, 30_000))).encode()
+    writer = Thread(target=path.write_bytes, args=(gzip.compress(text) if compressed else text,))
+    writer.start()
+    trace = Trace(path)
+    number = trace.tenant("6")
+    found = joined(list(trace.batches()))
+    writer.join()
+    assert len(found) == 30_002
+    assert found.input_tokens[:3].tolist() == [23, 636, 9]
+    assert found.tenant[1] == number
+    with pytest.raises(ConfigError, match="pipe: a pipe can be read once"):
+        list(trace.batches())
 
 
 def test_lines_a_little_out_of_order_are_sorted(tmp_path: Path) -> None:

@@ -23,13 +23,13 @@ _GZIP = b"\x1f\x8b"
 
 
 class Trace:
-    """A file of requests. Batches hold a few thousand rows each: a trace is never in memory as a whole.
+    """A file or a pipe of requests. Batches hold a few thousand rows each: a trace is never in memory as a whole.
 
     CSV with a header that names arrival (`TIMESTAMP` as a date, or `arrival_s` in seconds), input tokens
     (`ContextTokens`, `input_tokens`, `prompt_len`) and output tokens (`GeneratedTokens`, `output_tokens`,
     `output_len`), if it likes also tenants (`client`, `tenant`) and `priority`; or JSON lines with `timestamp` in
     milliseconds, `input_length`, `output_length` and perhaps `hash_ids`. Other columns are passed over.
-    Rows may be out of order by up to 8,192 rows. Arrivals count from the first one.
+    Rows may be out of order by up to 8,192 rows. Arrivals count from the first one. A pipe can be read once.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, part_tokens: int = 512) -> None:
@@ -37,8 +37,12 @@ class Trace:
         self.path = Path(path)
         self.part_tokens = part_tokens
         self._tenants: list[str] = []
-        with self._open() as lines:
+        self._pipe: tuple[TextIO, contextlib.ExitStack] | None = None
+        with contextlib.ExitStack() as stack:
+            lines = stack.enter_context(self._open())
             self._rows = self._reader(lines)
+            if not self.path.is_file():
+                self._pipe = lines, stack.pop_all()
 
     @property
     def name(self) -> str:
@@ -68,8 +72,7 @@ class Trace:
     def _in_order(self) -> Iterator[Batch]:
         held: Batch | None = None
         latest: int | None = None
-        with self._open() as lines:
-            self._rows = self._reader(lines)
+        with self._after_header() as lines:
             for batch in self._rows.batches(lines, PIECE_ROWS):
                 rows = batch if held is None else joined([held, batch])
                 rows = rows.take(np.argsort(rows.arrival_us, kind="stable"))
@@ -86,6 +89,19 @@ class Trace:
                 held = rows.take(np.arange(cut, len(rows)))
         if held is not None:
             yield held
+
+    @contextlib.contextmanager
+    def _after_header(self) -> Iterator[TextIO]:
+        if self.path.is_file():
+            with self._open() as lines:
+                self._rows = self._reader(lines)
+                yield lines
+            return
+        if self._pipe is None:
+            raise ConfigError(f"{self.path}: a pipe can be read once; make it a file", field="trace")
+        (lines, stack), self._pipe = self._pipe, None
+        with stack:
+            yield lines
 
     def _reader(self, lines: TextIO) -> RowReader:
         """The reader for what the first line that is not blank is; takes the lines up to there away."""
