@@ -48,13 +48,26 @@ void StepTimeModel::scale(Piece& piece, double gram, double target) noexcept {
 }
 
 // Coordinate descent from the last solution, which is close: each weight in turn takes its best value of at
-// least 0 with the others as they are.
+// least 0 with the others as they are. best[i] is that value of weight i before it is cut: it changes with
+// the other weights only, so that a weight waits for little arithmetic of the one before it.
 void StepTimeModel::solve(Piece& piece) noexcept {
+  Vector inverse{};
+  Vector best{};
+  for (std::size_t i = 0; i < kFeatures; ++i) {
+    // Else it is a kind of work that no step ever held: its row is 0, and its weight stays.
+    if (piece.gram[i][i] > 0) inverse[i] = 1 / piece.gram[i][i];
+    best[i] = piece.weights[i] + (piece.target[i] - dot(piece.gram[i], piece.weights)) * inverse[i];
+  }
+  std::array<Vector, kFeatures> effect;  // of weight i on best[j]
+  for (std::size_t i = 0; i < kFeatures; ++i) {
+    for (std::size_t j = 0; j < kFeatures; ++j) effect[i][j] = i == j ? 0 : piece.gram[i][j] * inverse[j];
+  }
   for (int sweep = 0; sweep < kSweeps; ++sweep) {
     for (std::size_t i = 0; i < kFeatures; ++i) {
-      if (piece.gram[i][i] <= 0) continue;
-      const double gap = piece.target[i] - dot(piece.gram[i], piece.weights);
-      piece.weights[i] = std::max(0.0, piece.weights[i] + gap / piece.gram[i][i]);
+      const double weight = std::max(0.0, best[i]);
+      const double change = weight - piece.weights[i];
+      piece.weights[i] = weight;
+      for (std::size_t j = 0; j < kFeatures; ++j) best[j] -= effect[i][j] * change;
     }
   }
 }
