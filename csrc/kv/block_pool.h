@@ -153,6 +153,8 @@ class BlockPool {
   // one chain the deeper block is evicted earlier. REQUIRES: each has a reference.
   void release(std::span<const BlockId> table);
 
+  // Before publish() for many blocks: fetches what it looks up by hash.
+  void prefetch(const Hash128& hash) const noexcept { index_.prefetch(hash); }
   // Makes the contents of a held block known. REQUIRES: it is unpublished and referenced.
   EntrySerial publish(BlockId block, const BlockKey& key);
 

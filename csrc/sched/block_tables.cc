@@ -125,6 +125,9 @@ void BlockTables::publish(Request& request, std::int32_t computed) {
   if (full == request.num_published) return;
   const auto known = std::span(request.tokens).first(static_cast<std::size_t>(computed));
   chain_->extend(known, request.extras, request.hashes);
+  for (std::int32_t block = request.num_published; block < full; ++block) {
+    pool_.prefetch(request.hashes[static_cast<std::size_t>(block)]);
+  }
   for (; request.num_published < full; ++request.num_published) {
     const std::int32_t block = request.num_published;
     const auto at = static_cast<std::size_t>(block);
