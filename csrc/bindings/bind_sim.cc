@@ -137,7 +137,8 @@ void bind_histogram(const py::module_& sim) {
   py::class_<LogHistogram>(sim, "LogHistogram", "Counts of microseconds in buckets of 1/64 of their value.")
       .def(py::init())
       .def("add", &LogHistogram::add, "value"_a, "count"_a = 1)
-      .def("merge", &LogHistogram::merge, "other"_a)
+      .def(
+          "merge", [](LogHistogram& h, const LogHistogram& other) { h += other; }, "other"_a)
       .def(
           "quantile",
           [](const LogHistogram& h, double q) {

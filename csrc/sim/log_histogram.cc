@@ -33,7 +33,7 @@ void LogHistogram::add(Micros value, std::int64_t count) {
   max_ = std::max(max_, value);
 }
 
-void LogHistogram::merge(const LogHistogram& other) {
+LogHistogram& LogHistogram::operator+=(const LogHistogram& other) {
   for (std::size_t i = 0; i < kOctaves; ++i) {
     if (other.octaves_[i] == nullptr) continue;
     if (octaves_[i] == nullptr) octaves_[i] = std::make_unique<Octave>();
@@ -43,6 +43,7 @@ void LogHistogram::merge(const LogHistogram& other) {
   sum_ += other.sum_;
   min_ = std::min(min_, other.min_);
   max_ = std::max(max_, other.max_);
+  return *this;
 }
 
 double LogHistogram::mean() const noexcept { return count_ == 0 ? 0 : sum_ / static_cast<double>(count_); }

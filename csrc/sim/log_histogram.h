@@ -17,14 +17,14 @@ namespace airi {
 class LogHistogram {
  public:
   LogHistogram() = default;
-  LogHistogram(const LogHistogram& other) { merge(other); }
+  LogHistogram(const LogHistogram& other) { *this += other; }
   LogHistogram(LogHistogram&&) = default;
   LogHistogram& operator=(const LogHistogram&) = delete;
   LogHistogram& operator=(LogHistogram&&) = default;
 
   // Adds `value`, `count` times. What is negative counts as 0, what exceeds kMaxMicros as that.
   void add(Micros value, std::int64_t count = 1);
-  void merge(const LogHistogram& other);
+  LogHistogram& operator+=(const LogHistogram& other);
 
   [[nodiscard]] std::int64_t count() const noexcept { return count_; }
   [[nodiscard]] Micros max() const noexcept { return max_; }

@@ -3,35 +3,24 @@
 #include <algorithm>
 #include <utility>
 
+#include "sim/add_members.h"
+
 namespace airi {
 
-void TenantTotals::merge(const TenantTotals& other) {
-  requests += other.requests;
-  refused += other.refused;
-  finished += other.finished;
-  prompt_tokens += other.prompt_tokens;
-  cached_tokens += other.cached_tokens;
-  generated_tokens += other.generated_tokens;
-  attained += other.attained;
-  ttft.merge(other.ttft);
+TenantTotals& TenantTotals::operator+=(const TenantTotals& other) {
+  using T = TenantTotals;
+  add_members(*this, other, &T::requests, &T::refused, &T::finished, &T::prompt_tokens, &T::cached_tokens,
+              &T::generated_tokens, &T::attained, &T::ttft);
+  return *this;
 }
 
 void Metrics::merge(const Metrics& other) {
-  accepted += other.accepted;
-  finished += other.finished;
-  failed += other.failed;
+  using M = Metrics;
+  add_members(*this, other, &M::accepted, &M::finished, &M::failed, &M::prompt_tokens, &M::cached_tokens,
+              &M::generated_tokens, &M::within_ttft, &M::within_itl, &M::within_both, &M::within_worst_itl,
+              &M::ttft, &M::itl, &M::e2e);
   for (std::size_t i = 0; i < kRefusals; ++i) refused[i] += other.refused[i];
-  prompt_tokens += other.prompt_tokens;
-  cached_tokens += other.cached_tokens;
-  generated_tokens += other.generated_tokens;
-  within_ttft += other.within_ttft;
-  within_itl += other.within_itl;
-  within_both += other.within_both;
-  within_worst_itl += other.within_worst_itl;
-  ttft.merge(other.ttft);
-  itl.merge(other.itl);
-  e2e.merge(other.e2e);
-  for (const auto& [tenant, totals] : other.tenants) tenants[tenant].merge(totals);
+  for (const auto& [tenant, totals] : other.tenants) tenants[tenant] += totals;
   timeline.merge(other.timeline);
 }
 

@@ -45,7 +45,7 @@ struct TenantTotals {
   std::int64_t attained = 0;                                                // finished within all targets
   LogHistogram ttft;
 
-  void merge(const TenantTotals& other);
+  TenantTotals& operator+=(const TenantTotals& other);
 };
 
 // A request that a replica has accepted and not ended, as far as figures need it.

@@ -3,20 +3,15 @@
 #include <algorithm>
 #include <utility>
 
+#include "sim/add_members.h"
+
 namespace airi {
 
-void TimelineBucket::merge(const TimelineBucket& other) {
-  accepted += other.accepted;
-  refused += other.refused;
-  finished += other.finished;
-  prefill_tokens += other.prefill_tokens;
-  decode_tokens += other.decode_tokens;
-  running += other.running;
-  waiting += other.waiting;
-  active_blocks += other.active_blocks;
-  busy += other.busy;
-  ttft.merge(other.ttft);
-  itl.merge(other.itl);
+TimelineBucket& TimelineBucket::operator+=(const TimelineBucket& other) {
+  using B = TimelineBucket;
+  add_members(*this, other, &B::accepted, &B::refused, &B::finished, &B::prefill_tokens, &B::decode_tokens,
+              &B::running, &B::waiting, &B::active_blocks, &B::busy, &B::ttft, &B::itl);
+  return *this;
 }
 
 void Timeline::halve() {
@@ -24,7 +19,7 @@ void Timeline::halve() {
   const std::size_t half = (buckets_.size() + 1) / 2;
   for (std::size_t i = 0; i < half; ++i) {
     if (i > 0) buckets_[i] = std::move(buckets_[2 * i]);
-    if (2 * i + 1 < buckets_.size()) buckets_[i].merge(buckets_[2 * i + 1]);
+    if (2 * i + 1 < buckets_.size()) buckets_[i] += buckets_[2 * i + 1];
   }
   buckets_.resize(half);
 }
@@ -59,7 +54,7 @@ void Timeline::add(const Span& span) {
 void Timeline::merge(const Timeline& other) {
   while (width_ < other.width_) halve();
   for (std::size_t i = 0; i < other.buckets_.size(); ++i) {
-    at(TimePoint{static_cast<Micros>(i) * other.width_}).merge(other.buckets_[i]);
+    at(TimePoint{static_cast<Micros>(i) * other.width_}) += other.buckets_[i];
   }
 }
 

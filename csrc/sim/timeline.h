@@ -19,7 +19,7 @@ struct TimelineBucket {
   LogHistogram ttft;                // of first tokens that came out in it
   LogHistogram itl;
 
-  void merge(const TimelineBucket& other);
+  TimelineBucket& operator+=(const TimelineBucket& other);
 };
 
 // What a replica does from one moment to another.
