@@ -6,8 +6,8 @@ and every token be accounted for, else no speed is printed. Memory is the peak o
 requests and after all of them.
 
 What the numbers do not mean: they hold for these lengths and this fleet; longer answers and fuller machines cost more
-tokens per request, a router that looks at load keeps replicas from running side by side. `cpu_us_per_request` does not
-depend on who else uses the machine, `requests_per_minute` does.
+tokens per request. Under a router that looks at load, threads meet at every arrival: where others use the machine, they
+wait for each other, and in the end one does all of it. `requests_per_minute` tells of that, `cpu_us_per_request` less.
 
     python -m benches.bench_simulator --trace azure_llm_2023_conv.csv.gz --json
 """

@@ -166,15 +166,16 @@ std::optional<TimePoint> Replica::next_copy() const {
   return std::min(timeouts_.front(), report.value_or(timeouts_.front()));
 }
 
-void Replica::advance(TimePoint until) {
-  for (auto next = next_event(); next && *next < until; next = next_event()) {
-    now_ = *next;
-    if (planned_.empty() || (may_plan_ && planned_.size() < depth_)) {
-      may_plan_ = plan();
-    } else {
-      commit();
-    }
+bool Replica::advance_by_one(TimePoint until) {
+  const auto next = next_event();
+  if (!next || *next >= until) return false;
+  now_ = *next;
+  if (planned_.empty() || (may_plan_ && planned_.size() < depth_)) {
+    may_plan_ = plan();
+  } else {
+    commit();
   }
+  return true;
 }
 
 void Replica::report_copies() {

@@ -57,7 +57,12 @@ class Replica {
 
   // Lets everything happen that happens before `until`: what arrives at that moment is seen by the step
   // planned then.
-  void advance(TimePoint until);
+  void advance(TimePoint until) {
+    while (advance_by_one(until)) {
+    }
+  }
+  // The first of it. Returns whether there was anything.
+  bool advance_by_one(TimePoint until);
 
   // The moment at which advance() would next do something, if it ever would.
   [[nodiscard]] std::optional<TimePoint> next_event() const;

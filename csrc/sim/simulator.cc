@@ -2,12 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <exception>
 #include <string>
-#include <thread>
 #include <utility>
 
 #include "base/check.h"
+#include "sim/add_members.h"
+#include "sim/turns.h"
 
 namespace airi {
 namespace {
@@ -44,11 +44,9 @@ void check(const SimulatorConfig& config) {
 }
 
 void add(TierStats& total, const TierStats& stats) {
-  for (const auto member :
-       {&TierStats::host_blocks, &TierStats::disk_blocks, &TierStats::stores, &TierStats::loads,
-        &TierStats::spills, &TierStats::fetches, &TierStats::failures, &TierStats::dropped_stores}) {
-    total.*member += stats.*member;
-  }
+  using T = TierStats;
+  add_members(total, stats, &T::host_blocks, &T::disk_blocks, &T::stores, &T::loads, &T::spills, &T::fetches,
+              &T::failures, &T::dropped_stores);
 }
 
 // KV that a replica may hold, in tokens.
@@ -78,12 +76,14 @@ Simulator::Simulator(const SimulatorConfig& config) : config_(config) {
   const auto replicas = static_cast<std::size_t>(config.replicas);
   load_.resize(replicas);
   sent_.resize(replicas);
-  for (std::int32_t i = 0; i < std::min(config.threads, config.replicas); ++i) {
-    workers_.push_back(std::make_unique<Metrics>(config.targets, config.keeps_rows));
-  }
-  for (std::size_t i = 0; i < replicas; ++i) {
-    replicas_.push_back(std::make_unique<Replica>(static_cast<std::int32_t>(i), config.runtime, config.model,
-                                                  config.cost, *workers_[i % workers_.size()]));
+  const std::size_t workers = std::min(static_cast<std::size_t>(config.threads), replicas);
+  for (std::size_t i = 0; i < workers; ++i) {
+    Worker& worker = *workers_.emplace_back(
+        std::make_unique<Worker>(config, replicas * i / workers, replicas * (i + 1) / workers));
+    for (std::size_t j = worker.begin; j < worker.end; ++j) {
+      replicas_.push_back(std::make_unique<Replica>(static_cast<std::int32_t>(j), config.runtime,
+                                                    config.model, config.cost, worker.metrics));
+    }
   }
   const std::int64_t capacity = replicas_.front()->stats().capacity;
   router_ = make_router(config.router, {.replicas = replicas_.size(),
@@ -117,11 +117,13 @@ void Simulator::feed(const RequestColumns& c) {
                          .output_tokens = c.output_tokens[i],
                          .parts = c.parts.subspan(begin, end - begin)});
   }
-  if (!config_.concurrency && !router_->looks_at_load()) {
-    arrive_apart(arriving_);
-  } else {
+  if (config_.concurrency) {
     for (const TraceRequest& request : arriving_) arrive(request);
     for_each_replica([&](std::size_t i) { replicas_[i]->advance(now_); });
+  } else if (router_->looks_at_load()) {
+    arrive_in_turns(arriving_);
+  } else {
+    arrive_apart(arriving_);
   }
 }
 
@@ -133,6 +135,50 @@ void Simulator::arrive(TraceRequest request) {
   Replica& chosen = *replicas_[router_->pick(request, load_)];
   chosen.advance(now_);
   chosen.submit(request, config_.part_tokens);
+}
+
+void Simulator::deliver(const Sent& sent) {
+  replicas_[sent.replica]->advance(sent.request.arrival);
+  replicas_[sent.replica]->submit(sent.request, config_.part_tokens);
+}
+
+// A turn per arrival. Nothing reaches a replica between two arrivals but what was sent to it at the first of
+// them, so all may run until the second.
+void Simulator::arrive_in_turns(std::span<const TraceRequest> requests) {
+  bool is_last = false;
+  const auto share = [&](std::size_t i) {
+    Worker& worker = *workers_[i];
+    if (on_its_way_ && on_its_way_->replica >= worker.begin && on_its_way_->replica < worker.end) {
+      deliver(*on_its_way_);
+    }
+    if (!is_last) return look_at_load(worker);
+    for (std::size_t j = worker.begin; j < worker.end; ++j) replicas_[j]->advance(now_);
+  };
+  on_its_way_.reset();
+  Turns turns(workers_.size(), share, [&](std::size_t i) { return work_ahead(*workers_[i]); });
+  for (const TraceRequest& request : requests) {
+    now_ = request.arrival;
+    turns.take();
+    on_its_way_ = {.replica = router_->pick(request, load_), .request = request};
+  }
+  is_last = true;
+  turns.take();
+}
+
+void Simulator::look_at_load(Worker& worker) {
+  for (std::size_t i = worker.begin; i < worker.end; ++i) load_[i] = replicas_[i]->load_before(now_);
+  worker.until = now_;
+  worker.behind = worker.end - worker.begin;
+}
+
+// One replica until it is there, then the next: one that runs many steps at a stretch keeps its memory in the
+// processor's caches.
+bool Simulator::work_ahead(Worker& worker) {
+  for (; worker.behind > 0; --worker.behind) {
+    if (replicas_[worker.at]->advance_by_one(worker.until)) return true;
+    if (++worker.at == worker.end) worker.at = worker.begin;
+  }
+  return false;
 }
 
 // Each replica gets all its requests without a look at the others.
@@ -152,22 +198,10 @@ void Simulator::arrive_apart(std::span<const TraceRequest> requests) {
 
 template <class Run>
 void Simulator::for_each_replica(Run run) {
-  const std::size_t workers = workers_.size();
-  std::vector<std::exception_ptr> failures(workers);
-  const auto work = [&](std::size_t worker) {
-    try {
-      for (std::size_t i = worker; i < replicas_.size(); i += workers) run(i);
-    } catch (...) {
-      failures[worker] = std::current_exception();
-    }
+  const auto share = [&](std::size_t i) {
+    for (std::size_t j = workers_[i]->begin; j < workers_[i]->end; ++j) run(j);
   };
-  std::vector<std::thread> threads;
-  for (std::size_t worker = 1; worker < workers; ++worker) threads.emplace_back(work, worker);
-  work(0);
-  for (std::thread& thread : threads) thread.join();
-  for (const std::exception_ptr& failure : failures) {
-    if (failure) std::rethrow_exception(failure);
-  }
+  Turns(workers_.size(), share, [](std::size_t) { return false; }).take();
 }
 
 void Simulator::advance_all(TimePoint until) {
@@ -211,8 +245,8 @@ bool Simulator::drain(Micros span) {
 std::unique_ptr<Metrics> Simulator::metrics() {
   auto total = std::make_unique<Metrics>(config_.targets, false);
   for (const auto& worker : workers_) {
-    worker->flush();
-    total->merge(*worker);
+    worker->metrics.flush();
+    total->merge(worker->metrics);
   }
   return total;
 }
@@ -220,7 +254,7 @@ std::unique_ptr<Metrics> Simulator::metrics() {
 std::vector<RequestRow> Simulator::take_rows() {
   std::vector<RequestRow> rows;
   for (const auto& worker : workers_) {
-    const std::vector<RequestRow> taken = worker->take_rows();
+    const std::vector<RequestRow> taken = worker->metrics.take_rows();
     rows.insert(rows.end(), taken.begin(), taken.end());
   }
   std::ranges::sort(rows, {}, [](const RequestRow& r) { return std::pair(r.end_us, r.request_id); });

@@ -58,9 +58,9 @@ struct FleetStats {
 };
 
 // N replicas of the product's runtime under virtual time, a router before them. Requests are fed in columns;
-// what is kept of them are figures. The same input gives the same figures. Replicas run in threads where
-// nothing is asked of them between arrivals: where the router does not look at load, and between arrivals
-// anyway.
+// what is kept of them are figures. The same input gives the same figures. Each thread runs some of the
+// replicas: through all that was fed where the router does not look at load, else from arrival to arrival.
+// With a limit on concurrency replicas run in threads after the last arrival only.
 //
 // Thread safety: none.
 class Simulator {
@@ -88,9 +88,31 @@ class Simulator {
   void check_invariants() const;
 
  private:
+  // What one thread runs: replicas [begin, end), and what they measure.
+  struct Worker {
+    Worker(const SimulatorConfig& config, std::size_t first, std::size_t last)
+        : metrics(config.targets, config.keeps_rows), begin(first), end(last), at(first) {}
+
+    Metrics metrics;
+    std::size_t begin, end;
+    TimePoint until{};       // no request is going to arrive earlier
+    std::size_t at;          // which one works ahead
+    std::size_t behind = 0;  // replicas that may have something left to do before `until`
+  };
+  // A request on its way to the replica that was chosen for it.
+  struct Sent {
+    std::size_t replica;
+    TraceRequest request;
+  };
+
   void arrive(TraceRequest request);
+  void arrive_in_turns(std::span<const TraceRequest> requests);
   void arrive_apart(std::span<const TraceRequest> requests);
-  // Calls run(replica) for each, the replicas of one worker in one thread.
+  void deliver(const Sent& sent);
+  // The worker's share of a turn: brings its replicas as far as it takes to know their load just before now.
+  void look_at_load(Worker& worker);
+  bool work_ahead(Worker& worker);
+  // Calls run(replica) for each, those of one worker in one thread.
   template <class Run>
   void for_each_replica(Run run);
   void advance_all(TimePoint until);
@@ -101,11 +123,12 @@ class Simulator {
   SimulatorConfig config_;
 
   std::unique_ptr<Router> router_;
-  std::vector<std::unique_ptr<Metrics>> workers_;   // by thread
-  std::vector<std::unique_ptr<Replica>> replicas_;  // i measures into workers_[i % workers_.size()]
+  std::vector<std::unique_ptr<Worker>> workers_;
+  std::vector<std::unique_ptr<Replica>> replicas_;
   std::vector<std::int64_t> load_;
   std::vector<TraceRequest> arriving_;
   std::vector<std::vector<std::size_t>> sent_;  // by replica: places in arriving_
+  std::optional<Sent> on_its_way_;
   TimePoint now_{0};
   std::int64_t next_id_ = 0;
 };

@@ -71,9 +71,10 @@ def test_figures_do_not_depend_on_how_requests_are_batched() -> None:
     assert figures(run(whole, replicas=2)) == figures(run(pieces, replicas=2))
 
 
-@pytest.mark.parametrize("router", ["round_robin", "least_loaded"])
-def test_figures_do_not_depend_on_the_number_of_threads(router: str) -> None:
-    whole = random_batch(6, 500, gap_us=20_000_000)
+@pytest.mark.parametrize("gap_us", [200, 20_000_000])
+@pytest.mark.parametrize("router", ["round_robin", "least_loaded", "prefix"])
+def test_figures_do_not_depend_on_the_number_of_threads(router: str, gap_us: int) -> None:
+    whole = random_batch(6, 500, gap_us=gap_us)
     pieces = [whole.take(np.arange(i, min(i + 90, 500))) for i in range(0, 500, 90)]
     found = []
     for threads in (1, 2, 5):
@@ -91,6 +92,19 @@ def test_figures_do_not_depend_on_the_number_of_threads(router: str) -> None:
         found.append((figures(report), rows))
     assert found[0] == found[1] == found[2]
     assert len(found[0][1]) == 500
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("router", ["round_robin", "least_loaded", "prefix"])
+@pytest.mark.parametrize("place", [0, 29])
+def test_a_request_that_the_core_refuses_to_read_is_named_by_any_thread(
+    router: str, threads: int, place: int
+) -> None:
+    whole = random_batch(8, 30, gap_us=100)
+    whole.band[place] = 99
+    simulation = Simulation(SimulationOptions(step_time=FAST, replicas=3, router=router, threads=threads))
+    with pytest.raises(ValueError, match="99"):
+        simulation.feed(whole)
 
 
 def test_invariants_hold_and_all_memory_comes_back() -> None:

@@ -86,8 +86,9 @@ class SimulationOptions:
     itl_ms: float | None = None
     tenant_weights: Mapping[int, float] = field(default_factory=dict)
     threads: int | None = None
-    """At most; None: the cores this process may use. Figures do not depend on it. Only a router that does not look at
-    load lets replicas run side by side."""
+    """At most; None: the cores this process may use. Figures do not depend on it. Under a router that looks at load
+    threads meet at every arrival, which pays while each has a core; one that waits long for the others goes on alone
+    for a while. With `concurrency` replicas run one after the other."""
     keep_rows: bool = False
     """Whether `Simulation.take_rows` has something to give."""
     runtime: Mapping[str, object] = field(default_factory=dict)
