@@ -115,7 +115,7 @@ void KvQuotas::settle(std::int32_t available, std::int32_t outstanding) noexcept
 
 void KvQuotas::take(std::int32_t block, QuotaGroup group) noexcept {
   owners_[static_cast<std::size_t>(block)] = group;
-  ++counts_[group].owned;
+  if (group != kNoQuota) ++counts_[group].owned;
 }
 
 void KvQuotas::set_free(std::int32_t block) noexcept {

@@ -188,6 +188,22 @@ def test_a_prefix_outlives_the_slabs_it_lay_in() -> None:
     readers.check()
 
 
+def test_a_step_full_of_copies_keeps_a_place_for_what_is_zeroed() -> None:
+    """E5: each slab that moves costs two copies and a place; of sixteen the last is not for a copy."""
+    config = Config(arena_slabs=16, slab_blocks=2, host_blocks=64, max_ops=16, store_on_reuse=9)
+    ex = ElasticTiered([spec(0, 16), spec(0, 16)], config)
+    for family in range(4):
+        ex.accepted(prompt(family, 24), model=0, max_new=8)
+    ex.run()
+    assert ex.owned(0) == 16, "no slab is FREE"
+    late = [ex.accepted(prompt(90 + i, 7), model=1, max_new=38) for i in range(2)]
+    ex.run()
+    assert max(len(step.ops) for step in ex.steps) == 16
+    assert all(ex.finished[request] == FinishReason.LENGTH for request in late)
+    assert ex.runtime.stats()[0].tiers.dropped_stores > 0
+    ex.settle()
+
+
 def test_a_slab_that_a_transfer_writes_drains_and_then_moves() -> None:
     """E3: the device checks that nothing is zeroed under a transfer."""
     late = 50_000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from airi._core import parts
 
 from .harness import Config, Executor, ModelSpec
 from .pipeline import Pipeline
+from .timed import STATE, Targets
 
 FAR = 2**53
 INT32_MAX = 2**31 - 1
@@ -154,10 +156,25 @@ def test_an_arena_of_one_block_serves_one_request_after_the_other(
     ex.runtime.check_invariants()
 
 
-@pytest.mark.slow  # about 20 s
-def test_a_million_queued_requests_are_all_served_or_cancelled() -> None:
-    spec = ModelSpec(blocks=64, block_size=4, max_model_len=16, max_num_seqs=32, max_batch_tokens=64)
-    ex = Executor([spec], Config(max_queued=10**6, num_bands=3, aging_us=10_000))
+@pytest.mark.slow  # about 20 s each
+@pytest.mark.parametrize(
+    ("config", "targets"),
+    [
+        (Config(), ()),
+        (
+            Config(locality_quantum_tokens=50, dedupe_steps=4, fairness_gap_tokens=100, bypass_tokens=50),
+            ((10**9, 5000), (None, 2000)),
+        ),
+        (Config(locality_quantum_tokens=50), ((0, 0), (0, None), (0, None))),
+    ],
+    ids=["plain", "every policy", "hopeless"],
+)
+def test_a_million_queued_requests_are_all_served_or_cancelled(config: Config, targets: Targets) -> None:
+    spec = ModelSpec(
+        blocks=64, block_size=4, max_model_len=16, max_num_seqs=32, max_batch_tokens=64, targets=targets
+    )
+    ex = Executor([spec], replace(config, max_queued=10**6, num_bands=3, aging_us=10_000))
+    ex.runtime.step_time(0).import_state(STATE)
     runtime = ex.runtime
     tokens = np.array([1, 2, 3], np.int32)
     for i in range(10**6):

@@ -250,6 +250,20 @@ def test_what_a_waiting_model_is_due_drains_and_comes_to_it() -> None:
     world.check()
 
 
+def test_what_drained_for_a_model_that_waits_is_not_taken_by_another_that_asks_first() -> None:
+    world = World(0, slabs=4, per_slab=2, hysteresis=0, limits=[(0, 4, 1.0), (0, 4, 1.0)])
+    assert world.admit(0, 8, 0)
+    world.requests[0].blocks, rest = world.requests[0].blocks[:4], world.requests[0].blocks[4:]
+    world.requests.append(Request(0, rest, 0))
+    assert not world.admit(1, 4, 0)
+    assert world.naive.models[0].pool.draining == {block // 2 for block in rest}
+    world.waiting[1] = 4
+    world.end(world.requests[1])
+    assert not world.admit(0, 2, 0), "two slabs are FREE, and it has its share"
+    assert world.admit(1, 4, 0)
+    world.check()
+
+
 def test_an_idle_model_keeps_its_cache_packed() -> None:
     """E4. kvcached #359: after many decodes of different lengths, what an idle instance keeps of its cache must
     not lie on several times as many pages as it needs."""

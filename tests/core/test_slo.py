@@ -13,6 +13,7 @@ from airi._core import Admission
 
 from .harness import Config, Executor, ModelSpec, Row, Step
 from .naive_slo import SLO_COUNTERS
+from .pipeline import Pipeline
 from .timed import STATE, Targets, TimedExecutor, spec_of, true_time, work_of
 from .twin import Twin, random_config, random_quota, random_spec, random_submit
 
@@ -276,6 +277,19 @@ def test_extreme_targets_and_clocks_hang_nothing(targets: Targets, device_us: in
             executor.now = 0 if clock == "still" else max(0, executor.now - 2 * device_us)
             executor.runtime.check_invariants()
         assert not executor.runtime.has_work()
+
+
+def test_the_step_in_flight_counts_for_who_comes_while_it_runs() -> None:
+    """One step ahead, a first token is judged from when the device will be free, and not from now."""
+    for busy in (False, True):
+        ex = Pipeline([spec_of(((4000, None), (None, None)))], Config(num_bands=2))
+        ex.runtime.step_time(0).import_state(STATE)
+        ex.accepted([1] * (256 if busy else 8), max_new=2, band=1)
+        ex.step()
+        assert len(ex.in_flight) == 1
+        ex.accepted([2] * 8, max_new=2, band=0)
+        ex.plan()
+        assert ex.runtime.stats()[0].best_effort == int(busy)
 
 
 def test_a_huge_context_does_not_hold_others_up() -> None:
