@@ -129,7 +129,7 @@ void FuzzSession::replace_buffers() {
   while (device_.num_uncommitted() > 0) commit();
   const std::size_t num_ops =
       std::exchange(setting_.num_ops, static_cast<std::size_t>(16 + bytes_.below(40)));
-  setting_.num_sets = static_cast<std::size_t>(setting_.config.steps_ahead + 1 + bytes_.below(2));
+  setting_.num_sets = static_cast<std::size_t>(setting_.config.steps_ahead) + (bytes_.below(2) == 0 ? 1 : 2);
   std::vector<StepArrays> old = std::move(arrays_);
   if (!is_refused([&] { runtime().replace_buffers(new_buffers()); })) return;
   // The step that is next has more operations already than these would hold.

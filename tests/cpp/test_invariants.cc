@@ -120,7 +120,7 @@ const std::vector<Damage>& damages() {
 }
 
 TEST(what_is_sound_is_not_complained_about) {
-  World world;
+  const World world;
   EXPECT(world.scheduler.stats().running == 2 && world.scheduler.stats().waiting == 2);
   EXPECT(world.complaint().empty());
 }
