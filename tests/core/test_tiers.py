@@ -187,7 +187,7 @@ def random_config(rng: random.Random) -> Config:
         disk_blocks=rng.choice([0, 8, 100]),
         max_ops=rng.choice([16, 64]),
         store_on_reuse=rng.randint(0, 2),
-        load_timeout_us=rng.choice([400, 3000, 100_000]),
+        load_timeout_us=rng.choice([400, 3000, 100_000, 2**53]),
     )
 
 
@@ -245,6 +245,20 @@ def test_whatever_transfers_do_texts_are_the_same_and_nothing_leaks(seed: int) -
             for draw in range(draws):
                 at = len(text) - draws + draw
                 assert text[at] == executor.rule(request, draw, text[at - 1])
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_host_that_is_full_holds_nothing_up_where_nothing_is_ever_given_up(seed: int) -> None:
+    """Liveness without a timeout: what finds no slot on its way from the disk is computed."""
+    rng = random.Random(seed)
+    specs = [random_spec(rng) for _ in range(rng.randint(1, 2))]
+    config = replace(
+        random_config(rng), load_timeout_us=2**53, host_blocks=rng.randint(1, 6), disk_blocks=100
+    )
+    executor = Tiered(specs, config, weather=random_weather(random.Random(seed + 1)))
+    drive(executor, rng, 120)
+    executor.settle()
+    assert all(s.active_blocks == 0 for s in executor.runtime.stats())
 
 
 def test_the_random_traces_meet_every_kind_of_transfer_and_failure() -> None:
