@@ -7,7 +7,9 @@ namespace airi {
 namespace {
 
 constexpr std::int32_t kMostContext = 1 << 30;
-constexpr Micros kStaysOfTarget = 10;  // how long best effort lasts without aging, in targets
+// How long best effort lasts, in targets. Who comes back goes first, as the older one, and in an overload makes
+// another late: the sooner, the fewer are in time.
+constexpr Micros kStaysOfTarget = 300;
 
 }  // namespace
 
@@ -70,7 +72,7 @@ std::optional<TimePoint> SloPolicy::hopeless_until(const Request& request,
       .context = num_cached, .remaining = request.length() - num_cached, .band = 0, .due = due};
   if (SloBudget::is_feasible(step_time_, start_, alone)) return std::nullopt;
   const Micros ttft = std::min(*class_of(request)->target.ttft, kMaxMicros / kStaysOfTarget);
-  return start_ + options_.aging.value_or(std::max<Micros>(kStaysOfTarget * ttft, 1));
+  return start_ + std::max({kStaysOfTarget * ttft, options_.aging.value_or(0), Micros{1}});
 }
 
 // Classes often have the same target: one search serves all of those in a row.

@@ -35,7 +35,7 @@ class SloPolicy {
     std::int32_t num_bands = 1;   // of classes; the band behind them is that of best effort
     std::int32_t block_size = 0;  // prefills end at block boundaries
     std::int32_t max_batch_tokens = 0;
-    std::optional<Micros> aging;  // best effort lasts as long
+    std::optional<Micros> aging;  // best effort lasts as long at least
     double itl_credit = 0;        // targets between tokens that a stream saves by early ones, at most 1
   };
 

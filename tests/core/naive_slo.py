@@ -191,7 +191,7 @@ class NaivePolicy:
     def stay(self, r: NaiveRequest) -> int:
         ttft = self.target(r)[0]
         assert ttft is not None
-        return self.start + (max(10 * ttft, 1) if self.aging is None else self.aging)
+        return self.start + max(300 * ttft, self.aging or 0, 1)
 
     def keeps_up(self, r: NaiveRequest, context: int) -> bool:
         """Whether the target between tokens can be met at all with such a context."""

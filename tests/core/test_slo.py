@@ -232,6 +232,21 @@ def test_s4_requests_that_cannot_make_it_step_aside_and_finish(aging_us: int | N
     assert on_time["ttft"] > 1.5 * on_time["none"]
 
 
+@pytest.mark.parametrize("aging_us", [None, 30_000])
+def test_in_a_long_overload_as_many_are_in_time_as_fit(aging_us: int | None) -> None:
+    """Twice the load that the device can take, for nearly 300 targets: who comes back makes nobody late."""
+    executor = TimedExecutor(spec_of(((8000, None),)), Config(aging_us=aging_us))
+    rng = random.Random(5)
+    for _ in range(600):
+        executor.ask(rng.choice([60, 400]), 3)
+        for _ in range(rng.randint(0, 1)):
+            executor.tick()
+    while executor.runtime.has_work():
+        executor.tick()
+    assert len(executor.finished) == 600
+    assert sum(stream.ttft <= 8000 for stream in executor.streams.values()) > 0.4 * 600
+
+
 def test_s4_best_effort_ends_by_itself_under_load_that_never_ends() -> None:
     executor = TimedExecutor(spec_of(((8000, None),)))
     hopeless = [executor.ask(900, 2) for _ in range(8)]  # the last would be hopeless after the first
