@@ -61,7 +61,7 @@ def run(seed: int, *, jumps: bool) -> Clocked:
             ex.submit(
                 [family] * rng.randint(4, 24) + [rng.randint(1, 9)],
                 model=rng.randrange(2), tenant=rng.randint(0, 3), band=rng.randrange(3),
-                max_new=rng.randint(1, 14), deadline=ex.now + rng.choice([2000, 10**9]),
+                max_new=rng.randint(1, 14), deadline=ex.now + rng.choice([-100, 50, 2000, 10**9]),
             )  # fmt: skip
         ex.step()
         ex.runtime.check_invariants()

@@ -7,6 +7,7 @@ import random
 import pytest
 
 from .harness import Config, Executor, ModelSpec, Step
+from .pipeline import Pipeline
 from .twin import Twin, random_config, random_spec
 
 PREFIX = list(range(100, 132))  # eight blocks of 4
@@ -62,6 +63,18 @@ def test_choices_of_one_prompt_prefill_it_once(steps_ahead: int) -> None:
     assert [int(ex.events[r]["num_cached_tokens"]) for r in choices] == [0, 32, 32, 32]
     assert ex.runtime.stats()[0].dedupe_holds == 3
     assert len({tuple(ex.outputs[r]) for r in choices}) == 1
+
+
+def test_who_comes_while_the_last_chunk_is_in_flight_waits_for_its_commit() -> None:
+    """One step ahead, a prefix is computed before it is indexed: its request decodes by then."""
+    ex = Pipeline([ModelSpec(blocks=128, max_batch_tokens=64)], Config(dedupe_steps=10))
+    ex.accepted([*PREFIX, 7], max_new=9)
+    ex.step()
+    assert len(ex.in_flight) == 1, "all of the prompt, and its first token"
+    late = ex.accepted([*PREFIX, 8], max_new=3)
+    ex.run()
+    assert ex.runtime.stats()[0].dedupe_holds == 1
+    assert ex.events[late]["num_cached_tokens"] == 32
 
 
 def test_without_dedupe_each_computes_the_prefix() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections import deque
 from dataclasses import replace
 
 import pytest
@@ -305,6 +306,31 @@ def test_the_step_in_flight_counts_for_who_comes_while_it_runs() -> None:
         ex.accepted([2] * 8, max_new=2, band=0)
         ex.plan()
         assert ex.runtime.stats()[0].best_effort == int(busy)
+
+
+@pytest.mark.parametrize("steps_ahead", [0, 1])
+def test_a_prompt_beside_a_stream_takes_as_many_steps_one_ahead_as_without(steps_ahead: int) -> None:
+    """A token that the step in flight brings counts as emitted when that ends: the next one has its whole target."""
+    spec = spec_of(((None, 2500),))
+    ex = Pipeline([spec]) if steps_ahead else Executor([spec])
+    ex.runtime.step_time(0).import_state(STATE)
+
+    def tick() -> None:
+        planned = ex.plan()
+        due = ex.in_flight if isinstance(ex, Pipeline) else deque([planned] if planned else [])
+        if len(due) > steps_ahead or (due and planned is None):
+            step = due.popleft()
+            ex.commit(step, device_us=true_time(work_of(step.rows)))
+
+    ex.accepted([1] * 8, max_new=200)
+    for _ in range(10):
+        tick()
+    prompt = ex.accepted([2] * 800, max_new=2)
+    while prompt not in ex.finished:
+        tick()
+    chunks = [row.count for step in ex.steps for row in step.rows if row.request == prompt and row.count > 1]
+    assert len(chunks) <= 17, "as in step with the device"
+    assert ex.runtime.stats()[0].next_tokens_late == 0
 
 
 def test_a_huge_context_does_not_hold_others_up() -> None:
