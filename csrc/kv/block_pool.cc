@@ -258,10 +258,10 @@ EntrySerial BlockPool::publish(BlockId block, const BlockKey& key) {
     join_ring(raw(block), node.entry, true);  // blocks in use stand before cached ones
     return index_.serial(*known);
   }
-  if (events_.enabled() && num_on_device(key.hash) == 0) {
+  const EntryId entry = known ? *known : index_.insert(key);
+  if (events_.enabled() && !others_are_on_device(entry)) {
     events_.stored(KvTier::kDevice, key.hash, key.parent_hash);
   }
-  const EntryId entry = known ? *known : index_.insert(key);
   node.entry = raw(entry);
   node.twin_prev = node.twin_next = raw(block);
   ring_heads_[index(entry)] = raw(block);
@@ -274,7 +274,7 @@ void BlockPool::forget(BlockId block) {
   const EntryId entry{node.entry};
   if (node.twin_next == raw(block)) {
     ++num_forgotten_;
-    if (events_.enabled() && num_on_device(index_.hash(entry)) == 1) {
+    if (events_.enabled() && !others_are_on_device(entry)) {
       events_.removed(KvTier::kDevice, index_.hash(entry));
     }
     if (tiers_ != nullptr && tiers_->keeps(entry)) {
@@ -312,8 +312,9 @@ void BlockPool::unpublish(BlockId block) {
   set_free(block);
 }
 
-std::int32_t BlockPool::num_on_device(const Hash128& hash) const noexcept {
-  return index_.count_if(hash, [this](EntryId entry) { return ring_heads_[index(entry)] >= 0; });
+// True iff a block has an entry of the same hash, other than this one.
+bool BlockPool::others_are_on_device(EntryId entry) const noexcept {
+  return index_.any_namesake(entry, [this](EntryId other) { return ring_heads_[index(other)] >= 0; });
 }
 
 bool BlockPool::is_readable(EntryId entry, KvTier tier) const noexcept {
@@ -325,7 +326,7 @@ std::vector<KvEvent> BlockPool::stored_hashes() const {
   std::vector<KvEvent> stored;
   for (const EntryId entry : index_.entries()) {
     const Hash128& hash = index_.hash(entry);
-    const bool is_doubled = index_.count(hash) > 1;
+    const bool is_doubled = index_.has_namesake(entry);
     for (const KvTier tier : {KvTier::kDevice, KvTier::kHost, KvTier::kDisk}) {
       if (!is_readable(entry, tier)) continue;
       const auto is_told = [&](const KvEvent& e) { return e.tier == tier && e.hash == hash; };

@@ -182,7 +182,7 @@ class BlockPool {
   void evict(BlockId block);
   void evict_slab(SlabId slab);
   void offer_to_tiers(BlockId block);
-  [[nodiscard]] std::int32_t num_on_device(const Hash128& hash) const noexcept;
+  [[nodiscard]] bool others_are_on_device(EntryId entry) const noexcept;
   [[nodiscard]] bool is_readable(EntryId entry, KvTier tier) const noexcept;
   void check_blocks() const;
   void leave_ring(std::int32_t block) noexcept;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <vector>
@@ -31,7 +32,8 @@ struct BlockKey {
 // collision can never return a wrong block. Never knows blocks or reference counts.
 //
 // Thread safety: none.
-// Invariant: every entry is reachable by probing from its home slot; keys are unique.
+// Invariant: every entry is reachable by probing from its home slot; keys are unique; entries of one hash
+// form one ring.
 class PrefixIndex {
  public:
   // At most `capacity` entries. Memory is taken here and nowhere else, but for extras.
@@ -49,27 +51,23 @@ class PrefixIndex {
   [[nodiscard]] EntrySerial serial(EntryId entry) const noexcept { return entries_[index(entry)].serial; }
   [[nodiscard]] const Hash128& hash(EntryId entry) const noexcept { return entries_[index(entry)].hash; }
   [[nodiscard]] const Hash128& parent_hash(EntryId entry) const noexcept {
-    return parent_hashes_[index(entry)];
+    return entries_[index(entry)].parent_hash;
   }
   [[nodiscard]] std::int32_t size() const noexcept { return size_; }
   [[nodiscard]] std::int32_t block_size() const noexcept { return block_size_; }
 
-  // How many entries have this hash: more than one where contents collide, or where the past of
-  // one was forgotten and computed anew.
-  [[nodiscard]] std::int32_t count(const Hash128& hash) const noexcept {
-    return count_if(hash, [](EntryId) { return true; });
+  // True iff another entry has the same hash: contents that collide, or that were computed anew after the
+  // past of the others was forgotten.
+  [[nodiscard]] bool has_namesake(EntryId entry) const noexcept {
+    return entries_[index(entry)].namesake != entry;
   }
-  // And how many of them `holds` for.
+  // True iff `holds` of another entry of the same hash. O(such entries).
   template <class Predicate>
-  [[nodiscard]] std::int32_t count_if(const Hash128& wanted, Predicate holds) const noexcept {
-    std::int32_t found = 0;
-    for (std::size_t at = home(tag_of(wanted)); slots_[at].entry != kEmpty; at = (at + 1) & mask_) {
-      // The tag first: an entry is a cache line of its own.
-      if (slots_[at].tag != tag_of(wanted)) continue;
-      const EntryId entry{slots_[at].entry};
-      found += hash(entry) == wanted && holds(entry) ? 1 : 0;
+  [[nodiscard]] bool any_namesake(EntryId entry, Predicate holds) const noexcept {
+    for (EntryId at = entries_[index(entry)].namesake; at != entry; at = entries_[index(at)].namesake) {
+      if (holds(at)) return true;
     }
-    return found;
+    return false;
   }
 
   // All entries, in the order in which they were inserted. O(capacity log capacity).
@@ -79,15 +77,17 @@ class PrefixIndex {
   void check_invariants() const;
 
  private:
-  struct Entry {
+  // All but the tokens, in one cache line: with many entries, each that is touched costs a miss.
+  struct alignas(64) Entry {
     Hash128 hash;
+    Hash128 parent_hash;
     EntrySerial serial{0};
     EntrySerial parent{0};
-    std::vector<std::uint8_t> extras;
+    std::unique_ptr<const std::vector<std::uint8_t>> extras;  // null: none
+    EntryId namesake{};                                       // ring of the entries of one hash
   };
   // One word of the table: the upper half of hash.lo and the entry; entry < 0 is empty. The home slot follows
-  // from the tag, so that moving slots up after an erasure reads no entry: with many of them each costs a
-  // miss.
+  // from the tag, so that moving slots up after an erasure reads no entry.
   struct Slot {
     std::uint32_t tag = 0;
     std::int32_t entry = kEmpty;
@@ -100,13 +100,16 @@ class PrefixIndex {
     return static_cast<std::uint32_t>(hash.lo >> 32);
   }
   [[nodiscard]] std::size_t home(std::uint32_t tag) const noexcept { return tag & mask_; }
+  [[nodiscard]] std::span<const std::uint8_t> extras_of(EntryId entry) const noexcept;
+  [[nodiscard]] std::optional<EntryId> occupy_slot(EntryId entry) noexcept;
+  void leave_ring(EntryId entry) noexcept;
+  void check_ring(EntryId entry) const;
 
   std::int32_t block_size_;
   std::size_t mask_;
   std::vector<Slot> slots_;  // a power of two, at most half full
   std::vector<Entry> entries_;
-  std::vector<std::int32_t> tokens_;    // [entry][block_size]
-  std::vector<Hash128> parent_hashes_;  // by entry
+  std::vector<std::int32_t> tokens_;  // [entry][block_size]
   std::vector<EntryId> unused_;
   std::uint64_t last_serial_ = 0;
   std::int32_t size_ = 0;

@@ -51,8 +51,7 @@ void TierCache::note_loss(EntryId entry) {
 
 // True iff another entry of the same hash has a copy there that can be read.
 bool TierCache::others_have(EntryId entry, KvTier tier) const noexcept {
-  const auto has = [=, this](EntryId other) { return other != entry && is_readable(other, tier); };
-  return index_->count_if(index_->hash(entry), has) > 0;
+  return index_->any_namesake(entry, [=, this](EntryId other) { return is_readable(other, tier); });
 }
 
 void TierCache::tell_stored(EntryId entry, KvTier tier) const noexcept {
