@@ -1,6 +1,7 @@
 #include "kv/kv_quotas.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/check.h"
 
@@ -28,27 +29,8 @@ QuotaGroup QuotaCounts::add(TenantId tenant) noexcept {
 
 void QuotaCounts::remove(QuotaGroup group) noexcept {
   groups_[at(kNoQuota)].promised += groups_[at(group)].promised;
-  groups_[at(group)] = {};
+  change(group, [](Group& own) { own = {}; });
   while (size_ > 1 && !groups_[size_ - 1].is_used) --size_;
-}
-
-std::int32_t QuotaCounts::num_evictable(QuotaGroup group) const noexcept {
-  const Group& own = groups_[at(group)];
-  return std::min(own.cached, std::max(own.owned - own.quota, 0));
-}
-
-std::int32_t QuotaCounts::num_protected(QuotaGroup group) const noexcept {
-  return groups_[at(group)].cached - num_evictable(group);
-}
-
-std::int32_t QuotaCounts::num_idle(QuotaGroup group) const noexcept {
-  return std::max(num_protected(group) - groups_[at(group)].promised, 0);
-}
-
-std::int32_t QuotaCounts::num_idle() const noexcept {
-  std::int32_t idle = 0;
-  for (std::size_t i = 1; i < size_; ++i) idle += num_idle(static_cast<QuotaGroup>(i));
-  return idle;
 }
 
 std::int32_t QuotaCounts::num_idle_after(QuotaGroup group, std::int32_t count,
@@ -66,10 +48,10 @@ std::int32_t QuotaCounts::num_idle_after(QuotaGroup group, std::int32_t count,
 void KvQuotas::begin() {
   const auto capacity = static_cast<std::size_t>(shape_.capacity());
   owners_.resize(capacity, kNoQuota);
-  stamps_.resize(capacity, 0);
-  links_.resize(capacity + QuotaCounts::kMaxTenants + 1);
-  for (auto i = capacity; i < links_.size(); ++i) {
-    links_[i] = {.prev = static_cast<std::int32_t>(i), .next = static_cast<std::int32_t>(i)};
+  places_.resize(capacity, {.stamp = 0});
+  places_.resize(capacity + QuotaCounts::kMaxTenants + 1);
+  for (auto i = capacity; i < places_.size(); ++i) {
+    places_[i].prev = places_[i].next = static_cast<std::int32_t>(i);
   }
   cached_in_.resize(static_cast<std::size_t>(shape_.num_slabs), 0);
 }
@@ -81,9 +63,10 @@ void KvQuotas::set(TenantId tenant, std::int32_t blocks) {
     AIRI_CHECK(!counts_.is_full()) << "too many tenants with quotas";
     group = counts_.add(tenant);
   }
-  QuotaCounts::Group& own = counts_[group];
-  own.wanted = blocks;
-  own.quota = std::min(own.quota, blocks);
+  change(group, [=](QuotaCounts::Group& own) {
+    own.wanted = blocks;
+    own.quota = std::min(own.quota, blocks);
+  });
   is_settled_ = false;
 }
 
@@ -104,24 +87,24 @@ void KvQuotas::settle(std::int32_t available, std::int32_t outstanding) noexcept
   is_settled_ = true;
   for (std::size_t i = 1; i < counts_.size(); ++i) {
     const auto group = static_cast<QuotaGroup>(i);
-    QuotaCounts::Group& own = counts_[group];
     const std::int32_t spare = available - outstanding - counts_.num_idle() +
-                               std::max(own.promised - counts_.num_protected(group), 0);
+                               std::max(counts_[group].promised - counts_.num_protected(group), 0);
     const std::int32_t evictable = counts_.num_evictable(group);
-    own.quota = evictable <= spare ? own.wanted : std::min(own.wanted, own.owned - evictable + spare);
-    is_settled_ = is_settled_ && own.quota == own.wanted;
+    change(group, [=](QuotaCounts::Group& own) {
+      own.quota = evictable <= spare ? own.wanted : std::min(own.wanted, own.owned - evictable + spare);
+    });
+    is_settled_ = is_settled_ && counts_[group].quota == counts_[group].wanted;
   }
 }
 
 void KvQuotas::take(std::int32_t block, QuotaGroup group) noexcept {
   owners_[static_cast<std::size_t>(block)] = group;
-  if (group != kNoQuota) ++counts_[group].owned;
+  if (group != kNoQuota) change(group, [](QuotaCounts::Group& own) { ++own.owned; });
 }
 
 void KvQuotas::set_free(std::int32_t block) noexcept {
-  QuotaGroup& owner = owners_[static_cast<std::size_t>(block)];
-  if (owner != kNoQuota) --counts_[owner].owned;
-  owner = kNoQuota;
+  const QuotaGroup owner = std::exchange(owners_[static_cast<std::size_t>(block)], kNoQuota);
+  if (owner != kNoQuota) change(owner, [](QuotaCounts::Group& own) { --own.owned; });
 }
 
 void KvQuotas::lose(std::int32_t block) noexcept {
@@ -129,42 +112,41 @@ void KvQuotas::lose(std::int32_t block) noexcept {
   const std::int32_t evictable = counts_.num_evictable(group);
   set_free(block);
   if (group == kNoQuota || counts_.num_evictable(group) == evictable) return;
-  counts_[group].quota = counts_[group].owned - evictable;
+  change(group, [=](QuotaCounts::Group& own) { own.quota = own.owned - evictable; });
   is_settled_ = false;
 }
 
 void KvQuotas::cache(std::int32_t block) noexcept {
   const QuotaGroup group = owner(block);
-  Links& end = links(end_of(group));
-  links(block) = {.prev = end.prev, .next = end_of(group)};
-  links(end.prev).next = block;
+  Place& end = place(end_of(group));
+  place(block) = {.prev = end.prev, .next = end_of(group), .stamp = ++last_stamp_};
+  place(end.prev).next = block;
   end.prev = block;
-  stamp(block);
-  ++counts_[group].cached;
   ++cached_in_[index(shape_.slab_of(block))];
   ++num_cached_;
+  change(group, [](QuotaCounts::Group& own) { ++own.cached; });
 }
 
 void KvQuotas::uncache(std::int32_t block) noexcept {
-  const Links own = links(block);
-  links(own.prev).next = own.next;
-  links(own.next).prev = own.prev;
-  --counts_[owner(block)].cached;
+  const Place& own = place(block);
+  place(own.prev).next = own.next;
+  place(own.next).prev = own.prev;
   --cached_in_[index(shape_.slab_of(block))];
   --num_cached_;
+  change(owner(block), [](QuotaCounts::Group& group) { --group.cached; });
 }
 
 std::int32_t KvQuotas::choose_victim(QuotaGroup group, std::int32_t common, bool only_own) const noexcept {
   std::int32_t victim = only_own ? shape_.capacity() : common;
-  const auto stamp_of = [this](std::int32_t block) { return stamps_[static_cast<std::size_t>(block)]; };
-  for (std::size_t i = 1; i < counts_.size(); ++i) {
-    const auto other = static_cast<QuotaGroup>(i);
-    const bool eligible =
-        other == group ? counts_[other].cached > 0 : !only_own && counts_.num_evictable(other) > 0;
-    if (!eligible) continue;
-    const std::int32_t block = oldest(other);
-    if (victim == shape_.capacity() || stamp_of(block) < stamp_of(victim)) victim = block;
-  }
+  std::uint64_t since = victim == shape_.capacity() ? kNever : place(victim).stamp;
+  const auto consider = [&](QuotaGroup other, std::uint64_t stamp) {
+    if (stamp >= since) return;
+    victim = oldest(other);
+    since = stamp;
+  };
+  if (group != kNoQuota && counts_[group].cached > 0) consider(group, place(oldest(group)).stamp);
+  if (only_own) return victim;
+  for (std::size_t i = 1; i < counts_.size(); ++i) consider(static_cast<QuotaGroup>(i), exposed_since_[i]);
   return victim;
 }
 
@@ -172,8 +154,7 @@ std::vector<BlockId> KvQuotas::order() const {
   std::vector<BlockId> order;
   for (std::size_t i = 1; i < counts_.size(); ++i) {
     const auto group = static_cast<QuotaGroup>(i);
-    for (std::int32_t block = oldest(group); block != end_of(group);
-         block = links_[static_cast<std::size_t>(block)].next) {
+    for (std::int32_t block = oldest(group); block != end_of(group); block = place(block).next) {
       order.push_back(BlockId{block});
       AIRI_CHECK(order.size() <= owners_.size()) << "the list of group " << i << " is a loop";
     }
@@ -191,17 +172,22 @@ void KvQuotas::check_invariants() const {
   for (const BlockId block : order()) {
     const QuotaGroup group = owner(raw(block));
     ++cached[index(group)];
-    const std::uint64_t stamp = stamps_[index(block)];
+    const std::uint64_t stamp = place(raw(block)).stamp;
     AIRI_CHECK(group != of_last || stamp > last) << "block " << raw(block) << " is out of order";
     last = stamp;
     of_last = group;
   }
+  std::int32_t idle = 0;
   for (std::size_t i = 1; i < counts_.size(); ++i) {
-    const QuotaCounts::Group& group = counts_[static_cast<QuotaGroup>(i)];
+    const auto id = static_cast<QuotaGroup>(i);
+    const QuotaCounts::Group& group = counts_[id];
     AIRI_CHECK(owned[i] == group.owned) << "group " << i << " owns " << owned[i] << ", not " << group.owned;
     AIRI_CHECK(cached[i] == group.cached) << "group " << i << " has " << cached[i] << " CACHED blocks";
     AIRI_CHECK(group.promised >= 0 && group.quota <= group.wanted) << "group " << i;
+    AIRI_CHECK(exposed_since_[i] == exposed_since(id)) << "group " << i << " loses another block next";
+    idle += counts_.num_idle(id);
   }
+  AIRI_CHECK(idle == counts_.num_idle()) << "idle are " << idle << " blocks, not " << counts_.num_idle();
 }
 
 }  // namespace airi

@@ -1,7 +1,9 @@
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <vector>
 
@@ -32,7 +34,6 @@ class QuotaCounts {
   };
 
   [[nodiscard]] std::size_t size() const noexcept { return size_; }
-  [[nodiscard]] Group& operator[](QuotaGroup group) noexcept { return groups_[at(group)]; }
   [[nodiscard]] const Group& operator[](QuotaGroup group) const noexcept { return groups_[at(group)]; }
   [[nodiscard]] QuotaGroup group_of(TenantId tenant) const noexcept;
   [[nodiscard]] bool is_full() const noexcept;
@@ -41,13 +42,30 @@ class QuotaCounts {
   // What the group was promised is nobody's in particular from now on.
   void remove(QuotaGroup group) noexcept;
 
+  // Applies change(group) to quota, owned, cached or promised of it. REQUIRES: `owned` and `cached` of
+  // kNoQuota stay 0.
+  template <class Change>
+  void change(QuotaGroup group, Change change) noexcept {
+    num_idle_ -= num_idle(group);
+    change(groups_[at(group)]);
+    num_idle_ += num_idle(group);
+  }
+
   // CACHED blocks of the group that anybody may evict: what it owns beyond its quota.
-  [[nodiscard]] std::int32_t num_evictable(QuotaGroup group) const noexcept;
+  [[nodiscard]] std::int32_t num_evictable(QuotaGroup group) const noexcept {
+    const Group& own = groups_[at(group)];
+    return std::min(own.cached, std::max(own.owned - own.quota, 0));
+  }
   // CACHED blocks of the group that only it may evict.
-  [[nodiscard]] std::int32_t num_protected(QuotaGroup group) const noexcept;
+  [[nodiscard]] std::int32_t num_protected(QuotaGroup group) const noexcept {
+    return groups_[at(group)].cached - num_evictable(group);
+  }
   // What is protected beyond what the group is promised: of no use to others.
-  [[nodiscard]] std::int32_t num_idle(QuotaGroup group) const noexcept;
-  [[nodiscard]] std::int32_t num_idle() const noexcept;
+  [[nodiscard]] std::int32_t num_idle(QuotaGroup group) const noexcept {
+    return std::max(num_protected(group) - groups_[at(group)].promised, 0);
+  }
+  // Of all groups.
+  [[nodiscard]] std::int32_t num_idle() const noexcept { return num_idle_; }
   // What would be idle after `count` blocks were promised to `group`, and `hits`, CACHED blocks by group,
   // were held.
   [[nodiscard]] std::int32_t num_idle_after(QuotaGroup group, std::int32_t count,
@@ -58,6 +76,7 @@ class QuotaCounts {
 
   std::size_t size_ = 1;  // kNoQuota, which means nothing, included
   std::array<Group, kMaxTenants + 1> groups_{};
+  std::int32_t num_idle_ = 0;
 };
 
 // Which blocks of one pool belong to tenants with an occupancy quota, and how many of their CACHED blocks
@@ -90,7 +109,9 @@ class KvQuotas {
     return group == kNoQuota || counts_[group].owned > counts_[group].quota;
   }
   // The group was promised `count` blocks more, or, below 0, takes or gives them up.
-  void promise(QuotaGroup group, std::int32_t count) noexcept { counts_[group].promised += count; }
+  void promise(QuotaGroup group, std::int32_t count) noexcept {
+    counts_.change(group, [=](QuotaCounts::Group& own) { own.promised += count; });
+  }
 
   // The life of a block: taken, CACHED or in use again, FREE. REQUIRES, but for owner(): enabled().
   [[nodiscard]] QuotaGroup owner(std::int32_t block) const noexcept {
@@ -106,7 +127,7 @@ class KvQuotas {
   void cache(std::int32_t block) noexcept;
   void uncache(std::int32_t block) noexcept;
   // Of any CACHED block: when it was released, against others.
-  void stamp(std::int32_t block) noexcept { stamps_[static_cast<std::size_t>(block)] = ++last_stamp_; }
+  void stamp(std::int32_t block) noexcept { place(block).stamp = ++last_stamp_; }
 
   // The block that a request of `group` evicts next, given the one it would evict of those without an owner;
   // one of its own where `only_own`. As in `common`, the capacity where there is none.
@@ -125,28 +146,41 @@ class KvQuotas {
   void check_invariants() const;
 
  private:
-  struct Links {
+  static constexpr std::uint64_t kNever = std::numeric_limits<std::uint64_t>::max();
+  // Where a block stands among those that were released: `stamp` against all, the links within its group.
+  struct Place {
     std::int32_t prev = 0, next = 0;
+    std::uint64_t stamp = kNever;
   };
 
   [[nodiscard]] std::int32_t end_of(QuotaGroup group) const noexcept {
     return shape_.capacity() + static_cast<std::int32_t>(group);
   }
-  [[nodiscard]] Links& links(std::int32_t block) noexcept { return links_[static_cast<std::size_t>(block)]; }
-  [[nodiscard]] std::int32_t oldest(QuotaGroup group) const noexcept {
-    return links_[static_cast<std::size_t>(end_of(group))].next;
+  [[nodiscard]] Place& place(std::int32_t block) noexcept { return places_[static_cast<std::size_t>(block)]; }
+  [[nodiscard]] const Place& place(std::int32_t block) const noexcept {
+    return places_[static_cast<std::size_t>(block)];
+  }
+  [[nodiscard]] std::int32_t oldest(QuotaGroup group) const noexcept { return place(end_of(group)).next; }
+  // When the block was released that the group loses next to others; kNever if it loses none.
+  [[nodiscard]] std::uint64_t exposed_since(QuotaGroup group) const noexcept {
+    return counts_.num_evictable(group) > 0 ? place(oldest(group)).stamp : kNever;
+  }
+  template <class Change>
+  void change(QuotaGroup group, Change change) noexcept {
+    counts_.change(group, change);
+    exposed_since_[index(group)] = exposed_since(group);
   }
   void begin();
 
   SlabShape shape_;
   QuotaCounts counts_;
+  std::array<std::uint64_t, QuotaCounts::kMaxTenants + 1> exposed_since_{};  // by group; of used ones
   bool is_settled_ = true;
   std::int32_t num_cached_ = 0;
 
   // Empty until a quota is set.
   std::vector<QuotaGroup> owners_;       // by block
-  std::vector<std::uint64_t> stamps_;    // by block
-  std::vector<Links> links_;             // by block, then one end per group
+  std::vector<Place> places_;            // by block, then one end per group
   std::vector<std::int32_t> cached_in_;  // by slab
   std::uint64_t last_stamp_ = 0;
 };

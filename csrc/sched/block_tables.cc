@@ -205,16 +205,15 @@ bool BlockTables::would_fit(Request& request, std::span<Request* const> leaving,
 QuotaCounts BlockTables::counts_without(std::span<Request* const> leaving) {
   QuotaCounts counts = pool_.quotas().counts();
   for (const Request* r : leaving) {
-    counts[r->quota_group].promised -= AdmissionControl::promised(*r);
+    counts.change(r->quota_group,
+                  [&](QuotaCounts::Group& own) { own.promised -= AdmissionControl::promised(*r); });
     for (const BlockId block : r->block_table) {
       if (leaving_references_[index(block)] < pool_.ref_count(block)) continue;
       leaving_references_[index(block)] = 0;
-      QuotaCounts::Group& owner = counts[pool_.quotas().owner(raw(block))];
-      if (pool_.is_published(block) && pool_.returns(block)) {
-        ++owner.cached;
-      } else {
-        --owner.owned;
-      }
+      const QuotaGroup owner = pool_.quotas().owner(raw(block));
+      if (owner == kNoQuota) continue;
+      const bool stays = pool_.is_published(block) && pool_.returns(block);
+      counts.change(owner, [=](QuotaCounts::Group& own) { stays ? ++own.cached : --own.owned; });
     }
   }
   return counts;
