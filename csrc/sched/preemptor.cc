@@ -46,20 +46,24 @@ bool Preemptor::makes_way(const Request* running, const Request* head) const {
          !tables_.admission().is_pinned(*running);
 }
 
-// True iff the running request's tenant leads the head's by more than the gap. Leads are comparable
-// within a band: each has a ledger of its own. Being pinned does not help: the lead would grow. What
-// this step admitted, and has charged for its prompt, is not driven out by it.
-bool Preemptor::is_overserved(const Request* running, const Request* head) const {
-  if (!fairness_gap_tokens_ || running->band != head->band) return false;
-  const std::int64_t lead = queue_.counter(running) - queue_.counter(head);
-  return lead > *fairness_gap_tokens_ * TenantWeight::kOne && !contains(served_, running->tenant);
+// What a running tenant may have been served at most without leading the head's by more than the gap.
+std::int64_t Preemptor::most_served(const Request* head) const {
+  return queue_.counter(head) + *fairness_gap_tokens_ * TenantWeight::kOne;
+}
+
+// True iff the running request's tenant has been served more than `most`. Leads are comparable within a band:
+// each has a ledger of its own. Being pinned does not help: the lead would grow. What this step admitted, and
+// has charged for its prompt, is not driven out by it.
+bool Preemptor::is_overserved(const Request* running, std::int32_t band, std::int64_t most) const {
+  return running->band == band && queue_.counter(running) > most && !contains(served_, running->tenant);
 }
 
 bool Preemptor::is_ahead_of_running(const Request* head) const {
   if (running_.runs_behind(head->band)) return true;
   if (!fairness_gap_tokens_) return false;
+  const std::int64_t most = most_served(head);
   bool found = false;
-  running_.for_each([&](const Request* r) { found = found || is_overserved(r, head); });
+  running_.for_each([&](const Request* r) { found = found || is_overserved(r, head->band, most); });
   return found;
 }
 
@@ -113,7 +117,9 @@ Request* Preemptor::preempt_for_memory(const Request* needy, TimePoint now) {
 }
 
 Request* Preemptor::preempt_overserved(const Request* head, TimePoint now) {
-  Request* victim = choose([&](const Request* r) { return is_overserved(r, head); });
+  if (!fairness_gap_tokens_) return nullptr;
+  const std::int64_t most = most_served(head);
+  Request* victim = choose([&](const Request* r) { return is_overserved(r, head->band, most); });
   if (victim == nullptr) return nullptr;
   overserved_.push_back(victim->tenant);
   preempt(victim, head, Decision::kPreemptedGap, now);

@@ -65,7 +65,8 @@ class Preemptor {
   template <class Eligible>
   [[nodiscard]] Request* choose(Eligible eligible) const;
   [[nodiscard]] bool makes_way(const Request* running, const Request* head) const;
-  [[nodiscard]] bool is_overserved(const Request* running, const Request* head) const;
+  [[nodiscard]] std::int64_t most_served(const Request* head) const;
+  [[nodiscard]] bool is_overserved(const Request* running, std::int32_t band, std::int64_t most) const;
   void preempt(Request* request, const Request* beneficiary, Decision why, TimePoint now);
 
   // Immutable after construction.

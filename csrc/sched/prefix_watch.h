@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <vector>
 
 #include "kv/hash_chain.h"
@@ -28,28 +29,44 @@ class PrefixWatch {
   // Those that wait for the same hash as first_due() are not due any more. REQUIRES: there is one.
   void dismiss_due();
 
-  [[nodiscard]] bool empty() const noexcept { return num_lists_ == 0; }
+  [[nodiscard]] bool empty() const noexcept { return unused_.size() == lists_.size(); }
 
   // Throws InvariantError naming the first broken invariant. O(table).
   void check_invariants() const;
 
  private:
-  // One list by hash, in the order of watch(); an empty slot has none.
-  struct Slot {
+  static constexpr std::int32_t kEmpty = -1;
+  // The requests that wait for one hash, in the order of watch().
+  struct List {
     Hash128 hash;
     Request* first = nullptr;
     Request* last = nullptr;
     bool is_due = false;
   };
+  // One word of the table: the upper half of hash.lo and the list; list < 0 is empty. Most hashes that are
+  // published have no list, which is then known without touching any: with many that wait, each is a miss.
+  struct Slot {
+    std::uint32_t tag = 0;
+    std::int32_t list = kEmpty;
+  };
 
+  static std::uint32_t tag_of(const Hash128& hash) noexcept {
+    return static_cast<std::uint32_t>(hash.lo >> 32);
+  }
   [[nodiscard]] std::size_t mask() const noexcept { return slots_.size() - 1; }
+  [[nodiscard]] List& list(const Slot& slot) noexcept { return lists_[static_cast<std::size_t>(slot.list)]; }
+  [[nodiscard]] const List& list(const Slot& slot) const noexcept {
+    return lists_[static_cast<std::size_t>(slot.list)];
+  }
   [[nodiscard]] std::size_t find(const Hash128& hash) const noexcept;
+  void add_list(const Hash128& hash);
   void erase(std::size_t slot);
   void grow();
 
   std::vector<Slot> slots_ = std::vector<Slot>(64);  // a power of two, at most half full
-  std::size_t num_lists_ = 0;
-  std::vector<Hash128> due_;  // every hash with a list that is due, and some that have none any more
+  std::vector<List> lists_;
+  std::vector<std::int32_t> unused_;  // of lists_
+  std::vector<Hash128> due_;          // every hash with a list that is due, and some that have none any more
 };
 
 }  // namespace airi

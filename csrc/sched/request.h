@@ -52,8 +52,8 @@ struct RequestSpec {
   bool compute_all = false;  // take no prefix hit: every prompt position is computed
 };
 
-// A request as the core sees it. What queues and decodes touch fills the first two cache lines; with
-// ten thousand tenants waiting, misses are what a dispatch costs.
+// A request as the core sees it. What queues touch fills the first cache line, what a row in every step
+// touches the first three; with ten thousand tenants waiting, misses are what a dispatch costs.
 //
 // Lifecycle of num_computed (n), tokens (len) and blocks:
 //   [0, n)            KV written, or to be written by steps that are planned; what is committed of it is
@@ -87,16 +87,25 @@ struct alignas(64) Request {
   std::int32_t rows_in_flight = 0;   // in steps that are not committed
   std::int32_t pending_tokens = 0;   // of those rows' samples
 
-  // Written when it is queued and dispatched.
-  TimePoint waiting_since{};
-  Micros waited = 0;            // over earlier stays in the queue
-  std::int32_t held_steps = 0;  // for which others computed what it shares with them
-
   // Written where the class has targets.
   TimePoint token_due{};          // the next token, where the first is known
   TimePoint best_effort_until{};  // while it stands in a larger band than its class
   bool was_best_effort = false;
-  bool was_late = false;  // with some token
+  bool was_late = false;        // with some token
+  std::int32_t first_band = 0;  // that of the class; immutable after submit
+
+  // Written when blocks are taken or fill up.
+  std::int32_t num_published = 0;        // leading blocks of the table that are published
+  std::int32_t num_hit_blocks = 0;       // leading blocks taken from the cache at admission
+  EntrySerial chain_tail = kRootSerial;  // of the last published block of the table
+  std::vector<BlockId> block_table;
+  std::vector<Hash128> hashes;  // of full blocks, as far as computed
+  std::vector<BlockExtras> extras;
+
+  // Written when it is queued and dispatched.
+  TimePoint waiting_since{};
+  Micros waited = 0;            // over earlier stays in the queue
+  std::int32_t held_steps = 0;  // for which others computed what it shares with them
 
   // Written while it waits where locality orders the queue.
   std::int32_t num_matched = 0;  // at least as many leading blocks as it would hit now
@@ -105,14 +114,6 @@ struct alignas(64) Request {
   std::uint64_t match_version = 0;  // num_matched was exact then; 0: it was never
   Request* watch_prev = nullptr;
   Request* watch_next = nullptr;
-
-  // Written when blocks are taken or fill up.
-  std::vector<BlockId> block_table;
-  std::vector<Hash128> hashes;  // of full blocks, as far as computed
-  std::vector<BlockExtras> extras;
-  EntrySerial chain_tail = kRootSerial;  // of the last published block of the table
-  std::int32_t num_published = 0;        // leading blocks of the table that are published
-  std::int32_t num_hit_blocks = 0;       // leading blocks taken from the cache at admission
 
   // Written by admission and preemption.
   std::int32_t reserved_blocks = 0;   // promised in all, held ones included; 0: none
@@ -127,7 +128,6 @@ struct alignas(64) Request {
   std::uint64_t serial = 0;  // unlike the id, never used twice
   ModelId model{};
   TenantId tenant{};
-  std::int32_t first_band = 0;
   std::optional<TimePoint> deadline;
   HeapPlace deadline_place = kOutsideHeap;
 
@@ -150,6 +150,7 @@ struct alignas(64) Request {
 };
 
 static_assert(offsetof(Request, tokens) == 64, "what orders and plans a request fits one cache line");
+static_assert(offsetof(Request, token_due) == 128, "what a row touches beside it fits two more");
 
 // Order inside a tenant: arrival, then id.
 struct ByArrival {
