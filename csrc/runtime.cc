@@ -18,9 +18,9 @@ std::vector<double> device_weights(const std::vector<ModelConfig>& models) {
 }
 
 Transfers::Rates start_rates(const TierConfig& tiers) {
-  const TransferRate host{.bytes_per_us = tiers.host_bytes_per_us};
-  const TransferRate disk{.bytes_per_us = tiers.disk_bytes_per_us};
-  return {TransferRate{}, host, host, disk, disk};
+  const double host = tiers.host_bytes_per_us;
+  const double disk = tiers.disk_bytes_per_us;
+  return {0, host, host, disk, disk};
 }
 
 }  // namespace

@@ -28,16 +28,13 @@ namespace airi::bindings {
 namespace {
 
 using OpTuple = std::tuple<MemoryOpKind, std::int64_t, std::int64_t, std::int64_t, std::int64_t>;
-using RateTuple = std::pair<double, double>;  // bytes per microsecond, fixed microseconds
 
-Transfers::Rates to_rates(const std::vector<RateTuple>& rates) {
+Transfers::Rates to_rates(const std::vector<double>& rates) {
   if (rates.size() != kNumMemoryOpKinds) {
-    throw InvalidArgument("rates must be one pair per kind of operation, got " +
-                          std::to_string(rates.size()));
+    throw InvalidArgument("rates must be one per kind of operation, got " + std::to_string(rates.size()));
   }
   Transfers::Rates to{};
-  std::ranges::transform(rates, to.begin(),
-                         [](const RateTuple& r) { return TransferRate{r.first, r.second}; });
+  std::ranges::copy(rates, to.begin());
   return to;
 }
 
@@ -51,7 +48,7 @@ std::vector<std::int64_t> multiples(std::int32_t count, std::int64_t of) {
 class PyTierCache {
  public:
   PyTierCache(std::int32_t entries, std::int32_t blocks, std::int32_t host, std::int32_t disk,
-              std::int64_t granules, std::int32_t store_on_reuse, const std::vector<RateTuple>& rates)
+              std::int64_t granules, std::int32_t store_on_reuse, const std::vector<double>& rates)
       : num_entries_(entries), num_blocks_(blocks), transfers_(to_rates(rates)) {
     std::vector<std::int32_t> device;
     for (const std::int64_t at : multiples(blocks, granules)) device.push_back(static_cast<std::int32_t>(at));
@@ -143,7 +140,7 @@ void bind_cache(py::module_& m) {
   using namespace pybind11::literals;
   py::class_<PyTierCache>(m, "TierCache", "Copies of one model's blocks in host memory and on disk.")
       .def(py::init<std::int32_t, std::int32_t, std::int32_t, std::int32_t, std::int64_t, std::int32_t,
-                    const std::vector<RateTuple>&>(),
+                    const std::vector<double>&>(),
            py::kw_only(), "entries"_a, "blocks"_a, "host"_a, "disk"_a, "granules"_a, "store_on_reuse"_a,
            "rates"_a)
       .def(

@@ -29,29 +29,25 @@ std::optional<Transfer> Transfers::end(TransferId id, TransferEnd how, Micros mi
   Queue& queue = queues_[index(transfer.kind)];
   --queue.count;
   queue.bytes -= transfer.bytes;
-  TransferRate& rate = rates_[index(transfer.kind)];
+  double& rate = rates_[index(transfer.kind)];
   // A kind that never arrives stays one: it was told so, not measured.
-  if (how == TransferEnd::kDone && micros >= 0 && rate.bytes_per_us > 0) {
-    const double own = std::max(static_cast<double>(micros) - rate.fixed_us, 0.0);
-    const double per_byte = own / static_cast<double>(transfer.bytes);
-    const double fitted = 1 / rate.bytes_per_us + kStep * (per_byte - 1 / rate.bytes_per_us);
-    rate.bytes_per_us = std::min(1 / fitted, kMostRate);
+  if (how == TransferEnd::kDone && micros >= 0 && rate > 0) {
+    const double per_byte = static_cast<double>(micros) / static_cast<double>(transfer.bytes);
+    const double fitted = 1 / rate + kStep * (per_byte - 1 / rate);
+    rate = std::min(1 / fitted, kMostRate);
   }
   return transfer;
 }
 
 double Transfers::estimate(MemoryOpKind kind, std::int64_t count, std::int64_t bytes) const noexcept {
-  const TransferRate& rate = rates_[index(kind)];
-  if (rate.bytes_per_us <= 0) return std::numeric_limits<double>::infinity();
-  const Queue& ahead = queues_[index(kind)];
-  return static_cast<double>(ahead.count + count) * rate.fixed_us +
-         static_cast<double>(ahead.bytes + count * bytes) / rate.bytes_per_us;
+  const double rate = rates_[index(kind)];
+  if (rate <= 0) return std::numeric_limits<double>::infinity();
+  return static_cast<double>(queues_[index(kind)].bytes + count * bytes) / rate;
 }
 
 void Transfers::forget_some(MemoryOpKind kind) noexcept {
-  TransferRate& rate = rates_[index(kind)];
-  const TransferRate& start = start_[index(kind)];
-  rate.bytes_per_us += kForgetting * (start.bytes_per_us - rate.bytes_per_us);
+  double& rate = rates_[index(kind)];
+  rate += kForgetting * (start_[index(kind)] - rate);
 }
 
 }  // namespace airi

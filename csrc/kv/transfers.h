@@ -12,12 +12,6 @@
 
 namespace airi {
 
-// How fast one kind of transfer is: micros = fixed_us + bytes / bytes_per_us.
-struct TransferRate {
-  double bytes_per_us = 0;  // 0: never arrives
-  double fixed_us = 0;
-};
-
 enum class TransferEnd : std::uint8_t {
   kDone,
   kFailed,     // an error, a short read, a wrong checksum
@@ -42,7 +36,7 @@ struct Transfer {
 // Invariant: ids are never used twice; queued bytes per kind are the sum over pending transfers.
 class Transfers {
  public:
-  using Rates = std::array<TransferRate, kNumMemoryOpKinds>;  // by kind
+  using Rates = std::array<double, kNumMemoryOpKinds>;  // bytes per microsecond by kind; 0: never arrives
 
   // `start`: the rates to begin with, and to drift back to while a kind is not used.
   explicit Transfers(const Rates& start) : start_(start), rates_(start) {}
@@ -61,7 +55,6 @@ class Transfers {
   // keep it from being tried for ever.
   void forget_some(MemoryOpKind kind) noexcept;
 
-  [[nodiscard]] const TransferRate& rate(MemoryOpKind kind) const noexcept { return rates_[index(kind)]; }
   [[nodiscard]] std::size_t num_pending() const noexcept { return pending_.size(); }
   [[nodiscard]] std::int64_t num_pending(MemoryOpKind kind) const noexcept {
     return queues_[index(kind)].count;

@@ -41,7 +41,7 @@ std::vector<std::int64_t> slots(std::int32_t count) {
 
 // Blocks of one request, some held by others too, and the host beside them.
 struct World {
-  World(testing::Random& random, const TransferRate& rate)
+  World(testing::Random& random, double rate)
       : host(static_cast<std::int32_t>(random.below(20))),
         transfers({rate, rate, rate, rate, rate}),
         tables(entries(), SlabShape{1, kBlocks},
@@ -105,14 +105,12 @@ TEST(the_cheaper_way_back_is_taken) {
   for (int round = 0; round < 2000; ++round) {
     const StepTimeModel model =
         trained(static_cast<double>(10 + random.below(500)), static_cast<double>(1 + random.below(40)));
-    const TransferRate rate{.bytes_per_us = static_cast<double>(random.below(200)),
-                            .fixed_us = static_cast<double>(random.below(50))};
+    const auto rate = static_cast<double>(random.below(200));
     World world(random, rate);
     const std::int32_t first = std::min(world.shared, world.known);
     const std::int32_t full = world.known - first;
-    const double copy = rate.bytes_per_us > 0
-                            ? rate.fixed_us + static_cast<double>(kGranuleBytes) / rate.bytes_per_us
-                            : std::numeric_limits<double>::infinity();
+    const double copy =
+        rate > 0 ? static_cast<double>(kGranuleBytes) / rate : std::numeric_limits<double>::infinity();
     const double swap = 2 * full * copy + prefill(model, world.known * kBlock, world.request.num_computed);
     const double recompute = prefill(model, first * kBlock, world.request.num_computed);
     const bool has_room = full > 0 && full <= world.host && full <= world.room;

@@ -339,7 +339,7 @@ class TierSpace(metaclass=_PybindType):
 class TierCache(metaclass=_PybindType):
     """Copies of one model's blocks in host memory and on disk. Blocks and slots lie one after the other.
 
-    rates are (bytes per microsecond, fixed microseconds) by MemoryOpKind; 0 bytes: it never arrives.
+    rates are bytes per microsecond by MemoryOpKind; 0: it never arrives.
     """
 
     def __init__(
@@ -351,7 +351,7 @@ class TierCache(metaclass=_PybindType):
         disk: int,
         granules: int,
         store_on_reuse: int,
-        rates: Sequence[tuple[float, float]],
+        rates: Sequence[float],
     ) -> None: ...
     def begin_step(self, capacity: int) -> None: ...
     def ops(self) -> list[tuple[MemoryOpKind, int, int, int, int]]:
