@@ -31,7 +31,7 @@ Admitter::Admitter(const Options& options, const ChunkRule& chunks, BlockTables&
 
 Request* Admitter::first_waiting() {
   return queue_.head(tables_.pool().num_forgotten() + 1,
-                     [this](Request& request) { return tables_.match(request).num_blocks; });
+                     [this](Request& request) { return tables_.num_hits(request); });
 }
 
 Request* Admitter::next() {
@@ -39,7 +39,7 @@ Request* Admitter::next() {
   if (!slo_.is_active()) return head;
   for (int i = 0; i < kMostHopeless && head != nullptr; ++i, head = first_waiting()) {
     auto until = slo_.hopeless_until(*head, 0);
-    if (until) until = slo_.hopeless_until(*head, tables_.match(*head).num_blocks * chunks_.block_size);
+    if (until) until = slo_.hopeless_until(*head, tables_.num_hits(*head) * chunks_.block_size);
     if (!until) break;
     queue_.make_best_effort(head, *until);
     slo_.note_best_effort();
@@ -123,25 +123,26 @@ Admitter::Outcome Admitter::try_admit(Request* request, const Room& room, TimePo
     return Outcome::kNoRoomInStep;
   };
   if (room.tokens <= 0) return no_room();
-  const PrefixMatch match = tables_.match(*request);
-  const std::int32_t loads = loader_.worth_loading(*request, match);
-  if (match.num_blocks + loads + room.reserved_deltas > out.delta_room()) return no_room();
-  if (loads == 0) {
-    const auto held = dedupe_.worth_holding(request, match.num_blocks, room.tokens, out);
+  tables_.match(*request, match_);
+  const auto loads = loader_.worth_loading(*request, match_);
+  const std::int32_t deltas = match_.num_blocks() + static_cast<std::int32_t>(loads.size());
+  if (deltas + room.reserved_deltas > out.delta_room()) return no_room();
+  if (loads.empty()) {
+    const auto held = dedupe_.worth_holding(request, match_.num_blocks(), room.tokens, out);
     if (held) return hold(*held);
   }
-  const auto demand = tables_.admission().demand(*request, match.num_blocks, match.num_cached);
+  const auto demand = tables_.demand(*request, match_);
   if (running_.is_full()) {
     hold_back(request, Decision::kQueuedSlots, static_cast<std::int64_t>(running_.size()));
     return Outcome::kNoBlocks;
   }
-  if (!has_blocks(request, demand)) {
-    const bool by_quotas = tables_.is_held_by_quotas(*request, demand, running_.empty());
+  if (!has_blocks(request, match_, demand)) {
+    const bool by_quotas = tables_.is_held_by_quotas(*request, match_, demand, running_.empty());
     hold_back(request, by_quotas ? Decision::kQueuedQuota : Decision::kQueuedBlocks, demand.blocks,
-              tables_.available_for(*request, demand) - tables_.admission().outstanding());
+              tables_.available_for(*request, match_, demand) - tables_.admission().outstanding());
     return Outcome::kNoBlocks;
   }
-  dispatch(request, match, loads, demand, now, out);
+  dispatch(request, match_, loads, demand, now, out);
   return Outcome::kAdmitted;
 }
 
@@ -158,9 +159,10 @@ Admitter::Outcome Admitter::hold(const PrefixDedupe::Held& held) {
 }
 
 // Other models' slabs come before a refusal.
-bool Admitter::has_blocks(const Request* request, const AdmissionControl::Demand& demand) {
+bool Admitter::has_blocks(const Request* request, const PrefixMatch& match,
+                          const AdmissionControl::Demand& demand) {
   const auto shortage = [&] {
-    const std::int32_t available = tables_.available_for(*request, demand);
+    const std::int32_t available = tables_.available_for(*request, match, demand);
     return tables_.admission().shortage(demand, available, running_.empty());
   };
   return shortage() <= 0 || (tables_.try_extend(shortage()) && shortage() <= 0);
@@ -172,26 +174,27 @@ std::int64_t Admitter::prompt_charge(const Request* request, std::int32_t hits) 
   return computed * options_.service.prompt + std::int64_t{hits} * options_.service.hit;
 }
 
-void Admitter::dispatch(Request* request, const PrefixMatch& match, std::int32_t loads,
+void Admitter::dispatch(Request* request, const PrefixMatch& match, std::span<const BlockPool::Known> loads,
                         const AdmissionControl::Demand& demand, TimePoint now, StepWriter& out) {
-  const std::int32_t hits = (match.num_blocks + loads) * chunks_.block_size;
+  const std::int32_t loaded = static_cast<std::int32_t>(loads.size()) * chunks_.block_size;
+  const std::int32_t hits = match.num_blocks() * chunks_.block_size + loaded;
   queue_.dispatch(request, prompt_charge(request, hits), now);
   if (!request->dispatched_before()) {
     request->num_cached = hits;
     counters_.query_tokens += request->prompt_length;
     counters_.hit_tokens += hits;
-    counters_.loaded_tokens += std::int64_t{loads} * chunks_.block_size;
+    counters_.loaded_tokens += loaded;
   }
   request->bypassed = 0;
   request->queued_for = raw(Decision::kNone);
   forget(request);
-  if (loads == 0) {
+  if (loads.empty()) {
     running_.enter(request);
   } else {
     running_.enter_loading(request);
   }
   tables_.admit(*request, match, demand, out);
-  if (loads > 0) loader_.begin(*request, loads, now, out);
+  if (!loads.empty()) loader_.begin(*request, loads, now, out);
   swapper_.release(*request);
   log_.write(*request, Decision::kAdmitted, hits, demand.reserved);
 }
@@ -226,13 +229,13 @@ Request* Admitter::admit_past(Request* head, const Room& room, TimePoint now, St
   std::int64_t service = 0;
   const auto fits = [&](Request* candidate) {
     if (candidate == head || preemptor_.is_barred(candidate)) return false;
-    const PrefixMatch match = tables_.match(*candidate);
+    tables_.match(*candidate, match_);
     const std::int32_t to_sample = candidate->max_length - candidate->length();
-    service = prompt_charge(candidate, match.num_blocks * chunks_.block_size) +
+    service = prompt_charge(candidate, match_.num_blocks() * chunks_.block_size) +
               std::int64_t{to_sample} * options_.service.decode;
     if (service > allowance) return false;
-    const auto demand = tables_.admission().demand(*candidate, match.num_blocks, match.num_cached);
-    return tables_.admission().fits(demand, tables_.available_for(*candidate, demand), false);
+    const auto demand = tables_.demand(*candidate, match_);
+    return tables_.admission().fits(demand, tables_.available_for(*candidate, match_, demand), false);
   };
   Outcome outcome = Outcome::kHeld;
   while (outcome == Outcome::kHeld) {

@@ -90,8 +90,9 @@ class Admitter {
   [[nodiscard]] bool may_enter(Request* head, std::int32_t budget) noexcept;
   [[nodiscard]] Outcome try_admit(Request* request, const Room& room, TimePoint now, StepWriter& out);
   [[nodiscard]] Outcome hold(const PrefixDedupe::Held& held);
-  [[nodiscard]] bool has_blocks(const Request* request, const AdmissionControl::Demand& demand);
-  void dispatch(Request* request, const PrefixMatch& match, std::int32_t loads,
+  [[nodiscard]] bool has_blocks(const Request* request, const PrefixMatch& match,
+                                const AdmissionControl::Demand& demand);
+  void dispatch(Request* request, const PrefixMatch& match, std::span<const BlockPool::Known> loads,
                 const AdmissionControl::Demand& demand, TimePoint now, StepWriter& out);
   [[nodiscard]] Request* admit_past(Request* head, const Room& room, TimePoint now, StepWriter& out);
   [[nodiscard]] Outcome make_way(Request* head, Outcome outcome, TimePoint now, StepWriter& out);
@@ -112,6 +113,7 @@ class Admitter {
   PrefixDedupe& dedupe_;
   SloPolicy& slo_;
   DecisionLog& log_;
+  PrefixMatch match_;             // scratch
   Request* held_back_ = nullptr;  // the head whose reason to wait was looked at last
   Counters counters_;
 };

@@ -31,28 +31,43 @@ BlockTables::BlockTables(std::vector<std::int32_t> entries, const SlabShape& sha
       caches_prefixes_(caches_prefixes),
       leaving_references_(entries_.size()) {
   AIRI_CHECK(static_cast<std::size_t>(shape.capacity()) == entries_.size()) << "an entry per block";
-  hits_.reserve(entries_.size());
 }
 
-PrefixMatch BlockTables::match(Request& request) {
-  hits_.clear();
-  const bool has_quotas = pool_.quotas().enabled();
-  if (has_quotas) hits_of_.fill(0);
-  PrefixMatch match;
-  if (!caches_prefixes_) return match;
+// Calls visit(hit) for each block of the longest published prefix, from the first on.
+template <class Visit>
+void BlockTables::visit_hits(Request& request, Visit visit) {
+  if (!caches_prefixes_) return;
   chain_->extend(request.tokens, request.extras, request.hashes);  // also for those that wait for its blocks
-  if (request.compute_all) return match;
+  if (request.compute_all) return;
   const std::int32_t most = (request.length() - 1) / block_size();
-  for (; match.num_blocks < most; ++match.num_blocks) {
-    const auto hit = pool_.find(key_of(request, match.num_blocks, block_size(), match.tail));
-    if (!hit) break;
-    match.tail = hit->serial;
-    const bool is_cached = pool_.ref_count(hit->block) == 0;
-    match.num_cached += is_cached ? 1 : 0;
-    if (has_quotas && is_cached) ++hits_of_[index(pool_.quotas().owner(raw(hit->block)))];
-    hits_.push_back(hit->block);
+  EntrySerial tail = kRootSerial;
+  for (std::int32_t i = 0; i < most; ++i) {
+    const auto hit = pool_.find(key_of(request, i, block_size(), tail));
+    if (!hit) return;
+    tail = hit->serial;
+    visit(*hit);
   }
-  return match;
+}
+
+std::int32_t BlockTables::num_hits(Request& request) {
+  std::int32_t hits = 0;
+  visit_hits(request, [&](const BlockPool::Hit&) { ++hits; });
+  return hits;
+}
+
+void BlockTables::match(Request& request, PrefixMatch& out) {
+  out.blocks.clear();
+  out.num_cached = 0;
+  out.tail = kRootSerial;
+  const bool has_quotas = pool_.quotas().enabled();
+  if (has_quotas) out.cached_of.fill(0);
+  visit_hits(request, [&](const BlockPool::Hit& hit) {
+    out.blocks.push_back(hit.block);
+    out.tail = hit.serial;
+    if (pool_.ref_count(hit.block) > 0) return;
+    ++out.num_cached;
+    if (has_quotas) ++out.cached_of[index(pool_.quotas().owner(raw(hit.block)))];
+  });
 }
 
 std::span<const BlockPool::Known> BlockTables::loadable(const Request& request, const PrefixMatch& match) {
@@ -61,7 +76,7 @@ std::span<const BlockPool::Known> BlockTables::loadable(const Request& request, 
   if (tiers == nullptr || !caches_prefixes_ || request.compute_all) return loadable_;
   const std::int32_t most = (request.length() - 1) / block_size();
   EntrySerial tail = match.tail;
-  for (std::int32_t i = match.num_blocks; i < most; ++i) {
+  for (std::int32_t i = match.num_blocks(); i < most; ++i) {
     const auto known = pool_.find_known(key_of(request, i, block_size(), tail));
     if (!known || tiers->source(known->entry) == TierCache::Source::kNone) break;
     tail = known->serial;
@@ -71,29 +86,29 @@ std::span<const BlockPool::Known> BlockTables::loadable(const Request& request, 
 }
 
 // Blocks for which shortage() comes out as what would be idle after the admission tells.
-std::int32_t BlockTables::available_for(const Request& request,
+std::int32_t BlockTables::available_for(const Request& request, const PrefixMatch& match,
                                         const AdmissionControl::Demand& demand) const noexcept {
   const KvQuotas& quotas = pool_.quotas();
   if (!quotas.enabled()) return pool_.num_available();
-  std::int32_t cached_hits = 0;
-  for (const std::int32_t hits : hits_of_) cached_hits += hits;
-  const std::int32_t promised = demand.blocks - cached_hits;
+  const std::int32_t promised = demand.blocks - match.num_cached;
   const QuotaCounts& counts = quotas.counts();
-  return pool_.num_available() - counts.num_idle_after(counts.group_of(request.tenant), promised, hits_of_);
+  return pool_.num_available() -
+         counts.num_idle_after(counts.group_of(request.tenant), promised, match.cached_of);
 }
 
 void BlockTables::admit(Request& request, const PrefixMatch& match, const AdmissionControl::Demand& demand,
                         StepWriter& out) {
   AIRI_DCHECK(request.block_table.empty()) << "request " << raw(request.id) << " holds blocks";
-  request.block_table.assign(hits_.begin(), hits_.end());
-  for (std::size_t i = 0; i < hits_.size(); ++i) {
-    pool_.hold(hits_[i]);
-    if (pool_.tiers() != nullptr) pool_.tiers()->on_reuse(pool_.entry_of(hits_[i]), hits_[i]);
-    out.add_delta(request.slot, static_cast<std::int32_t>(i), entries_[index(hits_[i])]);
+  request.block_table.assign(match.blocks.begin(), match.blocks.end());
+  for (std::int32_t i = 0; i < match.num_blocks(); ++i) {
+    const BlockId hit = match.blocks[static_cast<std::size_t>(i)];
+    pool_.hold(hit);
+    if (pool_.tiers() != nullptr) pool_.tiers()->on_reuse(pool_.entry_of(hit), hit);
+    out.add_delta(request.slot, i, entries_[index(hit)]);
   }
-  request.covered = match.num_blocks * block_size();
+  request.covered = match.num_blocks() * block_size();
   request.num_computed = request.covered;
-  request.num_published = request.num_hit_blocks = match.num_blocks;
+  request.num_published = request.num_hit_blocks = match.num_blocks();
   request.chain_tail = match.tail;
   admission_.admit(request, demand);
   request.quota_group = pool_.quotas().counts().group_of(request.tenant);
@@ -163,7 +178,7 @@ std::int32_t BlockTables::gain_of_release(const Request& request) const noexcept
 }
 
 bool BlockTables::would_fit(Request& request, std::span<Request* const> leaving, bool nothing_runs) {
-  PrefixMatch match = this->match(request);
+  match(request, match_);
   std::int32_t available = pool_.num_available();
   std::int32_t most = available;
   for (const Request* r : leaving) {
@@ -171,8 +186,7 @@ bool BlockTables::would_fit(Request& request, std::span<Request* const> leaving,
     most += AdmissionControl::promised(*r) + static_cast<std::int32_t>(r->block_table.size());
   }
   const auto fits = [&](std::int32_t blocks) {
-    return admission_.fits(admission_.demand(request, match.num_blocks, match.num_cached), blocks,
-                           nothing_runs);
+    return admission_.fits(demand(request, match_), blocks, nothing_runs);
   };
   if (!fits(most)) return false;
   for (const Request* r : leaving) {
@@ -183,16 +197,15 @@ bool BlockTables::would_fit(Request& request, std::span<Request* const> leaving,
   }
   const auto stays_held = [&](BlockId b) { return pool_.ref_count(b) > leaving_references_[index(b)]; };
   const auto is_cached_then = [&](BlockId hit) { return !pool_.any_twin(hit, stays_held); };
-  match.num_cached = static_cast<std::int32_t>(std::ranges::count_if(hits_, is_cached_then));
+  match_.num_cached = static_cast<std::int32_t>(std::ranges::count_if(match_.blocks, is_cached_then));
   if (pool_.quotas().enabled()) {
-    hits_of_.fill(0);
-    for (const BlockId hit : hits_) {
-      if (is_cached_then(hit)) ++hits_of_[index(pool_.quotas().owner(raw(hit)))];
+    match_.cached_of.fill(0);
+    for (const BlockId hit : match_.blocks) {
+      if (is_cached_then(hit)) ++match_.cached_of[index(pool_.quotas().owner(raw(hit)))];
     }
-    const auto demand = admission_.demand(request, match.num_blocks, match.num_cached);
+    const std::int32_t promised = demand(request, match_).blocks - match_.num_cached;
     const QuotaCounts then = counts_without(leaving);
-    available -=
-        then.num_idle_after(then.group_of(request.tenant), demand.blocks - match.num_cached, hits_of_);
+    available -= then.num_idle_after(then.group_of(request.tenant), promised, match_.cached_of);
   }
   for (const Request* r : leaving) {
     for (const BlockId block : r->block_table) leaving_references_[index(block)] = 0;

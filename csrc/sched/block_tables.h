@@ -15,11 +15,14 @@
 
 namespace airi {
 
-// What a waiting request would hit in the prefix cache right now.
+// What a waiting request would hit in the prefix cache. To be used again and again: it keeps its memory.
 struct PrefixMatch {
-  std::int32_t num_blocks = 0;
-  std::int32_t num_cached = 0;  // of them, blocks nobody holds
+  std::vector<BlockId> blocks;  // hits, the request's first ones
+  std::int32_t num_cached = 0;  // of them, those that nobody holds
   EntrySerial tail = kRootSerial;
+  std::array<std::int32_t, QuotaCounts::kMaxTenants + 1> cached_of{};  // and by owner, if quotas are set
+
+  [[nodiscard]] std::int32_t num_blocks() const noexcept { return static_cast<std::int32_t>(blocks.size()); }
 };
 
 // Gives the requests of one model their blocks, takes them back, and publishes full ones. Joins
@@ -52,30 +55,35 @@ class BlockTables {
   // The block-table entry of every block.
   [[nodiscard]] const std::vector<std::int32_t>& entries() const noexcept { return entries_; }
 
-  // The longest published prefix that leaves at least one token to compute. O(blocks).
-  [[nodiscard]] PrefixMatch match(Request& request);
+  // The longest published prefix that leaves at least one token to compute, as of now. O(blocks).
+  void match(Request& request, PrefixMatch& out);
+  // How many blocks that is.
+  [[nodiscard]] std::int32_t num_hits(Request& request);
 
   // From now on blocks have copies in `tiers`, at most `num_copies` of them.
   void attach(TierCache& tiers, std::int32_t num_copies) { pool_.attach(tiers, num_copies); }
-  // What follows the latest match(), which was of this request, and has a copy in a tier that can be read; up
-  // to the last token, which is to be computed. O(blocks).
+  // What follows the match and has a copy in a tier that can be read; up to the last token, which is to be
+  // computed. Valid until the next call. O(blocks).
   [[nodiscard]] std::span<const BlockPool::Known> loadable(const Request& request, const PrefixMatch& match);
-  [[nodiscard]] std::span<const BlockPool::Known> latest_loadable() const noexcept { return loadable_; }
 
-  // Takes the blocks of the latest match(), which was of this request, and promises the rest.
-  // Writes their deltas. REQUIRES: nothing changed since; the request holds no block.
+  // Takes the blocks of the match, which is the request's, and promises the rest. Writes their deltas.
+  // REQUIRES: nothing has changed since it was found; the request holds no block.
   void admit(Request& request, const PrefixMatch& match, const AdmissionControl::Demand& demand,
              StepWriter& out);
 
-  // The blocks that admission may count on for a request of the latest match(): those available, less
-  // what quotas keep from it.
-  [[nodiscard]] std::int32_t available_for(const Request& request,
+  // What a request with this match needs.
+  [[nodiscard]] AdmissionControl::Demand demand(const Request& request, const PrefixMatch& match) const {
+    return admission_.demand(request, match.num_blocks(), match.num_cached);
+  }
+  // The blocks that admission may count on for it: those available, less what quotas keep from it.
+  [[nodiscard]] std::int32_t available_for(const Request& request, const PrefixMatch& match,
                                            const AdmissionControl::Demand& demand) const noexcept;
   // True iff a request that is promised nothing would fit but for quotas of other tenants.
-  [[nodiscard]] bool is_held_by_quotas(const Request& request, const AdmissionControl::Demand& demand,
+  [[nodiscard]] bool is_held_by_quotas(const Request& request, const PrefixMatch& match,
+                                       const AdmissionControl::Demand& demand,
                                        bool nothing_runs) const noexcept {
     return pool_.quotas().enabled() && admission_.fits(demand, pool_.num_available(), nothing_runs) &&
-           !admission_.fits(demand, available_for(request, demand), nothing_runs);
+           !admission_.fits(demand, available_for(request, match, demand), nothing_runs);
   }
   // Promises, and what is protected for tenants beyond theirs.
   [[nodiscard]] std::int32_t num_spoken_for() const noexcept {
@@ -131,6 +139,8 @@ class BlockTables {
   [[nodiscard]] bool would_fit(Request& request, std::span<Request* const> leaving, bool nothing_runs);
 
  private:
+  template <class Visit>
+  void visit_hits(Request& request, Visit visit);
   [[nodiscard]] QuotaCounts counts_without(std::span<Request* const> leaving);
 
   std::vector<std::int32_t> entries_;  // by block
@@ -139,9 +149,7 @@ class BlockTables {
   std::shared_ptr<const HashChain> chain_;
   bool caches_prefixes_;
   SlabSource* source_ = nullptr;
-  std::vector<BlockId> hits_;  // of the latest match
-  std::array<std::int32_t, QuotaCounts::kMaxTenants + 1>
-      hits_of_{};                                 // by owner, CACHED ones; if quotas are set
+  PrefixMatch match_;                             // scratch
   std::vector<BlockPool::Known> loadable_;        // of the latest loadable()
   std::vector<std::int32_t> leaving_references_;  // by block; zeros outside would_fit()
 };

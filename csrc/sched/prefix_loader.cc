@@ -19,16 +19,17 @@ double PrefixLoader::load_micros(std::int32_t blocks) const noexcept {
   return micros;
 }
 
-std::int32_t PrefixLoader::worth_loading(const Request& request, const PrefixMatch& match) {
-  if (request.loads_nothing) return 0;
+std::span<const BlockPool::Known> PrefixLoader::worth_loading(const Request& request,
+                                                              const PrefixMatch& match) {
+  if (request.loads_nothing) return {};
   const auto known = tables_.loadable(request, match);
-  if (known.empty()) return 0;
+  if (known.empty()) return {};
   TierCache& tiers = *tables_.pool().tiers();
   on_disk_.assign(1, 0);
   for (const BlockPool::Known& k : known) {
     on_disk_.push_back(on_disk_.back() + (tiers.source(k.entry) != TierCache::Source::kHost ? 1 : 0));
   }
-  const LoadableSpan span{.start = match.num_blocks * tables_.block_size(),
+  const LoadableSpan span{.start = match.num_blocks() * tables_.block_size(),
                           .num_blocks = static_cast<std::int32_t>(known.size()),
                           .length = request.length(),
                           .block_size = tables_.block_size(),
@@ -36,18 +37,17 @@ std::int32_t PrefixLoader::worth_loading(const Request& request, const PrefixMat
   const std::int32_t best = best_load(step_time_, span, [this](std::int32_t n) { return load_micros(n); });
   if (best == 0)
     tiers.transfers().forget_some(on_disk_.back() > 0 ? MemoryOpKind::kFetch : MemoryOpKind::kLoad);
-  return best;
+  return known.first(static_cast<std::size_t>(best));
 }
 
-void PrefixLoader::begin(Request& request, std::int32_t count, TimePoint now, StepWriter& out) {
+void PrefixLoader::begin(Request& request, std::span<const BlockPool::Known> blocks, TimePoint now,
+                         StepWriter& out) {
   AIRI_DCHECK(request.phase == Phase::kLoading);
   Load load{.request = &request,
             .first_block = static_cast<std::int32_t>(request.block_table.size()),
             .deadline = now + options_.timeout,
             .parts = {}};
-  for (const BlockPool::Known& known : tables_.latest_loadable().first(static_cast<std::size_t>(count))) {
-    load.parts.push_back({.known = known});
-  }
+  for (const BlockPool::Known& known : blocks) load.parts.push_back({.known = known});
   // Blocks that are evicted to make room are stored; not in place of what is to be loaded.
   TierCache& tiers = *tables_.pool().tiers();
   pins_.clear();
@@ -57,7 +57,7 @@ void PrefixLoader::begin(Request& request, std::int32_t count, TimePoint now, St
       pins_.push_back(tiers.pin(part.known.entry));
     }
   }
-  tables_.grow(request, count * tables_.block_size(), out);
+  tables_.grow(request, static_cast<std::int32_t>(blocks.size()) * tables_.block_size(), out);
   loads_.push_back(std::move(load));
   ask(loads_.back());
   for (const TierPin& pin : pins_) tiers.unpin(pin);
@@ -66,8 +66,8 @@ void PrefixLoader::begin(Request& request, std::int32_t count, TimePoint now, St
 void PrefixLoader::prefetch(Request& request, TimePoint now) {
   TierCache* tiers = tables_.pool().tiers();
   if (tiers == nullptr || tiers->disk().size() == 0) return;
-  const std::int32_t count = worth_loading(request, tables_.match(request));
-  for (const BlockPool::Known& known : tables_.latest_loadable().first(static_cast<std::size_t>(count))) {
+  tables_.match(request, match_);
+  for (const BlockPool::Known& known : worth_loading(request, match_)) {
     if (tiers->source(known.entry) != TierCache::Source::kDisk) continue;
     const auto transfer = tiers->fetch(known.entry);
     if (!transfer) break;

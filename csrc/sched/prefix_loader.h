@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -35,12 +36,13 @@ class PrefixLoader {
   PrefixLoader(const Options& options, BlockTables& tables, RunningSet& running,
                const StepTimeModel& step_time);
 
-  // How many of the blocks that follow the latest match(), which was of this request, are worth loading.
-  [[nodiscard]] std::int32_t worth_loading(const Request& request, const PrefixMatch& match);
+  // Those of the blocks that follow what the request hits that are worth loading. Valid until the next call.
+  [[nodiscard]] std::span<const BlockPool::Known> worth_loading(const Request& request,
+                                                                const PrefixMatch& match);
 
-  // Begins to load that many blocks for a request in phase kLoading, which has just been given what it hits.
-  // Takes their blocks and writes their deltas.
-  void begin(Request& request, std::int32_t count, TimePoint now, StepWriter& out);
+  // Begins to load these for a request in phase kLoading, which has just been given what it hits. Takes their
+  // blocks and writes their deltas.
+  void begin(Request& request, std::span<const BlockPool::Known> blocks, TimePoint now, StepWriter& out);
 
   // Begins to bring what the disk has for a waiting request to the host.
   void prefetch(Request& request, TimePoint now);
@@ -111,6 +113,7 @@ class PrefixLoader {
   const StepTimeModel& step_time_;
   std::vector<Load> loads_;
   std::deque<std::pair<TransferId, TimePoint>> prefetches_;
+  PrefixMatch match_;                  // scratch
   std::vector<std::int32_t> on_disk_;  // scratch: of the first i loadable blocks
   std::vector<TierPin> pins_;          // scratch
 };
