@@ -22,6 +22,9 @@ constexpr int kChangeRun = 8;  // clipped residuals of one sign in a row: no out
 constexpr double kKeptHistory = 0.02;
 constexpr double kSpreadAfterChange = 0.1;
 constexpr double kSigmaStep = 0.02;
+// A sum of squares that has faded below this is 0. On its way down to the smallest numbers there are, which
+// no factor makes smaller, its inverse would end as infinity: some 350,000 steps after the last such work.
+constexpr double kForgotten = 1e-100;
 
 // Divides each feature by its usual size, so that all weights are of one magnitude.
 constexpr std::array kUsual = {1.0, 256.0, 64.0, 65'536.0, 1'048'576.0};
@@ -45,6 +48,11 @@ void StepTimeModel::scale(Piece& piece, double gram, double target) noexcept {
     for (double& value : row) value *= gram;
   }
   for (double& value : piece.target) value *= target;
+  for (std::size_t i = 0; i < kFeatures; ++i) {
+    if (piece.gram[i][i] >= kForgotten) continue;
+    for (std::size_t j = 0; j < kFeatures; ++j) piece.gram[i][j] = piece.gram[j][i] = 0;
+    piece.target[i] = 0;
+  }
 }
 
 // Coordinate descent from the last solution, which is close: each weight in turn takes its best value of at
@@ -54,7 +62,7 @@ void StepTimeModel::solve(Piece& piece) noexcept {
   Vector inverse{};
   Vector best{};
   for (std::size_t i = 0; i < kFeatures; ++i) {
-    // Else it is a kind of work that no step ever held: its row is 0, and its weight stays.
+    // Else it is a kind of work that no step has held, or none for long: its row is 0, and its weight stays.
     if (piece.gram[i][i] > 0) inverse[i] = 1 / piece.gram[i][i];
     best[i] = piece.weights[i] + (piece.target[i] - dot(piece.gram[i], piece.weights)) * inverse[i];
   }

@@ -235,6 +235,18 @@ def test_decodes_alone_are_enough_for_decodes() -> None:
     assert StepTimeModel().estimate((1, 1, 1, 0.0)) == 0
 
 
+@pytest.mark.parametrize("seed", range(2))
+def test_work_that_no_step_has_held_for_long_keeps_its_price(seed: int) -> None:
+    """Sums over it fade; some 350,000 steps later they are too small for a number, and must not undo all weights."""
+    model, rng = observed(true_time, count=400, seed=seed, noise=0.02)
+    decodes = [(n, n, n * rng.randint(16, 2000), 0.0) for n in range(1, 65)]
+    for i in range(360_000):
+        model.observe(decodes[i % 64], true_time(decodes[i % 64]) * rng.uniform(0.95, 1.05))
+    prompt = (256, 1, 0, 256 * 128.0)
+    assert model.estimate(prompt) == pytest.approx(true_time(prompt), rel=0.1)
+    assert model.pieces[0][0] == pytest.approx(DECODE_ONLY[0], rel=0.05)
+
+
 def test_a_model_that_imports_the_state_of_another_goes_on_as_it() -> None:
     original, rng = observed(true_time, count=300, seed=5, noise=0.05)
     copied = StepTimeModel()
