@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airi import _core
 from airi._core import parts
 
 from .harness import Config, Executor, ModelSpec
@@ -191,30 +192,40 @@ def test_settings_that_cannot_work_are_refused(
         parts.ModelArbiter(weights, quantum, residency, borrow)
 
 
-def late_tokens(max_borrow_us: int) -> tuple[int, int]:
-    """Late and timely next tokens of a chat model beside one that always has prompts to compute.
+def chats_beside_batches(itl_us: int, max_borrow_us: int) -> tuple[list[int], _core.ModelStats]:
+    """Whose steps run, and what comes of a chat model, beside one that always has prompts to compute.
 
-    Its decodes take 300 microseconds of the 5,000 promised; each step of the other takes 4,000, and turns are long.
+    Decodes of the chats take 300 microseconds; each step of the other takes 4,000, and turns are long.
     """
-    chat = ModelSpec(max_num_seqs=3, max_batch_tokens=64, targets=((None, 5_000),))
+    chat = ModelSpec(max_num_seqs=3, max_batch_tokens=64, targets=((None, itl_us),))
     batch = ModelSpec(blocks=400, max_num_seqs=4, max_batch_tokens=64)
     executor = Executor([chat, batch], Config(quantum_us=20_000, max_borrow_us=max_borrow_us))
     for i in range(200):
         executor.accepted([1 + i % 7] * 50, model=1, max_new=2)
     chats = [executor.accepted([5] * 4, model=0, max_new=50) for _ in range(12)]
+    turns = []
     while not executor.finished.keys() >= set(chats):
         step = executor.plan()
         assert step is not None
+        turns.append(step.info.model)
         executor.commit(step, device_us=300 if step.info.model == 0 else 4_000)
         executor.runtime.check_invariants()
-    stats = executor.runtime.stats()[0]
-    return stats.next_tokens_late, stats.next_tokens_on_time
+    return turns, executor.runtime.stats()[0]
 
 
 def test_a_model_that_would_be_late_runs_before_its_turn() -> None:
     """L4 in the runtime: turns of 20 milliseconds make streams with a promise of 5 late, unless they borrow."""
-    late, timely = late_tokens(0)
-    assert late > 0
-    borrowed_late, borrowed_timely = late_tokens(50_000)
-    assert borrowed_late < late / 4
-    assert borrowed_late + borrowed_timely == late + timely
+    _, waits = chats_beside_batches(5_000, 0)
+    assert waits.next_tokens_late > 0
+    _, borrows = chats_beside_batches(5_000, 50_000)
+    assert borrows.next_tokens_late < waits.next_tokens_late / 4
+    assert (
+        borrows.next_tokens_late + borrows.next_tokens_on_time
+        == waits.next_tokens_late + waits.next_tokens_on_time
+    )
+
+
+def test_a_model_that_is_late_already_borrows_nothing_for_that() -> None:
+    """It may borrow half a step of the other. Once that made it late, the rest of the turn makes it no later."""
+    turns, _ = chats_beside_batches(500, 2_000)
+    assert [len(list(steps)) for model, steps in itertools.groupby(turns) if model == 1] == [5, 5]
