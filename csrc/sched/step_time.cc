@@ -131,9 +131,12 @@ void StepTimeModel::learn(Piece& piece, const Vector& x, double target, double s
 void StepTimeModel::observe(const StepWork& work, double micros) {
   if (!std::isfinite(micros) || micros <= 0) return;
   if (work.tokens < 0 || work.seqs < 0 || work.decode_context < 0 || !(work.prefill_pairs >= 0)) return;
+  const bool trained = is_trained();
+  // Prompts of one token, as an engine begins with: what such a step takes would be put down to half a pair,
+  // and all of a long prompt be priced by it.
+  if (!trained && work.tokens <= work.seqs && work.prefill_pairs > 0) return;
   const Vector x = features(work);
   const double expected = estimate(work);
-  const bool trained = is_trained();
   if (trained && expected > 0) ratios_.add(micros / expected);
   const double target = trained && expected > 0 ? target_of(micros, expected) : micros;
   sigma_ += kSigmaStep * (std::abs(target - expected) - sigma_);

@@ -57,7 +57,9 @@ class StepTimeModel {
   static constexpr std::size_t kStateSize = 2 * (5 + 5 * 5 + 5 + 1) + 3 + RatioSketch::kBuckets + 1;
   using State = std::array<double, kStateSize>;
 
-  // A finished step. Measurements that are not positive and finite, or work that is negative, are ignored.
+  // A finished step. Measurements that are not positive and finite, or work that is negative, are ignored;
+  // until both pieces have samples enough also steps that are neither decodes alone nor hold more than a
+  // token of some prompt.
   void observe(const StepWork& work, double micros);
 
   // Microseconds; 0 before the first observation.

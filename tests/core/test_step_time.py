@@ -247,6 +247,21 @@ def test_work_that_no_step_has_held_for_long_keeps_its_price(seed: int) -> None:
     assert model.pieces[0][0] == pytest.approx(DECODE_ONLY[0], rel=0.05)
 
 
+def test_a_prompt_of_one_token_does_not_price_long_ones() -> None:
+    """It is the first thing an engine runs, cold, with half a pair to blame for it."""
+    model, rng = StepTimeModel(), random.Random(3)
+    model.observe((1, 1, 0, 0.5), 5 * true_time((1, 1, 0, 0.5)))
+    for _ in range(40):
+        running, chunk = rng.randint(1, 64), rng.randint(16, 2048)
+        for work in (
+            (running, running, 300 * running, 0.0),
+            (running + chunk, running + 1, 300 * running, chunk * chunk / 2),
+        ):
+            model.observe(work, true_time(work))
+    assert model.is_trained
+    assert errors(model, true_time).max() < 0.5
+
+
 def test_a_model_that_imports_the_state_of_another_goes_on_as_it() -> None:
     original, rng = observed(true_time, count=300, seed=5, noise=0.05)
     copied = StepTimeModel()
