@@ -49,6 +49,18 @@ def test_drawn_requests_take_the_place_of_a_trace(airi: Airi) -> None:
     assert found["prefix_hit_rate"] > 0.7
 
 
+def test_a_narrow_terminal_cuts_no_figure(airi: Airi, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    drawn = "rate=20,requests=400,input=3000,output=20,tenants=2,seed=1"
+    found = figures(airi("simulate", "--generate", drawn, "--json"))
+    shown = airi("simulate", "--generate", drawn).out
+    assert "…" not in shown
+    for tenant in found["tenants"]:
+        assert tenant["prompt_tokens"] > 100_000
+        for name in ("prompt_tokens", "output_tokens", "service"):
+            assert f"{tenant[name]:,}" in shown
+
+
 def test_a_trace_and_drawn_requests_are_one_too_many(airi: Airi, mooncake: Path) -> None:
     result = airi("simulate", "--trace", str(mooncake), "--generate", "rate=1")
     assert result.code != 0

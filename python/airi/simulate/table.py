@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -106,7 +107,9 @@ def _row(times: Mapping[str, float] | None, names: tuple[str, ...]) -> list[str]
 def _tenants(tenants: list[Mapping[str, Any]], names: Mapping[int, str]) -> Table:
     most = sorted(tenants, key=lambda t: (-t["service"], t["tenant"]))[:_MOST_TENANTS]
     title = "tenants" if len(most) == len(tenants) else f"{len(most)} of {len(tenants):,} tenants, by service"
-    table = Table(
+    # Nine columns of figures: where a terminal is too narrow they go on in the next line, never cut.
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0, collapse_padding=True)
+    headings = (
         "tenant",
         "requests",
         "refused",
@@ -116,9 +119,9 @@ def _tenants(tenants: list[Mapping[str, Any]], names: Mapping[int, str]) -> Tabl
         "service",
         "TTFT p50",
         "p99 ms",
-        title=title,
-        title_justify="left",
     )
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
     for tenant in most:
         counts = [
             tenant[k]
