@@ -7,8 +7,8 @@ namespace airi {
 namespace {
 
 constexpr std::int32_t kMostContext = 1 << 30;
-// How long best effort lasts, in targets. Who comes back goes first, as the older one, and in an overload makes
-// another late: the sooner, the fewer are in time.
+// How long best effort lasts, in targets. Who comes back goes first, as the older one, and in an overload
+// makes another late: the sooner, the fewer are in time.
 constexpr Micros kStaysOfTarget = 300;
 
 }  // namespace

@@ -142,6 +142,37 @@ class Config:
     disk_bytes_per_us: float = 1000.0
     dedupe_steps: int = 0
 
+    def build(self, total_blocks: int) -> _core.RuntimeConfig:
+        return _core.RuntimeConfig(
+            arena_bytes=_core.GRANULE_BYTES * self.slab_blocks * (self.arena_slabs or total_blocks),
+            slab_bytes=_core.GRANULE_BYTES * self.slab_blocks,
+            slab_hysteresis_us=self.slab_hysteresis_us,
+            hash_key=bytes(range(16)),
+            max_queued=self.max_queued,
+            num_bands=self.num_bands,
+            aging_us=self.aging_us,
+            w_prompt=self.w_prompt,
+            w_decode=self.w_decode,
+            w_hit=self.w_hit,
+            bypass_tokens=self.bypass_tokens,
+            max_preemptions=self.max_preemptions,
+            quantum_us=self.quantum_us,
+            min_residency_us=self.min_residency_us,
+            max_borrow_us=self.max_borrow_us,
+            fairness_gap_tokens=self.fairness_gap_tokens,
+            steps_ahead=self.steps_ahead,
+            decision_records=self.decision_records,
+            kv_event_records=self.kv_event_records,
+            locality_quantum_tokens=self.locality_quantum_tokens,
+            host_bytes=self.host_blocks * _core.GRANULE_BYTES,
+            disk_bytes=self.disk_blocks * _core.GRANULE_BYTES,
+            store_on_reuse=self.store_on_reuse,
+            load_timeout_us=self.load_timeout_us,
+            host_bytes_per_us=self.host_bytes_per_us,
+            disk_bytes_per_us=self.disk_bytes_per_us,
+            dedupe_steps=self.dedupe_steps,
+        )
+
 
 class Executor:
     """Drives a Runtime as an engine would, and checks what any engine relies on at every step."""
@@ -160,43 +191,12 @@ class Executor:
         configs = [m.build() for m in self.specs]
         rows = max(m.max_num_seqs for m in self.specs)
         tokens = max(rows, max(m.max_batch_tokens for m in self.specs))
-        c = self.config
         self.buffers = [
-            make_buffers(configs, rows=rows, tokens=tokens, spare=spare_deltas, ops=c.max_ops)
+            make_buffers(configs, rows=rows, tokens=tokens, spare=spare_deltas, ops=self.config.max_ops)
             for _ in range(2)
         ]
         self.runtime = _core.Runtime(
-            _core.RuntimeConfig(
-                arena_bytes=_core.GRANULE_BYTES
-                * c.slab_blocks
-                * (c.arena_slabs or sum(m.blocks for m in self.specs)),
-                slab_bytes=_core.GRANULE_BYTES * c.slab_blocks,
-                slab_hysteresis_us=c.slab_hysteresis_us,
-                hash_key=bytes(range(16)),
-                max_queued=c.max_queued,
-                num_bands=c.num_bands,
-                aging_us=c.aging_us,
-                w_prompt=c.w_prompt,
-                w_decode=c.w_decode,
-                w_hit=c.w_hit,
-                bypass_tokens=c.bypass_tokens,
-                max_preemptions=c.max_preemptions,
-                quantum_us=c.quantum_us,
-                min_residency_us=c.min_residency_us,
-                max_borrow_us=c.max_borrow_us,
-                fairness_gap_tokens=c.fairness_gap_tokens,
-                steps_ahead=c.steps_ahead,
-                decision_records=c.decision_records,
-                kv_event_records=c.kv_event_records,
-                locality_quantum_tokens=c.locality_quantum_tokens,
-                host_bytes=c.host_blocks * _core.GRANULE_BYTES,
-                disk_bytes=c.disk_blocks * _core.GRANULE_BYTES,
-                store_on_reuse=c.store_on_reuse,
-                load_timeout_us=c.load_timeout_us,
-                host_bytes_per_us=c.host_bytes_per_us,
-                disk_bytes_per_us=c.disk_bytes_per_us,
-                dedupe_steps=c.dedupe_steps,
-            ),
+            self.config.build(sum(m.blocks for m in self.specs)),
             configs,
             self.buffers,
         )

@@ -10,10 +10,12 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from airi.engine import Engine
@@ -370,7 +372,6 @@ def test_an_engine_whose_parent_dies_does_not_stay(tiny_llama: Path, tmp_path: P
         pid = int(parent.stdout.readline())
         assert asyncio.run(_serves(endpoint))
         parent.kill()
-        parent.wait()
     wait_gone(pid)
 
 
@@ -378,8 +379,6 @@ COMMAND = [sys.executable, "-m", "airi.engine.process"]
 
 
 def start_process(given: EngineOptions, endpoint: str, *arguments: str) -> subprocess.Popen[bytes]:
-    import msgspec
-
     encoded = msgspec.json.encode(given).decode()
     return subprocess.Popen([*COMMAND, "--endpoint", endpoint, "--options", encoded, *arguments])
 
@@ -391,8 +390,6 @@ async def _serves(endpoint: str) -> bool:
 
 def wait_gone(pid: int) -> None:
     """Returns when the process has ended (pytest's own timeout bounds the wait)."""
-    import time
-
     while True:
         try:
             state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
