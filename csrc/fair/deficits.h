@@ -43,6 +43,11 @@ class Deficits {
   // it came first, and O(eligible) for a refill.
   [[nodiscard]] std::optional<TenantIndex> next();
 
+  // The tenant that next() will most likely return: it does, unless that one was charged meanwhile.
+  [[nodiscard]] std::optional<TenantIndex> likely_next() const noexcept {
+    if (eligible_.empty()) return std::nullopt;
+    return TenantIndex{eligible_.top().tenant};
+  }
   // What the tenant may still take; not positive: nothing before a refill.
   [[nodiscard]] std::int64_t deficit(TenantIndex tenant) const;
   // The candidate of the tenant that next() has returned. REQUIRES: it did, and nothing has changed since.

@@ -59,6 +59,12 @@ Request* PrefixOrder::first() {
   return nullptr;
 }
 
+std::optional<TenantIndex> PrefixOrder::prepare_first() const {
+  const auto next = deficits_.likely_next();
+  if (next) __builtin_prefetch(tenants_[index(*next)].by_match.items().data());
+  return next;
+}
+
 void PrefixOrder::check_invariants() const {
   deficits_.check_invariants();
   std::size_t backlogged = 0;

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "base/indexed_heap.h"
@@ -34,6 +35,10 @@ class PrefixOrder {
   void rematched(Request* request);
   // The first by the bounds, or null; refills deficits where none is left.
   [[nodiscard]] Request* first();
+
+  // The tenant whose request first() will most likely return; what first() looks at is on its way to the
+  // caches.
+  [[nodiscard]] std::optional<TenantIndex> prepare_first() const;
 
   [[nodiscard]] const Deficits& deficits() const noexcept { return deficits_; }
 
