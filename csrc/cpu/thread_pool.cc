@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/relax.h"
 
 namespace airi::cpu {
 namespace {
@@ -32,14 +33,6 @@ constexpr std::uint64_t span_of(std::int64_t begin, std::int64_t end) {
 
 constexpr std::uint64_t gate_of(std::uint32_t job, bool open) {
   return (static_cast<std::uint64_t>(job) << 32) | (open ? kOpen : 0);
-}
-
-void relax() noexcept {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
 }
 
 }  // namespace

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/relax.h"
+
 namespace airi {
 namespace {
 
@@ -20,14 +22,6 @@ constexpr std::int32_t kMostStrain = 1024;
 constexpr std::int32_t kLeastAlone = 256;
 constexpr std::int32_t kMostAlone = 8192;
 constexpr std::int32_t kSoon = 4096;
-
-void relax() noexcept {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
 
 }  // namespace
 
