@@ -28,6 +28,20 @@ Standing = tuple[Executor, int]
 """A runtime, and the request that stands where the test wants it."""
 
 
+def run_until(ex: Tiered, kind: MemoryOpKind) -> None:
+    """Steps until such a transfer is on its way."""
+    while not any(op.kind == kind for op in ex.tiered.running):
+        ex.step()
+
+
+def admitted_to_wait(ex: Tiered, request: int, kind: MemoryOpKind) -> Standing:
+    """The request has its place, and no row until such a transfer has ended."""
+    run_until(ex, kind)
+    assert ex.runtime.stats()[0].running == 1
+    assert all(row.request != request for step in ex.steps for row in step.rows)
+    return ex, request
+
+
 def queued() -> Standing:
     ex = Executor([ModelSpec(max_num_seqs=1)])
     ex.accepted([1, 2, 3], max_new=20)
@@ -116,11 +130,7 @@ def loading() -> Standing:
         request = ex.accepted([rng.randint(1, 900) for _ in range(41)], max_new=2, deadline=LATE)
         if seed != 1 or len(ex.finished) == 0:
             ex.run()
-    while not any(op.kind == MemoryOpKind.LOAD for op in ex.tiered.running):
-        ex.step()
-    assert ex.runtime.stats()[0].running == 1
-    assert all(row.request != request for step in ex.steps for row in step.rows)
-    return ex, request
+    return admitted_to_wait(ex, request, MemoryOpKind.LOAD)
 
 
 def shared() -> Elastic:
@@ -164,8 +174,7 @@ def prefetched() -> Standing:
     """In the queue, while its prefix is on its way from the disk."""
     ex = with_a_prefix_on_disk(41, SLOW_DISK)
     request = ex.accepted(prompt(GONE, 41), max_new=2, deadline=LATE)
-    while not any(op.kind == MemoryOpKind.FETCH for op in ex.tiered.running):
-        ex.step()
+    run_until(ex, MemoryOpKind.FETCH)
     assert ex.runtime.stats()[0].waiting == 1
     return ex, request
 
@@ -175,11 +184,7 @@ def fetched() -> Standing:
     ex = Tiered([ONE_SEAT], FAST_DISK, weather=SLOW_DISK)
     fill(ex, 41)
     request = ex.accepted(prompt(GONE, 41), max_new=2, deadline=LATE)
-    while not any(op.kind == MemoryOpKind.FETCH for op in ex.tiered.running):
-        ex.step()
-    assert ex.runtime.stats()[0].running == 1
-    assert all(row.request != request for step in ex.steps for row in step.rows)
-    return ex, request
+    return admitted_to_wait(ex, request, MemoryOpKind.FETCH)
 
 
 def short_of_slabs() -> Standing:

@@ -235,13 +235,19 @@ def test_no_slab_moves_twice_within_the_hysteresis_unless_it_must(seed: int) -> 
     assert rested > 0
 
 
-def test_what_a_waiting_model_is_due_drains_and_comes_to_it() -> None:
-    """A slab in use never moves (E3), so it must become empty: nothing new goes into it."""
+def world_that_drains() -> World:
+    """Two requests of model 0 fill all slabs, half each; model 1 was refused what it is due."""
     world = World(0, slabs=4, per_slab=2, hysteresis=0, limits=[(0, 4, 1.0), (0, 4, 1.0)])
     assert world.admit(0, 8, 0)
     world.requests[0].blocks, rest = world.requests[0].blocks[:4], world.requests[0].blocks[4:]
     world.requests.append(Request(0, rest, 0))
     assert not world.admit(1, 4, 0)
+    return world
+
+
+def test_what_a_waiting_model_is_due_drains_and_comes_to_it() -> None:
+    """A slab in use never moves (E3), so it must become empty: nothing new goes into it."""
+    world = world_that_drains()
     assert world.exchange.waits(1)
     assert world.pools[0].num_draining == 2
     world.end(world.requests[0])
@@ -251,12 +257,8 @@ def test_what_a_waiting_model_is_due_drains_and_comes_to_it() -> None:
 
 
 def test_what_drained_for_a_model_that_waits_is_not_taken_by_another_that_asks_first() -> None:
-    world = World(0, slabs=4, per_slab=2, hysteresis=0, limits=[(0, 4, 1.0), (0, 4, 1.0)])
-    assert world.admit(0, 8, 0)
-    world.requests[0].blocks, rest = world.requests[0].blocks[:4], world.requests[0].blocks[4:]
-    world.requests.append(Request(0, rest, 0))
-    assert not world.admit(1, 4, 0)
-    assert world.naive.models[0].pool.draining == {block // 2 for block in rest}
+    world = world_that_drains()
+    assert world.naive.models[0].pool.draining == {block // 2 for block in world.requests[1].blocks}
     world.waiting[1] = 4
     world.end(world.requests[1])
     assert not world.admit(0, 2, 0), "two slabs are FREE, and it has its share"

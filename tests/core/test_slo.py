@@ -208,19 +208,24 @@ def test_s3_a_feasible_prompt_that_is_next_gets_its_first_chunk_before_its_first
             executor.tick()
 
 
+def overload(executor: TimedExecutor, *, requests: int, most_ticks: int) -> None:
+    """Short and long prompts, each before the device has run more than `most_ticks` steps; then all to the end."""
+    rng = random.Random(5)
+    for _ in range(requests):
+        executor.ask(rng.choice([60, 400]), 3)
+        for _ in range(rng.randint(0, most_ticks)):
+            executor.tick()
+    while executor.runtime.has_work():
+        executor.tick()
+
+
 @pytest.mark.parametrize("aging_us", [None, 30_000])
 def test_s4_requests_that_cannot_make_it_step_aside_and_finish(aging_us: int | None) -> None:
     """Far more load than the device can take for a while: those that are let go make room for the others."""
     on_time = {}
     for name, targets in (("none", ()), ("ttft", ((8000, None),))):
         executor = TimedExecutor(spec_of(targets), Config(aging_us=aging_us))
-        rng = random.Random(5)
-        for _ in range(150):
-            executor.ask(rng.choice([60, 400]), 3)
-            for _ in range(rng.randint(0, 2)):
-                executor.tick()
-        while executor.runtime.has_work():
-            executor.tick()
+        overload(executor, requests=150, most_ticks=2)
         assert all(reason == _core.FinishReason.LENGTH for reason in executor.finished.values())
         assert len(executor.finished) == 150
         on_time[name] = sum(s.ttft <= 8000 for s in executor.streams.values())
@@ -237,13 +242,7 @@ def test_s4_requests_that_cannot_make_it_step_aside_and_finish(aging_us: int | N
 def test_in_a_long_overload_as_many_are_in_time_as_fit(aging_us: int | None) -> None:
     """Twice the load that the device can take, for nearly 300 targets: who comes back makes nobody late."""
     executor = TimedExecutor(spec_of(((8000, None),)), Config(aging_us=aging_us))
-    rng = random.Random(5)
-    for _ in range(600):
-        executor.ask(rng.choice([60, 400]), 3)
-        for _ in range(rng.randint(0, 1)):
-            executor.tick()
-    while executor.runtime.has_work():
-        executor.tick()
+    overload(executor, requests=600, most_ticks=1)
     assert len(executor.finished) == 600
     assert sum(stream.ttft <= 8000 for stream in executor.streams.values()) > 0.4 * 600
 
