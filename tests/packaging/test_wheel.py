@@ -46,7 +46,7 @@ def test_wheel_has_a_manylinux_tag_and_no_torch_library(wheel: Path) -> None:
         names = archive.namelist()
         core = next(name for name in names if name.startswith("airi/_core") and name.endswith(".so"))
         assert b"libtorch" not in archive.read(core)
-    assert "airi/kernels/reference.py" in names
+    assert "airi/kernels/reference/__init__.py" in names
     assert "airi/py.typed" in names
     assert any(name.startswith("airi/builtin/airi-demo/") and name.endswith(".safetensors") for name in names)
 

@@ -1,0 +1,42 @@
+"""The specification of the kernels in plain torch and numpy: written to be read, not to be fast.
+
+Attention over paged memory. A sequence's keys and values lie in blocks of `block_size` tokens; entry j of its
+line in the block table is where block j starts in the arena, in granules of 4,096 bytes. A row's queries stand
+at the last positions of its sequence and see the keys up to their own position:
+
+    out[i] = sum_k softmax_k(cap(scale * q_i . k_k)) v_k      over max(0, p_i - window + 1) <= k <= p_i
+
+A window of 0 is none; cap(s) = softcap * tanh(s / softcap), or s when softcap is 0.
+
+Quantised keys and values. A row x of head_dim elements is stored as round(x / s) with one float32 scale s:
+
+    float8_e4m3fn: s = max|x| / 448      int8: s = max|x| / 127      and s = 1 where x is zero
+
+Sampling. The token is argmax(logits / temperature + noise) over the tokens that the filters keep; the noise is
+Gumbel distributed and a function of (seed, draw, token) alone, by Philox4x32-10.
+"""
+
+from ..layout import GRANULE_BYTES, KvLayout
+from .attention import PagedBatch, gather_kv, paged_attention, paged_decode
+from .sampling import GREEDY_TEMPERATURE, gumbel_noise, keep_mask, penalise, philox, sample
+from .writes import quantise, rms_norm, rope, rope_kv_write, write_kv
+
+__all__ = [
+    "GRANULE_BYTES",
+    "GREEDY_TEMPERATURE",
+    "KvLayout",
+    "PagedBatch",
+    "gather_kv",
+    "gumbel_noise",
+    "keep_mask",
+    "paged_attention",
+    "paged_decode",
+    "penalise",
+    "philox",
+    "quantise",
+    "rms_norm",
+    "rope",
+    "rope_kv_write",
+    "sample",
+    "write_kv",
+]
