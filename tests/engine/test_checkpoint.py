@@ -192,12 +192,33 @@ def test_a_field_of_another_value_names_value_and_accepted(
 
 
 def test_a_wrong_option_names_the_accepted_ones() -> None:
-    with pytest.raises(ConfigError, match="dtype is 'float16'; accepted: auto, float32, bfloat16"):
-        LoadOptions(dtype="float16")
+    with pytest.raises(ConfigError, match="dtype is 'int4'; accepted: auto, float32, bfloat16, float16"):
+        LoadOptions(dtype="int4")
+    with pytest.raises(ConfigError, match="kv_cache_dtype is 'fp4'; accepted: auto, fp8, int8"):
+        LoadOptions(kv_cache_dtype="fp4")
+    with pytest.raises(ConfigError, match="quantization is 'awq'; accepted: fp8, int8"):
+        LoadOptions(quantization="awq")
     with pytest.raises(ConfigError, match="max_model_len is 0; it must be at least 1"):
         LoadOptions(max_model_len=0)
     with pytest.raises(ConfigError, match="backend is 'tpu'; accepted: cpu, reference"):
         get_backend("tpu")
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kv_cache_dtype": "fp8"}, "kv_cache_dtype is 'fp8'; on CPUs it must be 'auto'"),
+        ({"quantization": "int8"}, "quantization is 'int8'; on CPUs it must be None"),
+        ({"tensor_parallel_size": 2}, "tensor_parallel_size is 2; on CPUs it must be 1"),
+    ],
+)
+def test_options_of_devices_are_refused_on_cpus(
+    backend: str, options: dict[str, Any], message: str, folder: Path
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        get_backend(backend).load_model(folder, LoadOptions(**options))
+    assert str(error.value) == message
 
 
 def test_a_context_longer_than_the_model_is_refused(folder: Path) -> None:

@@ -33,8 +33,16 @@ from airi.errors import ConfigError
 KV_GRANULE = 4096
 """Bytes that one unit of a block-table entry stands for."""
 
-DTYPES = ("auto", "float32", "bfloat16")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 """Accepted values of `LoadOptions.dtype`."""
+
+KV_CACHE_DTYPES = ("auto", "fp8", "int8")
+"""Accepted values of `LoadOptions.kv_cache_dtype`."""
+
+QUANTIZATIONS = ("fp8", "int8")
+"""Accepted values of `LoadOptions.quantization`, beside None."""
+
+ComputeDtype = Literal["float32", "bfloat16", "float16"]
 
 ProgressCallback = Callable[[int, int], None]
 """Called with (bytes loaded so far, bytes in total), from the loading thread, a bounded number of times."""
@@ -44,18 +52,29 @@ ProgressCallback = Callable[[int, int], None]
 class LoadOptions:
     """What a caller may choose about a model.
 
-    `dtype` "auto" keeps the checkpoint's; float16 becomes bfloat16, as CPUs do not compute in float16 and the
-    memory traffic that decides decoding speed stays the same. `max_model_len` None is the longest the model
-    supports.
+    `dtype` "auto" keeps the checkpoint's. On CPUs float16 becomes bfloat16, as they do not compute in float16 and
+    the memory traffic that decides decoding speed stays the same. `max_model_len` None is the longest the model
+    supports. The others are for devices: what keys and values are stored as ("auto": the compute dtype), to what
+    weights are quantised, and how many devices share the model.
     """
 
     dtype: str = "auto"
     max_model_len: int | None = None
     progress: ProgressCallback | None = None
+    kv_cache_dtype: str = "auto"
+    quantization: str | None = None
+    tensor_parallel_size: int = 1
 
     def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise ConfigError(f"dtype is {self.dtype!r}; accepted: {', '.join(DTYPES)}")
+        for name, accepted in (("dtype", DTYPES), ("kv_cache_dtype", KV_CACHE_DTYPES)):
+            value = getattr(self, name)
+            if value not in accepted:
+                raise ConfigError(f"{name} is {value!r}; accepted: {', '.join(accepted)}", field=name)
+        if self.quantization not in (None, *QUANTIZATIONS):
+            raise ConfigError(
+                f"quantization is {self.quantization!r}; accepted: {', '.join(QUANTIZATIONS)}",
+                field="quantization",
+            )
         if self.max_model_len is not None and self.max_model_len < 1:
             raise ConfigError(f"max_model_len is {self.max_model_len}; it must be at least 1")
 
@@ -66,7 +85,7 @@ class ModelInfo:
 
     path: Path
     family: str
-    dtype: Literal["float32", "bfloat16"]
+    dtype: ComputeDtype
     vocab_size: int
     """Width of a row of logits; may exceed the tokenizer's vocabulary (padded checkpoints)."""
     hidden_size: int
@@ -75,10 +94,13 @@ class ModelInfo:
     head_dim: int
     max_model_len: int
     kv_bytes_per_token: int
+    """Scales of quantised keys and values included."""
     num_parameters: int
     eos_token_ids: tuple[int, ...] = ()
     """From generation_config.json, else config.json."""
     bos_token_id: int | None = None
+    kv_cache_dtype: str = "auto"
+    """What keys and values are stored as; "auto" is `dtype`."""
     generation_config: dict[str, Any] = field(default_factory=dict)
     """generation_config.json as it is; empty when the folder has none."""
 
@@ -192,8 +214,11 @@ def get_backend(name: str) -> Backend:
 __all__ = [
     "BACKENDS",
     "DTYPES",
+    "KV_CACHE_DTYPES",
     "KV_GRANULE",
+    "QUANTIZATIONS",
     "Backend",
+    "ComputeDtype",
     "KvBinding",
     "LoadOptions",
     "LoadedModel",

@@ -1,0 +1,274 @@
+"""A device as the engine sees it: memory, pinned staging, one stream in order, a second one, events, graphs.
+
+`CudaDevice` is what torch calls "cuda", which is ROCm as well. `CpuDevice` does the same in host memory, at once and
+in order, so that all of the control flow runs where there is no device.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["CpuDevice", "CudaDevice", "Device", "Event", "Graph"]
+
+
+class Event(Protocol):
+    """A point in a stream's work."""
+
+    def synchronize(self) -> None:
+        """Returns when the work before it is done; sleeps meanwhile, without the GIL."""
+        ...
+
+    def is_done(self) -> bool:
+        """Whether the work before it is done."""
+        ...
+
+    def micros_since(self, earlier: Event) -> float:
+        """Device time between two events that are done."""
+        ...
+
+
+class Graph(Protocol):
+    """Captured work on fixed buffers."""
+
+    def replay(self) -> None:
+        """Enqueues it once more on the current stream."""
+        ...
+
+
+class Device(Protocol):
+    """One device. *Thread safety*: `active` is per thread; events may be waited for in any thread."""
+
+    @property
+    def torch_device(self) -> torch.device:
+        """Where tensors go."""
+        ...
+
+    @property
+    def description(self) -> str:
+        """For people: "cuda:0 (NVIDIA H200)"."""
+        ...
+
+    @property
+    def capability(self) -> tuple[int, int] | None:
+        """As `torch.cuda.get_device_capability`; None for the host."""
+        ...
+
+    def active(self) -> AbstractContextManager[None]:
+        """Has what is enqueued in this thread run on this device, in the engine's stream, without gradients."""
+        ...
+
+    def aside(self) -> AbstractContextManager[None]:
+        """As `active`, in the second stream, which copies between device and host memory."""
+        ...
+
+    def zeros(self, num_bytes: int) -> torch.Tensor:
+        """uint8 [num_bytes] on the device, aligned to 512 bytes; raises torch.OutOfMemoryError."""
+        ...
+
+    def pinned(self, num_bytes: int) -> torch.Tensor:
+        """uint8 [num_bytes] of zeroed host memory that copies to and from the device need not wait for."""
+        ...
+
+    def record(self) -> Event:
+        """An event after all that was enqueued in the current stream so far."""
+        ...
+
+    def wait(self, event: Event) -> None:
+        """Has what is enqueued from now on in the current stream run after the event."""
+        ...
+
+    def capture(self, work: Callable[[], object]) -> Graph:
+        """Captures what `work` enqueues, on buffers that stay where they are. `work` ran at least once before."""
+        ...
+
+    def synchronize(self) -> None:
+        """Waits for everything that was enqueued; never in a step."""
+        ...
+
+    def memory(self) -> tuple[int, int]:
+        """(bytes free, bytes in total), what torch keeps for itself counted as free."""
+        ...
+
+
+class CudaDevice:
+    """A device of torch's "cuda": NVIDIA or, through ROCm, AMD."""
+
+    def __init__(self, index: int = 0) -> None:
+        import torch
+
+        self.torch_device = torch.device("cuda", index)
+        self.capability: tuple[int, int] | None = torch.cuda.get_device_capability(index)
+        self.description = f"cuda:{index} ({torch.cuda.get_device_name(index)})"
+        self._steps = torch.cuda.Stream(self.torch_device)
+        self._copies = torch.cuda.Stream(self.torch_device)
+        self._graphs = torch.cuda.graph_pool_handle()
+
+    def active(self) -> AbstractContextManager[None]:
+        """As `Device.active`."""
+        return self._in(self._steps)
+
+    def aside(self) -> AbstractContextManager[None]:
+        """As `Device.aside`."""
+        return self._in(self._copies)
+
+    @contextmanager
+    def _in(self, stream: Any) -> Iterator[None]:
+        import torch
+
+        with torch.inference_mode(), torch.cuda.stream(stream):
+            yield
+
+    def zeros(self, num_bytes: int) -> torch.Tensor:
+        """As `Device.zeros`."""
+        import torch
+
+        return torch.zeros(num_bytes, dtype=torch.uint8, device=self.torch_device)
+
+    def pinned(self, num_bytes: int) -> torch.Tensor:
+        """As `Device.pinned`."""
+        import torch
+
+        return torch.zeros(num_bytes, dtype=torch.uint8, pin_memory=True)
+
+    def record(self) -> Event:
+        """As `Device.record`."""
+        import torch
+
+        event = torch.cuda.Event(enable_timing=True, blocking=True)
+        event.record()
+        return _CudaEvent(event)
+
+    def wait(self, event: Event) -> None:
+        """As `Device.wait`."""
+        import torch
+
+        if isinstance(event, _CudaEvent):
+            torch.cuda.current_stream(self.torch_device).wait_event(event.event)
+
+    def capture(self, work: Callable[[], object]) -> Graph:
+        """As `Device.capture`."""
+        import torch
+
+        graph = torch.cuda.CUDAGraph()
+        # Other threads wait for events of steps and copies meanwhile, which is none of the capture's business.
+        with torch.cuda.graph(graph, pool=self._graphs, capture_error_mode="thread_local"):
+            work()
+        captured: Graph = graph
+        return captured
+
+    def synchronize(self) -> None:
+        """As `Device.synchronize`."""
+        import torch
+
+        torch.cuda.synchronize(self.torch_device)
+
+    def memory(self) -> tuple[int, int]:
+        """As `Device.memory`."""
+        import torch
+
+        free, total = torch.cuda.mem_get_info(self.torch_device)
+        kept = torch.cuda.memory_reserved(self.torch_device) - torch.cuda.memory_allocated(self.torch_device)
+        return free + kept, total
+
+
+class _CudaEvent:
+    def __init__(self, event: Any) -> None:
+        self.event = event
+
+    def synchronize(self) -> None:
+        self.event.synchronize()
+
+    def is_done(self) -> bool:
+        return bool(self.event.query())
+
+    def micros_since(self, earlier: Event) -> float:
+        if not isinstance(earlier, _CudaEvent):
+            raise TypeError("the events are of different devices")
+        return float(earlier.event.elapsed_time(self.event)) * 1e3
+
+
+class CpuDevice:
+    """The host in a device's place: every call is done when it returns."""
+
+    capability: tuple[int, int] | None = None
+    description = "cpu"
+
+    def __init__(self) -> None:
+        import torch
+
+        self.torch_device = torch.device("cpu")
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """As `Device.active`."""
+        import torch
+
+        with torch.inference_mode():
+            yield
+
+    def aside(self) -> AbstractContextManager[None]:
+        """As `Device.aside`."""
+        return self.active()
+
+    def zeros(self, num_bytes: int) -> torch.Tensor:
+        """As `Device.zeros`: the system commits a page when it is first written."""
+        import torch
+
+        from airi.engine.arena import allocate_arena
+
+        return torch.from_numpy(allocate_arena(num_bytes))
+
+    def pinned(self, num_bytes: int) -> torch.Tensor:
+        """As `Device.pinned`."""
+        return self.zeros(num_bytes)
+
+    def record(self) -> Event:
+        """As `Device.record`."""
+        return _CpuEvent()
+
+    def wait(self, event: Event) -> None:
+        """As `Device.wait`."""
+
+    def capture(self, work: Callable[[], object]) -> Graph:
+        """As `Device.capture`: the work is called again, on the same buffers."""
+        return _CpuGraph(work)
+
+    def synchronize(self) -> None:
+        """As `Device.synchronize`."""
+
+    def memory(self) -> tuple[int, int]:
+        """As `Device.memory`."""
+        from airi.engine.resources import available_memory
+
+        free = available_memory()
+        return free, free
+
+
+class _CpuEvent:
+    def __init__(self) -> None:
+        self.at = time.perf_counter()
+
+    def synchronize(self) -> None:
+        pass
+
+    def is_done(self) -> bool:
+        return True
+
+    def micros_since(self, earlier: Event) -> float:
+        if not isinstance(earlier, _CpuEvent):
+            raise TypeError("the events are of different devices")
+        return (self.at - earlier.at) * 1e6
+
+
+class _CpuGraph:
+    def __init__(self, work: Callable[[], object]) -> None:
+        self._work = work
+
+    def replay(self) -> None:
+        self._work()
