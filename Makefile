@@ -38,6 +38,7 @@ install: $(VENV_READY)
 
 install-test: install
 	pip install --quiet --group test --group lint
+	python -c "import triton" 2>/dev/null || pip install --quiet --group triton
 
 serve: install
 	airi serve --port $(PORT)
