@@ -20,6 +20,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.driver import driver
 
+from .arch import ARCHS, assumed
+
 # Compile options that launchers may set; what they leave out is the compiler's own.
 OPTIONS = (
     "num_warps",
@@ -31,14 +33,10 @@ OPTIONS = (
     "matrix_instr_nonkdim",
 )
 
-# The architectures that the gate knows, each as the compiler names it.
+# The architectures as the compiler names them.
 TARGETS: Mapping[str, GPUTarget] = {
-    "sm_80": GPUTarget("cuda", 80, 32),
-    "sm_86": GPUTarget("cuda", 86, 32),
-    "sm_89": GPUTarget("cuda", 89, 32),
-    "sm_90": GPUTarget("cuda", 90, 32),
-    "sm_100": GPUTarget("cuda", 100, 32),
-    "gfx942": GPUTarget("hip", "gfx942", 64),
+    name: GPUTarget("hip", name, 64) if arch.is_amd else GPUTarget("cuda", int(name[3:]), 32)
+    for name, arch in ARCHS.items()
 }
 
 
@@ -128,7 +126,8 @@ def _recording(arch: str, seen: list[_Launch]) -> Iterator[None]:
     knobs.runtime.jit_cache_hook = write_down
     driver.set_active(_AbsentDevice(arch))
     try:
-        yield
+        with assumed(ARCHS[arch]):
+            yield
     finally:
         knobs.runtime.jit_cache_hook = before_hook
         driver._active = before_driver

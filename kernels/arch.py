@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 
 import torch
@@ -43,12 +46,29 @@ ARCHS = {
 """By name; the number of multiprocessors is that of the largest product and read from a device where there is one."""
 
 
-@functools.cache
+_assumed: ContextVar[Arch] = ContextVar("_assumed", default=ARCHS["sm_90"])
+
+
+@contextmanager
+def assumed(arch: Arch) -> Iterator[None]:
+    """Inside, meta tensors count as those of a device of `arch`: what a launcher would compile there is asked so."""
+    token = _assumed.set(arch)
+    try:
+        yield
+    finally:
+        _assumed.reset(token)
+
+
 def arch_of(device: torch.device) -> Arch:
     """What a device is: the nearest architecture at or below it; sm_90 for a CPU, where Triton interprets.
 
     Raises ValueError for one that is older than all of them.
     """
+    return _assumed.get() if device.type == "meta" else _arch_of(device)
+
+
+@functools.cache
+def _arch_of(device: torch.device) -> Arch:
     if device.type == "cpu":
         return ARCHS["sm_90"]
     properties = torch.cuda.get_device_properties(device)
