@@ -18,6 +18,7 @@ Gumbel distributed and a function of (seed, draw, token) alone, by Philox4x32-10
 
 from ..layout import GRANULE_BYTES, KvLayout
 from .attention import PagedBatch, gather_kv, paged_attention, paged_decode
+from .prefill import paged_prefill
 from .sampling import GREEDY_TEMPERATURE, gumbel_noise, keep_mask, penalise, philox, sample
 from .writes import quantise, rms_norm, rope, rope_kv_write, write_kv
 
@@ -31,6 +32,7 @@ __all__ = [
     "keep_mask",
     "paged_attention",
     "paged_decode",
+    "paged_prefill",
     "penalise",
     "philox",
     "quantise",

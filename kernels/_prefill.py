@@ -1,0 +1,137 @@
+"""What the prefill kernels are launched with: tiles by architecture, and checked arguments."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from ._launch import check, check_tensor
+from .arch import Arch
+from .layout import GRANULE_BYTES, QUANTISED_MAX, KvLayout
+
+HEAD_DIMS = (32, 64, 80, 96, 128, 256)
+MAX_GROUP = 16
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+
+
+class HasTiles(Protocol):
+    """What prefill reads of an attention plan."""
+
+    @property
+    def tiles(self) -> torch.Tensor:
+        """int32 [max_tiles, 2]: a row and which of its query tiles; row -1 for none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tiles:
+    """How the work is cut into programs."""
+
+    block_m: int
+    """Query rows of a program: tile_queries tokens times the query heads of a kv head, the rest masked."""
+    tile: int
+    """Keys that are taken at a time."""
+    num_warps: int
+    num_stages: int
+    tile_queries: int
+    """Tokens of a query tile: what the planner is to cut rows by."""
+
+
+def prefill_tiles(arch: Arch, head_dim: int, group: int, dtype: torch.dtype, block_size: int) -> Tiles:
+    """The tiles for keys and values of `dtype`, whichever prefill kernel runs; raises ValueError for what none has."""
+    check_shapes(head_dim, group, block_size)
+    check("dtype", dtype, "a float or quantised dtype", ok=dtype in (*FLOATS, *QUANTISED_MAX))
+    block_m, tile, num_warps, num_stages = _cut(arch, head_dim, dtype)
+    return Tiles(
+        block_m=block_m,
+        tile=tile,
+        num_warps=num_warps,
+        num_stages=num_stages,
+        tile_queries=block_m // group,
+    )
+
+
+def _cut(arch: Arch, head_dim: int, dtype: torch.dtype) -> tuple[int, int, int, int]:
+    """Query rows, keys, warps, stages: the largest that were compiled without a spill."""
+    if dtype is torch.float32:  # for checks only: without matrix units sm_90 spills at every size
+        return (32, 32, 4, 2) if head_dim <= 128 else (32, 16, 4, 2)
+    if arch.is_amd:
+        return (128, 64, 8, 2) if head_dim <= 128 else (64, 32, 4, 2)
+    if arch.has_tma:
+        return (128, 64, 8, 3)
+    if head_dim <= 64:
+        return (128, 64, 8, 3)
+    return (128, 32, 8, 3) if head_dim <= 128 else (64, 32, 8, 3)
+
+
+def check_shapes(head_dim: int, group: int, block_size: int) -> None:
+    """Raises ValueError for what no attention kernel is compiled for."""
+    check("head_dim", head_dim, f"one of {HEAD_DIMS}", ok=head_dim in HEAD_DIMS)
+    check("query heads per kv head", group, f"1 to {MAX_GROUP}", ok=1 <= group <= MAX_GROUP)
+    check("block_size", block_size, "8 to 256", ok=8 <= block_size <= 256)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prefill:
+    """The checked arguments of one call; shapes as paged_prefill has them."""
+
+    q: torch.Tensor
+    arena: torch.Tensor
+    layout: KvLayout
+    block_table: torch.Tensor
+    slots: torch.Tensor
+    query_start: torch.Tensor
+    seq_lens: torch.Tensor
+    tiles: torch.Tensor
+    out: torch.Tensor
+    lse: torch.Tensor | None
+    scale: float
+    softcap: float
+    window: int
+    layer_offset: int
+    num_tiles: int
+
+    def __post_init__(self) -> None:
+        q, layout, device = self.q, self.layout, self.q.device
+        check_tensor("q", q, FLOATS, (layout.num_kv_heads, None, None, layout.head_dim), contiguous=False)
+        kv_heads, tokens, group, head_dim = q.shape
+        check_shapes(head_dim, group, layout.block_size)
+        accepted = f"{q.dtype}, as q, or quantised"
+        check("layout.dtype", layout.dtype, accepted, ok=layout.is_quantised or layout.dtype is q.dtype)
+        check_tensor("arena", self.arena, torch.uint8, (None,), device)
+        size = self.arena.numel()
+        check("arena", f"{size} bytes", f"a multiple of {GRANULE_BYTES}", ok=size % GRANULE_BYTES == 0)
+        check_tensor("block_table", self.block_table, torch.int32, (None, None), device)
+        check_tensor("seq_lens", self.seq_lens, torch.int32, (None,), device)
+        rows = self.seq_lens.shape[0]
+        check_tensor("slots", self.slots, torch.int32, (rows,), device)
+        check_tensor("query_start", self.query_start, torch.int32, (rows + 1,), device)
+        check_tensor("plan.tiles", self.tiles, torch.int32, (None, 2), device)
+        heads = kv_heads * group
+        check_tensor("out", self.out, q.dtype, (tokens, heads, head_dim), device, contiguous=False)
+        if self.lse is not None:
+            check_tensor("lse", self.lse, torch.float32, (tokens, heads), device)
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
+        most, itemsize = self.tiles.shape[0], self.layout.dtype.itemsize
+        check("num_tiles", self.num_tiles, f"0 to the plan's {most}", ok=0 <= self.num_tiles <= most)
+        check("scale", self.scale, "finite", ok=math.isfinite(self.scale))
+        softcap_ok = math.isfinite(self.softcap) and self.softcap >= 0
+        check("softcap", self.softcap, "0 (none) or more", ok=softcap_ok)
+        check("window", self.window, "0 (none) or more", ok=self.window >= 0)
+        offset_ok = 0 <= self.layer_offset < max(1, self.arena.numel()) and self.layer_offset % itemsize == 0
+        accepted = f"a multiple of {itemsize} inside the arena's {self.arena.numel()} bytes"
+        check("layer_offset", self.layer_offset, accepted, ok=offset_ok)
+
+    @property
+    def group(self) -> int:
+        """Query heads of a kv head."""
+        return int(self.q.shape[2])
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Programs of every prefill kernel: (tiles, kv_heads)."""
+        return self.num_tiles, self.layout.num_kv_heads
