@@ -6,6 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
+from . import prefill_tma
 from ._attend import log_sum, scores, softmax_step, visible
 from ._launch import INTERPRETED, check, launch_guard
 from ._prefill import HasTiles, Prefill, Tiles, prefill_tiles
@@ -64,8 +65,14 @@ def paged_prefill(
     check("layout.dtype", layout.dtype, "a float", ok=not layout.is_quantised)
     if num_tiles == 0:
         return
-    tiles = prefill_tiles(arch_of(q.device), layout.head_dim, call.group, layout.dtype, layout.block_size)
-    _launch_pointer(call, tiles)
+    arch = arch_of(q.device)
+    tiles = prefill_tiles(arch, layout.head_dim, call.group, layout.dtype, layout.block_size)
+    misfit = "" if variant == "pointer" else prefill_tma.misfit(call, tiles, arch)
+    if variant == "tma":
+        check("variant", f"tma, for which {misfit}", "auto or pointer", ok=misfit is None)
+        prefill_tma.launch(call)
+    elif misfit is not None or not prefill_tma.try_launch(call):
+        _launch_pointer(call, tiles)
 
 
 def _launch_pointer(call: Prefill, tiles: Tiles) -> None:

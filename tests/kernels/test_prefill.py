@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,58 +13,9 @@ from airi.kernels import reference
 from airi.kernels.arch import ARCHS, Arch
 from airi.kernels.prefill import paged_prefill, prefill_tiles
 
-from .paged import Case, Tiled, int32, make_case, tiles_of
-from .tolerances import LSE, RELATIVE, relative_error
-
-SM_90 = ARCHS["sm_90"]
-
-
-def run(
-    case: Case,
-    *,
-    op: Callable[..., None] = paged_prefill,
-    out: torch.Tensor | None = None,
-    spare: int = 1,
-    **options: Any,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Outputs and log-sums of tokens that lie in tiles, NaN elsewhere."""
-    kv_heads, tokens, group, head_dim = case.q.shape
-    layout = case.layout
-    tiles = prefill_tiles(SM_90, head_dim, group, layout.dtype, layout.block_size)
-    plan = tiles_of(case.batch.query_start, tiles.tile_queries, spare=spare)
-    if out is None:
-        out = torch.full((tokens, kv_heads * group, head_dim), math.nan, dtype=case.q.dtype)
-    lse = torch.full((tokens, kv_heads * group), math.nan)
-    batch = case.batch
-    op(
-        case.q, case.arena, layout, batch.block_table, batch.slots, batch.query_start, batch.seq_lens, plan, out,
-        **{"scale": head_dim**-0.5, "layer_offset": case.layer_offset, "num_tiles": len(plan.tiles)}
-        | {"variant": "pointer", "lse": lse} | options,
-    )  # fmt: skip
-    return out, lse
-
-
-def in_tiles(case: Case) -> torch.Tensor:
-    """The tokens of rows with more than one query."""
-    lens = case.batch.query_start.diff()
-    return torch.repeat_interleave(lens > 1, lens.long())
-
-
-def check(
-    case: Case,
-    *,
-    op: Callable[..., None] = paged_prefill,
-    tolerance: float | None = None,
-    **options: Any,
-) -> None:
-    out, lse = run(case, op=op, **options)
-    expected, expected_lse = case.expected(scale=case.q.shape[3] ** -0.5, **options)
-    taken = in_tiles(case)
-    limit = RELATIVE[case.q.dtype] if tolerance is None else tolerance
-    assert relative_error(out[taken], expected[taken]) <= limit
-    assert (lse[taken] - expected_lse[taken]).abs().max() <= (LSE if tolerance is None else 1e-2)
-    assert bool(out[~taken].isnan().all())
-    assert bool(lse[~taken].isnan().all())
+from .paged import Case, Tiled, int32, make_case
+from .prefills import SM_90, check, chunk, run
+from .tolerances import RELATIVE, relative_error
 
 
 @pytest.mark.parametrize("options", [{}, {"window": 7}, {"softcap": 2.0}])
@@ -156,15 +106,10 @@ def test_a_prompt_in_chunks_gives_the_bits_of_the_whole(options: dict[str, Any])
         (0, 32),
         (32, 70),
     ):  # whole query tiles: numpy's products depend on a row's place in its tile
-        assert torch.equal(run(_chunk(whole, begin, end), **options)[0], expected[begin:end])
+        assert torch.equal(run(chunk(whole, begin, end), **options)[0], expected[begin:end])
     for begin, end in ((0, 37), (37, 70)):
-        part, _ = run(_chunk(whole, begin, end), **options)
+        part, _ = run(chunk(whole, begin, end), **options)
         assert relative_error(part, expected[begin:end]) <= 1e-6
-
-
-def _chunk(case: Case, begin: int, end: int) -> Case:
-    batch = dataclasses.replace(case.batch, query_start=int32([0, end - begin]), seq_lens=int32([end]))
-    return dataclasses.replace(case, batch=batch, q=case.q[:, begin:end].contiguous())
 
 
 def test_a_row_gives_the_same_bits_in_any_company() -> None:
