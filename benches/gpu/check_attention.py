@@ -1,0 +1,346 @@
+"""Decoding and prefill against float64: dtypes, head dims, groups, windows, soft caps, layouts, and what must not
+change a bit."""
+
+from __future__ import annotations
+
+import torch
+
+from airi.kernels.layout import GRANULE_BYTES
+from benches.gpu import oracle
+from benches.gpu.attend import Attend, Mode, Variant, empty_out
+from benches.gpu.bench import Bench, Case, NotHere, Row
+from benches.gpu.checks import Checks
+from benches.gpu.pool import Batch, Heads, Pool, make_batch, random_queries
+from benches.gpu.timing import capture
+
+_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+_STORED = {"fp8": torch.float8_e4m3fn, "int8": torch.int8}
+_DIMS = (64, 80, 96, 128, 256)
+_GROUPS = (1, 2, 4, 5, 7, 8, 16)
+_LENS = (1, 63, 0, 64, 65, 127, 128, 129, 1023, 1025, 4097, 300)
+"""Around blocks and chunks; a row of 0 is padding."""
+_QUERIES = (1, 1, 0, 1, 1, 1, 1, 1, 1, 1, 1, 300)
+_PREFILL_LENS = (17, 64, 0, 200, 513, 1030, 129, 4097)
+_PREFILL_QUERIES = (17, 64, 0, 130, 512, 6, 2, 257)
+_VARIANTS: tuple[Variant, ...] = ("pointer", "tma")
+_ARENA_BYTES = 512 << 20
+_FAR_BYTES = 9 << 30
+"""Enough that 16-bit elements lie beyond 2**32, 8-bit ones beyond 2**33."""
+
+
+def cases(bench: Bench) -> list[Case]:
+    """Smallest first is not the order here: what the engine runs by default comes first."""
+    found = []
+    dims = (32, 64) if bench.toy else _DIMS
+    dtypes = (torch.float32, torch.bfloat16) if bench.toy else _DTYPES
+    for dim in sorted(dims, key=lambda d: d != 128):
+        for dtype in dtypes:
+            found += _pair(name_of(dtype), dim, dtype, dtype)
+        for name, stored in _STORED.items():
+            found += _pair(f"{name} kv", dim, torch.float16 if bench.toy else torch.bfloat16, stored)
+    return [
+        *found,
+        Case(name="attention: graph replay is eager", run=_replay, seconds=10),
+        Case(name="attention: block-major is layer-major", run=_orders, seconds=10),
+        Case(name="attention: permuted tables", run=_permuted, seconds=10),
+        Case(name="attention: alone is mixed", run=_alone, seconds=10),
+        Case(name="attention: fast mode", run=_fast, seconds=10),
+        Case(name="attention: far in the arena", run=_far, seconds=20),
+        Case(name="attention: TMA is pointer", run=_tma, seconds=20),
+        Case(name="attention: blocks of 16 and 32", run=_small_blocks, seconds=20),
+    ]
+
+
+def name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _pair(name: str, dim: int, dtype: torch.dtype, stored: torch.dtype) -> list[Case]:
+    def decode(bench: Bench) -> list[Row]:
+        return _against_oracle(bench, dim, dtype, stored, prefill=False)
+
+    def prefill(bench: Bench) -> list[Row]:
+        return _against_oracle(bench, dim, dtype, stored, prefill=True)
+
+    return [
+        Case(name=f"decode {name} D{dim}", run=decode, seconds=12),
+        Case(name=f"prefill {name} D{dim}", run=prefill, seconds=15),
+    ]
+
+
+def small_pool(
+    bench: Bench, heads: Heads, stored: torch.dtype, *, block_size: int = 64, layers: int = 2
+) -> Pool:
+    """A pool over the process's arena, filled with random keys and values."""
+    arena = bench.arena(None if bench.toy else _ARENA_BYTES)
+    size = 16 if bench.toy else block_size
+    pool = Pool(arena, heads, dtype=stored, block_size=size, layers=layers)
+    blocks = min(pool.blocks, 40 if bench.toy else 512)
+    pool = Pool(arena, heads, dtype=stored, block_size=size, layers=layers, blocks=blocks)
+    pool.fill(seed=heads.head_dim + heads.group)
+    return pool
+
+
+def a_batch(bench: Bench, pool: Pool, *, prefill: bool, seed: int = 1) -> Batch:
+    """Ragged rows; decoding ones beside a chunk, or chunks beside a decoding one."""
+    lens: tuple[int, ...]
+    queries: tuple[int, ...]
+    if bench.toy:
+        lens, queries = ((5, 0, 20), (5, 0, 9)) if prefill else ((1, 0, 17, 33), (1, 0, 1, 1))
+    else:
+        lens, queries = (_PREFILL_LENS, _PREFILL_QUERIES) if prefill else (_LENS, _QUERIES)
+    return make_batch(pool, lens, queries, seed=seed, slots=len(lens) + 3)
+
+
+def poison(pool: Pool, batch: Batch, *, slots: bool) -> None:
+    """Makes every block that no row owns NaN; with `slots`, also what lies behind the last key of each row."""
+    size, step = pool.layout.block_size, pool.unit * pool.layers
+    arena = pool.arena[pool.base : pool.base + pool.nbytes].view(pool.blocks, step)
+    owned = torch.zeros(pool.blocks, dtype=torch.bool, device=arena.device)
+    for row, keys in enumerate(batch.lens):
+        entries = batch.block_table[batch.slots[row].long(), : -(-keys // size)].long()
+        owned[(entries * GRANULE_BYTES - pool.base) // step] = True
+        if slots and keys % size:
+            for layer in range(pool.layers):
+                block = pool.layout.block(pool.arena, int(entries[-1]), pool.layer_offset(layer))
+                block[:, :, keys % size :].view(torch.uint8).fill_(255)
+    arena[~owned] = 255
+
+
+def _against_oracle(
+    bench: Bench, dim: int, dtype: torch.dtype, stored: torch.dtype, *, prefill: bool
+) -> list[Row]:
+    checks = Checks()
+    groups = (3,) if bench.toy else _GROUPS
+    for group in groups:
+        heads = Heads(kv_heads=2, group=group, head_dim=dim)
+        pool = small_pool(bench, heads, stored)
+        batch = a_batch(bench, pool, prefill=prefill)
+        poison(pool, batch, slots=False)
+        features = (
+            [(0, 0.0)] if bench.toy or group not in (1, 4) else [(0, 0.0), (100, 0.0), (0, 30.0), (77, 20.0)]
+        )
+        for window, softcap in features:
+            label = f"G{group}" + f" window {window}" * (window > 0) + f" softcap {softcap:g}" * (softcap > 0)
+            _compare(checks, label, pool, batch, dtype, window=window, softcap=softcap)
+    return checks.rows()
+
+
+def _compare(
+    checks: Checks,
+    label: str,
+    pool: Pool,
+    batch: Batch,
+    dtype: torch.dtype,
+    *,
+    window: int = 0,
+    softcap: float = 0.0,
+    variant: Variant = "auto",
+    layer: int = 1,
+    mode: Mode = "invariant",
+) -> None:
+    device = pool.arena.device
+    q = random_queries(batch, pool.heads, dtype, device, seed=3)
+    out = empty_out(batch, pool, dtype, poison=True)
+    lse = torch.full(out.shape[:2], float("nan"), device=device)
+    attend = Attend(pool, batch, window=window, softcap=softcap, variant=variant, mode=mode)
+    attend(q, out, layer, lse=lse)
+    expected, sums, tokens = oracle.attention(
+        q,
+        pool.arena,
+        pool.layout,
+        batch,
+        scale=attend.scale,
+        layer_offset=pool.layer_offset(layer),
+        window=window,
+        softcap=softcap,
+    )
+    interpreted = device.type == "cpu"
+    limit = oracle.tolerance(dtype, pool.layout, interpreted=interpreted)
+    exact = dtype is torch.bfloat16 and not pool.layout.is_quantised and not interpreted
+    checks.near(label, out[tokens], expected, limit, elements=exact)
+    # Quantised keys are widened to 16 bits before the product: their scores carry that rounding.
+    loose = 5 if pool.layout.is_quantised else 1
+    atol = loose * (oracle.LSE_INTERPRETED if interpreted else oracle.LSE)
+    checks.within(f"{label} lse", lse[tokens], sums, atol)
+
+
+def _run(
+    pool: Pool, batch: Batch, dtype: torch.dtype, *, variant: Variant = "auto", q: torch.Tensor | None = None
+) -> torch.Tensor:
+    q = random_queries(batch, pool.heads, dtype, pool.arena.device, seed=3) if q is None else q
+    out = empty_out(batch, pool, dtype)
+    Attend(pool, batch, variant=variant)(q, out, pool.layers - 1)
+    return out
+
+
+def _usual(bench: Bench) -> tuple[Heads, torch.dtype]:
+    if bench.toy:
+        return Heads(kv_heads=2, group=2, head_dim=32), torch.float32
+    return Heads(kv_heads=8, group=4, head_dim=128), torch.bfloat16
+
+
+def _replay(bench: Bench) -> list[Row]:
+    """A graph captured at one set of lengths, replayed at another, gives what eager calls give there."""
+    if bench.toy:
+        raise NotHere("graphs need a GPU")
+    heads, dtype = _usual(bench)
+    checks = Checks()
+    for prefill in (False, True):
+        pool = small_pool(bench, heads, dtype)
+        batch = a_batch(bench, pool, prefill=prefill)
+        q = random_queries(batch, heads, dtype, bench.device, seed=3)
+        out = empty_out(batch, pool, dtype)
+        attend = Attend(pool, batch)
+
+        def step(attend: Attend = attend, q: torch.Tensor = q, out: torch.Tensor = out) -> None:
+            attend.plan()
+            attend(q, out, 1)
+
+        graph = capture([step])
+        batch.seq_lens.copy_(torch.where(batch.seq_lens > 400, batch.seq_lens - 100, batch.seq_lens))
+        out.fill_(float("nan"))
+        graph.replay()
+        torch.cuda.synchronize()
+        replayed = out.clone()
+        out.fill_(float("nan"))
+        step()
+        checks.same_bits("prefill" if prefill else "decode", replayed, out)
+    return checks.rows()
+
+
+def _orders(bench: Bench) -> list[Row]:
+    heads, dtype = _usual(bench)
+    checks = Checks()
+    for prefill in (False, True):
+        pool = small_pool(bench, heads, dtype)
+        batch = a_batch(bench, pool, prefill=prefill)
+        first = _run(pool, batch, dtype)
+        other = pool.with_order("layer-major")
+        step = pool.unit * pool.layers // GRANULE_BYTES
+        blocks = torch.div(batch.block_table, step, rounding_mode="floor")
+        moved = _moved(batch, other.entries(blocks).to(batch.block_table.device))
+        _copy_units(pool, other)
+        checks.same_bits("prefill" if prefill else "decode", first, _run(other, moved, dtype))
+    return checks.rows()
+
+
+def _moved(batch: Batch, table: torch.Tensor) -> Batch:
+    return Batch(
+        query_start=batch.query_start,
+        seq_lens=batch.seq_lens,
+        slots=batch.slots,
+        block_table=table,
+        query_lens=batch.query_lens,
+        lens=batch.lens,
+    )
+
+
+def _copy_units(source: Pool, target: Pool) -> None:
+    """Rewrites the arena, read in one order, so that it reads the same in the other."""
+    raw = source.arena[source.base : source.base + source.nbytes]
+    units = raw.view(source.blocks, source.layers, source.unit).transpose(0, 1).clone()
+    raw.view(target.layers, target.blocks, target.unit).copy_(units)
+
+
+def _permuted(bench: Bench) -> list[Row]:
+    """The same keys in other blocks give the same bits."""
+    heads, dtype = _usual(bench)
+    checks = Checks()
+    for prefill in (False, True):
+        pool = small_pool(bench, heads, dtype)
+        batch = a_batch(bench, pool, prefill=prefill)
+        first = _run(pool, batch, dtype)
+        step = pool.unit * pool.layers
+        order = torch.randperm(pool.blocks, generator=torch.Generator().manual_seed(7)).to(bench.device)
+        raw = pool.arena[: pool.nbytes].view(pool.blocks, step)
+        raw[order] = raw.clone()
+        blocks = batch.block_table.long() * GRANULE_BYTES // step
+        moved = _moved(batch, pool.entries(order[blocks]))
+        checks.same_bits("prefill" if prefill else "decode", first, _run(pool, moved, dtype))
+    return checks.rows()
+
+
+def _alone(bench: Bench) -> list[Row]:
+    """In the invariant mode a row's bits do not depend on what runs beside it."""
+    heads, dtype = _usual(bench)
+    checks = Checks()
+    for prefill in (False, True):
+        pool = small_pool(bench, heads, dtype)
+        batch = a_batch(bench, pool, prefill=prefill)
+        q = random_queries(batch, heads, dtype, bench.device, seed=3)
+        together = _run(pool, batch, dtype, q=q)
+        starts = batch.query_start.tolist()
+        for row in range(batch.rows):
+            begin, end = starts[row], starts[row + 1]
+            if begin == end:
+                continue
+            single = Batch(
+                query_start=torch.tensor([0, end - begin], dtype=torch.int32, device=bench.device),
+                seq_lens=batch.seq_lens[row : row + 1].clone(),
+                slots=batch.slots[row : row + 1].clone(),
+                block_table=batch.block_table,
+                query_lens=batch.query_lens[row : row + 1],
+                lens=batch.lens[row : row + 1],
+            )
+            alone = _run(pool, single, dtype, q=q[:, begin:end].contiguous())
+            checks.same_bits(f"{batch.lens[row]} keys, {end - begin} queries", alone, together[begin:end])
+    return checks.rows()
+
+
+def _fast(bench: Bench) -> list[Row]:
+    heads, dtype = _usual(bench)
+    checks = Checks()
+    pool = small_pool(bench, heads, dtype)
+    _compare(checks, "fast", pool, a_batch(bench, pool, prefill=False), dtype, mode="fast")
+    return checks.rows()
+
+
+def _far(bench: Bench) -> list[Row]:
+    """Blocks whose bytes, and whose elements, lie beyond what 32 bits count."""
+    if bench.toy:
+        raise NotHere("needs more memory than toy sizes take")
+    heads, _ = _usual(bench)
+    checks = Checks()
+    bench.drop_arena()
+    arena = bench.arena(_FAR_BYTES)
+    for stored in (torch.bfloat16, torch.float8_e4m3fn):
+        far = _FAR_BYTES - (600 << 20)
+        pool = Pool(arena, heads, dtype=stored, block_size=64, layers=2, blocks=512, base=far)
+        pool.fill(seed=5)
+        for prefill in (False, True):
+            batch = a_batch(bench, pool, prefill=prefill)
+            label = f"{'prefill' if prefill else 'decode'} {name_of(stored)}"
+            _compare(checks, label, pool, batch, torch.bfloat16)
+    bench.drop_arena()
+    return checks.rows()
+
+
+def _tma(bench: Bench) -> list[Row]:
+    """The variant with tensor descriptors against float64, and near the one with pointers."""
+    checks = Checks()
+    dims = (32,) if bench.toy else (64, 128, 256)
+    for dim in dims:
+        for group in (2,) if bench.toy else (1, 4, 7, 8):
+            heads = Heads(kv_heads=2, group=group, head_dim=dim)
+            dtype = torch.float32 if bench.toy else torch.bfloat16
+            pool = small_pool(bench, heads, dtype, block_size=128)
+            batch = a_batch(bench, pool, prefill=True)
+            for variant in _VARIANTS:
+                _compare(checks, f"{variant} D{dim} G{group}", pool, batch, dtype, variant=variant)
+    return checks.rows()
+
+
+def _small_blocks(bench: Bench) -> list[Row]:
+    heads, dtype = _usual(bench)
+    checks = Checks()
+    for size in (16,) if bench.toy else (16, 32):
+        pool = small_pool(bench, heads, dtype, block_size=size)
+        if not bench.toy:
+            pool = Pool(pool.arena, heads, dtype=dtype, block_size=size, layers=2)
+            pool.fill(seed=size)
+        for prefill in (False, True):
+            batch = a_batch(bench, pool, prefill=prefill)
+            poison(pool, batch, slots=prefill is False)
+            _compare(checks, f"N{size} {'prefill' if prefill else 'decode'}", pool, batch, dtype)
+    return checks.rows()
