@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 
@@ -24,3 +26,38 @@ def require_tensor(
     raise ValueError(
         f"{name} must be {dtype or 'a tensor'} [{wanted}], got {tensor.dtype} {list(tensor.shape)}"
     )
+
+
+def check_tensor(
+    name: str,
+    tensor: torch.Tensor,
+    dtypes: torch.dtype | Sequence[torch.dtype],
+    shape: Sequence[int | None],
+    device: torch.device | None = None,
+    *,
+    contiguous: bool = True,
+) -> None:
+    """Raises ValueError naming the argument unless dtype, shape (a size of None: any), device and order fit."""
+    accepted = (dtypes,) if isinstance(dtypes, torch.dtype) else tuple(dtypes)
+    fits = tensor.dim() == len(shape) and all(
+        want in (None, size) for want, size in zip(shape, tensor.shape, strict=True)
+    )
+    if not fits or tensor.dtype not in accepted:
+        wanted = ", ".join("any" if size is None else str(size) for size in shape)
+        kinds = " or ".join(str(dtype).removeprefix("torch.") for dtype in accepted)
+        found = f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+        raise ValueError(f"{name} must be {kinds} [{wanted}], got {found}")
+    if device is not None and tensor.device != device:
+        raise ValueError(f"{name} must be on {device}, got {tensor.device}")
+    if contiguous and not tensor.is_contiguous():
+        raise ValueError(f"{name} must be contiguous, got strides {list(tensor.stride())}")
+    if not contiguous and tensor.dim() and tensor.stride(-1) != 1 and tensor.shape[-1] > 1:
+        raise ValueError(
+            f"{name} must be contiguous in its last dimension, got strides {list(tensor.stride())}"
+        )
+
+
+def check(name: str, value: object, accepted: str, *, ok: bool) -> None:
+    """Raises ValueError naming the argument, what is accepted and what was found, unless `ok`."""
+    if not ok:
+        raise ValueError(f"{name} must be {accepted}, got {value}")

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import torch
 
-from ._launch import check, check_tensor
+from ._checks import check, check_tensor
 from .arch import Arch
 from .layout import GRANULE_BYTES, QUANTISED_MAX, KvLayout
 

@@ -17,9 +17,12 @@ Gumbel distributed and a function of (seed, draw, token) alone, by Philox4x32-10
 """
 
 from ..layout import GRANULE_BYTES, KvLayout
-from .attention import PagedBatch, gather_kv, paged_attention, paged_decode
+from .attention import PagedBatch, gather_kv, paged_attention
+from .decode import combine_partials, paged_decode
+from .plan import plan_attention
 from .prefill import paged_prefill
 from .sampling import GREEDY_TEMPERATURE, gumbel_noise, keep_mask, penalise, philox, sample
+from .tokens import apply_table_deltas, fill_tokens, map_tokens
 from .writes import quantise, rms_norm, rope, rope_kv_write, write_kv
 
 __all__ = [
@@ -27,14 +30,19 @@ __all__ = [
     "GREEDY_TEMPERATURE",
     "KvLayout",
     "PagedBatch",
+    "apply_table_deltas",
+    "combine_partials",
+    "fill_tokens",
     "gather_kv",
     "gumbel_noise",
     "keep_mask",
+    "map_tokens",
     "paged_attention",
     "paged_decode",
     "paged_prefill",
     "penalise",
     "philox",
+    "plan_attention",
     "quantise",
     "rms_norm",
     "rope",

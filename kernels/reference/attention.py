@@ -92,35 +92,6 @@ def paged_attention(
     return out
 
 
-def paged_decode(
-    q: torch.Tensor,
-    arena: torch.Tensor,
-    layout: KvLayout,
-    block_table: torch.Tensor,
-    seq_lens: torch.Tensor,
-    *,
-    scale: float,
-    layer_offset: int = 0,
-    window: int = 0,
-    softcap: float = 0.0,
-    accumulate: torch.dtype = torch.float32,
-) -> torch.Tensor:
-    """paged_attention with one query per row: q is [rows, q_heads, head_dim], row r uses line r of the table."""
-    rows = torch.arange(q.shape[0] + 1, dtype=torch.int32)
-    batch = PagedBatch(query_start=rows, seq_lens=seq_lens, slots=rows[:-1], block_table=block_table)
-    return paged_attention(
-        q,
-        arena,
-        layout,
-        batch,
-        scale=scale,
-        layer_offset=layer_offset,
-        window=window,
-        softcap=softcap,
-        accumulate=accumulate,
-    )
-
-
 def gather_kv(
     arena: torch.Tensor,
     layout: KvLayout,

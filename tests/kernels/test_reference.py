@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from airi.kernels.attention_plan import AttentionPlan, DecodeWorkspace
 from airi.kernels.reference import (
     GRANULE_BYTES,
     KvLayout,
@@ -20,6 +23,7 @@ from airi.kernels.reference import (
     paged_decode,
     penalise,
     philox,
+    plan_attention,
     rms_norm,
     rope,
     rope_kv_write,
@@ -114,15 +118,40 @@ def test_paged_attention_is_dense_attention(
     torch.testing.assert_close(out.double(), expected, rtol=tolerance, atol=tolerance)
 
 
-def test_paged_decode_is_paged_attention_with_one_query_per_row() -> None:
+def test_decoding_is_attention_of_rows_with_one_query() -> None:
     layout, batch = layouts(torch.float32)[0], small_batch()
     arena, dense = filled(layout, batch)
-    q = torch.randn(2, 2, 8)
-    lines = batch.block_table[batch.slots.long()]
-    out = paged_decode(q, arena, layout, lines, batch.seq_lens, scale=1.0, layer_offset=LAYER_OFFSET)
+    rows = dataclasses.replace(batch, query_start=int32(0, 1, 2))
+    plan = AttentionPlan.allocate("cpu", 2, 2, 0)
+    plan_attention(rows.query_start, rows.seq_lens, plan, num_kv_heads=2, tile_queries=1)
+    workspace = DecodeWorkspace.allocate("cpu", 2, 6, 8)
+    q = torch.randn(2, 6, 8)
+    out, lse = torch.empty_like(q), torch.empty(2, 6)
+    paged_decode(
+        q.view(2, 2, 3, 8).transpose(0, 1),
+        arena,
+        layout,
+        batch.block_table,
+        batch.slots,
+        rows.query_start,
+        batch.seq_lens,
+        plan,
+        workspace,
+        out,
+        scale=1.0,
+        layer_offset=LAYER_OFFSET,
+        lse=lse,
+    )
     for row, (k, v) in enumerate(dense):
-        probabilities = torch.softmax(torch.einsum("hd,hkd->hk", q[row], k), -1)
-        torch.testing.assert_close(out[row], torch.einsum("hk,hkd->hd", probabilities, v))
+        scores = torch.einsum("hd,hkd->hk", q[row], k.repeat_interleave(3, 0))
+        expected = torch.einsum("hk,hkd->hd", torch.softmax(scores, -1), v.repeat_interleave(3, 0))
+        torch.testing.assert_close(out[row], expected)
+        torch.testing.assert_close(lse[row], scores.logsumexp(-1))
+
+
+def test_the_specification_needs_no_triton() -> None:
+    code = "import sys; sys.modules['triton'] = None; import airi.kernels.reference"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_keys_and_values_are_written_where_they_are_read() -> None:
