@@ -1,0 +1,101 @@
+"""Weights that can move: tensors that keep their identity while their memory changes, and products with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Linear", "Weight", "place", "placed_bytes"]
+
+_ALIGNMENT = 512
+"""Bytes: what the device's allocator keeps to, so that kernels compile and choose the same for placed weights."""
+
+
+class Weight:
+    """One weight, shared by all that use it; `tensor` is replaced when it moves.
+
+    Quantised ones are torch subclasses of several plain tensors, their parts.
+    """
+
+    __slots__ = ("tensor",)
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the tensor is its own only part."""
+        return not hasattr(self.tensor, "__tensor_flatten__")
+
+    def parts(self) -> list[torch.Tensor]:
+        """The plain tensors that hold the weight, always in the same order."""
+        if self.is_plain:
+            return [self.tensor]
+        names, _ = _flatten(self.tensor)
+        return [getattr(self.tensor, name) for name in names]
+
+    def replace(self, parts: Sequence[torch.Tensor]) -> None:
+        """Takes these tensors, equal in shape and value, for its parts."""
+        if self.is_plain:
+            (self.tensor,) = parts
+            return
+        names, context = _flatten(self.tensor)
+        subclass: Any = type(self.tensor)
+        inner = dict(zip(names, parts, strict=True))
+        self.tensor = subclass.__tensor_unflatten__(inner, context, self.tensor.shape, self.tensor.stride())
+
+
+def _flatten(tensor: Any) -> tuple[list[str], Any]:
+    names, context = tensor.__tensor_flatten__()
+    return [name for name in names if getattr(tensor, name) is not None], context
+
+
+def placed_bytes(weights: Iterable[Weight]) -> int:
+    """Bytes that `place` needs."""
+    return sum(_aligned(part.nbytes) for weight in weights for part in weight.parts())
+
+
+def place(weights: Iterable[Weight], memory: torch.Tensor) -> None:
+    """Moves the weights into uint8 memory, one behind the other; their old memory is free afterwards."""
+    at = 0
+    for weight in weights:
+        moved = []
+        for part in weight.parts():
+            target = memory[at : at + part.nbytes].view(part.dtype).view(part.shape)
+            target.copy_(part)
+            moved.append(target)
+            at += _aligned(part.nbytes)
+        weight.replace(moved)
+
+
+def _aligned(num_bytes: int) -> int:
+    return -(-num_bytes // _ALIGNMENT) * _ALIGNMENT
+
+
+class Linear:
+    """y = x @ W.T + bias, W [n, k]."""
+
+    __slots__ = ("bias", "n", "weight")
+
+    def __init__(self, weight: Weight, bias: Weight | None = None) -> None:
+        self.weight = weight
+        self.bias = bias
+        self.n = int(weight.tensor.shape[0])
+
+    def __call__(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """The product for x [m, k]; in `out` [m, n] where the weight is plain, else in memory of its own."""
+        import torch
+
+        weight, bias = self.weight.tensor, None if self.bias is None else self.bias.tensor
+        if not self.weight.is_plain:
+            return torch.nn.functional.linear(x, weight, bias)
+        if bias is None:
+            return torch.mm(x, weight.t(), out=out)
+        return torch.addmm(bias, x, weight.t(), out=out)
+
+    def weights(self) -> list[Weight]:
+        """All that can move."""
+        return [self.weight] if self.bias is None else [self.weight, self.bias]
