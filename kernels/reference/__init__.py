@@ -18,6 +18,7 @@ Gumbel distributed and a function of (seed, draw, token) alone, by Philox4x32-10
 
 from ..layout import GRANULE_BYTES, KvLayout
 from .attention import PagedBatch, gather_kv, paged_attention
+from .blocks import copy_blocks, gather_dequant, zero_granules
 from .decode import combine_partials, paged_decode
 from .plan import plan_attention
 from .prefill import paged_prefill
@@ -32,7 +33,9 @@ __all__ = [
     "PagedBatch",
     "apply_table_deltas",
     "combine_partials",
+    "copy_blocks",
     "fill_tokens",
+    "gather_dequant",
     "gather_kv",
     "gumbel_noise",
     "keep_mask",
@@ -49,4 +52,5 @@ __all__ = [
     "rope_kv_write",
     "sample",
     "write_kv",
+    "zero_granules",
 ]
