@@ -15,6 +15,8 @@ from airi.sampling_params import SamplingParams
 
 MIB = 2**20
 GREEDY: dict[str, Any] = {"temperature": 0.0, "ignore_eos": True}
+PLATFORM: dict[str, Any] = {}
+"""Where engines run unless told otherwise; replaced by tests of another platform."""
 
 
 def make_engine(*paths: Path, **options: Any) -> Engine:
@@ -26,6 +28,7 @@ def make_engine(*paths: Path, **options: Any) -> Engine:
         "max_num_seqs": 8,
         "max_batch_tokens": 256,
         "threads": 1,
+        **PLATFORM,
     }
     return Engine(EngineOptions(**{**defaults, **options}))
 

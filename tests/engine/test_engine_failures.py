@@ -23,7 +23,7 @@ def engine(tiny_llama: Path) -> Engine:
 def test_not_a_number_ends_its_own_row_only(
     engine: Engine, llama_references: list[Reference], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = engine.models[0].runner.model
+    model: Any = engine.models[0].runner.model
     forward = model.forward
 
     def broken(step: Any) -> Any:

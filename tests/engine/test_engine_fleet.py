@@ -57,7 +57,7 @@ def test_texts_are_the_same_across_sleep_and_wake(
     expected |= add_all(engine, 100, "qwen3", qwen3_references)
     while engine.model_state(0) != ASLEEP or any(i not in outputs for i in range(100, 102)):
         gather(outputs, engine.step())
-    home = engine._fleet._home(0)
+    home = engine._hosting.arena.part(*engine._fleet._home(0))
     home[:] = 255
     """Whoever had the space left it like this: not a number, were it read."""
     waiting = [i for i in expected if i < 100 and (i not in outputs or outputs[i].finish_reason is None)]
@@ -107,7 +107,7 @@ def test_memory_is_released_while_all_sleep_and_nobody_reads_what_was_there(
     engine.cancel(99)
     run(engine)
     engine.release_memory()
-    assert not engine._hosting.arena.any(), "the system gives zeros"
+    assert not engine._hosting.arena.part(0, engine._hosting.arena.nbytes).any(), "the system gives zeros"
     engine.wake("llama")
     assert tokens(run_again := run_all(engine, llama_references)) == expected
     assert all(output.num_cached_tokens == 0 for output in run_again.values())
@@ -214,7 +214,7 @@ def test_memory_that_is_missing_to_measure_a_model_refuses_it_before_anything_ch
         raise MemoryBudgetError("the KV arena cannot be allocated")
 
     with monkeypatch.context() as patched:
-        patched.setattr("airi.engine.warmup.allocate_arena", no_memory)
+        patched.setattr("airi.engine.platform.allocate_arena", no_memory)
         with pytest.raises(MemoryBudgetError):
             engine.add_model(coming)
     assert [model.name for model in engine.models] == ["llama"]

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from airi import _core
+from airi.engine.memory import HostArena
 from airi.engine.pipeline import StepPipeline
 from airi.engine.runner import StepArrays
 
@@ -43,7 +44,7 @@ def pipeline_of(runner: HeldRunner) -> StepPipeline:
     return StepPipeline(
         cast(Any, [SimpleNamespace(runner=runner)]),
         [StepArrays.allocate(1, 1, 1, 1)],
-        np.zeros(1, np.uint8),
+        HostArena(np.zeros(1, np.uint8)),
         None,
     )
 
@@ -53,7 +54,7 @@ def test_a_step_that_outlives_its_pipeline_writes_to_nothing_of_others() -> None
     runner = HeldRunner()
     before = set(threading.enumerate())
     pipeline = pipeline_of(runner)
-    pipeline.launch(STEP, {}, follows=False)
+    pipeline.launch(STEP, {}, since=time.perf_counter())
     runner.begun.wait(60)
     done = pipeline.done_fd
     [thread] = set(threading.enumerate()) - before
@@ -78,30 +79,63 @@ def test_what_lies_between_two_steps_is_part_of_the_second() -> None:
     runner = HeldRunner()
     runner.may_end.set()
     pipeline = pipeline_of(runner)
-    slept = 0.0
     begins = time.perf_counter()
+    pipeline.launch(STEP, {}, since=begins)
     micros = 0
     for step in range(20):
-        pipeline.launch(STEP, {}, follows=step > 0)
-        micros += pipeline.collect()[2]
-        passed = time.perf_counter() - begins
         if step < 19:
-            asleep = time.perf_counter()
-            time.sleep(0.005)
-            slept += time.perf_counter() - asleep
-    assert slept <= micros / 1e6 + 20e-6, "every step is a whole number of microseconds"
-    assert micros / 1e6 <= passed + 20e-6
+            time.sleep(0.005)  # of the plan of the next one
+            pipeline.launch(STEP, {}, since=time.perf_counter())
+            assert pipeline.is_full
+        micros += pipeline.collect()[2]
+        assert not pipeline.is_full
+    passed = time.perf_counter() - begins
+    assert not pipeline.is_running
+    assert micros / 1e6 <= passed + 20e-6, "every step is a whole number of microseconds"
+
+
+def test_a_step_begins_with_its_plan_where_none_ran() -> None:
+    runner = HeldRunner()
+    runner.may_end.set()
+    pipeline = pipeline_of(runner)
+    began = time.perf_counter()
+    time.sleep(0.05)
+    pipeline.launch(STEP, {}, since=began)
+    assert pipeline.collect()[2] >= 50_000
 
 
 def test_a_step_that_nobody_collects_holds_up_none_meanwhile() -> None:
     runner = HeldRunner()
     runner.may_end.set()
     pipeline = pipeline_of(runner)
-    pipeline.launch(STEP, {}, follows=False)
+    pipeline.launch(STEP, {}, since=time.perf_counter())
     assert select.select([pipeline.done_fd], [], [], 60)[0]
     time.sleep(0.5)
     begins = time.perf_counter()
+    pipeline.launch(STEP, {}, since=begins)
     pipeline.collect()
-    pipeline.launch(STEP, {}, follows=True)
     micros = pipeline.collect()[2]
     assert micros / 1e6 <= time.perf_counter() - begins + 1e-6, "not the half second before"
+
+
+def test_an_interrupt_while_a_step_runs_loses_neither_it_nor_the_one_after(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runner = HeldRunner()
+    pipeline = pipeline_of(runner)
+    pipeline.launch(STEP, {}, since=0.0)
+    pipeline.launch(STEP, {}, since=0.0)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("concurrent.futures.Future.result", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.collect()
+    assert pipeline.is_running
+    assert pipeline.is_full
+    runner.may_end.set()
+    assert pipeline.collect()[0] is STEP
+    assert pipeline.collect()[0] is STEP
+    assert not pipeline.is_running

@@ -9,6 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from airi.cli._device_flags import (
+    DEVICE_FLAGS,
+    DEVICE_HELP,
+    DTYPE_HELP,
+    KV_CACHE_DTYPE_HELP,
+    QUANTIZATION_HELP,
+    TENSOR_PARALLEL_HELP,
+)
 from airi.cli._flags import parse_size, parse_target
 from airi.cli._model_flags import ModelFlags
 
@@ -70,8 +78,11 @@ class HttpFlags:
 class EngineFlags:
     """What runs the models."""
 
-    device: Annotated[str, _engine(help="Where to run: auto, cpu.")] = "auto"
-    dtype: Annotated[str, _engine(help="auto (as the checkpoint says), float32 or bfloat16.")] = "auto"
+    device: Annotated[str, _engine(help=DEVICE_HELP)] = "auto"
+    dtype: Annotated[str, _engine(help=DTYPE_HELP)] = "auto"
+    kv_cache_dtype: Annotated[str, _engine(help=KV_CACHE_DTYPE_HELP)] = "auto"
+    quantization: Annotated[str | None, _engine(help=QUANTIZATION_HELP)] = None
+    tensor_parallel_size: Annotated[int, _engine(help=TENSOR_PARALLEL_HELP)] = 1
     threads: Annotated[int | None, _engine(help="Threads that compute; left out: all cores.")] = None
     max_model_len: Annotated[
         int | None, _engine(help="Prompt and answer together, in tokens; left out: the model's window.")
@@ -99,7 +110,7 @@ class EngineFlags:
 
     def options(self) -> dict[str, Any]:
         """For EngineOptions."""
-        names = ("device", "dtype", "threads", "max_model_len", "decision_records")
+        names = (*DEVICE_FLAGS, "threads", "max_model_len", "decision_records")
         record_steps = None if self.record_steps is None else str(self.record_steps.absolute())
         return {name: getattr(self, name) for name in names} | {"record_steps": record_steps}
 

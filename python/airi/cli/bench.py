@@ -11,6 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from airi.cli._device_flags import (
+    DEVICE_HELP,
+    DTYPE_HELP,
+    KV_CACHE_DTYPE_HELP,
+    QUANTIZATION_HELP,
+    TENSOR_PARALLEL_HELP,
+)
 from airi.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -106,7 +113,11 @@ def throughput(
     range_ratio: RangeRatio = 0.0,
     prefix_len: PrefixLen = 0,
     seed: Seed = 0,
-    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    device: Annotated[str, typer.Option(help=DEVICE_HELP)] = "auto",
+    dtype: Annotated[str, typer.Option(help=DTYPE_HELP)] = "auto",
+    kv_cache_dtype: Annotated[str, typer.Option(help=KV_CACHE_DTYPE_HELP)] = "auto",
+    quantization: Annotated[str | None, typer.Option(help=QUANTIZATION_HELP, show_default=False)] = None,
+    tensor_parallel_size: Annotated[int, typer.Option(help=TENSOR_PARALLEL_HELP)] = 1,
     threads: Annotated[
         int | None, typer.Option(help="Threads that compute; left out: all cores.", show_default=False)
     ] = None,
@@ -121,7 +132,16 @@ def throughput(
     from airi.llm import LLM
 
     workload = _workload(requests, input_len, output_len, mix, range_ratio, prefix_len, seed)
-    with LLM(_model(model, shape), dtype=dtype, threads=threads, max_num_seqs=max_num_seqs) as llm:
+    with LLM(
+        _model(model, shape),
+        device=device,
+        dtype=dtype,
+        kv_cache_dtype=kv_cache_dtype,
+        quantization=quantization,
+        tensor_parallel_size=tensor_parallel_size,
+        threads=threads,
+        max_num_seqs=max_num_seqs,
+    ) as llm:
         workload = replace(workload, vocab=llm.tokenizer.vocab_size)
         with show_progress("requests", requests) as on_done:
             row = measure_throughput(llm, workload, on_done=on_done)

@@ -10,6 +10,13 @@ from typing import Annotated, Any, Protocol
 
 import typer
 
+from airi.cli._device_flags import (
+    DEVICE_HELP,
+    DTYPE_HELP,
+    KV_CACHE_DTYPE_HELP,
+    QUANTIZATION_HELP,
+    TENSOR_PARALLEL_HELP,
+)
 from airi.errors import AiriError, ConfigError, ContextLengthError
 
 __all__ = ["chat"]
@@ -41,8 +48,15 @@ TopP = Annotated[float | None, _sampling(help="Draw from the likeliest tokens up
 MaxTokens = Annotated[int | None, _sampling(help="Longest answer. Left out: what fits.")]
 Seed = Annotated[int | None, _sampling(help="Makes answers repeatable.")]
 Template = Annotated[str | None, _local(help="File that replaces the model's chat template.")]
-Dtype = Annotated[str, _local(help="auto, float32 or bfloat16.")]
+Device = Annotated[str, _local(help=DEVICE_HELP)]
+Dtype = Annotated[str, _local(help=DTYPE_HELP)]
+KvCacheDtype = Annotated[str, _local(help=KV_CACHE_DTYPE_HELP)]
+Quantization = Annotated[str | None, _local(help=QUANTIZATION_HELP)]
+TensorParallelSize = Annotated[int, _local(help=TENSOR_PARALLEL_HELP)]
 Threads = Annotated[int | None, _local(help="Threads that compute; left out: all cores.")]
+
+_LOCAL_DEFAULTS = {"device": "auto", "dtype": "auto", "kv_cache_dtype": "auto", "tensor_parallel_size": 1}
+"""Of those that are not None."""
 
 
 class Talker(Protocol):
@@ -118,7 +132,11 @@ def chat(
     max_tokens: MaxTokens = None,
     seed: Seed = None,
     chat_template: Template = None,
+    device: Device = "auto",
     dtype: Dtype = "auto",
+    kv_cache_dtype: KvCacheDtype = "auto",
+    quantization: Quantization = None,
+    tensor_parallel_size: TensorParallelSize = 1,
     threads: Threads = None,
 ) -> None:
     """Talk to a model in the terminal.
@@ -127,15 +145,21 @@ def chat(
     """
     given = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "seed": seed}
     sampling = {name: value for name, value in given.items() if value is not None}
+    options: dict[str, Any] = {
+        "chat_template": chat_template,
+        "threads": threads,
+        "quantization": quantization,
+    }
+    options |= {"device": device, "dtype": dtype, "kv_cache_dtype": kv_cache_dtype}
+    options["tensor_parallel_size"] = tensor_parallel_size
     talker: Talker
     if url is not None:
-        if chat_template is not None or threads is not None or dtype != "auto":
-            raise ConfigError(
-                "--chat-template, --dtype and --threads belong to a model in this process, not to --url"
-            )
+        for name, value in options.items():
+            if value != _LOCAL_DEFAULTS.get(name):
+                flag = name.replace("_", "-")
+                raise ConfigError(f"--{flag} belongs to a model in this process, not to --url", field=name)
         talker = RemoteTalker(url, model, api_key, sampling)
     else:
-        options: dict[str, Any] = {"chat_template": chat_template, "dtype": dtype, "threads": threads}
         talker = LocalTalker(model, sampling, options)
     try:
         messages = [{"role": "system", "content": system}] if system else []

@@ -12,17 +12,15 @@ from numpy.typing import NDArray
 
 from airi import _core
 from airi._core.parts import StepTimeModel
-from airi.engine.fleet import Fleet, place_weights
+from airi.engine.fleet import Fleet
 from airi.engine.isolation import CacheRegions
 from airi.engine.loading import EngineProgress, HostedModel, host_models, larger_arrays
 from airi.engine.options import EngineOptions, ModelOptions
 from airi.engine.outcomes import REASONS, ModelCounters, StepOutputs, execution_error, refusal
-from airi.engine.pipeline import StepPipeline
 from airi.engine.prompts import check_ids, check_place, check_priority, check_prompt, check_room
 from airi.engine.requests import Feature, RequestState
 from airi.engine.runner import StepResult
 from airi.engine.tenants import Tenants
-from airi.engine.warmup import learn_step_times
 from airi.errors import ConfigError, ModelNotFoundError
 from airi.observability import explain
 from airi.outputs import Output
@@ -54,10 +52,7 @@ class Engine:
         self._states: dict[int, RequestState] = {}
         self._tenants = Tenants(self._runtime, self._hosting.models)
         self._fleet = Fleet(options, self._hosting, self._tenants)
-        for model in self._fleet.models:
-            learn_step_times(self._runtime, model, options, self._hosting.arena)
-        for model in self._fleet.models:
-            place_weights(model.runner.model, self._hosting.home(model.index, model))
+        self._fleet.settle(progress)
         self._by_name: dict[str, HostedModel] = {}
         self._regions: list[CacheRegions] = []
         self.counters: list[ModelCounters] = []
@@ -65,11 +60,11 @@ class Engine:
         for model in self._fleet.models:
             self._welcome(model)
         self._arrays = self._hosting.arrays
-        self._pipeline = StepPipeline(
+        self._pipeline = self._hosting.platform.pipeline(
             self._fleet.models, self._arrays, self._hosting.arena, self._hosting.tiers
         )
-        self._held: StepOutputs | None = None
-        """Of a step that was ended between steps; the next one gives it."""
+        self._held: list[StepOutputs] = []
+        """Of steps that were ended between steps, or interrupted; the next ones give them."""
         self._ended: set[int] = set()
         """Requests that ended while a step ran, which may hold a row of them; their ids may be in use again."""
         self._random = random.Random(options.seed)
@@ -98,9 +93,9 @@ class Engine:
             if name in self._by_name:
                 raise ConfigError(f"model name {name!r} is taken", field="name")
         addition = self._fleet.load(model, progress)
-        if self._pipeline.is_running:
-            self._held = self._collect(None, {})
-        arrays = larger_arrays(self.options, self._arrays, addition)
+        while self._pipeline.is_running:
+            self._held.append(self._collect({}))
+        arrays = larger_arrays(self._hosting.platform, self.options, self._arrays, addition)
         if arrays is not None:
             self._runtime.replace_buffers([each.as_buffers() for each in arrays])
             self._arrays = arrays
@@ -230,7 +225,7 @@ class Engine:
 
     def has_work(self) -> bool:
         """Whether any request has not ended, or a step is running still."""
-        return bool(self._states) or self._pipeline.is_running or self._held is not None
+        return bool(self._states) or self._pipeline.is_running or bool(self._held)
 
     def watch_step(self) -> tuple[int, float]:
         """A file descriptor that is readable once the running step has run, and for how many seconds at most a
@@ -243,7 +238,7 @@ class Engine:
 
         Until the first deadline where all that is left waits for sleeping models; else 0, which promises nothing.
         """
-        if self._pipeline.is_running or self._held is not None or not self._fleet.all_asleep(self.stats()):
+        if self._pipeline.is_running or self._held or not self._fleet.all_asleep(self.stats()):
             return 0.0
         deadlines = (s.deadline_us for s in self._states.values() if s.deadline_us is not None)
         return max((min(deadlines, default=math.inf) - now_us()) / 1e6, 0.0)
@@ -303,39 +298,44 @@ class Engine:
         With `async_scheduling` the next step is planned while this one runs, and started before what this one
         gave is looked at.
         """
-        if self._held is not None:
-            held, self._held = self._held, None
-            return held
+        if self._held:
+            return self._held.pop(0)
         others: dict[int, Output] = {}
         if not self._pipeline.is_running and not self._plan(others):
             self._fleet.advance()
             if not others and self._states and self._hosting.tiers is not None and not self.rest_s():
                 self._hosting.tiers.wait(_TIER_WAIT_S)
             return StepOutputs(others=list(others.values()))
-        return self._collect(self._runtime.step(now_us()) if self.options.async_scheduling else None, others)
-
-    def _collect(self, ahead: _core.StepInfo | None, others: dict[int, Output]) -> StepOutputs:
-        """Ends the step that runs, starting the one planned `ahead`; `others` has what ended without a step."""
-        self._end(others, None)
-        info, result, took_us = self._pipeline.collect()
-        gone = self._ended | others.keys()
-        if ahead is not None:
-            self._pipeline.launch(ahead, self._states, follows=True)
-        self._runtime.commit(info.step_id, result.tokens, result.counts, result.status, took_us)
-        self._fleet.advance()
-        outputs = self._outputs(self._count(result, took_us, gone), others)
-        if ahead is None:
-            self._ended.clear()
-        return outputs
+        if self.options.async_scheduling and not self._pipeline.is_full:
+            self._plan(others)
+        return self._collect(others)
 
     def _plan(self, others: dict[int, Output]) -> bool:
         """Launches the next step, if there is one; `others` gets what was cancelled or timed out."""
+        began = time.perf_counter()
         info = self._runtime.step(now_us())
         self._end(others, None)
-        self._ended.clear()
+        if not self._pipeline.is_running:
+            self._ended.clear()
         if info is not None:
-            self._pipeline.launch(info, self._states, follows=False)
+            self._pipeline.launch(info, self._states, since=began)
         return info is not None
+
+    def _collect(self, others: dict[int, Output]) -> StepOutputs:
+        """Ends the oldest step that runs; `others` has what ended without a step."""
+        try:
+            info, result, took_us = self._pipeline.collect()
+        except BaseException:
+            if others:
+                self._held.append(StepOutputs(others=list(others.values())))
+            raise
+        gone = self._ended | others.keys()
+        self._runtime.commit(info.step_id, result.tokens, result.counts, result.status, took_us)
+        self._fleet.advance()
+        outputs = self._outputs(self._count(result, took_us, gone), others)
+        if not self._pipeline.is_running:
+            self._ended.clear()
+        return outputs
 
     def _count(self, result: StepResult, took_us: int, gone: set[int]) -> StepResult:
         """The result without its rows for requests that have ended before, and counted."""

@@ -3,32 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from airi import _core
-from airi.engine.arena import release_pages
-from airi.engine.backends import LoadedModel, PlaceableModel
 from airi.engine.loading import Addition, EngineProgress, HostedModel, Hosting, load_addition
 from airi.engine.options import EngineOptions, ModelOptions
 from airi.engine.tenants import Tenants
-from airi.engine.warmup import measure_apart, teach
+from airi.engine.warmup import learn_step_times, measure_apart, teach
 from airi.errors import ConfigError
 
-__all__ = ["Fleet", "place_weights"]
+__all__ = ["Fleet"]
 
 _LEAVING = (_core.ModelState.REMOVING, _core.ModelState.REMOVED)
 _AWAY = (_core.ModelState.ASLEEP, _core.ModelState.REMOVED)
 _SETTLED = (_core.ModelState.AWAKE, _core.ModelState.ASLEEP, _core.ModelState.REMOVED)
-
-
-def place_weights(model: LoadedModel, home: NDArray[np.uint8]) -> None:
-    """Moves a loaded model's weights to `home`, if it has one."""
-    if home.size:
-        if not isinstance(model, PlaceableModel):
-            raise TypeError("a model that keeps its weights to itself has a home for them")
-        model.place_weights(home)
 
 
 class Fleet:
@@ -46,8 +34,8 @@ class Fleet:
         self._runtime = hosting.runtime
         self.models: list[HostedModel] = list(hosting.models)
         """By the core's index; those that were removed stay, without a runner's model."""
-        self._saved: dict[int, NDArray[np.uint8]] = {}
-        self._coming: dict[int, LoadedModel] = {}
+        self._saved: dict[int, Any] = {}
+        self._coming: set[int] = set()
         self._moving: set[int] = set()
 
     @property
@@ -81,7 +69,9 @@ class Fleet:
 
     def add(self, addition: Addition) -> None:
         """Measures a loaded model's steps, and makes place for it. Raises ConfigError; then nothing has changed."""
-        measured = measure_apart(addition.hosted, self._options)
+        measured = measure_apart(addition.hosted, self._options, self._hosting.platform)
+        if not addition.hosted.weight_slabs:
+            self._set_up(addition.hosted, None)
         self._tenants.yield_all()
         try:
             index = self._runtime.add_model(addition.settings)
@@ -91,7 +81,7 @@ class Fleet:
         finally:
             self._share_out()
         teach(self._runtime, index, measured)
-        self._coming[index] = addition.loaded
+        self._coming.add(index)
         self._start(index)
 
     def remove(self, index: int, *, drains: bool) -> None:
@@ -129,7 +119,7 @@ class Fleet:
         for index in sorted(self._moving):
             state = self.state(index)
             if state == _core.ModelState.MOVING_OUT:
-                self._saved[index] = self._home(index).copy()
+                self._saved[index] = self._hosting.arena.save(*self._home(index))
                 self._runtime.confirm_moved(index)
             elif state == _core.ModelState.MOVING_IN:
                 self._bring_in(index)
@@ -139,7 +129,7 @@ class Fleet:
                 self._saved.pop(index, None)
                 self._share_out()  # the others can count on more
             if self.state(index) in _SETTLED:
-                self._coming.pop(index, None)
+                self._coming.discard(index)
                 self._moving.remove(index)
 
     def release_arena(self) -> None:
@@ -149,14 +139,38 @@ class Fleet:
                 raise ConfigError(
                     f"{model.name} is not asleep; memory is released while all sleep", field="model"
                 )
-        release_pages(self._hosting.arena)
+        self._hosting.arena.release()
+
+    def settle(self, progress: EngineProgress | None) -> None:
+        """Puts the weights of the first models where they stay, measures steps, and prepares for the first one."""
+        for model in self.models:
+            if not model.weight_slabs:
+                self._set_up(model, progress)
+        for model in self.models:
+            # In memory that weights are placed in afterwards.
+            learn_step_times(self._runtime, model, self._options, self._hosting.arena)
+        for model in self.models:
+            if model.weight_slabs:
+                self._place(model)
+                self._set_up(model, progress)
 
     def _bring_in(self, index: int) -> None:
-        home = self._home(index)
-        if index in self._coming:
-            place_weights(self._coming[index], home)
-        else:
-            home[:] = self._saved.pop(index)
+        if index not in self._coming:
+            self._hosting.arena.restore(self._home(index)[0], self._saved.pop(index))
+            self.models[index].runner.refresh()
+        elif self.models[index].weight_slabs:
+            self._place(self.models[index])
+            self._set_up(self.models[index], None)
 
-    def _home(self, index: int) -> NDArray[np.uint8]:
+    def _place(self, model: HostedModel) -> None:
+        model.runner.place_weights(self._hosting.arena.part(*self._home(model.index)))
+
+    def _set_up(self, model: HostedModel, progress: EngineProgress | None) -> None:
+        def on_graphs(done: int, total: int) -> None:
+            if progress is not None:
+                progress(model.name, "graphs", done, total)
+
+        model.runner.set_up(on_graphs)
+
+    def _home(self, index: int) -> tuple[int, int]:
         return self._hosting.home(index, self.models[index])

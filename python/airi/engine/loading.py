@@ -9,27 +9,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from airi import _core
 from airi.engine.arena import (
     ArenaPlan,
     ElasticLimits,
     KvDemand,
-    allocate_arena,
     elastic_limits,
     format_bytes,
     plan_arena,
     plan_elastic_arena,
 )
-from airi.engine.backends import LoadedModel, LoadOptions, PlaceableModel, get_backend
+from airi.engine.backends import LoadOptions, PlaceableModel
 from airi.engine.hub import resolve_model_path
+from airi.engine.memory import Arena
 from airi.engine.options import EngineOptions, ModelOptions
-from airi.engine.resources import available_memory, usable_cores
-from airi.engine.runner import ModelRunner, StepArrays
+from airi.engine.platform import Model, Platform, Runner, Tiers, platform_of
+from airi.engine.resources import available_memory
+from airi.engine.runner import StepArrays
 from airi.engine.step_log import ModelSettings, RecordingRuntime, RuntimeSettings, StepLog
-from airi.engine.tiers import MAX_OPS, KvTiers
+from airi.engine.tiers import MAX_OPS
 from airi.errors import ConfigError, MemoryBudgetError
 from airi.sampling_params import MAX_PRIORITY
 
@@ -64,7 +62,7 @@ class HostedModel:
     index: int
     options: ModelOptions
     path: Path
-    runner: ModelRunner
+    runner: Runner
     max_model_len: int
     """The window: what was asked for or the model's own, cut to what the arena can hold."""
     num_kv_blocks: int
@@ -87,13 +85,14 @@ class HostedModel:
 class Hosting:
     """Everything an engine steps with."""
 
+    platform: Platform
     models: tuple[HostedModel, ...]
     runtime: _core.Runtime
     arrays: tuple[StepArrays, ...]
     """One per buffer set of the runtime."""
-    arena: NDArray[np.uint8]
+    arena: Arena
     plan: ArenaPlan
-    tiers: KvTiers | None
+    tiers: Tiers | None
     """None: what leaves the arena is gone."""
 
     @property
@@ -101,15 +100,11 @@ class Hosting:
         """Whether memory moves between the models."""
         return bool(self.plan.limits)
 
-    def home(self, index: int, model: HostedModel) -> NDArray[np.uint8]:
-        """The part of the arena that is the home of a model's weights; empty where it has none."""
+    def home(self, index: int, model: HostedModel) -> tuple[int, int]:
+        """The first byte of the arena that is the home of a model's weights, and how many are; none: (0, 0)."""
         first = self.runtime.weights_at(index)
         size = self.plan.slab_bytes
-        return (
-            self.arena[:0]
-            if first is None
-            else self.arena[first * size : (first + model.weight_slabs) * size]
-        )
+        return (0, 0) if first is None else (first * size, model.weight_slabs * size)
 
 
 @contextmanager
@@ -126,29 +121,31 @@ def _memory_errors_named() -> Iterator[None]:
 @_memory_errors_named()
 def host_models(options: EngineOptions, progress: EngineProgress | None) -> Hosting:
     """Loads every model and divides the arena; raises CheckpointError or ConfigError."""
-    _set_threads(options)
-    loaded = [_load(options, model, progress) for model in options.models]
-    demands = [_demand(options, model, item) for model, item in zip(options.models, loaded, strict=True)]
-    plan = _plan(options, demands)
-    arena = allocate_arena(plan.arena_bytes)
+    platform = platform_of(options)
+    loaded = [_load(platform, options, model, progress) for model in options.models]
+    demands = [
+        _demand(platform, options, model, item) for model, item in zip(options.models, loaded, strict=True)
+    ]
+    plan = _plan(platform, options, demands)
+    arena = platform.arena(plan.arena_bytes)
     hosted = [
-        _hosted(options, index, model, item, arena, plan.num_blocks[index], plan.limits_of(index))
+        _hosted(platform, options, index, model, item, arena, plan.num_blocks[index], plan.limits_of(index))
         for index, (model, item) in enumerate(zip(options.models, loaded, strict=True))
     ]
     configs = [
         _model_config(options, model, plan.num_slabs[model.index], plan.limits_of(model.index))
         for model in hosted
     ]
-    arrays = _step_arrays(options, configs, hosted)
+    arrays = _step_arrays(platform, options, configs, hosted)
     vocab_size = max(model.vocab_size for model in hosted)
-    tiers = _tiers(options, arena, max(demand.bytes_per_block for demand in demands))
+    tiers = _tiers(platform, options, arena, max(demand.bytes_per_block for demand in demands))
     runtime = _runtime(options, plan, configs, arrays, vocab_size)
     if tiers is not None:
         tiers.report_to(runtime.complete_transfers)
-    return Hosting(tuple(hosted), runtime, arrays, arena, plan, tiers)
+    return Hosting(platform, tuple(hosted), runtime, arrays, arena, plan, tiers)
 
 
-def _tiers(options: EngineOptions, arena: NDArray[np.uint8], block_bytes: int) -> KvTiers | None:
+def _tiers(platform: Platform, options: EngineOptions, arena: Arena, block_bytes: int) -> Tiers | None:
     """Memory and disk space beside the arena, which is not touched yet; blocks have at most `block_bytes`."""
     if not options.host_kv_memory:
         return None
@@ -159,26 +156,20 @@ def _tiers(options: EngineOptions, arena: NDArray[np.uint8], block_bytes: int) -
                 f"{field} is {format_bytes(size)}; it must hold a KV block, which has {format_bytes(block_bytes)}",
                 field=field,
             )
-    free = max(available_memory() - arena.nbytes, 0)
+    free = max(available_memory() - platform.host_bytes_of(arena), 0)
     if options.host_kv_memory > free:
         raise MemoryBudgetError(
             f"host_kv_memory is {format_bytes(options.host_kv_memory)}, but only {format_bytes(free)} is free beside "
             "the weights and kv_memory",
             field="host_kv_memory",
         )
-    return KvTiers(
-        arena,
-        host_bytes=options.host_kv_memory,
-        disk_folder=options.disk_kv_path,
-        disk_bytes=options.disk_kv_memory,
-    )
+    return platform.tiers(arena, options)
 
 
 @dataclass(frozen=True, slots=True)
 class Addition:
     """A model that is to join an elastic engine."""
 
-    loaded: LoadedModel
     hosted: HostedModel
     settings: ModelSettings
     """As the core is told of it."""
@@ -193,8 +184,9 @@ def load_addition(
     progress: EngineProgress | None,
 ) -> Addition:
     """A model that joins as the `index`-th; raises CheckpointError or ConfigError."""
-    loaded = _load(options, model, progress)
-    demand = _demand(options, model, loaded)
+    platform = hosting.platform
+    loaded = _load(platform, options, model, progress)
+    demand = _demand(platform, options, model, loaded)
     plan = hosting.plan
     if demand.bytes_per_block > plan.slab_bytes:
         raise ConfigError(
@@ -205,12 +197,12 @@ def load_addition(
     limits = elastic_limits(demand, plan.slab_bytes, plan.arena_bytes // plan.slab_bytes)
     # What it can count on is the core's to say; more than the arena it cannot have.
     blocks = limits.max_slabs * (plan.slab_bytes // demand.bytes_per_block)
-    hosted = _hosted(options, index, model, loaded, hosting.arena, blocks, limits)
-    return Addition(loaded, hosted, _model_config(options, hosted, 0, limits))
+    hosted = _hosted(platform, options, index, model, loaded, hosting.arena, blocks, limits)
+    return Addition(hosted, _model_config(options, hosted, 0, limits))
 
 
 def larger_arrays(
-    options: EngineOptions, arrays: Sequence[StepArrays], addition: Addition
+    platform: Platform, options: EngineOptions, arrays: Sequence[StepArrays], addition: Addition
 ) -> tuple[StepArrays, ...] | None:
     """Buffer sets that steps of one more model fit too; None where they fit those that are there."""
     deltas = _num_deltas(options, [addition.settings], [addition.hosted])
@@ -218,28 +210,21 @@ def larger_arrays(
         return None
     rows, tokens, ops = (len(arrays[0].slots), len(arrays[0].tokens), len(arrays[0].ops))
     with _memory_errors_named():
-        return tuple(StepArrays.allocate(rows, tokens, deltas, ops) for _ in arrays)
+        return platform.step_arrays(rows, tokens, deltas, ops)
 
 
 def _hosted(
+    platform: Platform,
     options: EngineOptions,
     index: int,
     model: ModelOptions,
-    loaded: LoadedModel,
-    arena: NDArray[np.uint8],
+    loaded: Model,
+    arena: Arena,
     num_blocks: int,
     limits: ElasticLimits | None,
 ) -> HostedModel:
     window = min(_window(options, model, loaded), num_blocks * options.block_size)
-    runner = ModelRunner(
-        index,
-        loaded,
-        arena,
-        block_size=options.block_size,
-        max_num_seqs=options.max_num_seqs,
-        max_batch_tokens=max(options.max_batch_tokens, options.max_num_seqs),
-        max_model_len=window,
-    )
+    runner = platform.runner(index, model.name, loaded, arena, options, window)
     return HostedModel(
         index=index,
         options=model,
@@ -252,16 +237,9 @@ def _hosted(
     )
 
 
-def _set_threads(options: EngineOptions) -> None:
-    threads = options.threads or usable_cores()
-    _core.cpu.set_num_threads(threads)
-    if options.backend_name == "reference":
-        import torch
-
-        torch.set_num_threads(threads)
-
-
-def _load(options: EngineOptions, model: ModelOptions, progress: EngineProgress | None) -> LoadedModel:
+def _load(
+    platform: Platform, options: EngineOptions, model: ModelOptions, progress: EngineProgress | None
+) -> Model:
     def on_bytes(done: int, total: int) -> None:
         if progress is not None:
             progress(model.name, "weights", done, total)
@@ -271,22 +249,25 @@ def _load(options: EngineOptions, model: ModelOptions, progress: EngineProgress 
         dtype=model.dtype or options.dtype,
         max_model_len=model.max_model_len or options.max_model_len,
         progress=on_bytes,
+        kv_cache_dtype=options.kv_cache_dtype,
+        quantization=options.quantization,
+        tensor_parallel_size=options.tensor_parallel_size,
     )
-    return get_backend(options.backend_name).load_model(path, load_options)
+    return platform.load(model.name, path, load_options)
 
 
-def _window(options: EngineOptions, model: ModelOptions, loaded: LoadedModel) -> int:
+def _window(options: EngineOptions, model: ModelOptions, loaded: Model) -> int:
     asked = model.max_model_len or options.max_model_len
     own = loaded.info.max_model_len
     return own if asked is None else min(asked, own)
 
 
-def _demand(options: EngineOptions, model: ModelOptions, loaded: LoadedModel) -> KvDemand:
+def _demand(platform: Platform, options: EngineOptions, model: ModelOptions, loaded: Model) -> KvDemand:
     weight_bytes = 0
     if model.sleepable:
         if not isinstance(loaded, PlaceableModel):
             raise ConfigError(
-                f"sleepable needs a backend that can place weights; {options.backend_name} cannot",
+                f"sleepable needs a backend that can place weights; {platform.name} cannot",
                 field="sleepable",
             )
         weight_bytes = loaded.weight_bytes
@@ -301,19 +282,20 @@ def _demand(options: EngineOptions, model: ModelOptions, loaded: LoadedModel) ->
     )
 
 
-def _plan(options: EngineOptions, demands: list[KvDemand]) -> ArenaPlan:
+def _plan(platform: Platform, options: EngineOptions, demands: list[KvDemand]) -> ArenaPlan:
     plan = plan_elastic_arena if any(model.is_elastic for model in options.models) else plan_arena
     return plan(
         demands,
         kv_memory=options.kv_memory,
-        available=available_memory(),
-        fraction=options.kv_fraction,
+        available=platform.free_memory(),
+        fraction=options.kv_fraction or platform.kv_fraction,
     )
 
 
 def _model_config(
     options: EngineOptions, model: HostedModel, num_slabs: int, limits: ElasticLimits | None
 ) -> ModelSettings:
+    info = model.runner.model.info
     admission = _core.Admission.NO_EVICT if options.admission == "no_evict" else _core.Admission.MAX_UTIL
     slabs: dict[str, Any] = {"num_slabs": num_slabs}
     if limits is not None:
@@ -331,7 +313,7 @@ def _model_config(
         max_num_seqs=options.max_num_seqs,
         max_batch_tokens=options.max_batch_tokens,
         device_weight=model.options.weight,
-        hash_seed=f"{model.path}|{model.runner.model.info.dtype}|{options.block_size}".encode(),
+        hash_seed=f"{model.path}|{info.dtype}|{info.kv_cache_dtype}|{options.block_size}".encode(),
         admission=admission,
         enable_prefix_caching=options.prefix_caching,
         targets=options.targets(model.options),
@@ -340,15 +322,17 @@ def _model_config(
 
 
 def _step_arrays(
-    options: EngineOptions, configs: Sequence[_core.ModelConfig], hosted: Sequence[HostedModel]
+    platform: Platform,
+    options: EngineOptions,
+    configs: Sequence[_core.ModelConfig],
+    hosted: Sequence[HostedModel],
 ) -> tuple[StepArrays, ...]:
-    """Two buffer sets, so that a step can be planned while the one before it runs."""
     rows = options.max_num_seqs
     tokens = max(options.max_batch_tokens, rows)
     deltas = _num_deltas(options, configs, hosted)
     moves = options.host_kv_memory or any(model.options.is_elastic for model in hosted)
     ops = MAX_OPS if moves else 0
-    return tuple(StepArrays.allocate(rows, tokens, deltas, ops) for _ in range(2))
+    return platform.step_arrays(rows, tokens, deltas, ops)
 
 
 def _num_deltas(

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from airi.engine.backends import BACKENDS, DTYPES
+from airi.engine.backends import BACKENDS, DTYPES, KV_CACHE_DTYPES, QUANTIZATIONS
 from airi.engine.targets import TargetMs, check_target, targets_by_band
 from airi.errors import ConfigError
 
 __all__ = ["ADMISSIONS", "DEVICES", "SCHEDULE_POLICIES", "EngineOptions", "ModelOptions"]
 
-DEVICES = ("auto", "cpu")
+DEVICES = ("auto", "cpu", "cuda", "cuda:N")
 ADMISSIONS = ("max_util", "no_evict")
 SCHEDULE_POLICIES = ("lpm", "fcfs")
 
@@ -34,6 +35,7 @@ _BOUNDS = {
     "dedupe_steps": (0, 2**20),
     "decision_records": (0, 2**24),
     "kv_event_records": (0, 2**24),
+    "tensor_parallel_size": (1, 64),
 }
 """What the core works with."""
 _OPTIONAL = ("threads", "kv_memory", "max_model_len", "fairness_gap_tokens")
@@ -112,15 +114,24 @@ class EngineOptions:
 
     models: tuple[ModelOptions, ...]
     device: str = "auto"
+    """"cpu", "cuda" (the first GPU, ROCm's too), "cuda:N", or "auto": a GPU where there is one that can be used."""
     backend: str = "auto"
-    """How models run: "cpu", or "reference" (plain torch, slow, for comparison)."""
+    """How models run: as the device does, or "reference" (plain torch, slow, for comparison). "cuda" on the device
+    "cpu" runs all that the GPU's engine does on the host, with plain torch in its kernels' place, for tests."""
     dtype: str = "auto"
-    """"auto" is the checkpoint's own."""
+    """"auto" is the checkpoint's own. CPUs compute in bfloat16 where that is float16."""
+    kv_cache_dtype: str = "auto"
+    """What keys and values are stored as on a GPU: "auto", which is `dtype`, "fp8" or "int8"."""
+    quantization: str | None = None
+    """To what weights are quantised on a GPU: "fp8" or "int8"."""
+    tensor_parallel_size: int = 1
+    """How many GPUs share each model."""
     threads: int | None = None
     """None means the cores this process may use."""
     kv_memory: int | None = None
     """Bytes of the KV arena, shared by all models. None takes `kv_fraction` of what is free after loading."""
-    kv_fraction: float = 0.5
+    kv_fraction: float | None = None
+    """None is 0.5 on CPUs, whose memory others use too, and 0.85 on GPUs: activations and graphs take the rest."""
     block_size: int = 16
     """Tokens per KV block."""
     max_num_seqs: int = 256
@@ -184,8 +195,12 @@ class EngineOptions:
     def __post_init__(self) -> None:
         if not self.models:
             raise ConfigError("models is empty; give at least one", field="models")
-        _check_choice("device", self.device, DEVICES)
-        _check_choice("backend", self.backend, ("auto", *BACKENDS))
+        if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", self.device):
+            _check_choice("device", self.device, DEVICES)
+        _check_choice("backend", self.backend, ("auto", *BACKENDS, "cuda"))
+        _check_choice("kv_cache_dtype", self.kv_cache_dtype, KV_CACHE_DTYPES)
+        if self.quantization is not None:
+            _check_choice("quantization", self.quantization, QUANTIZATIONS)
         _check_choice("dtype", self.dtype, DTYPES)
         _check_choice("admission", self.admission, ADMISSIONS)
         _check_choice("schedule_policy", self.schedule_policy, SCHEDULE_POLICIES)
@@ -197,7 +212,7 @@ class EngineOptions:
             raise ConfigError(
                 f"block_size is {self.block_size}; it must be a multiple of 8 up to 256", field="block_size"
             )
-        if not 0.0 < self.kv_fraction <= 0.95:
+        if self.kv_fraction is not None and not 0.0 < self.kv_fraction <= 0.95:
             raise ConfigError(
                 f"kv_fraction is {self.kv_fraction:g}; it must be in (0, 0.95]", field="kv_fraction"
             )
@@ -213,7 +228,36 @@ class EngineOptions:
                 field="step_warmup_s",
             )
         self._check_tiers()
+        self._check_device()
         _check_names(self.models)
+
+    def _check_device(self) -> None:
+        """What can be told without looking for a device."""
+        on_gpu = self.device.startswith("cuda")
+        if on_gpu and self.backend not in ("auto", "cuda"):
+            raise ConfigError(
+                f"backend is {self.backend!r}; on the device {self.device!r} it must be 'auto' or 'cuda'",
+                field="backend",
+            )
+        if self.device.startswith("cuda:") and self.tensor_parallel_size > 1:
+            raise ConfigError(
+                f"device is {self.device!r}; with tensor_parallel_size {self.tensor_parallel_size} it must be 'cuda', "
+                "which is the first so many",
+                field="device",
+            )
+        if self.backend in ("cpu", "reference") or (self.device == "cpu" and self.backend == "auto"):
+            self.check_for_cpu("on CPUs")
+
+    def check_for_cpu(self, why: str) -> None:
+        """Raises ConfigError for what only GPUs do; `why` says where the models run."""
+        for field, default in (
+            ("kv_cache_dtype", "auto"),
+            ("quantization", None),
+            ("tensor_parallel_size", 1),
+        ):
+            value = getattr(self, field)
+            if value != default:
+                raise ConfigError(f"{field} is {value!r}; {why} it must be {default!r}", field=field)
 
     def _check_tiers(self) -> None:
         if (self.disk_kv_path is None) != (self.disk_kv_memory == 0):
@@ -237,11 +281,6 @@ class EngineOptions:
         ttft_ms = self.ttft_ms if model.ttft_ms is None else model.ttft_ms
         itl_ms = self.itl_ms if model.itl_ms is None else model.itl_ms
         return targets_by_band(ttft_ms, itl_ms)
-
-    @property
-    def backend_name(self) -> str:
-        """The backend that `device` and `backend` mean together."""
-        return "cpu" if self.backend == "auto" else self.backend
 
 
 def _default_name(path: str) -> str:

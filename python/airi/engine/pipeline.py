@@ -7,36 +7,40 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from airi import _core
-from airi.engine.loading import HostedModel
+from airi.engine.memory import HostArena
 from airi.engine.requests import RequestState
 from airi.engine.runner import ModelRunner, StepArrays, StepResult, apply_ops
 from airi.engine.tiers import KvTiers
 
-__all__ = ["StepPipeline"]
+if TYPE_CHECKING:
+    from airi.engine.loading import HostedModel
+
+__all__ = ["PLAN_AT", "Signal", "StepPipeline", "kind_of"]
 
 # The next step is planned when this share of the time that a step like the one running took has gone by: early
 # enough to be ready in time, late enough for the requests that come meanwhile.
-_PLAN_AT = 0.85
+PLAN_AT = 0.85
 
 
-class _Signal:
+class Signal:
     """An event's descriptor, open for as long as anybody who reads or writes it: also a step that outlives its
     pipeline, whose write would else reach whatever got the number next."""
 
     def __init__(self) -> None:
-        self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC | os.EFD_SEMAPHORE)
 
     def __del__(self) -> None:
         os.close(self.fd)
 
 
 class StepPipeline:
-    """At most one step runs at a time. Knows nothing of the core's decisions.
+    """At most one step runs at a time; one more waits for it to be collected. Knows nothing of the core's decisions.
 
     *Thread safety*: none; its own thread runs models and touches nothing else.
     """
@@ -45,7 +49,7 @@ class StepPipeline:
         self,
         models: Sequence[HostedModel],
         arrays: Sequence[StepArrays],
-        arena: NDArray[np.uint8],
+        arena: HostArena,
         tiers: KvTiers | None,
     ) -> None:
         """`models` may grow."""
@@ -55,11 +59,10 @@ class StepPipeline:
         self._arrays = arrays
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="airi-step")
         self._running: tuple[_core.StepInfo, Future[tuple[StepResult, float]]] | None = None
-        self._done = _Signal()
+        self._waiting: tuple[_core.StepInfo, Mapping[int, RequestState]] | None = None
+        self._done = Signal()
         self._began = 0.0
         """Of the step that runs, by time.perf_counter()."""
-        self._free = 0.0
-        """Since when the step that was collected last has held up no other."""
         self._took_s: dict[tuple[int, bool], float] = {}
         """By model and whether there were prefills: the last such step."""
 
@@ -67,6 +70,11 @@ class StepPipeline:
     def is_running(self) -> bool:
         """Whether a step was launched and not collected."""
         return self._running is not None
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no step can be launched before one is collected."""
+        return self._waiting is not None
 
     @property
     def done_fd(self) -> int:
@@ -84,39 +92,50 @@ class StepPipeline:
         if self._running is None:
             return 0.0
         info, future = self._running
-        took = self._took_s.get(_kind(info), 0.0)
-        return 0.0 if future.done() else max(self._began + _PLAN_AT * took - time.perf_counter(), 0.0)
+        took = self._took_s.get(kind_of(info), 0.0)
+        return 0.0 if future.done() else max(self._began + PLAN_AT * took - time.perf_counter(), 0.0)
 
-    def launch(self, info: _core.StepInfo, states: Mapping[int, RequestState], *, follows: bool) -> None:
-        """Starts a planned step. The one before must have been collected.
+    def launch(self, info: _core.StepInfo, states: Mapping[int, RequestState], *, since: float) -> None:
+        """Starts a planned step, or has it wait until the one that runs is collected.
 
-        A step that `follows`, as it was planned before that, begins with the end of that one, or where nobody was
-        there to collect it yet, when somebody was: what lies between two steps is part of the time between their
-        tokens, which targets and simulations are about.
+        One that waited begins with the end of that one, or where nobody was there to collect it yet, when somebody
+        was: what lies between two steps is part of the time between their tokens, which targets and simulations are
+        about. Others begin with their plans, at `since`.
         """
+        if self._waiting is not None:
+            raise RuntimeError(f"step {self._waiting[0].step_id} was not started")
         if self._running is not None:
-            raise RuntimeError(f"step {self._running[0].step_id} was not collected")
-        runner, arrays = self._models[info.model].runner, self._arrays[info.buffer]
+            self._waiting = info, states
+        else:
+            self._began = since
+            self._start(info, states)
+
+    def _start(self, info: _core.StepInfo, states: Mapping[int, RequestState]) -> None:
+        # No static type tells which platform a hosted model is of; this pipeline is made for the host's.
+        runner, arrays = cast(ModelRunner, self._models[info.model].runner), self._arrays[info.buffer]
         runner.take_over(arrays, rows=info.num_rows, deltas=info.num_deltas, states=states)
-        self._began = self._free if follows else time.perf_counter()
-        execute = partial(apply_ops, self._arena) if self._tiers is None else self._tiers.begin
+        execute = partial(apply_ops, self._arena.array) if self._tiers is None else self._tiers.begin
         future = self._thread.submit(_run, runner, arrays, info, execute, self._done)
         self._running = info, future
 
     def collect(self) -> tuple[_core.StepInfo, StepResult, int]:
         """Waits for the step that runs: its plan, what it gave, and the microseconds that it took.
 
-        An interrupt while waiting loses nothing.
+        Starts the one that waits. An interrupt meanwhile loses nothing.
         """
         if self._running is None:
             raise RuntimeError("no step was launched")
         info, future = self._running
         called = time.perf_counter()
         result, ended = future.result()
-        self._free = max(ended, called)
-        took = self._took_s[_kind(info)] = ended - self._began
+        free = max(ended, called)
+        took = self._took_s[kind_of(info)] = ended - self._began
         os.eventfd_read(self._done.fd)
         self._running = None
+        if self._waiting is not None:
+            following, self._waiting = self._waiting, None
+            self._began = free
+            self._start(*following)
         return info, result, round(took * 1e6)
 
 
@@ -125,7 +144,7 @@ def _run(
     arrays: StepArrays,
     info: _core.StepInfo,
     execute: Callable[[NDArray[np.int64]], None],
-    done: _Signal,
+    done: Signal,
 ) -> tuple[StepResult, float]:
     try:
         if info.num_ops:
@@ -135,5 +154,5 @@ def _run(
         os.eventfd_write(done.fd, 1)
 
 
-def _kind(info: _core.StepInfo) -> tuple[int, bool]:
+def kind_of(info: _core.StepInfo) -> tuple[int, bool]:
     return info.model, info.num_prefill_tokens > 0

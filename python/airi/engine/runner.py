@@ -11,7 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from airi import _core
-from airi.engine.backends import KV_GRANULE, KvBinding, LoadedModel, StepInputs
+from airi.engine.backends import (
+    KV_GRANULE,
+    KvBinding,
+    LoadedModel,
+    PlaceableModel,
+    ProgressCallback,
+    StepInputs,
+)
+from airi.engine.memory import Arena, HostArena
 from airi.engine.requests import Feature, RequestState
 from airi.engine.sampler import Sampler, gather_logprobs
 from airi.outputs import TokenLogprobs
@@ -63,7 +71,7 @@ class StepArrays:
 
     def as_buffers(self) -> _core.StepBuffers:
         """The same arrays, for the core to write into."""
-        return _core.StepBuffers(**{field.name: getattr(self, field.name) for field in fields(self)})
+        return _core.StepBuffers(**{field.name: getattr(self, field.name) for field in fields(StepArrays)})
 
 
 @dataclass(slots=True)
@@ -120,7 +128,7 @@ class ModelRunner:
         self,
         index: int,
         model: LoadedModel,
-        arena: NDArray[np.uint8],
+        arena: HostArena,
         *,
         block_size: int,
         max_num_seqs: int,
@@ -136,7 +144,7 @@ class ModelRunner:
         self._last_tokens = np.zeros(max_num_seqs, np.int32)
         """By slot: what was sampled there last."""
         self._binding = KvBinding(
-            arena=arena,
+            arena=arena.array,
             block_size=block_size,
             block_table=self.block_table,
             max_batch_tokens=max_batch_tokens,
@@ -144,13 +152,40 @@ class ModelRunner:
         model.bind_kv(self._binding)
 
     @contextmanager
-    def bound_to(self, arena: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+    def bound_to(self, arena: Arena) -> Iterator[None]:
         """Has steps run in another arena meanwhile. None may have been taken over."""
-        self.model.bind_kv(replace(self._binding, arena=arena))
+        self.model.bind_kv(replace(self._binding, arena=arena.part(0, arena.nbytes)))
         try:
-            yield arena
+            yield
         finally:
             self.model.bind_kv(self._binding)
+
+    @contextmanager
+    def spread_out(self, num_blocks: int) -> Iterator[None]:
+        """Meanwhile has each block of each slot another one of the arena's first so many, as far as they go."""
+        before = self.block_table.copy()
+        granules = self.model.bytes_per_block(self._binding.block_size) // KV_GRANULE
+        self.block_table[:] = (np.arange(before.size) % num_blocks * granules).reshape(before.shape)
+        try:
+            yield
+        finally:
+            self.block_table[:] = before
+
+    def run_apart(self, step: StepInputs) -> None:
+        """Runs a step that is not the core's."""
+        self.model.forward(step)
+
+    def place_weights(self, memory: NDArray[np.uint8]) -> None:
+        """Moves the model's weights to a part of the arena."""
+        if not isinstance(self.model, PlaceableModel):
+            raise TypeError("a model that keeps its weights to itself has a home for them")
+        self.model.place_weights(memory)
+
+    def set_up(self, progress: ProgressCallback | None) -> None:
+        """Nothing: this model is ready once it is bound."""
+
+    def refresh(self) -> None:
+        """Nothing: memory of the host stays where it is when it is released."""
 
     def close(self) -> None:
         """Lets the model go. No step may follow."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from airi._core import cpu
 from airi.engine.requests import Feature, RequestState
 from airi.outputs import TokenLogprobs
 
-__all__ = ["Sampled", "Sampler", "gather_logprobs"]
+__all__ = ["Sampled", "Sampler", "SlotParameters", "gather_logprobs"]
 
 logger = logging.getLogger(__name__)
 
@@ -32,15 +33,10 @@ class Sampled:
     """Rows whose own parameters could not be applied; their tokens mean nothing."""
 
 
-class Sampler:
-    """Sampling parameters of a model's slots, and the sampling itself.
+class SlotParameters:
+    """Sampling parameters of a model's slots, as columns. *Thread safety*: none."""
 
-    *Thread safety*: none. *Invariant*: a row's token depends on its logits, parameters, seed and draw index
-    alone, never on the other rows of the batch; what fails for one row's parameters fails that row only.
-    """
-
-    def __init__(self, max_num_seqs: int, vocab_size: int) -> None:
-        self._vocab_size = vocab_size
+    def __init__(self, max_num_seqs: int) -> None:
         self._states: list[RequestState | None] = [None] * max_num_seqs
         self._features = np.zeros(max_num_seqs, np.uint8)
         self._temperature = np.zeros(max_num_seqs, np.float32)
@@ -48,7 +44,6 @@ class Sampler:
         self._top_p = np.ones(max_num_seqs, np.float32)
         self._min_p = np.zeros(max_num_seqs, np.float32)
         self._seed = np.zeros(max_num_seqs, np.uint64)
-        self._gathered = _Columns(max_num_seqs)
 
     def assign(self, slot: int, state: RequestState) -> None:
         """Gives `slot` to a request, until another gets it."""
@@ -72,6 +67,49 @@ class Sampler:
         """[n] `Feature` bits of the requests in `slots` [n]."""
         return self._features[slots]
 
+    def gather(self, slots: NDArray[np.int32], into: ParameterColumns) -> None:
+        """Copies the parameters of `slots` [n] into the first n of each column."""
+        for source, target in (
+            (self._temperature, into.temperature),
+            (self._top_k, into.top_k),
+            (self._top_p, into.top_p),
+            (self._min_p, into.min_p),
+            (self._seed, into.seed),
+        ):
+            source.take(slots, out=target[: len(slots)], mode="clip")
+
+
+class ParameterColumns(Protocol):
+    """One step's rows of parameters, each of at least as many elements."""
+
+    @property
+    def temperature(self) -> NDArray[np.float32]: ...
+
+    @property
+    def top_k(self) -> NDArray[np.int32]: ...
+
+    @property
+    def top_p(self) -> NDArray[np.float32]: ...
+
+    @property
+    def min_p(self) -> NDArray[np.float32]: ...
+
+    @property
+    def seed(self) -> NDArray[np.uint64]: ...
+
+
+class Sampler(SlotParameters):
+    """Sampling parameters of a model's slots, and the sampling itself.
+
+    *Thread safety*: none. *Invariant*: a row's token depends on its logits, parameters, seed and draw index
+    alone, never on the other rows of the batch; what fails for one row's parameters fails that row only.
+    """
+
+    def __init__(self, max_num_seqs: int, vocab_size: int) -> None:
+        super().__init__(max_num_seqs)
+        self._vocab_size = vocab_size
+        self._gathered = _Columns(max_num_seqs)
+
     def sample(
         self, logits: NDArray[np.float32], slots: NDArray[np.int32], draws: NDArray[np.int32]
     ) -> Sampled:
@@ -87,14 +125,7 @@ class Sampler:
         failed: set[int] = set()
         raw = self._alter(logits, slots, draws, special, failed) if special else {}
         columns = self._gathered
-        for source, target in (
-            (self._temperature, columns.temperature),
-            (self._top_k, columns.top_k),
-            (self._top_p, columns.top_p),
-            (self._min_p, columns.min_p),
-            (self._seed, columns.seed),
-        ):
-            source.take(slots, out=target[:rows], mode="clip")
+        self.gather(slots, columns)
         columns.draws[:rows] = draws
         cpu.sample(logits.ctypes.data, rows, self._vocab_size, *columns.addresses)
         tokens = columns.tokens[:rows]

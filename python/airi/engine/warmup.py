@@ -7,14 +7,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from airi import _core
-from airi.engine.arena import allocate_arena
-from airi.engine.backends import KV_GRANULE, StepInputs
+from airi.engine.backends import StepInputs
 from airi.engine.loading import HostedModel
+from airi.engine.memory import Arena
 from airi.engine.options import EngineOptions
-from airi.engine.runner import ModelRunner
+from airi.engine.platform import Platform, Runner
 
 __all__ = ["Measured", "learn_step_times", "measure_apart", "measure_steps", "teach"]
 
@@ -36,14 +35,14 @@ class Measured:
 
 
 def learn_step_times(
-    runtime: _core.Runtime, model: HostedModel, options: EngineOptions, arena: NDArray[np.uint8]
+    runtime: _core.Runtime, model: HostedModel, options: EngineOptions, arena: Arena
 ) -> None:
     """Measures a model's steps, where it has targets, and tells the core. `arena` is what its runner is bound to."""
     if _is_measured(model, options):
         teach(runtime, model.index, _measure(model, options, arena))
 
 
-def measure_apart(model: HostedModel, options: EngineOptions) -> list[Measured]:
+def measure_apart(model: HostedModel, options: EngineOptions, platform: Platform) -> list[Measured]:
     """Measures a model that is to come while the arena is in use, where it has targets: on memory of its own.
 
     Raises MemoryBudgetError.
@@ -51,7 +50,8 @@ def measure_apart(model: HostedModel, options: EngineOptions) -> list[Measured]:
     if not _is_measured(model, options):
         return []
     block_bytes = model.runner.model.bytes_per_block(options.block_size)
-    with model.runner.bound_to(allocate_arena(max(_MEASURED_BYTES // block_bytes, 1) * block_bytes)) as arena:
+    arena = platform.arena(max(_MEASURED_BYTES // block_bytes, 1) * block_bytes)
+    with model.runner.bound_to(arena):
         return _measure(model, options, arena)
 
 
@@ -59,7 +59,7 @@ def _is_measured(model: HostedModel, options: EngineOptions) -> bool:
     return bool(options.targets(model.options)) and options.step_warmup_s > 0
 
 
-def _measure(model: HostedModel, options: EngineOptions, arena: NDArray[np.uint8]) -> list[Measured]:
+def _measure(model: HostedModel, options: EngineOptions, arena: Arena) -> list[Measured]:
     return measure_steps(
         model.runner,
         arena,
@@ -73,8 +73,8 @@ def _measure(model: HostedModel, options: EngineOptions, arena: NDArray[np.uint8
 
 
 def measure_steps(
-    runner: ModelRunner,
-    arena: NDArray[np.uint8],
+    runner: Runner,
+    arena: Arena,
     *,
     block_size: int,
     num_kv_blocks: int,
@@ -89,31 +89,32 @@ def measure_steps(
     left is passed over. Of a step that was run several times the shortest time counts, as nothing makes it shorter.
     `arena` must be zero, and is again afterwards.
     """
-    table = runner.block_table
-    before = table.copy()
     # Each block of each row another one, as far as they go: what stays in a cache would look too fast. Written to,
     # as memory that never was is one page of zeros.
     block_bytes = runner.model.bytes_per_block(block_size)
-    num_blocks = min(num_kv_blocks, arena.size // block_bytes, max(_MEASURED_BYTES // block_bytes, 1))
-    used = arena[: num_blocks * block_bytes]
-    table[:] = (np.arange(table.size) % num_blocks * (block_bytes // KV_GRANULE)).reshape(table.shape)
-    until = time.perf_counter() + seconds
-    used[:] = 0
-    fastest: dict[int, Measured] = {}
-    runner.model.forward(_step([(0, 1)]))  # touches for the first time what later ones only use
+    num_blocks = min(num_kv_blocks, arena.nbytes // block_bytes, max(_MEASURED_BYTES // block_bytes, 1))
     steps = _steps(max_num_seqs, max_batch_tokens, max_model_len)
+    until = time.perf_counter() + seconds
+    arena.zero(0, num_blocks * block_bytes)
+    with runner.spread_out(num_blocks):
+        measured = _time_steps(runner, steps, until)
+    arena.zero(0, num_blocks * block_bytes)
+    return measured
+
+
+def _time_steps(runner: Runner, steps: Sequence[StepInputs], until: float) -> list[Measured]:
+    fastest: dict[int, Measured] = {}
+    runner.run_apart(_step([(0, 1)]))  # touches for the first time what later ones only use
     for turn in range(_MOST_TURNS):
         for number, step in enumerate(steps):
             must_run = turn == 0 and number < 2
             if not must_run and time.perf_counter() + _guess_s(step, fastest.values()) > until:
                 continue
             began = time.perf_counter()
-            runner.model.forward(step)
+            runner.run_apart(step)
             micros = max((time.perf_counter() - began) * 1e6, 1.0)
             if number not in fastest or micros < fastest[number].micros:
                 fastest[number] = Measured(_work(step), micros)
-    used[:] = 0
-    table[:] = before
     return list(fastest.values())
 
 

@@ -196,10 +196,11 @@ class Backend(Protocol):
 
 
 BACKENDS = ("cpu", "reference")
+"""Those of the host. A device's is `airi.engine.backends.cuda`, which `Platform` chooses."""
 
 
 def get_backend(name: str) -> Backend:
-    """The backend called `name`; imports only what that backend needs."""
+    """The backend of the host called `name`; imports only what that backend needs. Others are `Platform`s'."""
     if name == "cpu":
         from airi.engine.backends.cpu import CpuBackend
 

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
+from numpy.typing import NDArray
+
 if TYPE_CHECKING:
     import torch
 
@@ -55,8 +57,8 @@ class Device(Protocol):
         ...
 
     @property
-    def capability(self) -> tuple[int, int] | None:
-        """As `torch.cuda.get_device_capability`; None for the host."""
+    def is_host(self) -> bool:
+        """Whether this is the host in a device's place."""
         ...
 
     def active(self) -> AbstractContextManager[None]:
@@ -68,11 +70,19 @@ class Device(Protocol):
         ...
 
     def zeros(self, num_bytes: int) -> torch.Tensor:
-        """uint8 [num_bytes] on the device, aligned to 512 bytes; raises torch.OutOfMemoryError."""
+        """uint8 [num_bytes] on the device, aligned to 64 bytes at least; raises torch.OutOfMemoryError."""
         ...
 
     def pinned(self, num_bytes: int) -> torch.Tensor:
         """uint8 [num_bytes] of zeroed host memory that copies to and from the device need not wait for."""
+        ...
+
+    def upload(self, array: NDArray[Any]) -> torch.Tensor:
+        """A copy on the device of an array that may change as soon as this returns; for rare work in steps."""
+        ...
+
+    def download(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A copy in pinned host memory, whole once an event that is recorded after this is done."""
         ...
 
     def record(self) -> Event:
@@ -91,6 +101,10 @@ class Device(Protocol):
         """Waits for everything that was enqueued; never in a step."""
         ...
 
+    def give_back(self) -> None:
+        """Returns memory that nothing uses any more to the system, rather than keep it for what comes."""
+        ...
+
     def memory(self) -> tuple[int, int]:
         """(bytes free, bytes in total), what torch keeps for itself counted as free."""
         ...
@@ -99,11 +113,12 @@ class Device(Protocol):
 class CudaDevice:
     """A device of torch's "cuda": NVIDIA or, through ROCm, AMD."""
 
+    is_host = False
+
     def __init__(self, index: int = 0) -> None:
         import torch
 
         self.torch_device = torch.device("cuda", index)
-        self.capability: tuple[int, int] | None = torch.cuda.get_device_capability(index)
         self.description = f"cuda:{index} ({torch.cuda.get_device_name(index)})"
         self._steps = torch.cuda.Stream(self.torch_device)
         self._copies = torch.cuda.Stream(self.torch_device)
@@ -135,6 +150,19 @@ class CudaDevice:
         import torch
 
         return torch.zeros(num_bytes, dtype=torch.uint8, pin_memory=True)
+
+    def upload(self, array: NDArray[Any]) -> torch.Tensor:
+        """As `Device.upload`: torch keeps its pinned memory for the next one once the copy is over."""
+        import torch
+
+        return torch.from_numpy(array).pin_memory().to(self.torch_device, non_blocking=True)
+
+    def download(self, tensor: torch.Tensor) -> torch.Tensor:
+        """As `Device.download`."""
+        import torch
+
+        host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        return host.copy_(tensor, non_blocking=True)
 
     def record(self) -> Event:
         """As `Device.record`."""
@@ -168,6 +196,12 @@ class CudaDevice:
 
         torch.cuda.synchronize(self.torch_device)
 
+    def give_back(self) -> None:
+        """As `Device.give_back`."""
+        import torch
+
+        torch.cuda.empty_cache()
+
     def memory(self) -> tuple[int, int]:
         """As `Device.memory`."""
         import torch
@@ -196,7 +230,7 @@ class _CudaEvent:
 class CpuDevice:
     """The host in a device's place: every call is done when it returns."""
 
-    capability: tuple[int, int] | None = None
+    is_host = True
     description = "cpu"
 
     def __init__(self) -> None:
@@ -217,16 +251,24 @@ class CpuDevice:
         return self.active()
 
     def zeros(self, num_bytes: int) -> torch.Tensor:
-        """As `Device.zeros`: the system commits a page when it is first written."""
+        """As `Device.zeros`."""
         import torch
 
-        from airi.engine.arena import allocate_arena
-
-        return torch.from_numpy(allocate_arena(num_bytes))
+        return torch.zeros(num_bytes, dtype=torch.uint8)
 
     def pinned(self, num_bytes: int) -> torch.Tensor:
         """As `Device.pinned`."""
         return self.zeros(num_bytes)
+
+    def upload(self, array: NDArray[Any]) -> torch.Tensor:
+        """As `Device.upload`."""
+        import torch
+
+        return torch.from_numpy(array.copy())
+
+    def download(self, tensor: torch.Tensor) -> torch.Tensor:
+        """As `Device.download`."""
+        return tensor.clone()
 
     def record(self) -> Event:
         """As `Device.record`."""
@@ -241,6 +283,9 @@ class CpuDevice:
 
     def synchronize(self) -> None:
         """As `Device.synchronize`."""
+
+    def give_back(self) -> None:
+        """As `Device.give_back`."""
 
     def memory(self) -> tuple[int, int]:
         """As `Device.memory`."""

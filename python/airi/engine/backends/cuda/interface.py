@@ -18,7 +18,7 @@ any larger bucket of rows without touching them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,8 @@ from airi.engine.backends import ModelInfo, ProgressCallback
 
 if TYPE_CHECKING:
     import torch
+
+    from airi.engine.backends.cuda.ops import Ops
 
 __all__ = ["CudaBinding", "CudaModel", "CudaStep", "DeviceBatch"]
 
@@ -105,8 +107,8 @@ class CudaModel(Protocol):
     def info(self) -> ModelInfo: ...
 
     @property
-    def ops(self) -> Any:
-        """The `Ops` that run the kernels on this model's device; the runner samples with them."""
+    def ops(self) -> Ops:
+        """What runs the kernels on this model's device; the runner uses them too."""
         ...
 
     @property

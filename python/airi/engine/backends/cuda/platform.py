@@ -1,0 +1,153 @@
+"""A GPU, or the host in its place, as the engine's platform."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airi.engine.arena import format_bytes
+from airi.engine.backends import LoadOptions
+from airi.engine.backends.cuda.arena import DeviceArena
+from airi.engine.backends.cuda.batch import BatchBuffers
+from airi.engine.backends.cuda.device import Device
+from airi.engine.backends.cuda.interface import CudaModel
+from airi.engine.backends.cuda.pipeline import DevicePipeline
+from airi.engine.backends.cuda.runner import DeviceRunner
+from airi.engine.backends.cuda.sampling_ops import sampling_ops_for
+from airi.engine.backends.cuda.tiers import DeviceTiers
+from airi.engine.memory import Arena
+from airi.engine.options import EngineOptions
+from airi.engine.runner import StepArrays
+from airi.errors import MemoryBudgetError
+
+if TYPE_CHECKING:
+    from airi.engine.loading import HostedModel
+    from airi.engine.platform import Tiers
+
+__all__ = ["DevicePlatform"]
+
+_UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
+class DevicePlatform:
+    """One device, for which several models' steps are enqueued. *Thread safety*: none."""
+
+    kv_fraction = 0.85
+
+    def __init__(self, device: Device, options: EngineOptions) -> None:
+        """Takes the fixed buffers; raises MemoryBudgetError."""
+        self.name = "cuda"
+        self.device = device
+        rows = options.max_num_seqs
+        with self._enough_memory("the engine", "what steps are told in", "max_num_seqs or max_batch_tokens"):
+            self._buffers = BatchBuffers(device, rows, max(options.max_batch_tokens, rows))
+        self._sampling_ops = sampling_ops_for(device)
+
+    def load(self, name: str, path: Path, options: LoadOptions) -> CudaModel:
+        """As `Platform.load`."""
+        from airi.engine.backends.cuda.model import CudaBackend
+
+        less = "the model's size (quantization, fewer models), or take a larger device"
+        with self._enough_memory(name, "the weights", less):
+            return CudaBackend(self.device).load_model(path, options)
+
+    def free_memory(self) -> int:
+        """As `Platform.free_memory`."""
+        return self.device.memory()[0]
+
+    def arena(self, num_bytes: int) -> DeviceArena:
+        """As `Platform.arena`."""
+        with self._enough_memory("the engine", f"a KV arena of {format_bytes(num_bytes)}", "kv_memory"):
+            return DeviceArena(self.device, num_bytes)
+
+    def host_bytes_of(self, arena: Arena) -> int:
+        """As `Platform.host_bytes_of`."""
+        return arena.nbytes if self.device.is_host else 0
+
+    def step_arrays(self, rows: int, tokens: int, deltas: int, ops: int) -> tuple[StepArrays, ...]:
+        """As `Platform.step_arrays`; rows and tokens are those of the fixed buffers."""
+        with self._enough_memory("the engine", "changes of block tables", "max_num_seqs or max_model_len"):
+            return self._buffers.arrays(deltas, ops)
+
+    def runner(
+        self, index: int, name: str, model: Any, arena: Arena, options: EngineOptions, max_model_len: int
+    ) -> DeviceRunner:
+        """As `Platform.runner`."""
+        less = "kv_memory, max_batch_tokens or max_num_seqs"
+        return DeviceRunner(
+            index,
+            model,
+            _of_device(arena),
+            self._buffers,
+            self.device,
+            self._sampling_ops,
+            enough_memory=lambda what: self._enough_memory(name, what, less),
+            block_size=options.block_size,
+            max_num_seqs=options.max_num_seqs,
+            max_model_len=max_model_len,
+        )
+
+    def tiers(self, arena: Arena, options: EngineOptions) -> DeviceTiers:
+        """As `Platform.tiers`."""
+        try:
+            return DeviceTiers(
+                self.device,
+                _of_device(arena),
+                host_bytes=options.host_kv_memory,
+                disk_folder=options.disk_kv_path,
+                disk_bytes=options.disk_kv_memory,
+            )
+        except RuntimeError as error:
+            raise MemoryBudgetError(
+                f"host_kv_memory is {format_bytes(options.host_kv_memory)}, which the system does not pin for the GPU "
+                f"({_first_line(error)}); lower it, or raise the limit of locked memory",
+                field="host_kv_memory",
+            ) from None
+
+    def pipeline(
+        self,
+        models: Sequence[HostedModel],
+        arrays: Sequence[StepArrays],
+        arena: Arena,
+        tiers: Tiers | None,
+    ) -> DevicePipeline:
+        """As `Platform.pipeline`."""
+        if not (tiers is None or isinstance(tiers, DeviceTiers)):
+            raise TypeError("the tiers are another platform's")
+        return DevicePipeline(models, arrays, self.device, _of_device(arena), tiers)
+
+    @contextmanager
+    def _enough_memory(self, name: str, what: str, less: str) -> Iterator[None]:
+        """Names who lacks how much of the device's memory for what, and what to lower."""
+        import torch
+
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            free, total = self.device.memory()
+            asked = _asked(error)
+            missing = "" if asked is None else f"{format_bytes(max(asked - free, 1))} are missing: "
+            raise MemoryBudgetError(
+                f"{name}: {missing}{what} do not fit {self.device.description}, of whose {format_bytes(total)} "
+                f"{format_bytes(free)} are free; lower {less}",
+                field="kv_memory",
+            ) from None
+
+
+def _asked(error: BaseException) -> int | None:
+    """Bytes of the allocation that failed, as torch words it."""
+    match = re.search(r"Tried to allocate ([\d.]+) ([KMG]iB|B|bytes)", str(error))
+    return None if match is None else int(float(match[1]) * _UNITS.get(match[2], 1))
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]
+
+
+def _of_device(arena: Arena) -> DeviceArena:
+    if not isinstance(arena, DeviceArena):
+        raise TypeError("the arena is another platform's")
+    return arena

@@ -1,0 +1,236 @@
+"""From logits to tokens on a device: parameters travel with the step, counts of the penalties stay there."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from airi.engine.backends.cuda.batch import BatchBuffers, SamplingColumns, StagedArrays
+from airi.engine.backends.cuda.device import Device
+from airi.engine.backends.cuda.penalties import PenaltyCounts
+from airi.engine.backends.cuda.sampling_ops import GatheredLogprobs, Penalties, SamplingOps
+from airi.engine.requests import Feature, RequestState
+from airi.engine.sampler import SlotParameters
+from airi.outputs import TokenLogprobs
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["DeviceSampler", "FetchedLogprobs", "Special"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedLogprobs:
+    """Log-probabilities of n tokens on their way to the host; whole once the step's event is done."""
+
+    tokens: torch.Tensor
+    gathered: GatheredLogprobs
+
+    @classmethod
+    def enqueue(cls, device: Device, tokens: torch.Tensor, gathered: GatheredLogprobs) -> FetchedLogprobs:
+        """Has them copied."""
+        columns = (gathered.logprobs, gathered.ranks, gathered.top_ids, gathered.top_logprobs)
+        return cls(device.download(tokens), GatheredLogprobs(*map(device.download, columns)))
+
+    def row(self, index: int, count: int) -> TokenLogprobs:
+        """One of them with its `count` likeliest tokens, of those that were asked for."""
+        found = self.gathered
+        return TokenLogprobs(
+            int(self.tokens[index]),
+            float(found.logprobs[index]),
+            int(found.ranks[index]),
+            found.top_ids[index, :count].tolist(),
+            found.top_logprobs[index, :count].tolist(),
+        )
+
+
+@dataclass(slots=True)
+class Special:
+    """What one step's rows with rarer features need once it has run. Indices are among the rows that sample."""
+
+    states: dict[int, RequestState] = field(default_factory=dict)
+    logprob_rows: list[int] = field(default_factory=list)
+    logprobs: FetchedLogprobs | None = None
+    """Of `logprob_rows`."""
+    failed: set[int] = field(default_factory=set)
+    """Rows whose own parameters could not be applied."""
+
+    def finish(self, tokens: NDArray[np.int32]) -> dict[int, TokenLogprobs]:
+        """Remembers tokens [n] for the penalties; log-probabilities by row, for rows that asked."""
+        for row, state in self.states.items():
+            if state.features & Feature.PENALTIES and row not in self.failed:
+                state.remember(int(tokens[row]))
+        if self.logprobs is None:
+            return {}
+        return {
+            row: self.logprobs.row(index, self.states[row].params.logprobs or 0)
+            for index, row in enumerate(self.logprob_rows)
+            if row not in self.failed
+        }
+
+
+class DeviceSampler(SlotParameters):
+    """As `Sampler`, enqueued.
+
+    *Thread safety*: none. *Invariant*: a row's token depends on its logits, parameters, seed and draw index alone.
+    """
+
+    def __init__(
+        self, device: Device, ops: SamplingOps, buffers: BatchBuffers, max_num_seqs: int, vocab_size: int
+    ) -> None:
+        super().__init__(max_num_seqs)
+        self._device = device
+        self._ops = ops
+        self._buffers = buffers
+        self._counts = PenaltyCounts(device, vocab_size)
+        self._broken: set[int] = set()
+        """Slots whose request could not be given its counts."""
+
+    def assign(self, slot: int, state: RequestState) -> None:
+        """As `SlotParameters.assign`; counts of the penalties are enqueued behind what used the slot before."""
+        super().assign(slot, state)
+        self._broken.discard(slot)
+        try:
+            self._counts.assign(slot, state)
+        except Exception:
+            logger.exception("penalties of request %d cannot be counted", state.request_id)
+            self._broken.add(slot)
+
+    def stage(self, arrays: StagedArrays, sampling: NDArray[np.intp]) -> None:
+        """Writes the parameters of the rows that sample into the set, before it is uploaded."""
+        slots, columns = arrays.slots[sampling], arrays.sampling
+        self.gather(slots, columns)
+        columns.slot[: len(slots)] = slots
+        columns.draw[: len(slots)] = arrays.draw_index[sampling]
+
+    def sample(
+        self,
+        logits: torch.Tensor,
+        slots: NDArray[np.int32],
+        draws: NDArray[np.int32],
+        last_tokens: torch.Tensor,
+    ) -> Special:
+        """Enqueues a token per row of logits [n, vocab], which is changed in place, into the buffers' results.
+
+        `last_tokens` [slots] gets them as well.
+        """
+        rows, buffers = len(slots), self._buffers
+        special = self._special(slots)
+        lines = None
+        if special.states:
+            lines = self._alter(logits, slots, draws, special)
+        columns = _first(buffers.sampling, rows)
+        sampled = buffers.sampled[:rows]
+        self._ops.sample(logits, columns, sampled, buffers.status[:rows])
+        last_tokens.index_copy_(0, columns.slot, sampled)
+        if special.states:
+            self._after(lines, slots, sampled, special)
+        return special
+
+    def _special(self, slots: NDArray[np.int32]) -> Special:
+        features = self._features[slots]
+        if not features.any() and not self._broken:
+            return Special()
+        rows = np.flatnonzero(features & ~np.uint8(Feature.PROMPT_LOGPROBS)).tolist()
+        special = Special(states={row: self.state(int(slots[row])) for row in rows})
+        special.logprob_rows = [row for row, s in special.states.items() if s.features & Feature.LOGPROBS]
+        special.failed = {row for row, slot in enumerate(slots.tolist()) if slot in self._broken}
+        return special
+
+    def _alter(
+        self, logits: torch.Tensor, slots: NDArray[np.int32], draws: NDArray[np.int32], special: Special
+    ) -> torch.Tensor | None:
+        """Applies penalties, bias and min_tokens; a copy of the rows whose own logits are still needed."""
+        lines = None
+        if special.logprob_rows:
+            lines = logits.index_select(0, self._upload(special.logprob_rows, np.int64))
+        penalised = self._rows_with(special, Feature.PENALTIES)
+        if penalised:
+            penalties = self._penalties(penalised, slots, special)
+            self._ops.penalise(logits, self._counts.counts, penalties)
+        edits = _edits(special, draws)
+        if edits is not None:
+            self._ops.add_to_logits(logits, *map(self._device.upload, edits))
+        return lines
+
+    def _rows_with(self, special: Special, feature: Feature) -> list[int]:
+        return [
+            row
+            for row, state in special.states.items()
+            if state.features & feature and row not in special.failed
+        ]
+
+    def _penalties(self, rows: Sequence[int], slots: NDArray[np.int32], special: Special) -> Penalties:
+        params = [special.states[row].params for row in rows]
+        return Penalties(
+            rows=self._upload(rows, np.int32),
+            lines=self._upload([self._counts.line(int(slots[row])) for row in rows], np.int32),
+            repetition=self._upload([p.repetition_penalty for p in params], np.float32),
+            presence=self._upload([p.presence_penalty for p in params], np.float32),
+            frequency=self._upload([p.frequency_penalty for p in params], np.float32),
+        )
+
+    def _after(
+        self, lines: torch.Tensor | None, slots: NDArray[np.int32], sampled: torch.Tensor, special: Special
+    ) -> None:
+        """Counts tokens for the penalties and takes log-probabilities where asked for."""
+        penalised = self._rows_with(special, Feature.PENALTIES)
+        if penalised:
+            tokens = sampled.index_select(0, self._upload(penalised, np.int64))
+            self._counts.add([int(slots[row]) for row in penalised], tokens)
+        if lines is not None:
+            count = max(special.states[row].params.logprobs or 0 for row in special.logprob_rows)
+            tokens = sampled.index_select(0, self._upload(special.logprob_rows, np.int64))
+            gathered = self._ops.gather_logprobs(lines, tokens, count)
+            special.logprobs = FetchedLogprobs.enqueue(self._device, tokens, gathered)
+
+    def _upload(self, values: Sequence[float], dtype: type[np.generic]) -> torch.Tensor:
+        return self._device.upload(np.array(values, dtype))
+
+
+def _first(columns: SamplingColumns, rows: int) -> SamplingColumns:
+    return SamplingColumns(
+        columns.slot[:rows],
+        columns.draw[:rows],
+        columns.temperature[:rows],
+        columns.top_k[:rows],
+        columns.top_p[:rows],
+        columns.min_p[:rows],
+        columns.seed[:rows],
+    )
+
+
+def _edits(
+    special: Special, draws: NDArray[np.int32]
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]] | None:
+    """(rows, ids, what is added to the logits there) of bias and min_tokens; None where there are none.
+
+    A row for which that fails fails alone.
+    """
+    found: list[tuple[int, int, float]] = []
+    for row, state in special.states.items():
+        try:
+            found += [(row, token, value) for token, value in _row_edits(state, int(draws[row])).items()]
+        except Exception:
+            logger.exception("sampling failed for request %d alone", state.request_id)
+            special.failed.add(row)
+    if not found:
+        return None
+    rows, ids, values = zip(*found, strict=True)
+    return np.array(rows, np.int32), np.array(ids, np.int32), np.array(values, np.float32)
+
+
+def _row_edits(state: RequestState, draw: int) -> dict[int, float]:
+    edits: dict[int, float] = {}
+    if state.features & Feature.BIAS:
+        edits.update(zip(state.bias_ids.tolist(), state.bias_values.tolist(), strict=True))
+    if state.features & Feature.MIN_TOKENS and draw < state.params.min_tokens:
+        edits.update(dict.fromkeys(state.stop_ids.tolist(), -np.inf))
+    return edits

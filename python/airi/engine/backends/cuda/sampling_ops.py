@@ -1,0 +1,145 @@
+"""The operations of sampling on a device: one interface, Triton kernels behind it or the host's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from airi._core import cpu
+from airi.engine.backends.cuda.batch import SamplingColumns
+from airi.engine.backends.cuda.device import Device
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "IN_PROMPT",
+    "ONE_OUTPUT",
+    "GatheredLogprobs",
+    "HostSamplingOps",
+    "Penalties",
+    "SamplingOps",
+    "sampling_ops_for",
+]
+
+IN_PROMPT = 1
+"""Bit of a count of the penalties: the token is in the prompt."""
+ONE_OUTPUT = 2
+"""What one generated token adds to its count."""
+
+
+@dataclass(frozen=True, slots=True)
+class Penalties:
+    """Rows of logits that are penalised, and by what. On the device, [n] each."""
+
+    rows: torch.Tensor
+    """int32 rows of the logits."""
+    lines: torch.Tensor
+    """int32 lines of the counts."""
+    repetition: torch.Tensor
+    presence: torch.Tensor
+    frequency: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class GatheredLogprobs:
+    """Of n rows, on the device."""
+
+    logprobs: torch.Tensor
+    """float32 [n]"""
+    ranks: torch.Tensor
+    """int32 [n], from 1"""
+    top_ids: torch.Tensor
+    """int32 [n, count]"""
+    top_logprobs: torch.Tensor
+    """float32 [n, count]"""
+
+
+class SamplingOps(Protocol):
+    """What becomes of logits [n, vocab] of float32, bfloat16 or float16. Nothing waits for the device."""
+
+    def sample(
+        self, logits: torch.Tensor, columns: SamplingColumns, out: torch.Tensor, status: torch.Tensor
+    ) -> None:
+        """Token and status (1: the logits hold NaN) of each row into the first n of `out` and `status`."""
+        ...
+
+    def penalise(self, logits: torch.Tensor, counts: torch.Tensor, penalties: Penalties) -> None:
+        """Changes rows of logits by what counts [lines, vocab] say of their tokens."""
+        ...
+
+    def add_to_logits(
+        self, logits: torch.Tensor, rows: torch.Tensor, ids: torch.Tensor, values: torch.Tensor
+    ) -> None:
+        """logits[rows[i], ids[i]] += values[i], each pair once; minus infinity bans a token."""
+        ...
+
+    def gather_logprobs(self, logits: torch.Tensor, tokens: torch.Tensor, count: int) -> GatheredLogprobs:
+        """Log-probability and rank of a token [n] int32 of each row, and the likeliest ones."""
+        ...
+
+
+def sampling_ops_for(device: Device) -> SamplingOps:
+    """The operations for a device: kernels, or the host's own."""
+    return HostSamplingOps()
+
+
+class HostSamplingOps:
+    """On the host, with the kernels of the CPU engine: the same tokens to the bit. Logits are float32."""
+
+    def sample(
+        self, logits: torch.Tensor, columns: SamplingColumns, out: torch.Tensor, status: torch.Tensor
+    ) -> None:
+        """As `SamplingOps.sample`."""
+        rows, vocab = logits.shape
+        parameters = (
+            columns.temperature,
+            columns.top_k,
+            columns.top_p,
+            columns.min_p,
+            columns.seed,
+            columns.draw,
+        )
+        addresses = (column.data_ptr() for column in (*parameters, out, status))
+        cpu.sample(logits.data_ptr(), rows, vocab, *addresses)
+
+    def penalise(self, logits: torch.Tensor, counts: torch.Tensor, penalties: Penalties) -> None:
+        """As `SamplingOps.penalise`."""
+        import torch
+
+        rows = penalties.rows.long()
+        lines, seen = logits[rows].float(), counts[penalties.lines.long()]
+        repetition = penalties.repetition[:, None]
+        repeated = torch.where(lines > 0, lines / repetition, lines * repetition)
+        lines = torch.where(seen > 0, repeated, lines)
+        outputs = seen.div(ONE_OUTPUT, rounding_mode="floor")
+        lines -= penalties.frequency[:, None] * outputs + penalties.presence[:, None] * (outputs > 0)
+        logits.index_copy_(0, rows, lines.to(logits.dtype))
+
+    def add_to_logits(
+        self, logits: torch.Tensor, rows: torch.Tensor, ids: torch.Tensor, values: torch.Tensor
+    ) -> None:
+        """As `SamplingOps.add_to_logits`."""
+        logits[rows.long(), ids.long()] += values
+
+    def gather_logprobs(self, logits: torch.Tensor, tokens: torch.Tensor, count: int) -> GatheredLogprobs:
+        """As `SamplingOps.gather_logprobs`."""
+        import torch
+
+        rows, vocab = logits.shape
+        logprobs, ranks = np.empty(rows, np.float32), np.empty(rows, np.int32)
+        top_ids, top_logprobs = np.empty((rows, count), np.int32), np.empty((rows, count), np.float32)
+        cpu.log_softmax_gather(
+            logits.data_ptr(),
+            rows,
+            vocab,
+            tokens.data_ptr(),
+            logprobs.ctypes.data,
+            ranks.ctypes.data,
+            count,
+            top_ids.ctypes.data if count else 0,
+            top_logprobs.ctypes.data if count else 0,
+        )
+        return GatheredLogprobs(*map(torch.from_numpy, (logprobs, ranks, top_ids, top_logprobs)))

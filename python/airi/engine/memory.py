@@ -1,0 +1,72 @@
+"""The KV arena as the engine handles it, whatever memory it lies in."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from airi.engine.arena import release_pages
+
+__all__ = ["Arena", "HostArena"]
+
+
+class Arena(Protocol):
+    """Memory that blocks and weights lie in. Offsets and counts are bytes.
+
+    *Thread safety*: none; what is done is in order with the steps of the thread that does it.
+    """
+
+    @property
+    def nbytes(self) -> int: ...
+
+    def part(self, start: int, count: int) -> Any:
+        """A writable view, as a model of this memory's backend takes it."""
+        ...
+
+    def zero(self, start: int, count: int) -> None: ...
+
+    def save(self, start: int, count: int) -> Any:
+        """A copy of what is there, in host memory."""
+        ...
+
+    def restore(self, start: int, saved: Any) -> None:
+        """Puts what was saved there."""
+        ...
+
+    def release(self) -> None:
+        """Gives the memory back until it is written again; it is zeros then. Raises ConfigError where it cannot be."""
+        ...
+
+
+class HostArena:
+    """Memory of this process."""
+
+    def __init__(self, array: NDArray[np.uint8]) -> None:
+        self.array = array
+
+    @property
+    def nbytes(self) -> int:
+        """As `Arena.nbytes`."""
+        return self.array.nbytes
+
+    def part(self, start: int, count: int) -> NDArray[np.uint8]:
+        """As `Arena.part`."""
+        return self.array[start : start + count]
+
+    def zero(self, start: int, count: int) -> None:
+        """As `Arena.zero`."""
+        self.array[start : start + count] = 0
+
+    def save(self, start: int, count: int) -> NDArray[np.uint8]:
+        """As `Arena.save`."""
+        return self.part(start, count).copy()
+
+    def restore(self, start: int, saved: NDArray[np.uint8]) -> None:
+        """As `Arena.restore`."""
+        self.array[start : start + len(saved)] = saved
+
+    def release(self) -> None:
+        """As `Arena.release`."""
+        release_pages(self.array)
