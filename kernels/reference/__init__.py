@@ -20,6 +20,7 @@ from ..layout import GRANULE_BYTES, KvLayout
 from .attention import PagedBatch, gather_kv, paged_attention
 from .blocks import copy_blocks, gather_dequant, zero_granules
 from .decode import combine_partials, paged_decode
+from .experts import expert_matmul
 from .plan import plan_attention
 from .prefill import paged_prefill
 from .sampling import GREEDY_TEMPERATURE, gumbel_noise, keep_mask, penalise, philox, sample
@@ -34,6 +35,7 @@ __all__ = [
     "apply_table_deltas",
     "combine_partials",
     "copy_blocks",
+    "expert_matmul",
     "fill_tokens",
     "gather_dequant",
     "gather_kv",

@@ -83,11 +83,9 @@ def _route(moe: MoeSpec, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
 
 
 def tile_rows(assignments: int, num_experts: int) -> int:
-    """Rows of a tile: what an expert gets on average, within what the kernels take."""
-    rows = 16
-    while rows < 64 and rows * num_experts < assignments:
-        rows *= 2
-    return rows
+    """Rows of a tile: about what an expert gets on average, of those that the kernels take."""
+    average = assignments / num_experts
+    return 16 if average <= 16 else 64 if average <= 128 else 128
 
 
 def plan_experts(chosen: torch.Tensor, num_experts: int, rows: int) -> ExpertPlan:
