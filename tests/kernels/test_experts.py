@@ -93,4 +93,4 @@ def test_a_wrong_argument_is_named(change: dict[str, object], message: str) -> N
         **change,
     }
     with pytest.raises(ValueError, match=message):
-        expert_matmul(**arguments)  # type: ignore[arg-type]
+        expert_matmul(**arguments)

@@ -52,6 +52,8 @@ class _Scratch:
     """int32 [rows]: 0, 1, 2, ... in the slots' place."""
     starts: torch.Tensor
     """int32 [rows + 1]: row r has blocks [starts[r], starts[r + 1])."""
+    num_blocks: int
+    """Of all rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +153,7 @@ class Attention:
         if plans is None:
             most = min(self._max_items, rows * int(self._most_per_row))
             plans = self._plans[rows] = self._allocate_plans(rows, most, 0)
-        wave = self._wave(0, rows, plans, has_decode=True, num_tiles=0)
+        wave = self._wave(0, rows, plans, has_decode=True, num_tiles=0, scratch_blocks=0)
         return AttentionWork(self._map_tokens(rows, rows), (wave,))
 
     def work(self, step: CudaStep, tokens: int) -> AttentionWork:
@@ -166,7 +168,8 @@ class Attention:
         """Work of padding alone that launches every kernel which steps of prompts may; `DeviceBatch` is padding."""
         rows = min(self._binding.batch.max_rows, tokens)
         plans = self._allocate_plans(rows, 1, 1)
-        wave = self._wave(0, rows, plans, has_decode=True, num_tiles=1)
+        blocks = 1 if self._layout.is_quantised else 0
+        wave = self._wave(0, rows, plans, has_decode=True, num_tiles=1, scratch_blocks=blocks)
         return AttentionWork(self._map_tokens(rows, tokens), (wave,))
 
     def run(
@@ -206,7 +209,14 @@ class Attention:
         if scratch is not None:
             into = scratch.starts, scratch.memory, scratch.layout
             self._ops.gather_dequant(
-                arena, layout, table, slots, wave.seq_lens, *into, layer_offset=layer_offset
+                arena,
+                layout,
+                table,
+                slots,
+                wave.seq_lens,
+                *into,
+                layer_offset=layer_offset,
+                num_blocks=scratch.num_blocks,
             )
             arena, layout, table, slots = scratch.memory, scratch.layout, scratch.table, scratch.rows
             layer_offset = 0
@@ -276,7 +286,11 @@ class Attention:
         decoding = step.seq_lens[rows.start : rows.stop][counts == 1]
         items = int(self._items_per_row(decoding).sum())
         plans = self._step_plans(items, tiles) if alone else self._allocate_plans(len(rows), items, tiles)
-        return self._wave(rows.start, rows.stop, plans, has_decode=items > 0, num_tiles=tiles)
+        lengths = step.seq_lens[rows.start : rows.stop][counts > 1]
+        blocks = int((-(-lengths // self._layout.block_size)).sum()) if self._layout.is_quantised else 0
+        return self._wave(
+            rows.start, rows.stop, plans, has_decode=items > 0, num_tiles=tiles, scratch_blocks=blocks
+        )
 
     def _allocate_plans(self, rows: int, items: int, tiles: int) -> Mapping[int, AttentionPlan]:
         from airi.kernels.attention_plan import AttentionPlan
@@ -309,6 +323,7 @@ class Attention:
         *,
         has_decode: bool,
         num_tiles: int,
+        scratch_blocks: int,
     ) -> _Wave:
         """Plans the rows [first, end) of the step."""
         batch = self._binding.batch
@@ -332,10 +347,10 @@ class Attention:
             plans=plans,
             has_decode=has_decode,
             num_tiles=num_tiles,
-            scratch=self._make_scratch(first, end) if num_tiles and self._layout.is_quantised else None,
+            scratch=self._make_scratch(first, end, scratch_blocks) if scratch_blocks else None,
         )
 
-    def _make_scratch(self, first: int, end: int) -> _Scratch:
+    def _make_scratch(self, first: int, end: int, num_blocks: int) -> _Scratch:
         """Where the context of rows [first, end) goes: rows with more than one query, one behind the other."""
         import torch
 
@@ -351,4 +366,5 @@ class Attention:
             table=(starts[:-1, None] + columns) * self._scratch_step,
             rows=torch.arange(end - first, dtype=torch.int32, device=blocks.device),
             starts=starts,
+            num_blocks=num_blocks,
         )

@@ -156,8 +156,9 @@ class Ops(Protocol):
         scratch_layout: KvLayout,
         *,
         layer_offset: int = 0,
+        num_blocks: int | None = None,
     ) -> None:
-        """Row r's blocks, multiplied with their scales, to the scratch blocks from starts[r]."""
+        """Row r's blocks, multiplied with their scales, to scratch blocks [starts[r], starts[r + 1])."""
         ...
 
     def copy_blocks(self, arena: torch.Tensor, pairs: torch.Tensor, granules: int) -> None:

@@ -6,6 +6,7 @@ once, each by itself, so that a row's bits do not depend on what runs beside it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -84,6 +85,16 @@ class ReferenceOps:
 
     num_sms = 132
 
+    def __init__(self) -> None:
+        from airi.kernels import reference
+
+        self.apply_table_deltas: Callable[..., None] = reference.apply_table_deltas
+        self.fill_tokens: Callable[..., None] = reference.fill_tokens
+        self.gather_dequant: Callable[..., None] = reference.gather_dequant
+        self.copy_blocks: Callable[..., None] = reference.copy_blocks
+        self.zero_granules: Callable[..., None] = reference.zero_granules
+        self.expert_matmul: Callable[..., None] = reference.expert_matmul
+
     def map_tokens(
         self,
         query_start: torch.Tensor,
@@ -103,28 +114,6 @@ class ReferenceOps:
         positions = seq_lens[rows] - query_start[1:][rows] + tokens
         out_entries.fill_(-1)
         out_entries[tokens] = block_table[slots[rows].long(), positions.long() // block_size]
-
-    def apply_table_deltas(
-        self, block_table: torch.Tensor, deltas: torch.Tensor, count: torch.Tensor
-    ) -> None:
-        """As `Ops.apply_table_deltas`."""
-        from airi.kernels import reference
-
-        reference.apply_table_deltas(block_table, deltas, count)
-
-    def fill_tokens(
-        self,
-        tokens: torch.Tensor,
-        last_tokens: torch.Tensor,
-        query_start: torch.Tensor,
-        slots: torch.Tensor,
-        row_flags: torch.Tensor,
-        pending_flag: int,
-    ) -> None:
-        """As `Ops.fill_tokens`."""
-        from airi.kernels import reference
-
-        reference.fill_tokens(tokens, last_tokens, query_start, slots, row_flags, pending_flag)
 
     def qkv_post(
         self,
@@ -239,42 +228,6 @@ class ReferenceOps:
         rows = sorted(set(plan.tiles[:num_tiles, 0].tolist()) - {-1})
         _attend(rows, q, memory, block_table, slots, query_start, seq_lens, out, scale, window, softcap)
 
-    def gather_dequant(
-        self,
-        arena: torch.Tensor,
-        layout: KvLayout,
-        block_table: torch.Tensor,
-        slots: torch.Tensor,
-        seq_lens: torch.Tensor,
-        starts: torch.Tensor,
-        scratch: torch.Tensor,
-        scratch_layout: KvLayout,
-        *,
-        layer_offset: int = 0,
-    ) -> None:
-        """As `Ops.gather_dequant`."""
-        import torch
-
-        source, target = _Memory(arena, layout, layer_offset), _Memory(scratch, scratch_layout, 0)
-        step = -(-scratch_layout.layer_bytes // _GRANULE_BYTES)
-        for row, slot in enumerate(slots.tolist()):
-            if starts[row] < starts[row + 1]:
-                positions = torch.arange(int(seq_lens[row]))
-                blocks = positions // layout.block_size
-                both = source.read(block_table[slot][blocks], positions)
-                target.write(both, (starts[row] + blocks) * step, positions)
-
-    def copy_blocks(self, arena: torch.Tensor, pairs: torch.Tensor, granules: int) -> None:
-        """As `Ops.copy_blocks`."""
-        units = arena[: len(arena) // _GRANULE_BYTES * _GRANULE_BYTES].view(-1, _GRANULE_BYTES)
-        for source, target in pairs.tolist():
-            units[target : target + granules] = units[source : source + granules].clone()
-
-    def zero_granules(self, arena: torch.Tensor, ranges: torch.Tensor) -> None:
-        """As `Ops.zero_granules`."""
-        for first, count in ranges.tolist():
-            arena[first * _GRANULE_BYTES : (first + count) * _GRANULE_BYTES] = 0
-
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor) -> None:
         """As `Ops.rms_norm`."""
         from airi.kernels import reference
@@ -301,31 +254,6 @@ class ReferenceOps:
         gate, up = gate_up.float().chunk(2, -1)
         act = functional.silu(gate) if activation == "silu" else functional.gelu(gate, approximate="tanh")
         out.copy_(act * up)
-
-    def expert_matmul(
-        self,
-        x: torch.Tensor,
-        weight: torch.Tensor,
-        scales: torch.Tensor | None,
-        order: torch.Tensor,
-        tiles: torch.Tensor,
-        out: torch.Tensor,
-        *,
-        tile_rows: int,
-        row_weights: torch.Tensor | None = None,
-    ) -> None:
-        """As `Ops.expert_matmul`."""
-        repeats = len(out) // len(x)
-        for expert, first, count in tiles.tolist():
-            if not count:
-                continue
-            rows = order[first : first + count].long()
-            product = x[rows // repeats].float() @ weight[expert].float().t()
-            if scales is not None:
-                product *= scales[expert]
-            if row_weights is not None:
-                product *= row_weights[rows, None]
-            out[rows] = product.to(out.dtype)
 
 
 def _attend(
