@@ -111,6 +111,47 @@ class Attend:
             )
 
 
+class Widened:
+    """Chunks over quantised keys: the rows' blocks as `dtype` in a scratch arena, gathered before each layer."""
+
+    def __init__(self, pool: Pool, batch: Batch, dtype: torch.dtype) -> None:
+        from airi.kernels.blocks import gather_dequant
+
+        self._gather, self._source, self._rows = gather_dequant, pool, batch
+        device, size = pool.arena.device, pool.layout.block_size
+        counts = [-(-n // size) for n in batch.lens]
+        self._starts = torch.tensor([0, *counts]).cumsum(0).int().to(device)
+        one = Pool.unit_bytes(pool.heads, dtype, size)
+        scratch = torch.full((sum(counts) * one,), 255, dtype=torch.uint8, device=device)
+        self.pool = Pool(scratch, pool.heads, dtype=dtype, block_size=size, layers=1)
+        table = torch.zeros((batch.rows, max(counts)), dtype=torch.int32)
+        for row, count in enumerate(counts):
+            table[row, :count] = self.pool.entries(sum(counts[:row]) + torch.arange(count))
+        self.batch = Batch(
+            query_start=batch.query_start,
+            seq_lens=batch.seq_lens,
+            slots=torch.arange(batch.rows, dtype=torch.int32, device=device),
+            block_table=table.to(device),
+            query_lens=batch.query_lens,
+            lens=batch.lens,
+        )
+
+    def gather(self, layer: int) -> None:
+        """Widens a layer's keys and values."""
+        rows, source = self._rows, self._source
+        self._gather(
+            source.arena,
+            source.layout,
+            rows.block_table,
+            rows.slots,
+            rows.seq_lens,
+            self._starts,
+            self.pool.arena,
+            self.pool.layout,
+            layer_offset=source.layer_offset(layer),
+        )
+
+
 def empty_out(batch: Batch, pool: Pool, dtype: torch.dtype, *, poison: bool = False) -> torch.Tensor:
     """Room for the outputs of a batch; NaN everywhere where poisoned."""
     shape = (batch.tokens, pool.heads.q_heads, pool.heads.head_dim)

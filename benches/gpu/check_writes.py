@@ -6,11 +6,12 @@ import functools
 
 import torch
 
-from airi.kernels.blocks import copy_blocks, gather_dequant, zero_granules
-from airi.kernels.layout import GRANULE_BYTES, KvLayout
+from airi.kernels.blocks import copy_blocks, zero_granules
+from airi.kernels.layout import GRANULE_BYTES
 from airi.kernels.qkv_post import qkv_post
 from airi.kernels.tokens import map_tokens
 from benches.gpu import oracle
+from benches.gpu.attend import Widened
 from benches.gpu.bench import Bench, Case, Row
 from benches.gpu.check_attention import a_batch, name_of, small_pool
 from benches.gpu.checks import Checks
@@ -202,48 +203,17 @@ def _gather(bench: Bench) -> list[Row]:
     for stored in (torch.int8,) if bench.toy else (torch.float8_e4m3fn, torch.int8):
         heads = Heads(kv_heads=2, group=2, head_dim=dim)
         pool = small_pool(bench, heads, stored)
-        size = pool.layout.block_size
         batch = make_batch(pool, (20, 0, 33) if bench.toy else (1000, 0, 4097, 64), seed=9)
-        starts, scratch, layout = scratch_for(batch, heads, dtype, size)
-        gather_dequant(
-            pool.arena,
-            pool.layout,
-            batch.block_table,
-            batch.slots,
-            batch.seq_lens,
-            starts,
-            scratch,
-            layout,
-            layer_offset=pool.layer_offset(1),
-        )
+        widened = Widened(pool, batch, dtype)
+        widened.gather(1)
         for row, keys in enumerate(batch.lens):
             if not keys:
                 continue
             entries = batch.block_table[batch.slots[row].long()]
             wanted = oracle.stored(pool.arena, pool.layout, entries, keys, pool.layer_offset(1))
-            line = scratch_entries(starts, layout, row, -(-keys // size))
-            found = oracle.stored(scratch, layout, line, keys, 0)
+            scratch = widened.pool
+            found = oracle.stored(scratch.arena, scratch.layout, widened.batch.block_table[row], keys, 0)
             limit = _write_tolerance(dtype, interpreted=bench.toy)
             for what, a, b in zip(("keys", "values"), found, wanted, strict=True):
                 checks.near(f"{name_of(stored)} {keys} {what}", a, b, limit)
     return checks.rows()
-
-
-def scratch_for(
-    batch: Batch, heads: Heads, dtype: torch.dtype, block_size: int
-) -> tuple[torch.Tensor, torch.Tensor, KvLayout]:
-    """Where each row's blocks start, in blocks, room for all of them, and their layout."""
-    counts = torch.tensor([0, *[-(-n // block_size) for n in batch.lens]])
-    layout = KvLayout.block_major(
-        block_size=block_size, num_kv_heads=heads.kv_heads, head_dim=heads.head_dim, dtype=dtype
-    )
-    step = -(-layout.layer_bytes // GRANULE_BYTES) * GRANULE_BYTES
-    device = batch.seq_lens.device
-    scratch = torch.full((int(counts.sum()) * step,), 255, dtype=torch.uint8, device=device)
-    return counts.cumsum(0).int().to(device), scratch, layout
-
-
-def scratch_entries(starts: torch.Tensor, layout: KvLayout, row: int, blocks: int) -> torch.Tensor:
-    """Block-table entries of a row's blocks in the scratch arena."""
-    step = -(-layout.layer_bytes // GRANULE_BYTES)
-    return (int(starts[row]) + torch.arange(blocks, device=starts.device)) * step

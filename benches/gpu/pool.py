@@ -51,13 +51,20 @@ class Pool:
         self.layout = KvLayout.block_major(
             block_size=block_size, num_kv_heads=heads.kv_heads, head_dim=heads.head_dim, dtype=dtype
         )
-        # A layer of a block starts at a granule, so that both orders hold the same units.
-        self.unit = -(-self.layout.layer_bytes // GRANULE_BYTES) * GRANULE_BYTES
+        self.unit = self.unit_bytes(heads, dtype, block_size)
         self.base = -(-base // GRANULE_BYTES) * GRANULE_BYTES
         room = (arena.numel() - self.base) // (self.unit * layers)
         self.blocks = room if blocks is None else blocks
         if not 1 <= self.blocks <= room:
             raise ValueError(f"blocks is {self.blocks}, the arena has room for {room}")
+
+    @staticmethod
+    def unit_bytes(heads: Heads, dtype: torch.dtype, block_size: int) -> int:
+        """Of a block's layer, which starts at a granule, so that both orders hold the same units."""
+        layout = KvLayout.block_major(
+            block_size=block_size, num_kv_heads=heads.kv_heads, head_dim=heads.head_dim, dtype=dtype
+        )
+        return int(-(-layout.layer_bytes // GRANULE_BYTES) * GRANULE_BYTES)
 
     @property
     def nbytes(self) -> int:

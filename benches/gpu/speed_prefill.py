@@ -8,9 +8,9 @@ from typing import Literal
 
 import torch
 
-from benches.gpu import roofline
-from benches.gpu.attend import Attend, Variant, empty_out
-from benches.gpu.bench import Bench, Case, NotHere, Row, timed_row
+from benches.gpu import oracle, roofline
+from benches.gpu.attend import Attend, Variant, Widened, empty_out
+from benches.gpu.bench import Bench, Case, Row, Wrong, timed_row
 from benches.gpu.pool import Heads, Pool, make_batch, random_queries
 from benches.gpu.speed_decode import HEADS, check
 from benches.gpu.timing import Call, rotations, time_in_turns
@@ -171,5 +171,43 @@ def _mixed(bench: Bench) -> list[Row]:
 
 
 def _fp8_context(bench: Bench) -> list[Row]:
-    """A chunk over a context stored in fp8, gathered and widened once, against one stored in bf16."""
-    raise NotHere("to be measured with gather_dequant")
+    """A chunk over a context stored in fp8, widened once per layer, against the same chunk over 16 bits."""
+    heads = Heads(kv_heads=2, group=2, head_dim=32) if bench.toy else HEADS
+    dtype = torch.float16 if bench.toy else torch.bfloat16
+    keys, queries = ((20,), (9,)) if bench.toy else ((32768,), (2048,))
+    size = 16 if bench.toy else 64
+    shape = Shape(queries=queries, keys=keys, heads=heads, block_size=size, dtype=dtype)
+    pool = pool_for(bench, shape, torch.float8_e4m3fn)
+    batch = make_batch(pool, keys, queries, seed=6)
+    wide = Widened(pool, batch, dtype)
+    attend = Attend(wide.pool, wide.batch)
+    q = random_queries(batch, heads, dtype, bench.device, seed=7)
+    out = empty_out(batch, pool, dtype)
+
+    def both(layer: int) -> None:
+        wide.gather(layer)
+        attend(q, out, 0)
+
+    both(pool.layers - 1)
+    expected, _, _ = oracle.attention(
+        q,
+        pool.arena,
+        pool.layout,
+        batch,
+        scale=attend.scale,
+        layer_offset=pool.layer_offset(pool.layers - 1),
+    )
+    error, limit = oracle.relative_error(out, expected), oracle.RELATIVE_QUANTISED
+    if not error <= limit:
+        raise Wrong(f"error {error:.2g} > {limit:g} against float64")
+    layers = range(pool.layers)
+    timings = time_in_turns(
+        {
+            "widened": [functools.partial(both, i) for i in layers],
+            "16 bits": [functools.partial(attend, q, out, 0) for _ in layers],
+        }
+    )
+    rows = [timed_row(name, timing, work_of(attend)) for name, timing in timings.items()]
+    ratio = timings["16 bits"].p50 / timings["widened"].p50
+    rows[0] |= {"goal": "fp8 context over bf16", "value": round(ratio, 4), "error": float(f"{error:.2g}")}
+    return rows
