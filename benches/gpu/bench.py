@@ -34,6 +34,8 @@ class Bench:
 
     device: torch.device
     options: Options = field(default_factory=Options)
+    kept: dict[str, Any] = field(default_factory=dict)
+    """What one case leaves for the next ones of the same process."""
     _arena: torch.Tensor | None = None
 
     @property

@@ -1,0 +1,169 @@
+"""A Llama of 8 B parameters' shape, random weights: decoding and prefill of the model alone, then of the whole engine.
+
+The model's figures are device time of steps; the engine's are what a caller of `Engine.step` sees: scheduling, sampling
+and the copies between them included. Texts are noise; nothing here says what a trained model would generate.
+"""
+
+from __future__ import annotations
+
+import functools
+
+from airi.engine.backends import ModelInfo
+from benches.gpu import roofline
+from benches.gpu.bench import Bench, Case, Row, Wrong, timed_row
+from benches.gpu.engine_run import RandomEngine
+from benches.gpu.goals import GOALS
+from benches.gpu.random_model import LLAMA_8B, TOY, SteppedModel, device_for
+from benches.gpu.timing import MIN_REPLAYS, Timing
+
+_KEYS = 1024
+_MAX_ROWS = 256
+_PREFILL_TOKENS = 2048
+_LOGITS_ERROR = 5e-2
+"""Between a prompt's last logits computed at once and its last token decoded: two roundings of every layer."""
+
+
+def cases(bench: Bench) -> list[Case]:
+    rows = (1, 3) if bench.toy else (1, 32, 256)
+    return [
+        Case(name="ceilings", run=_ceilings, seconds=10),
+        Case(name="model decode and prefill", run=functools.partial(_model, rows=rows), seconds=120),
+        *[
+            Case(name=f"engine decode B{n}", run=functools.partial(_engine_decode, rows=n), seconds=60)
+            for n in rows
+        ],
+        Case(name="engine prefill", run=_engine_prefill, seconds=60),
+    ]
+
+
+def _ceilings(bench: Bench) -> list[Row]:
+    from benches.gpu.speed_layout import ceilings
+
+    rows = ceilings(bench)
+    bench.drop_arena()  # the model needs the memory
+    return rows
+
+
+def _model(bench: Bench, *, rows: tuple[int, ...]) -> list[Row]:
+    """Decoding without and with graphs, and prefill, in one load of the weights."""
+    shape = TOY if bench.toy else LLAMA_8B
+    keys, chunk = (20, 16) if bench.toy else (_KEYS, _PREFILL_TOKENS)
+    most = max(rows)
+    model = SteppedModel(
+        device_for(bench.device),
+        shape,
+        max_rows=most,
+        max_tokens=max(most, chunk),
+        max_keys=max(4 * chunk, keys),
+        blocks=max(most * -(-keys // 64), 4 * chunk // 64) + 1,
+    )
+    found = []
+    for variant in ("eager", "graphs"):
+        if variant == "graphs":
+            model.capture()
+        found += [_decode_row(bench, model, n, keys, variant) for n in rows]
+    checked = _check_logits(model, chunk)
+    found += [_prefill_row(bench, model, chunk, context, checked) for context in (0, 3 * chunk)]
+    return found
+
+
+def _check_logits(model: SteppedModel, queries: int) -> float:
+    """A token decoded after a prompt must have the logits that the prompt with that token has at its end."""
+    ids = model.random_ids(queries)
+    whole = model.logits(model.prepare(1, queries, queries, ids))
+    alone = model.logits(model.prepare(1, 1, queries, ids[-1:]))
+    error = float((alone.double() - whole.double()).norm() / whole.double().norm())
+    if not error <= _LOGITS_ERROR:
+        raise Wrong(f"logits of a decoded token differ by {error:.2g} from those of its prompt")
+    return float(f"{error:.2g}")
+
+
+def _timing(bench: Bench, model: SteppedModel, rows: int, queries: int, keys: int) -> Timing:
+    step = model.prepare(rows, queries, keys)
+    count = 2 if bench.toy else MIN_REPLAYS
+    model.times_us(step, 3)
+    return Timing.of(model.times_us(step, count), how="events")
+
+
+def _decode_row(bench: Bench, model: SteppedModel, rows: int, keys: int, variant: str) -> Row:
+    timing = _timing(bench, model, rows, 1, keys)
+    return timed_row(
+        f"model decode B{rows} n{keys}, {variant}",
+        timing,
+        decode_work(model.model.info, model.model.weight_bytes, [keys] * rows),
+        tok_s=round(rows * 1e6 / timing.p50),
+    )
+
+
+def _prefill_row(bench: Bench, model: SteppedModel, queries: int, context: int, error: float) -> Row:
+    timing = _timing(bench, model, 1, queries, queries + context)
+    info, shape = model.model.info, model.shape
+    attention = roofline.prefill(
+        [queries],
+        [queries + context],
+        q_heads=shape.heads,
+        kv_heads=shape.kv_heads,
+        head_dim=shape.head_dim,
+    )
+    # Logits are of the last token only: the head's product is not in it.
+    inner = info.num_parameters - 2 * shape.vocab * shape.hidden
+    work = roofline.Work(nbytes=model.model.weight_bytes, flops=2.0 * inner * queries)
+    work += roofline.Work(nbytes=attention.nbytes * shape.layers, flops=attention.flops * shape.layers)
+    return timed_row(
+        f"model prefill {queries} after {context}",
+        timing,
+        work,
+        error=error,
+        tok_s=round(queries * 1e6 / timing.p50),
+    )
+
+
+def _engine(bench: Bench) -> RandomEngine:
+    """The engine of this process, started by the first case that needs it."""
+    if "engine" not in bench.kept:
+        shape = TOY if bench.toy else LLAMA_8B
+        rows, tokens, memory = (4, 32, 4 << 20) if bench.toy else (_MAX_ROWS, _PREFILL_TOKENS, None)
+        bench.kept["engine"] = RandomEngine(
+            bench.device, shape, rows=rows, batch_tokens=tokens, kv_memory=memory
+        )
+    engine: RandomEngine = bench.kept["engine"]
+    return engine
+
+
+def _engine_decode(bench: Bench, *, rows: int) -> list[Row]:
+    engine = _engine(bench)
+    keys, steps, warm = (10, 4, 1) if bench.toy else (_KEYS, 200, 20)
+    found = engine.decode(rows, keys, steps=steps, warm=warm)
+    timing = Timing.of(found.wall_us, how="wall")
+    work = decode_work(engine.info, 2 * engine.info.num_parameters, found.lens)
+    row = timed_row(f"n{keys}", timing, work, tok_s=round(rows * 1e6 / timing.p50))
+    if (goal := f"engine decode B{rows}") in GOALS:
+        row["goal"] = goal
+    if found.outside is None:
+        return [row]
+    share = {"variant": "outside the device", "value": round(found.outside, 4)}
+    if rows == _MAX_ROWS:
+        share["goal"] = "engine outside the device B256"
+    return [row, share]
+
+
+def _engine_prefill(bench: Bench) -> list[Row]:
+    engine = _engine(bench)
+    prompts, tokens = (1, 20) if bench.toy else (8, 4096)
+    found = engine.prefill(prompts, tokens)
+    timing = Timing.of(found.wall_us, how="wall")
+    flops = 2.0 * engine.info.num_parameters * prompts * tokens
+    work = roofline.Work(flops=flops)
+    rate = round(prompts * tokens * 1e6 / timing.p50)
+    return [timed_row(f"{prompts} prompts of {tokens}", timing, work, tok_s=rate)]
+
+
+def decode_work(info: ModelInfo, weight_bytes: int, lens: list[int]) -> roofline.Work:
+    """Weights and keys of one step; of the embedding only the rows that are looked up."""
+    vocabulary = info.vocab_size * info.hidden_size
+    return roofline.engine_step(
+        weight_bytes=weight_bytes - 2 * vocabulary,
+        parameters=info.num_parameters - vocabulary,
+        seq_lens=lens,
+        kv_bytes_per_token=info.kv_bytes_per_token,
+    )
