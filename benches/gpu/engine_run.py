@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import time
 from collections.abc import Iterator
@@ -41,15 +40,16 @@ class StepClock:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Notes the events of every step that is collected meanwhile."""
-        pipeline = importlib.import_module("airi.engine.backends.cuda.pipeline").DevicePipeline
-        collect = pipeline.collect
+        from airi.engine.backends.cuda.pipeline import DevicePipeline
+
+        collect = DevicePipeline.collect
 
         def noted(running: Any) -> Any:
             oldest = running._flying[0]
             self._steps.append((oldest.began, oldest.ended))
             return collect(running)
 
-        with mock.patch.object(pipeline, "collect", noted):
+        with mock.patch.object(DevicePipeline, "collect", noted):
             yield
 
     def outside(self) -> float:

@@ -73,11 +73,15 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def ensure_airi() -> None:
     """Builds and installs AIRI where it cannot be imported. Raises RuntimeError with the end of pip's output."""
-    if importlib.util.find_spec("airi") is not None and importlib.util.find_spec("airi._core") is not None:
+    found = importlib.util.find_spec("airi")
+    if found is not None:
+        if importlib.util.find_spec("airi._core") is None:
+            raise RuntimeError(f"{found.origin} has no core built for this Python; take it off PYTHONPATH")
         return
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-build-isolation", "--no-deps", "."]
     print("airi is not installed: building it", file=sys.stderr, flush=True)
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    environment = {"CMAKE_BUILD_PARALLEL_LEVEL": str(os.cpu_count() or 1), **os.environ}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command[1:])} failed:\n{(done.stdout + done.stderr)[-3000:]}")
 

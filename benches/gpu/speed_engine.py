@@ -7,6 +7,7 @@ and the copies between them included. Texts are noise; nothing here says what a 
 from __future__ import annotations
 
 import functools
+import gc
 
 from airi.engine.backends import ModelInfo
 from benches.gpu import roofline
@@ -121,6 +122,8 @@ def _prefill_row(bench: Bench, model: SteppedModel, queries: int, context: int, 
 def _engine(bench: Bench) -> RandomEngine:
     """The engine of this process, started by the first case that needs it."""
     if "engine" not in bench.kept:
+        gc.collect()  # what the model before it had
+        bench.drop_arena()
         shape = TOY if bench.toy else LLAMA_8B
         rows, tokens, memory = (4, 32, 4 << 20) if bench.toy else (_MAX_ROWS, _PREFILL_TOKENS, None)
         bench.kept["engine"] = RandomEngine(

@@ -77,12 +77,7 @@ def test_a_run_without_time_names_what_it_left_out() -> None:
 
 
 @pytest.mark.slow
-def test_every_check_is_right_in_the_interpreter() -> None:
-    suite("check")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["attention", "engine"])
+@pytest.mark.parametrize("name", ["engine"])
 def test_timed_suites_run_and_show_no_figure(name: str) -> None:
     rows = suite(name, *["--tune"] * (name == "attention"))
     assert rows
