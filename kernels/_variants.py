@@ -28,6 +28,7 @@ OPTIONS = (
     "num_stages",
     "num_ctas",
     "maxnreg",
+    "enable_fp_fusion",
     "launch_pdl",
     "waves_per_eu",
     "matrix_instr_nonkdim",

@@ -31,6 +31,11 @@ class Arch:
         """Whether this is ROCm."""
         return self.name.startswith("gfx")
 
+    @property
+    def lanes(self) -> int:
+        """Threads of a warp."""
+        return 64 if self.is_amd else 32
+
 
 ARCHS = {
     arch.name: arch

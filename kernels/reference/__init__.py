@@ -21,17 +21,19 @@ from .attention import PagedBatch, gather_kv, paged_attention
 from .blocks import copy_blocks, gather_dequant, zero_granules
 from .decode import combine_partials, paged_decode
 from .experts import expert_matmul
+from .norms import add_rms_norm, glu, rms_norm, rms_norm_add
 from .plan import plan_attention
 from .prefill import paged_prefill
 from .sampling import GREEDY_TEMPERATURE, gumbel_noise, keep_mask, penalise, philox, sample
 from .tokens import apply_table_deltas, fill_tokens, map_tokens
-from .writes import quantise, rms_norm, rope, rope_kv_write, write_kv
+from .writes import qkv_post, quantise, rope, rope_kv_write, write_kv
 
 __all__ = [
     "GRANULE_BYTES",
     "GREEDY_TEMPERATURE",
     "KvLayout",
     "PagedBatch",
+    "add_rms_norm",
     "apply_table_deltas",
     "combine_partials",
     "copy_blocks",
@@ -39,6 +41,7 @@ __all__ = [
     "fill_tokens",
     "gather_dequant",
     "gather_kv",
+    "glu",
     "gumbel_noise",
     "keep_mask",
     "map_tokens",
@@ -48,8 +51,10 @@ __all__ = [
     "penalise",
     "philox",
     "plan_attention",
+    "qkv_post",
     "quantise",
     "rms_norm",
+    "rms_norm_add",
     "rope",
     "rope_kv_write",
     "sample",

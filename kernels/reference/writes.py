@@ -1,12 +1,13 @@
-"""Norm, rotation, and the writing of keys and values."""
+"""Rotation, and the writing of keys and values."""
 
 from __future__ import annotations
 
 import torch
 
 from .._checks import require_tensor
-from ..layout import QUANTISED_MAX, KvLayout
+from ..layout import GRANULE_BYTES, QUANTISED_MAX, KvLayout
 from .attention import PagedBatch
+from .norms import rms_norm
 
 
 def write_kv(
@@ -22,17 +23,37 @@ def write_kv(
     shape = (batch.tokens, layout.num_kv_heads, layout.head_dim)
     require_tensor("keys", keys, None, shape)
     require_tensor("values", values, None, shape)
-    for row in range(batch.seq_lens.shape[0]):
-        entries = batch.block_table[int(batch.slots[row])]
-        for token, position in enumerate(batch.positions(row), int(batch.query_start[row])):
-            block, offset = divmod(position, layout.block_size)
-            place = int(entries[block]), layer_offset
-            both = torch.stack((keys[token], values[token]), 1)  # [kv_heads, K|V, head_dim]
-            stored = both.to(layout.dtype)
-            if layout.is_quantised:
-                stored, scales = quantise(both, layout.dtype)
-                layout.scales(arena, *place)[:, :, offset] = scales
-            layout.block(arena, *place)[:, :, offset] = stored
+    rows = range(batch.seq_lens.shape[0])
+    positions = torch.tensor([p for row in rows for p in batch.positions(row)], dtype=torch.int64)
+    lines = torch.repeat_interleave(batch.slots.long(), batch.query_start.diff().long())
+    entries = batch.block_table[lines, positions // layout.block_size]
+    _store(keys, values, arena, layout, entries, positions, layer_offset)
+
+
+def _store(
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    arena: torch.Tensor,
+    layout: KvLayout,
+    entries: torch.Tensor,
+    positions: torch.Tensor,
+    layer_offset: int,
+) -> None:
+    """Writes the tokens' keys and values at positions of blocks that start at entries."""
+    both = torch.stack((keys, values), 2)  # [tokens, kv_heads, K|V, head_dim]
+    starts = (entries.long() * GRANULE_BYTES + layer_offset)[:, None, None]
+    starts = starts + (torch.arange(layout.num_kv_heads) * layout.head_stride)[None, :, None]  # of heads
+    slots, which = (positions.long() % layout.block_size)[:, None, None], torch.arange(2)[None, None]
+    stored = both.to(layout.dtype)
+    if layout.is_quantised:
+        stored, scales = quantise(both, layout.dtype)
+        places = starts + layout.scale_offset + 4 * (which * layout.block_size + slots)
+        arena.view(torch.float32)[places // 4] = scales
+    size = layout.dtype.itemsize
+    places = (starts + which * layout.kv_stride + slots * layout.token_stride) // size
+    # Bytes, because torch has no indexed writes of float8.
+    flat = arena.view(layout.dtype if size > 1 else torch.uint8)
+    flat[places[..., None] + torch.arange(layout.head_dim)] = stored if size > 1 else stored.view(torch.uint8)
 
 
 def quantise(x: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
@@ -61,9 +82,31 @@ def rope(x: torch.Tensor, cos_sin: torch.Tensor, positions: torch.Tensor) -> tor
     return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), -1)
 
 
-def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    """x scaled to a mean square of 1 along its last dimension, times weight."""
-    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight
+def qkv_post(
+    qkv: torch.Tensor,
+    cos_sin: torch.Tensor,
+    positions: torch.Tensor,
+    entries: torch.Tensor,
+    arena: torch.Tensor,
+    layout: KvLayout,
+    q_out: torch.Tensor,
+    *,
+    q_norm: torch.Tensor | None = None,
+    k_norm: torch.Tensor | None = None,
+    eps: float = 1e-6,
+    layer_offset: int = 0,
+) -> None:
+    """Norms (if asked for) and rotates the queries and keys of qkv, [T, q heads + 2 kv_heads, head_dim], in float32;
+    writes keys and values to the arena at positions of the blocks at entries, and the queries to q_out, [kv_heads, T,
+    group, head_dim]. An entry of -1 is padding: nothing is written and its queries are zero."""
+    kv_heads, live = layout.num_kv_heads, entries >= 0
+    q_out[:, ~live] = 0
+    q, k, v = qkv[live].float().split((qkv.shape[1] - 2 * kv_heads, kv_heads, kv_heads), 1)
+    q = q if q_norm is None else rms_norm(q, q_norm, eps)
+    k = k if k_norm is None else rms_norm(k, k_norm, eps)
+    q, k = rope(q, cos_sin, positions[live]), rope(k, cos_sin, positions[live])
+    _store(k, v, arena, layout, entries[live], positions[live], layer_offset)
+    q_out[:, live] = q.unflatten(1, (kv_heads, -1)).transpose(0, 1).to(q_out.dtype)
 
 
 def rope_kv_write(
