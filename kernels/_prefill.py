@@ -39,11 +39,17 @@ class Tiles:
     """Tokens of a query tile: what the planner is to cut rows by."""
 
 
-def prefill_tiles(arch: Arch, head_dim: int, group: int, dtype: torch.dtype, block_size: int) -> Tiles:
-    """The tiles for keys and values of `dtype`, whichever prefill kernel runs; raises ValueError for what none has."""
+def prefill_tiles(
+    arch: Arch, head_dim: int, group: int, dtype: torch.dtype, block_size: int, *, has_window: bool = False
+) -> Tiles:
+    """The tiles for keys and values of `dtype`, whichever prefill kernel runs; raises ValueError for what none has.
+
+    `tile_queries` does not depend on `has_window`: layers with and without one share a plan's tiles.
+    """
     check_shapes(head_dim, group, block_size)
     check("dtype", dtype, "a float or quantised dtype", ok=dtype in (*FLOATS, *QUANTISED_MAX))
-    block_m, tile, num_warps, num_stages = _cut(arch, head_dim, dtype)
+    is_masked = has_window or block_size < 64
+    block_m, tile, num_warps, num_stages = _cut(arch, head_dim, group, dtype, is_masked=is_masked)
     return Tiles(
         block_m=block_m,
         tile=tile,
@@ -53,17 +59,40 @@ def prefill_tiles(arch: Arch, head_dim: int, group: int, dtype: torch.dtype, blo
     )
 
 
-def _cut(arch: Arch, head_dim: int, dtype: torch.dtype) -> tuple[int, int, int, int]:
-    """Query rows, keys, warps, stages: the largest that were compiled without a spill."""
+def _cut(
+    arch: Arch, head_dim: int, group: int, dtype: torch.dtype, *, is_masked: bool
+) -> tuple[int, int, int, int]:
+    """Query rows, keys, warps, stages: the largest that Triton 3.6.0 and 3.7.1 compile without a spill.
+
+    `is_masked`: a window, or blocks of less than 64 keys, which take registers of their own.
+    """
     if dtype is torch.float32:  # for checks only: without matrix units sm_90 spills at every size
         return (32, 32, 4, 2) if head_dim <= 128 else (32, 16, 4, 2)
     if arch.is_amd:
-        return (128, 64, 8, 2) if head_dim <= 128 else (64, 32, 4, 2)
+        return _cut_amd(head_dim, is_masked=is_masked)
     if arch.has_tma:
-        return (128, 64, 8, 3)
+        return (128, 64, 8, 3) if arch.name == "sm_90" else _cut_blackwell(head_dim)
     if head_dim <= 64:
         return (128, 64, 8, 3)
+    if head_dim <= 128 and group & (group - 1):
+        # Rows of a group that is no power of two have addresses of their own: 128 of them spill 32 bytes on sm_80.
+        return (64, 64, 8, 3)
     return (128, 32, 8, 3) if head_dim <= 128 else (64, 32, 8, 3)
+
+
+def _cut_amd(head_dim: int, *, is_masked: bool) -> tuple[int, int, int, int]:
+    if head_dim <= 32:
+        return (128, 64, 4, 2)  # a tile of 4 KiB is 16 bytes for each of 256 threads
+    if head_dim <= 128:
+        # 64 keys spill up to 15 scalar registers where they are masked; 32 of 64 elements are too few to read wide.
+        return (128, 32, 8, 2) if is_masked and head_dim > 64 else (128, 64, 8, 2)
+    return (64, 32, 8, 2)  # four warps spill with 3.7.1
+
+
+def _cut_blackwell(head_dim: int) -> tuple[int, int, int, int]:
+    if head_dim == 64:
+        return (128, 64, 4, 3)  # eight warps have 128 registers each with 3.7.1 and spill 16 bytes
+    return (128, 64, 8, 3) if head_dim <= 128 else (128, 32, 8, 3)  # 64 keys spill 40 bytes at 256
 
 
 def check_shapes(head_dim: int, group: int, block_size: int) -> None:

@@ -66,7 +66,9 @@ def paged_prefill(
     if num_tiles == 0:
         return
     arch = arch_of(q.device)
-    tiles = prefill_tiles(arch, layout.head_dim, call.group, layout.dtype, layout.block_size)
+    tiles = prefill_tiles(
+        arch, layout.head_dim, call.group, layout.dtype, layout.block_size, has_window=window > 0
+    )
     misfit = "" if variant == "pointer" else prefill_tma.misfit(call, tiles, arch)
     if variant == "tma":
         check("variant", f"tma, for which {misfit}", "auto or pointer", ok=misfit is None)

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-# A fifth of a second per kernel that did not change; otherwise half a second to two.
-TIMEOUT_S = 280
+# What torch's CUDA build of the version in constraints.txt brings.
+CUDA_TRITON = "3.7.1"
 
 
 def compile_gate(*args: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -27,7 +27,6 @@ def compile_gate(*args: str, env: dict[str, str] | None = None) -> subprocess.Co
         env=inherited | (env or {}),
         capture_output=True,
         text=True,
-        timeout=TIMEOUT_S,
         check=False,
     )
 
@@ -54,7 +53,7 @@ def refused(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], A
     [
         ("spills", "sm_90", "bytes of spilled registers and stack: found "),
         ("spills", "sm_90", "loads and stores of spilled registers: found "),
-        ("spills", "gfx942", "bytes of spilled registers and stack: found "),
+        ("large", "gfx942", "bytes of spilled registers and stack: found "),
         ("narrow", "sm_90", "loads of one or two bytes: found "),
         ("narrow", "sm_90", "bytes of loads under 128 bits: found "),
         ("narrow", "sm_89", "loads of one or two bytes: found "),
@@ -99,3 +98,32 @@ def test_a_name_that_no_kernel_has_is_told() -> None:
     done = compile_gate("--kernel", "no such kernel")
     assert done.returncode == 2
     assert "no kernel of airi.kernels.shipped matches" in done.stderr
+
+
+def test_what_a_llama_3_8b_runs_in_bfloat16_passes() -> None:
+    done = compile_gate("--quick", "--arch", "sm_80", "sm_90", "gfx942", "--jobs", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)  # 2 cores, nothing in the cache
+def test_everything_that_ships_passes_on_every_architecture() -> None:
+    done = compile_gate("--jobs", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2400)  # as above, and 200 MB to fetch
+def test_everything_that_ships_passes_with_the_triton_of_torch_for_cuda() -> None:
+    folder = ROOT / "build" / f"triton-{CUDA_TRITON}"
+    if not (folder / "triton").exists():
+        wanted = ["--target", str(folder), f"triton=={CUDA_TRITON}"]
+        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", *wanted], check=True)
+    # A folder before all others: everything else is this environment's.
+    paths = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
+    env = {"PYTHONPATH": os.pathsep.join(paths)}
+    version = [sys.executable, "-c", "import triton; print(triton.__version__)"]
+    found = subprocess.run(version, env=os.environ | env, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == CUDA_TRITON
+    done = compile_gate("--jobs", "2", env=env)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -51,7 +51,9 @@ def run(variants: list[Any], jobs: int, console: Console) -> list[Verdict]:
         for verdict in check(variants, jobs):
             verdicts.append(verdict)
             progress.update(task, advance=1, description=f"{verdict.arch} {verdict.name}")
-    return sorted(verdicts, key=lambda v: (v.name, list(ARCHS).index(v.arch)))
+    order = {(v.arch, v.name): i for i, v in enumerate(variants)}
+    names = list(dict.fromkeys(v.name for v in variants))
+    return sorted(verdicts, key=lambda v: (names.index(v.name), order[v.arch, v.name]))
 
 
 def table_of(verdicts: Iterable[Verdict]) -> Table:
