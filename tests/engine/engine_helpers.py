@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,20 @@ MIB = 2**20
 GREEDY: dict[str, Any] = {"temperature": 0.0, "ignore_eos": True}
 PLATFORM: dict[str, Any] = {}
 """Where engines run unless told otherwise; replaced by tests of another platform."""
+
+
+class Exact(list[float]):
+    """Numbers that must be the same to the last bit, or on a platform that promises less, as `tolerance` says."""
+
+    tolerance = 0.0
+
+    def __eq__(self, other: object) -> bool:
+        close = {"rel_tol": 0.0, "abs_tol": self.tolerance}
+        return (
+            isinstance(other, list)
+            and len(self) == len(other)
+            and all(math.isclose(a, b, **close) for a, b in zip(self, other, strict=True))
+        )
 
 
 def make_engine(*paths: Path, **options: Any) -> Engine:

@@ -11,7 +11,7 @@ import pytest
 
 from airi.engine import Engine
 from airi.outputs import Output
-from tests.engine.engine_helpers import GREEDY, add, gather, make_engine, run
+from tests.engine.engine_helpers import GREEDY, Exact, add, gather, make_engine, run
 from tests.engine.tiny_models import VOCAB_SIZE
 
 
@@ -32,7 +32,7 @@ def mixed_requests(engine: Engine, count: int = 24) -> None:
 
 def told(output: Output) -> tuple[Any, ...]:
     """What must be the same to the last bit."""
-    logprobs = [entry.logprob for entry in output.logprobs or ()]
+    logprobs = Exact(entry.logprob for entry in output.logprobs or ())
     return output.tokens, output.finish_reason, output.stop_token, output.num_generated_tokens, logprobs
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from airi.engine import Engine
 from airi.outputs import Output
-from tests.engine.engine_helpers import add, gather, make_engine, run
+from tests.engine.engine_helpers import Exact, add, gather, make_engine, run
 from tests.engine.tiny_models import VOCAB_SIZE
 
 PROMPT = np.random.default_rng(3).integers(3, VOCAB_SIZE, 75).tolist()
@@ -36,14 +36,14 @@ def add_company(engine: Engine, count: int, seed: int = 0) -> None:
         add(engine, index, prompt, max_tokens=int(rng.integers(1, 50)), **kinds[index % len(kinds)])
 
 
-def told(output: Output) -> tuple[list[int], list[float]]:
+def told(output: Output) -> tuple[list[int], Exact]:
     """What must not change: tokens, and their log-probabilities to the last bit."""
     assert output.logprobs is not None
-    return output.tokens, [entry.logprob for entry in output.logprobs]
+    return output.tokens, Exact(entry.logprob for entry in output.logprobs)
 
 
 @pytest.fixture(scope="module")
-def alone(tiny_llama: Path) -> dict[str, tuple[list[int], list[float]]]:
+def alone(tiny_llama: Path) -> dict[str, tuple[list[int], Exact]]:
     """Every probe on an engine of its own."""
     results = {}
     for probe in PROBES:

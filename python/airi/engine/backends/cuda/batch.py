@@ -182,6 +182,7 @@ class BatchBuffers:
     def _set(self, staged: torch.Tensor, deltas: int, least: int, ops: int) -> StagedArrays:
         import torch
 
+        staged.zero_()
         columns = self._fields.on_host(staged)
         results = self._device.pinned(self._results.nbytes)
         sampled = self._results.on_host(results)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
@@ -143,7 +144,8 @@ class CudaDevice:
         """As `Device.zeros`."""
         import torch
 
-        return torch.zeros(num_bytes, dtype=torch.uint8, device=self.torch_device)
+        with torch.inference_mode(mode=False):  # which is no property of memory
+            return torch.zeros(num_bytes, dtype=torch.uint8, device=self.torch_device)
 
     def pinned(self, num_bytes: int) -> torch.Tensor:
         """As `Device.pinned`."""
@@ -155,7 +157,10 @@ class CudaDevice:
         """As `Device.upload`: torch keeps its pinned memory for the next one once the copy is over."""
         import torch
 
-        return torch.from_numpy(array).pin_memory().to(self.torch_device, non_blocking=True)
+        dtype = torch.from_numpy(np.empty(0, array.dtype)).dtype
+        host = torch.empty(array.shape, dtype=dtype, pin_memory=True)
+        host.numpy()[...] = array
+        return host.to(self.torch_device, non_blocking=True)
 
     def download(self, tensor: torch.Tensor) -> torch.Tensor:
         """As `Device.download`."""
@@ -254,7 +259,8 @@ class CpuDevice:
         """As `Device.zeros`."""
         import torch
 
-        return torch.zeros(num_bytes, dtype=torch.uint8)
+        with torch.inference_mode(mode=False):
+            return torch.zeros(num_bytes, dtype=torch.uint8)
 
     def pinned(self, num_bytes: int) -> torch.Tensor:
         """As `Device.pinned`."""

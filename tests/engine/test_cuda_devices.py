@@ -1,0 +1,181 @@
+"""Which device an engine takes, and what it says where that cannot be."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from airi.engine import EngineOptions, ModelOptions
+from airi.engine.backends.cuda import detect
+from airi.engine.backends.cuda.device import CpuDevice
+from airi.engine.platform import HostPlatform, platform_of
+from airi.errors import ConfigError, MemoryBudgetError
+
+from .engine_helpers import MIB, make_engine
+
+
+def options(**fields: Any) -> EngineOptions:
+    return EngineOptions(models=(ModelOptions(path="/m"),), threads=1, **fields)
+
+
+def machine(
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    driver: bool = True,
+    cuda: str | None = "12.8",
+    hip: str | None = None,
+    devices: int = 1,
+    capability: tuple[int, int] = (9, 0),
+    triton: bool = True,
+) -> None:
+    """A machine of this kind, as far as torch and the file system tell."""
+    fake = SimpleNamespace(
+        __version__="2.13.0",
+        version=SimpleNamespace(cuda=cuda, hip=hip),
+        cuda=SimpleNamespace(
+            is_available=lambda: devices > 0,
+            device_count=lambda: devices,
+            get_device_capability=lambda index: capability,
+            get_device_name=lambda index: "Device 3000",
+        ),
+    )
+    monkeypatch.setitem(sys.modules, "torch", fake)
+    monkeypatch.setattr(detect, "DRIVER_FILES", ("/proc/self/status",) if driver else ("/nowhere/driver",))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object() if triton else None)
+
+
+@pytest.mark.parametrize(
+    ("found", "device", "message"),
+    [
+        ({"cuda": None}, "cuda", "torch 2.13.0 is built without CUDA and ROCm; install a build for the GPU"),
+        ({"devices": 0, "driver": False}, "cuda", "no driver was found (none of /nowhere/driver)"),
+        ({"devices": 0}, "cuda", "there is a driver, but torch 2.13.0 for CUDA 12.8 finds no GPU"),
+        ({"devices": 0, "cuda": None, "hip": "6.4"}, "cuda", "torch 2.13.0 for ROCm 6.4 finds no GPU"),
+        ({}, "cuda:1", "there is 1 GPU, cuda:0 to cuda:0"),
+        ({"devices": 3}, "cuda:7", "there are 3 GPUs, cuda:0 to cuda:2"),
+        ({"triton": False}, "cuda:0", "triton is not installed, which the kernels need; install triton"),
+        ({"capability": (7, 5)}, "cuda", "Device 3000 has compute capability 7.5; 8.0 is the least"),
+    ],
+)
+def test_a_device_that_cannot_be_used_is_refused_in_a_line(
+    monkeypatch: pytest.MonkeyPatch, found: dict[str, Any], device: str, message: str
+) -> None:
+    machine(monkeypatch, **found)
+    with pytest.raises(ConfigError) as error:
+        platform_of(options(device=device))
+    said = str(error.value)
+    assert said.startswith(f"device is {device!r}; ")
+    assert message in said
+    assert said.endswith(", or give 'cpu'")
+    assert "\n" not in said
+    assert error.value.field == "device"
+
+
+def test_without_torch_a_device_is_refused_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(
+        ConfigError, match="device is 'cuda'; torch is not installed; install a build for the GPU"
+    ):
+        platform_of(options(device="cuda"))
+
+
+def test_auto_takes_the_cpu_where_there_is_no_gpu_and_says_so_where_that_matters(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    machine(monkeypatch, triton=False)
+    assert isinstance(platform_of(options()), HostPlatform)
+    with pytest.raises(ConfigError) as error:
+        platform_of(options(kv_cache_dtype="fp8"))
+    assert str(error.value) == (
+        "kv_cache_dtype is 'fp8'; triton is not installed, which the kernels need; install triton, and on CPUs it "
+        "must be 'auto'"
+    )
+    machine(monkeypatch, driver=False)
+    with pytest.raises(ConfigError, match="quantization is 'int8'; no GPU's driver was found, and on CPUs"):
+        platform_of(options(quantization="int8"))
+
+
+def test_auto_does_not_import_torch_where_there_is_no_driver() -> None:
+    """It would take a second of every start."""
+    program = (
+        "import sys\n"
+        "from airi.engine import EngineOptions, ModelOptions\n"
+        "from airi.engine.backends.cuda import detect\n"
+        "from airi.engine.platform import platform_of\n"
+        "detect.DRIVER_FILES = ('/nowhere/driver',)\n"
+        "platform_of(EngineOptions(models=(ModelOptions(path='/m'),)))\n"
+        "print('torch' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"device": "tpu"}, "device is 'tpu'; accepted: auto, cpu, cuda, cuda:N"),
+        ({"device": "cuda:x"}, "device is 'cuda:x'; accepted: auto, cpu, cuda, cuda:N"),
+        ({"device": "cuda", "backend": "cpu"}, "backend is 'cpu'; on the device 'cuda' it must be"),
+        ({"device": "cpu", "kv_cache_dtype": "fp8"}, "kv_cache_dtype is 'fp8'; on CPUs it must be 'auto'"),
+        ({"backend": "reference", "quantization": "fp8"}, "quantization is 'fp8'; on CPUs it must be None"),
+        ({"device": "cpu", "tensor_parallel_size": 2}, "tensor_parallel_size is 2; on CPUs it must be 1"),
+        ({"kv_cache_dtype": "fp4"}, "kv_cache_dtype is 'fp4'; accepted: auto, fp8, int8"),
+        ({"quantization": "awq"}, "quantization is 'awq'; accepted: fp8, int8"),
+        ({"tensor_parallel_size": 0}, "tensor_parallel_size is 0; it must be a whole number from 1 to 64"),
+        ({"device": "cuda:1", "tensor_parallel_size": 2}, "device is 'cuda:1'; with tensor_parallel_size 2"),
+    ],
+)
+def test_options_that_cannot_go_together_are_refused_in_a_line(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        options(**fields)
+    assert str(error.value).startswith(message)
+    assert error.value.field == message.split()[0]
+
+
+class FullDevice(CpuDevice):
+    """Has so much memory, and words it as torch does."""
+
+    description = "cuda:0 (Device 3000)"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.left = limit
+
+    def zeros(self, num_bytes: int) -> torch.Tensor:
+        if num_bytes > self.left:
+            gib = num_bytes / 2**30
+            raise torch.OutOfMemoryError(
+                f"CUDA out of memory. Tried to allocate {gib:.2f} GiB. GPU 0 has a total capacity of 79.25 GiB"
+            )
+        self.left -= num_bytes
+        return super().zeros(num_bytes)
+
+    def pinned(self, num_bytes: int) -> torch.Tensor:
+        return CpuDevice.zeros(self, num_bytes)
+
+    def memory(self) -> tuple[int, int]:
+        return self.left, 80 * 2**30
+
+
+def test_memory_that_is_missing_at_the_start_is_named(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airi.engine.backends.cuda.device.CpuDevice", lambda: FullDevice(9 * MIB))
+    with pytest.raises(MemoryBudgetError) as error:
+        make_engine(tiny_llama, backend="cuda", device="cpu", kv_memory=2**33)
+    assert "kv_memory is 8.0 GiB, but only" in str(error.value)
+    monkeypatch.setattr("airi.engine.backends.cuda.device.CpuDevice", lambda: FullDevice(6 * MIB))
+    table = {"max_num_seqs": 40_000, "max_batch_tokens": 8}
+    with pytest.raises(MemoryBudgetError) as error:
+        make_engine(tiny_llama, backend="cuda", device="cpu", kv_memory=MIB, **table)
+    said = str(error.value)
+    assert said.startswith("llama: ")
+    assert "missing: " in said
+    assert "do not fit cuda:0 (Device 3000), of whose 80.0 GiB" in said
+    assert said.endswith("lower kv_memory, max_batch_tokens or max_num_seqs")
