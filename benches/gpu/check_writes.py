@@ -74,14 +74,13 @@ def _read(pool: Pool, entries: torch.Tensor, positions: torch.Tensor, layer: int
     dim = torch.arange(layout.head_dim, device=place.device)
     found = []
     for kv in (0, 1):
-        values = pool.arena.view(layout.dtype)[
-            ((place + kv * layout.kv_stride) // layout.dtype.itemsize)[..., None] + dim
-        ].double()
+        offsets = (place + kv * layout.kv_stride)[..., None] + dim * layout.dtype.itemsize
+        values = oracle.elements(pool.arena, layout.dtype, offsets)
         if layout.is_quantised:
             slot = positions.long()[:, None] % layout.block_size
             start = place - slot * layout.token_stride + layout.scale_offset
-            scales = pool.arena.view(torch.float32)[(start + 4 * (kv * layout.block_size + slot)) // 4]
-            values = values * scales.double()[..., None]
+            scales = start + 4 * (kv * layout.block_size + slot)
+            values = values * oracle.elements(pool.arena, torch.float32, scales)[..., None]
         found.append(values)
     return torch.stack(found)
 
@@ -111,12 +110,8 @@ def _one_qkv_post(
     width = heads.q_heads + 2 * heads.kv_heads
     qkv = torch.randn((tokens, width, heads.head_dim), generator=draw, device=device).to(dtype)
     positions = torch.cat((positions_of(batch), torch.zeros(padding, dtype=torch.int32, device=device)))
-    entries = torch.cat(
-        (
-            entries_of(batch, pool.layout.block_size),
-            torch.full((padding,), -1, dtype=torch.int32, device=device),
-        )
-    )
+    none = torch.full((padding,), -1, dtype=torch.int32, device=device)
+    entries = torch.cat((entries_of(batch, pool.layout.block_size), none))
     weights = [torch.rand(heads.head_dim, generator=draw, device=device) + 0.5 for _ in range(2)]
     q_norm, k_norm = weights if norms else (None, None)
     cos_sin = angles(bench, max(batch.lens), rot_dim)

@@ -47,6 +47,13 @@ def elements_off(out: torch.Tensor, expected: torch.Tensor) -> int:
     return int(((out.double() - expected).abs() > atol + rtol * expected.abs()).sum())
 
 
+def elements(arena: torch.Tensor, dtype: torch.dtype, places: torch.Tensor) -> torch.Tensor:
+    """What lies at byte offsets of the arena, as float64; not every device gathers 8-bit floats as such."""
+    if dtype.itemsize == 1:
+        return arena[places].view(dtype).double()
+    return arena.view(dtype)[places // dtype.itemsize].double()
+
+
 def stored(
     arena: torch.Tensor, layout: KvLayout, entries: torch.Tensor, keys: int, layer_offset: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -58,13 +65,12 @@ def stored(
     found = []
     for kv in (0, 1):
         place = block + head + kv * layout.kv_stride + (token % layout.block_size) * layout.token_stride
-        index = place[..., None] // layout.dtype.itemsize + dim
-        values = arena.view(layout.dtype)[index].double()
+        values = elements(arena, layout.dtype, place[..., None] + dim * layout.dtype.itemsize)
         if layout.is_quantised:
             scale = (
                 block + head + layout.scale_offset + 4 * (kv * layout.block_size + token % layout.block_size)
             )
-            values = values * arena.view(torch.float32)[scale // 4].double()[..., None]
+            values = values * elements(arena, torch.float32, scale)[..., None]
         found.append(values)
     return found[0], found[1]
 

@@ -130,6 +130,7 @@ def flex_attention(inputs: Inputs) -> Run:
 
         mask = create_block_mask(causal, None, None, inputs.queries, inputs.keys, device=str(inputs.q.device))
     q, layers = inputs.dense()
+    torch._dynamo.reset()  # every shape is compiled anew, and only so many are before it gives up
     attend: Any = flex if inputs.bench.toy else torch.compile(flex, dynamic=False)
 
     def run(layer: int) -> torch.Tensor:

@@ -126,9 +126,10 @@ class SteppedModel:
 
     def capture(self) -> None:
         """From here on decoding replays graphs."""
+        batch = self._batch
         with self.device.active():
-            self._batch.query_start.zero_()
-            self._batch.seq_lens.zero_()
+            for buffer in (batch.query_start, batch.seq_lens, batch.slots, batch.logit_rows):
+                buffer.zero_()
             self.model.capture(None)
         self.device.synchronize()
 

@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SUITES = ("check", "attention", "engine", "peers")
 SECONDS = 520.0
 """Of a suite, so that starting, building and printing stay inside nine minutes."""
-_CHECK_WORKERS = 6
+_CHECK_WORKERS = min(12, max(1, (os.cpu_count() or 1) - 2))
 """Checks mostly compile: several processes share the device. Times are taken by one alone."""
 
 
@@ -123,10 +123,7 @@ class Progress:
 
 def without_speeds(row: report.Row) -> report.Row:
     """The row without any figure that a GPU would have to give."""
-    times = ("p20", "p50", "p80", "n", "how", "unit", "value", "fraction", "roofline_us", "reached")
-    return {
-        key: value for key, value in row.items() if key not in times and not key.endswith(("gbs", "tflops"))
-    }
+    return {key: value for key, value in row.items() if key not in report.FIGURES}
 
 
 def _short(reply: Reply) -> str:

@@ -170,4 +170,9 @@ def _stand_ins(root: Path, name: str) -> list[types.ModuleType]:
     cache.KVQuantMode = KVQuantMode  # type: ignore[attr-defined]
     envs = _Environment("vllm.envs")
     found[0].envs = envs  # type: ignore[attr-defined]
-    return [*found, platforms, logger, utils, cache, envs]
+    layers = [types.ModuleType(f"vllm.model_executor{part}") for part in ("", ".layers")]
+    for package in layers:
+        package.__path__ = []
+    invariant = types.ModuleType("vllm.model_executor.layers.batch_invariant")
+    invariant.vllm_is_batch_invariant = lambda: False  # type: ignore[attr-defined]
+    return [*found, platforms, logger, utils, cache, envs, *layers, invariant]

@@ -12,7 +12,18 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
-FIGURES = ("p20", "p50", "p80", "value", "fraction", "roofline_us", "reached", "copy_gbs")
+FIGURES = (
+    "p20",
+    "p50",
+    "p80",
+    "value",
+    "fraction",
+    "roofline_us",
+    "reached",
+    "copy_gbs",
+    "over_airi",
+    "tok_s",
+)
 
 
 def run(*arguments: str, gpu: bool = False) -> subprocess.CompletedProcess[str]:
@@ -77,7 +88,7 @@ def test_a_run_without_time_names_what_it_left_out() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["engine"])
+@pytest.mark.parametrize("name", ["attention", "engine"])
 def test_timed_suites_run_and_show_no_figure(name: str) -> None:
     rows = suite(name, *["--tune"] * (name == "attention"))
     assert rows
