@@ -104,12 +104,12 @@ class Progress:
 
     def __call__(self, reply: Reply, done: int, total: int) -> None:
         name = reply.get("case") or reply.get("skipped")
+        on_device = self._arguments.device != "cpu"
         print(
-            f"[{done}/{total}] {self._budget.spent:4.0f} s  {name}: {_short(reply)}",
+            f"[{done}/{total}] {self._budget.spent:4.0f} s  {name}: {_short(reply, timed=on_device)}",
             file=sys.stderr,
             flush=True,
         )
-        on_device = self._arguments.device != "cpu"
         ceilings = report.ceilings_of([*self.rows, *reply.get("rows", [])]) if on_device else None
         for row in reply.get("rows", []):
             row = report.finished({"suite": self._arguments.suite, "case": reply["case"], **row}, ceilings)
@@ -126,14 +126,14 @@ def without_speeds(row: report.Row) -> report.Row:
     return {key: value for key, value in row.items() if key not in report.FIGURES}
 
 
-def _short(reply: Reply) -> str:
+def _short(reply: Reply, *, timed: bool) -> str:
     if "failed" in reply:
         return f"FAILED: {reply['failed']}"
     if "absent" in reply:
         return f"absent: {reply['absent']}"
     if "skipped" in reply:
         return "left out, no time"
-    p50 = [row["p50"] for row in reply["rows"] if "p50" in row]
+    p50 = [row["p50"] for row in reply["rows"] if "p50" in row and timed]
     return (
         f"{p50[0]:,.1f} us" if len(p50) == 1 else f"ok, {len(reply['rows'])} rows" if reply["rows"] else "ok"
     )

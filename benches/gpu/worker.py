@@ -20,7 +20,14 @@ from typing import IO, Any
 
 SUITES = {
     "check": ("check_attention", "check_writes", "check_rows", "check_sampling"),
-    "attention": ("speed_layout", "speed_decode", "speed_prefill", "speed_rest", "speed_tune"),
+    "attention": (
+        "speed_layout",
+        "speed_decode",
+        "speed_prefill",
+        "speed_rest",
+        "speed_sampling",
+        "speed_tune",
+    ),
     "engine": ("speed_engine",),
     "peers": ("speed_peers",),
 }

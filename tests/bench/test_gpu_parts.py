@@ -16,6 +16,7 @@ from airi.kernels.layout import GRANULE_BYTES
 from benches.gpu import oracle, standins
 from benches.gpu.bench import Wrong
 from benches.gpu.checks import Checks
+from benches.gpu.filters import FILTERS, NEAR, Filters, shortfall
 from benches.gpu.pool import Heads, Pool, make_batch, random_queries, zipf_lengths
 from benches.gpu.random_model import TOY, RandomCheckpoint, random_folder
 from benches.gpu.speed_layout import starts_of
@@ -121,6 +122,32 @@ def test_what_differs_is_said_and_nothing_is_not_finite() -> None:
         Wrong, match=r"wrong: error inf > 0\.001; off: off by 2 > 0\.001; bits: 1 bytes differ"
     ):
         checks.rows()
+
+
+@pytest.mark.parametrize("filters", FILTERS)
+def test_the_specifications_own_token_falls_short_of_nothing(filters: Filters) -> None:
+    logits = np.random.default_rng(1).standard_normal(300).astype(np.float32) * 3
+    chosen = [
+        reference.sample(
+            logits,
+            temperature=filters.temperature,
+            top_k=filters.top_k,
+            top_p=filters.top_p,
+            min_p=filters.min_p,
+            seed=7,
+            draw=draw,
+        )
+        for draw in range(20)
+    ]
+    assert all(shortfall(logits, token, filters, 7, draw) <= NEAR for draw, token in enumerate(chosen))
+    worst = int(np.argmin(logits))
+    assert shortfall(logits, worst, filters, 7, 0) > NEAR
+
+
+def test_a_token_that_filters_drop_is_infinitely_short() -> None:
+    logits = np.arange(10, dtype=np.float32)
+    assert shortfall(logits, 3, Filters(top_k=2), 1, 0) == float("inf")
+    assert shortfall(logits, 0, Filters(temperature=0.0), 1, 0) == 9
 
 
 def test_a_random_model_is_opened_as_a_checkpoint() -> None:
