@@ -28,7 +28,7 @@ _STRIDES = {
 }
 _RUNS = (16 << 10, 32 << 10, 256 << 10)
 _SPANS_GB = (4, 32, 100)
-_PIECE = 16 << 10
+PIECE = 16 << 10
 """Bytes that a program reads at a time."""
 _COPY_BYTES = 4_294_967_296
 _MATMUL = 8192
@@ -54,7 +54,7 @@ def _read_runs_kernel(arena_ptr, start_ptr, out_ptr, PIECES: tl.constexpr, WORDS
     """Adds up the words of one run, so that no load can be left out. Grid: (runs,)."""
     i_run = tl.program_id(0)
     o_word = tl.arange(0, WORDS)
-    start = tl.load(start_ptr + i_run)
+    start = tl.load(start_ptr + i_run).to(tl.int64) * WORDS  # a multiple, so that loads are of 128 bits
     b_sum = tl.zeros([WORDS], tl.int32)
     for i_piece in tl.range(0, PIECES, num_stages=4):
         b_sum += tl.load(arena_ptr + start + i_piece * WORDS + o_word)
@@ -62,16 +62,15 @@ def _read_runs_kernel(arena_ptr, start_ptr, out_ptr, PIECES: tl.constexpr, WORDS
 
 
 def read_runs(arena: torch.Tensor, starts: torch.Tensor, run: int, out: torch.Tensor) -> None:
-    """Reads `run` bytes from every start; starts int64 in words of 4 bytes, out int64 [runs] their sums."""
-    piece = min(run, _PIECE)
+    """Reads `run` bytes from every start; starts int32 in pieces of 16 KB, out int64 [runs] their sums."""
     with launch_guard():
         _read_runs_kernel[(starts.numel(),)](
-            arena.view(torch.int32), starts, out, PIECES=run // piece, WORDS=piece // 4, num_warps=4
+            arena.view(torch.int32), starts, out, PIECES=run // PIECE, WORDS=PIECE // 4, num_warps=4
         )
 
 
 def starts_of(span: int, stride: int, run: int, *, seed: int) -> torch.Tensor:
-    """Where runs start, in words: layer after layer, in each the blocks in random order.
+    """Where runs start, in pieces of 16 KB: layer after layer, in each the blocks in random order.
 
     Every order covers the same blocks and layers of `span` bytes; a run of more than 32 KB is read in pieces of that,
     by neighbouring programs, as a block's heads are.
@@ -85,7 +84,7 @@ def starts_of(span: int, stride: int, run: int, *, seed: int) -> torch.Tensor:
         place = layer * blocks * stride if stride == _LAYER_BYTES else layer * _LAYER_BYTES
         found.append(order * stride + place)
     pieces = torch.arange(max(1, run // (32 << 10))) * min(run, 32 << 10)
-    return ((torch.cat(found)[:, None] + pieces).view(-1)) // 4
+    return ((torch.cat(found)[:, None] + pieces).view(-1) // PIECE).int()
 
 
 def ceilings(bench: Bench) -> list[Row]:
@@ -103,7 +102,7 @@ def ceilings(bench: Bench) -> list[Row]:
     product = torch.empty_like(a)
     matmul = time_calls([lambda: torch.mm(a, b, out=product)] * 4)
     run = 32 << 10
-    starts = torch.arange(half // run, device=bench.device) * (run // 4)
+    starts = torch.arange(half // run, dtype=torch.int32, device=bench.device) * (run // PIECE)
     out = torch.empty(starts.numel(), dtype=torch.int64, device=bench.device)
     read = time_calls([lambda: read_runs(arena, starts, run, out)])
     _check_sums(arena, starts, run, out)
@@ -124,7 +123,7 @@ def ceilings(bench: Bench) -> list[Row]:
 def _check_sums(arena: torch.Tensor, starts: torch.Tensor, run: int, out: torch.Tensor) -> None:
     words = arena.view(torch.int32)
     for i in (0, starts.numel() // 2, starts.numel() - 1):
-        begin = int(starts[i])
+        begin = int(starts[i]) * (PIECE // 4)
         total = int(words[begin : begin + run // 4].long().sum())
         if (total - int(out[i])) % 2**32:
             raise Wrong(f"the sum of run {i} is wrong")

@@ -19,7 +19,7 @@ from benches.gpu.checks import Checks
 from benches.gpu.filters import FILTERS, NEAR, Filters, shortfall
 from benches.gpu.pool import Heads, Pool, make_batch, random_queries, zipf_lengths
 from benches.gpu.random_model import TOY, RandomCheckpoint, random_folder
-from benches.gpu.speed_layout import starts_of
+from benches.gpu.speed_layout import PIECE, starts_of
 
 HEADS = Heads(kv_heads=2, group=3, head_dim=32)
 
@@ -100,8 +100,8 @@ def test_skewed_lengths_have_few_long_rows_and_fit() -> None:
 
 def test_both_layouts_read_the_same_number_of_runs_inside_the_span() -> None:
     span, layer, run = 64 << 20, 256 << 10, 256 << 10
-    near = starts_of(span, layer, run, seed=1) * 4
-    far = starts_of(span, 8 << 20, run, seed=1) * 4
+    near = starts_of(span, layer, run, seed=1) * PIECE
+    far = starts_of(span, 8 << 20, run, seed=1) * PIECE
     assert len(near) == len(far) == (span // (8 << 20)) * 32 * 8
     for starts in (near, far):
         assert len(set(starts.tolist())) == len(starts)
