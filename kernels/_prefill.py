@@ -66,6 +66,8 @@ def _cut(
 
     `is_masked`: a window, or blocks of less than 64 keys, which take registers of their own.
     """
+    if dtype in QUANTISED_MAX:
+        return _cut_quantised(arch, head_dim)
     if dtype is torch.float32:  # for checks only: without matrix units sm_90 spills at every size
         return (32, 32, 4, 2) if head_dim <= 128 else (32, 16, 4, 2)
     if arch.is_amd:
@@ -93,6 +95,18 @@ def _cut_blackwell(head_dim: int) -> tuple[int, int, int, int]:
     if head_dim == 64:
         return (128, 64, 4, 3)  # eight warps have 128 registers each with 3.7.1 and spill 16 bytes
     return (128, 64, 8, 3) if head_dim <= 128 else (128, 32, 8, 3)  # 64 keys spill 40 bytes at 256
+
+
+def _cut_quantised(arch: Arch, head_dim: int) -> tuple[int, int, int, int]:
+    """Conversions take registers: with a group of 7, a window and a soft cap, one size up spills everywhere."""
+    if arch.is_amd:
+        return (128, 32, 8, 2) if head_dim <= 64 else (64, 32, 4, 2)
+    if arch.has_tma:
+        # Three stages have more addresses to keep and spill at 256.
+        return (128, 64, 8, 2) if head_dim <= 128 else (64, 32, 8, 2)
+    if head_dim <= 64:
+        return (128, 64, 8, 3)
+    return (64, 32, 8, 3) if head_dim <= 128 else (32, 32, 8, 2)
 
 
 def check_shapes(head_dim: int, group: int, block_size: int) -> None:

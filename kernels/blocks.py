@@ -8,7 +8,7 @@ import triton.language as tl
 
 from ._blocks import Gather, block_granules, check_entries
 from ._launch import check, launch_guard
-from ._quantised import UNIT_FP8, UNIT_INT8, half_of
+from ._quantised import FP8_UNIT, half
 from .layout import GRANULE_BYTES, KvLayout
 
 __all__ = ["block_granules", "copy_blocks", "gather_dequant", "zero_granules"]
@@ -222,7 +222,8 @@ def _gather_dequant_kernel(
         from_ptr = arena_ptr + (o_from + kv * stride_kv)[:, None] + o_d[None, :]
         b_code = tl.load(from_ptr, mask=m_from, other=0)  # [TOKENS, DP]
         b_scale = tl.load(scale_ptr + o_scale + kv * FROM_SIZE, mask=m_token, other=0.0)  # [TOKENS]
-        b_scale = b_scale * (UNIT_FP8 if IS_FP8 else UNIT_INT8)
-        b_value = half_of(b_code.to(tl.int16), IS_FP8).to(tl.float32) * b_scale[:, None]
+        if IS_FP8:
+            b_scale = b_scale * FP8_UNIT
+        b_value = half(b_code.to(tl.int16), IS_FP8).to(tl.float32) * b_scale[:, None]
         to_ptr = scratch_ptr + (o_to + kv * stride_to_kv)[:, None] + o_d[None, :]
         tl.store(to_ptr, b_value.to(scratch_ptr.dtype.element_ty), mask=m_to)

@@ -24,6 +24,7 @@ import triton
 import triton.language as tl
 
 from ._launch import INTERPRETED, check, check_tensor, launch_guard
+from ._quantised import quarters
 from .arch import arch_of
 from .attention_plan import AttentionPlan, DecodeWorkspace
 from .combine import check_workspace, combine_partials
@@ -38,24 +39,6 @@ _UNIT = 16
 _BM = tl.constexpr(16)
 _LOG2_E = tl.constexpr(math.log2(math.e))
 _LN_2 = tl.constexpr(math.log(2))
-
-
-@triton.jit
-def _halves(b_w, INT8: tl.constexpr):
-    """Four float16 tiles: bytes 0 to 3 of each int32, as e4m3 / 2^8 or as int8."""
-    if INT8:
-        b_even = ((b_w & 0x00FF00FF) ^ 0x00800080) | 0x64006400  # 1024 + 128 + value, in both halves
-        b_odd = (((b_w >> 8) & 0x00FF00FF) ^ 0x00800080) | 0x64006400
-    else:
-        b_even = ((b_w & 0x00800080) << 8) | ((b_w & 0x007F007F) << 7)
-        b_odd = (b_w & (-0x7FFF8000)) | ((b_w & 0x7F007F00) >> 1)  # -0x7fff8000: 0x80008000
-    b_0 = b_even.to(tl.int16).to(tl.float16, bitcast=True)
-    b_1 = b_odd.to(tl.int16).to(tl.float16, bitcast=True)
-    b_2 = (b_even >> 16).to(tl.int16).to(tl.float16, bitcast=True)
-    b_3 = (b_odd >> 16).to(tl.int16).to(tl.float16, bitcast=True)
-    if INT8:
-        b_0, b_1, b_2, b_3 = b_0 - 1152.0, b_1 - 1152.0, b_2 - 1152.0, b_3 - 1152.0
-    return b_0, b_1, b_2, b_3
 
 
 @triton.jit
@@ -187,7 +170,7 @@ def _paged_decode_kernel(
 
             if PACKED_K:
                 b_kp = _rows_at(keys_ptr, b_unit, o_slot, o_w, KEY_BYTES, TOKEN_STRIDE, GATHER)
-                b_k0, b_k1, b_k2, b_k3 = _halves(tl.load(b_kp, mask=m_w, other=0), INT8)  # [TILE, DQ]
+                b_k0, b_k1, b_k2, b_k3 = quarters(tl.load(b_kp, mask=m_w, other=0), not INT8)  # [TILE, DQ]
                 b_s = tl.zeros([_BM, TILE], tl.float32)
                 b_s = _dot(b_q0, tl.trans(b_k0), b_s, UPCAST)
                 b_s = _dot(b_q1, tl.trans(b_k1), b_s, UPCAST)
@@ -219,7 +202,7 @@ def _paged_decode_kernel(
             b_max = b_new
             if QUANTISED:
                 b_vp = _rows_at(values_ptr, b_unit + kv_units, o_slot, o_w, 4, TOKEN_STRIDE, GATHER)
-                b_v0, b_v1, b_v2, b_v3 = _halves(tl.load(b_vp, mask=m_w, other=0), INT8)  # [TILE, DQ]
+                b_v0, b_v1, b_v2, b_v3 = quarters(tl.load(b_vp, mask=m_w, other=0), not INT8)  # [TILE, DQ]
                 b_vs = tl.load(b_sp + BLOCK_SIZE, mask=m_key, other=0.0) * FOLD
                 b_p = (b_p * b_vs[None, :]).to(tl.float16)
                 b_a0 = _dot(b_p, b_v0, b_a0 * b_decay[:, None], UPCAST)

@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-from . import prefill_tma
+from . import prefill_quantised, prefill_tma
 from ._attend import log_sum, scores, softmax_step, visible
 from ._launch import INTERPRETED, check, launch_guard
 from ._prefill import HasTiles, Prefill, Tiles, prefill_tiles
@@ -62,7 +62,6 @@ def paged_prefill(
         num_tiles=num_tiles,
     )
     check("variant", variant, f"one of {VARIANTS}", ok=variant in VARIANTS)
-    check("layout.dtype", layout.dtype, "a float", ok=not layout.is_quantised)
     if num_tiles == 0:
         return
     arch = arch_of(q.device)
@@ -74,7 +73,10 @@ def paged_prefill(
         check("variant", f"tma, for which {misfit}", "auto or pointer", ok=misfit is None)
         prefill_tma.launch(call)
     elif misfit is not None or not prefill_tma.try_launch(call):
-        _launch_pointer(call, tiles)
+        if layout.is_quantised:
+            prefill_quantised.launch(call, tiles, arch)
+        else:
+            _launch_pointer(call, tiles)
 
 
 def _launch_pointer(call: Prefill, tiles: Tiles) -> None:
@@ -152,7 +154,7 @@ def _paged_prefill_kernel(
 ):
     """One tile of BM // GROUP queries of a row, all GROUP query heads of a kv head. Grid: (tiles, kv_heads)."""
     BQ: tl.constexpr = BM // GROUP
-    i_tile = tl.num_programs(0) - 1 - tl.program_id(0)  # a row's later tiles see more keys: longest first
+    i_tile = tl.program_id(0)
     i_head = tl.program_id(1)
     row = tl.load(tile_ptr + 2 * i_tile)
     if row < 0:

@@ -183,7 +183,7 @@ def _paged_prefill_tma_kernel(
 ):
     """One tile of BM // GROUP queries of a row, all GROUP query heads of a kv head. Grid: (tiles, kv_heads)."""
     BQ: tl.constexpr = BM // GROUP
-    i_tile = tl.num_programs(0) - 1 - tl.program_id(0)  # a row's later tiles see more keys: longest first
+    i_tile = tl.program_id(0)
     i_head = tl.program_id(1)
     row = tl.load(tile_ptr + 2 * i_tile)
     is_tile = row >= 0

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from airi.kernels.arch import ARCHS
+from airi.kernels.arch import ARCHS, Arch
 from airi.kernels.prefill import paged_prefill, prefill_tiles
 
 from .paged import Case, int32, tiles_of
@@ -24,12 +24,13 @@ def run(
     op: Callable[..., None] = paged_prefill,
     out: torch.Tensor | None = None,
     spare: int = 1,
+    arch: Arch = SM_90,
     **options: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Outputs and log-sums of tokens that lie in tiles, NaN elsewhere."""
     kv_heads, tokens, group, head_dim = case.q.shape
     layout = case.layout
-    tiles = prefill_tiles(SM_90, head_dim, group, layout.dtype, layout.block_size)
+    tiles = prefill_tiles(arch, head_dim, group, layout.dtype, layout.block_size)
     plan = tiles_of(case.batch.query_start, tiles.tile_queries, spare=spare)
     if out is None:
         out = torch.full((tokens, kv_heads * group, head_dim), math.nan, dtype=case.q.dtype)
@@ -54,10 +55,11 @@ def check(
     *,
     op: Callable[..., None] = paged_prefill,
     variant: str = "pointer",
+    arch: Arch = SM_90,
     tolerance: float | None = None,
     **options: Any,
 ) -> None:
-    out, lse = run(case, op=op, variant=variant, **options)
+    out, lse = run(case, op=op, variant=variant, arch=arch, **options)
     expected, expected_lse = case.expected(scale=case.q.shape[3] ** -0.5, **options)
     taken = in_tiles(case)
     limit = RELATIVE[case.q.dtype] if tolerance is None else tolerance

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from airi.kernels import reference
+from airi.kernels import prefill, reference
 from airi.kernels.arch import ARCHS, Arch
 from airi.kernels.prefill import paged_prefill, prefill_tiles
 
 from .paged import Case, Tiled, int32, make_case
 from .prefills import SM_90, check, chunk, run
-from .tolerances import RELATIVE, relative_error
+from .tolerances import RELATIVE, RELATIVE_QUANTISED, relative_error
 
 
 @pytest.mark.parametrize("options", [{}, {"window": 7}, {"softcap": 2.0}])
@@ -260,3 +260,59 @@ def test_tiles_hold_every_group_and_fit_shared_memory(arch: Arch, head_dim: int,
         assert 0 <= tiles.block_m - tiles.tile_queries * group < group
         row = (1 << (head_dim - 1).bit_length()) * dtype.itemsize
         assert 2 * tiles.tile * row * max(1, tiles.num_stages - 1) <= arch.max_shared
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90"])  # values packed by four, and one by one
+@pytest.mark.parametrize("kv_dtype", [torch.int8, torch.float8_e4m3fn])
+@pytest.mark.parametrize("head_dim", [32, 64, 80, 96, 128, 256])
+def test_quantised_keys_and_values_are_attended_where_they_lie(
+    arch: str, kv_dtype: torch.dtype, head_dim: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prefill, "arch_of", lambda device: ARCHS[arch])
+    case = make_case(
+        [(35, 67), (1, 9), (2, 2)], head_dim=head_dim, group=3, kv_heads=1, block_size=16, kv_dtype=kv_dtype
+    )
+    check(case, arch=ARCHS[arch], tolerance=RELATIVE_QUANTISED)
+
+
+@pytest.mark.parametrize("kv_dtype", [torch.int8, torch.float8_e4m3fn])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("options", [{"window": 21}, {"softcap": 2.0}, {"window": 70, "softcap": 2.0}])
+def test_quantised_attention_has_windows_and_caps(
+    dtype: torch.dtype, kv_dtype: torch.dtype, options: dict[str, Any]
+) -> None:
+    case = make_case([(40, 140)], head_dim=32, kv_heads=1, block_size=64, dtype=dtype, kv_dtype=kv_dtype)
+    check(case, tolerance=RELATIVE_QUANTISED + (RELATIVE[dtype] if dtype is torch.bfloat16 else 0), **options)
+
+
+@pytest.mark.parametrize("size", [1e-3, 1e3])
+@pytest.mark.parametrize("kv_dtype", [torch.int8, torch.float8_e4m3fn])
+def test_quantised_values_small_and_large_stay_within_tolerance(kv_dtype: torch.dtype, size: float) -> None:
+    case = make_case([(20, 70)], head_dim=32, kv_heads=1, block_size=16, kv_dtype=kv_dtype)
+    for entry in case.batch.block_table[1, :5].tolist():
+        case.layout.scales(case.arena, entry, case.layer_offset)[:, 1] *= size
+    check(case, tolerance=RELATIVE_QUANTISED)
+
+
+@pytest.mark.parametrize("kv_dtype", [torch.int8, torch.float8_e4m3fn])
+def test_quantised_bits_do_not_depend_on_where_blocks_lie(kv_dtype: torch.dtype) -> None:
+    shape: dict[str, Any] = {
+        "rows": [(20, 45), (9, 31)],
+        "head_dim": 32,
+        "block_size": 16,
+        "kv_dtype": kv_dtype,
+    }
+    outs = [
+        run(make_case(**shape, layer_major=major, order=order))[0]
+        for major, order in ((False, 0), (False, 1), (True, 0))
+    ]
+    assert all(torch.equal(out, outs[0]) for out in outs)
+
+
+def test_quantised_strides_must_be_aligned() -> None:
+    case = make_case([(3, 9)], head_dim=32, block_size=16, kv_dtype=torch.int8)
+    layout = dataclasses.replace(case.layout, token_stride=36)
+    with pytest.raises(
+        ValueError, match=r"layout's strides and layer_offset must be multiples of 16 for torch\.int8"
+    ):
+        run(dataclasses.replace(case, layout=layout))
