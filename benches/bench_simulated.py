@@ -69,14 +69,14 @@ class Replay:
 
     def __init__(self, model: Path, threads: int | None, recording: Path) -> None:
         self._recording = recording
-        self.options = EngineOptions(
+        options = EngineOptions(
             models=(ModelOptions(path=str(model), name="bench"),),
             threads=threads,
             kv_memory=KV_BYTES,
             max_model_len=WINDOW,
             record_steps=str(recording),
         )
-        self.engine = Engine(self.options)
+        self.engine = Engine(options)
         self._draw = np.random.default_rng(0)
         self._next_id = 0
 
@@ -140,7 +140,7 @@ def scaled(batch: Batch, *, divisor: int, speed: float) -> Batch:
 
 def simulated(batch: Batch, step_time: StepTime, replay: Replay) -> dict[str, float]:
     """The same figures from the simulator, which is set up as the engine is."""
-    options = replay.options
+    options = replay.engine.options
     report = simulate(
         [batch],
         SimulationOptions(

@@ -171,7 +171,7 @@ def test_memory_that_is_missing_at_the_start_is_named(
         make_engine(tiny_llama, backend="cuda", device="cpu", kv_memory=2**33)
     assert "kv_memory is 8.0 GiB, but only" in str(error.value)
     monkeypatch.setattr("airi.engine.backends.cuda.device.CpuDevice", lambda: FullDevice(6 * MIB))
-    table = {"max_num_seqs": 40_000, "max_batch_tokens": 8}
+    table = {"max_num_seqs": 40_000, "max_batch_tokens": 8, "block_size": 16}
     with pytest.raises(MemoryBudgetError) as error:
         make_engine(tiny_llama, backend="cuda", device="cpu", kv_memory=MIB, **table)
     said = str(error.value)

@@ -37,6 +37,6 @@ from tests.engine.test_engine_tiers import (  # noqa: F401
 
 @pytest.fixture(autouse=True)
 def _on_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_helpers, "PLATFORM", {"backend": "cuda", "device": "cpu"})
+    monkeypatch.setattr(engine_helpers, "PLATFORM", {"backend": "cuda", "device": "cpu", "block_size": 16})
     # Matrix products of torch round by the number of their rows.
     monkeypatch.setattr(engine_helpers.Exact, "tolerance", 1e-4)

@@ -135,7 +135,9 @@ class MemoryFlags:
     disk_kv_memory: Annotated[str | None, _memory(help="How much of that disk to take, such as 200GiB.")] = (
         None
     )
-    block_size: Annotated[int, _memory(help="Tokens per KV block.")] = 16
+    block_size: Annotated[
+        int | None, _memory(help="Tokens per KV block; left out: 16 on CPUs, 64 on GPUs.")
+    ] = None
     prefix_caching: Annotated[
         bool, _memory(help="Keep what prompts began with for those that begin alike.")
     ] = True
@@ -166,9 +168,12 @@ class ScheduleFlags:
     """Who runs when."""
 
     max_num_seqs: Annotated[int, _schedule(help="Requests that run at the same time.")] = 256
-    max_batch_tokens: Annotated[int, _schedule(help="Tokens in one step, prompts and answers together.")] = (
-        512
-    )
+    max_batch_tokens: Annotated[
+        int | None,
+        _schedule(
+            help="Tokens in one step, prompts and answers together; left out: 512 on CPUs, 2048 on GPUs."
+        ),
+    ] = None
     max_queued: Annotated[int, _schedule(help="Requests that may wait; more get status 429.")] = 4096
     admission: Annotated[
         str,

@@ -46,8 +46,8 @@ class Engine:
 
     def __init__(self, options: EngineOptions, progress: EngineProgress | None = None) -> None:
         """Loads the models; raises CheckpointError or ConfigError."""
-        self.options = options
         self._hosting = host_models(options, progress)
+        self.options = options = self._hosting.platform.options
         self._runtime = self._hosting.runtime
         self._states: dict[int, RequestState] = {}
         self._tenants = Tenants(self._runtime, self._hosting.models)

@@ -7,7 +7,7 @@ from typing import Any
 
 from airi import _core
 from airi.engine.loading import Addition, EngineProgress, HostedModel, Hosting, load_addition
-from airi.engine.options import EngineOptions, ModelOptions
+from airi.engine.options import ModelOptions, SettledOptions
 from airi.engine.tenants import Tenants
 from airi.engine.warmup import learn_step_times, measure_apart, teach
 from airi.errors import ConfigError
@@ -27,7 +27,7 @@ class Fleet:
     *Invariant*: a model's weights are in its home slabs, or saved, or were never in the arena.
     """
 
-    def __init__(self, options: EngineOptions, hosting: Hosting, tenants: Tenants) -> None:
+    def __init__(self, options: SettledOptions, hosting: Hosting, tenants: Tenants) -> None:
         self._options = options
         self._tenants = tenants
         self._hosting = hosting

@@ -22,7 +22,7 @@ from airi.engine.arena import (
 from airi.engine.backends import LoadOptions, PlaceableModel
 from airi.engine.hub import resolve_model_path
 from airi.engine.memory import Arena
-from airi.engine.options import EngineOptions, ModelOptions
+from airi.engine.options import EngineOptions, ModelOptions, SettledOptions
 from airi.engine.platform import Model, Platform, Runner, Tiers, platform_of
 from airi.engine.resources import available_memory
 from airi.engine.runner import StepArrays
@@ -119,9 +119,10 @@ def _memory_errors_named() -> Iterator[None]:
 
 
 @_memory_errors_named()
-def host_models(options: EngineOptions, progress: EngineProgress | None) -> Hosting:
+def host_models(given: EngineOptions, progress: EngineProgress | None) -> Hosting:
     """Loads every model and divides the arena; raises CheckpointError or ConfigError."""
-    platform = platform_of(options)
+    platform = platform_of(given)
+    options = platform.options
     loaded = [_load(platform, options, model, progress) for model in options.models]
     demands = [
         _demand(platform, options, model, item) for model, item in zip(options.models, loaded, strict=True)
@@ -145,7 +146,7 @@ def host_models(options: EngineOptions, progress: EngineProgress | None) -> Host
     return Hosting(platform, tuple(hosted), runtime, arrays, arena, plan, tiers)
 
 
-def _tiers(platform: Platform, options: EngineOptions, arena: Arena, block_bytes: int) -> Tiers | None:
+def _tiers(platform: Platform, options: SettledOptions, arena: Arena, block_bytes: int) -> Tiers | None:
     """Memory and disk space beside the arena, which is not touched yet; blocks have at most `block_bytes`."""
     if not options.host_kv_memory:
         return None
@@ -163,7 +164,7 @@ def _tiers(platform: Platform, options: EngineOptions, arena: Arena, block_bytes
             "the weights and kv_memory",
             field="host_kv_memory",
         )
-    return platform.tiers(arena, options)
+    return platform.tiers(arena)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +178,7 @@ class Addition:
 
 @_memory_errors_named()
 def load_addition(
-    options: EngineOptions,
+    options: SettledOptions,
     hosting: Hosting,
     model: ModelOptions,
     index: int,
@@ -202,7 +203,7 @@ def load_addition(
 
 
 def larger_arrays(
-    platform: Platform, options: EngineOptions, arrays: Sequence[StepArrays], addition: Addition
+    platform: Platform, options: SettledOptions, arrays: Sequence[StepArrays], addition: Addition
 ) -> tuple[StepArrays, ...] | None:
     """Buffer sets that steps of one more model fit too; None where they fit those that are there."""
     deltas = _num_deltas(options, [addition.settings], [addition.hosted])
@@ -215,7 +216,7 @@ def larger_arrays(
 
 def _hosted(
     platform: Platform,
-    options: EngineOptions,
+    options: SettledOptions,
     index: int,
     model: ModelOptions,
     loaded: Model,
@@ -224,7 +225,7 @@ def _hosted(
     limits: ElasticLimits | None,
 ) -> HostedModel:
     window = min(_window(options, model, loaded), num_blocks * options.block_size)
-    runner = platform.runner(index, model.name, loaded, arena, options, window)
+    runner = platform.runner(index, model.name, loaded, arena, window)
     return HostedModel(
         index=index,
         options=model,
@@ -238,7 +239,7 @@ def _hosted(
 
 
 def _load(
-    platform: Platform, options: EngineOptions, model: ModelOptions, progress: EngineProgress | None
+    platform: Platform, options: SettledOptions, model: ModelOptions, progress: EngineProgress | None
 ) -> Model:
     def on_bytes(done: int, total: int) -> None:
         if progress is not None:
@@ -256,13 +257,13 @@ def _load(
     return platform.load(model.name, path, load_options)
 
 
-def _window(options: EngineOptions, model: ModelOptions, loaded: Model) -> int:
+def _window(options: SettledOptions, model: ModelOptions, loaded: Model) -> int:
     asked = model.max_model_len or options.max_model_len
     own = loaded.info.max_model_len
     return own if asked is None else min(asked, own)
 
 
-def _demand(platform: Platform, options: EngineOptions, model: ModelOptions, loaded: Model) -> KvDemand:
+def _demand(platform: Platform, options: SettledOptions, model: ModelOptions, loaded: Model) -> KvDemand:
     weight_bytes = 0
     if model.sleepable:
         if not isinstance(loaded, PlaceableModel):
@@ -282,18 +283,18 @@ def _demand(platform: Platform, options: EngineOptions, model: ModelOptions, loa
     )
 
 
-def _plan(platform: Platform, options: EngineOptions, demands: list[KvDemand]) -> ArenaPlan:
+def _plan(platform: Platform, options: SettledOptions, demands: list[KvDemand]) -> ArenaPlan:
     plan = plan_elastic_arena if any(model.is_elastic for model in options.models) else plan_arena
     return plan(
         demands,
         kv_memory=options.kv_memory,
         available=platform.free_memory(),
-        fraction=options.kv_fraction or platform.kv_fraction,
+        fraction=options.kv_fraction,
     )
 
 
 def _model_config(
-    options: EngineOptions, model: HostedModel, num_slabs: int, limits: ElasticLimits | None
+    options: SettledOptions, model: HostedModel, num_slabs: int, limits: ElasticLimits | None
 ) -> ModelSettings:
     info = model.runner.model.info
     admission = _core.Admission.NO_EVICT if options.admission == "no_evict" else _core.Admission.MAX_UTIL
@@ -323,7 +324,7 @@ def _model_config(
 
 def _step_arrays(
     platform: Platform,
-    options: EngineOptions,
+    options: SettledOptions,
     configs: Sequence[_core.ModelConfig],
     hosted: Sequence[HostedModel],
 ) -> tuple[StepArrays, ...]:
@@ -336,7 +337,7 @@ def _step_arrays(
 
 
 def _num_deltas(
-    options: EngineOptions, configs: Sequence[_core.ModelConfig], hosted: Sequence[HostedModel]
+    options: SettledOptions, configs: Sequence[_core.ModelConfig], hosted: Sequence[HostedModel]
 ) -> int:
     # Newcomers that share a long prefix bring a whole table each. With the least number of deltas
     # that the core works with, a step would admit one or two of them.
@@ -346,7 +347,7 @@ def _num_deltas(
 
 
 def _runtime(
-    options: EngineOptions,
+    options: SettledOptions,
     plan: ArenaPlan,
     configs: Sequence[ModelSettings],
     arrays: Sequence[StepArrays],

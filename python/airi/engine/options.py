@@ -6,13 +6,13 @@ import math
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from airi.engine.backends import BACKENDS, DTYPES, KV_CACHE_DTYPES, QUANTIZATIONS
 from airi.engine.targets import TargetMs, check_target, targets_by_band
 from airi.errors import ConfigError
 
-__all__ = ["ADMISSIONS", "DEVICES", "SCHEDULE_POLICIES", "EngineOptions", "ModelOptions"]
+__all__ = ["ADMISSIONS", "DEVICES", "SCHEDULE_POLICIES", "EngineOptions", "ModelOptions", "SettledOptions"]
 
 DEVICES = ("auto", "cpu", "cuda", "cuda:N")
 ADMISSIONS = ("max_util", "no_evict")
@@ -38,7 +38,14 @@ _BOUNDS = {
     "tensor_parallel_size": (1, 64),
 }
 """What the core works with."""
-_OPTIONAL = ("threads", "kv_memory", "max_model_len", "fairness_gap_tokens")
+_OPTIONAL = (
+    "threads",
+    "kv_memory",
+    "max_model_len",
+    "fairness_gap_tokens",
+    "block_size",
+    "max_batch_tokens",
+)
 _MOST_AGING_S = 1e9
 _MOST_WARMUP_S = 60.0
 
@@ -132,13 +139,14 @@ class EngineOptions:
     """Bytes of the KV arena, shared by all models. None takes `kv_fraction` of what is free after loading."""
     kv_fraction: float | None = None
     """None is 0.5 on CPUs, whose memory others use too, and 0.85 on GPUs: activations and graphs take the rest."""
-    block_size: int = 16
-    """Tokens per KV block."""
+    block_size: int | None = None
+    """Tokens per KV block. None is 16 on CPUs and 64 on GPUs, whose kernels then load whole blocks."""
     max_num_seqs: int = 256
     """Requests of one model that run at the same time."""
-    max_batch_tokens: int = 512
-    """Tokens in one step. Running requests wait for a step's prefills, and on CPUs longer steps gain nothing:
-    2,048 tokens cost 1.16 CPU seconds in steps of 256, 512, 1,024 or 2,048 (135 M parameters, bf16, 2 cores)."""
+    max_batch_tokens: int | None = None
+    """Tokens in one step. Running requests wait for a step's prefills. None is 512 on CPUs, where longer steps gain
+    nothing: 2,048 tokens cost 1.16 CPU seconds in steps of 256, 512, 1,024 or 2,048 (135 M parameters, bf16, 2 cores).
+    On GPUs it is 2,048, which is enough to be bound by arithmetic."""
     max_model_len: int | None = None
     """Prompt and completion together; None means the model's own window."""
     max_queued: int = 4096
@@ -208,7 +216,7 @@ class EngineOptions:
             value = getattr(self, field)
             if value is not None or field not in _OPTIONAL:
                 _check_whole(field, value)
-        if self.block_size % 8:
+        if self.block_size is not None and self.block_size % 8:
             raise ConfigError(
                 f"block_size is {self.block_size}; it must be a multiple of 8 up to 256", field="block_size"
             )
@@ -276,11 +284,32 @@ class EngineOptions:
                 field="host_kv_memory",
             )
 
+    def settled(self, *, kv_fraction: float, block_size: int, max_batch_tokens: int) -> SettledOptions:
+        """The same with these values where there was None."""
+        given = {field.name: getattr(self, field.name) for field in fields(EngineOptions)}
+        for field, value in (
+            ("kv_fraction", kv_fraction),
+            ("block_size", block_size),
+            ("max_batch_tokens", max_batch_tokens),
+        ):
+            if given[field] is None:
+                given[field] = value
+        return SettledOptions(**given)
+
     def targets(self, model: ModelOptions) -> list[tuple[int | None, int | None]]:
         """What requests to a model are promised, as the core takes it; empty: nothing."""
         ttft_ms = self.ttft_ms if model.ttft_ms is None else model.ttft_ms
         itl_ms = self.itl_ms if model.itl_ms is None else model.itl_ms
         return targets_by_band(ttft_ms, itl_ms)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettledOptions(EngineOptions):
+    """Options in which nothing is left to the platform."""
+
+    kv_fraction: float
+    block_size: int
+    max_batch_tokens: int
 
 
 def _default_name(path: str) -> str:

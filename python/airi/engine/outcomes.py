@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from airi import _core
 from airi.engine.loading import HostedModel
-from airi.engine.options import EngineOptions
+from airi.engine.options import SettledOptions
 from airi.errors import ContextLengthError, ExecutionError, QueueFullError, RequestError
 from airi.outputs import ErrorInfo, FinishReason, Output, error_info
 
@@ -69,7 +69,7 @@ def refusal(
     model: HostedModel,
     prompt: int,
     asked: int | None,
-    options: EngineOptions,
+    options: SettledOptions,
     kv_blocks: int,
 ) -> RequestError:
     """The error that an answer of the core's queue means, to a prompt and `max_tokens` of these lengths, where the

@@ -25,7 +25,7 @@ from airi.engine.backends import (
 )
 from airi.engine.backends.cuda.detect import has_driver, obstacle
 from airi.engine.memory import Arena, HostArena
-from airi.engine.options import EngineOptions
+from airi.engine.options import EngineOptions, SettledOptions
 from airi.engine.pipeline import StepPipeline
 from airi.engine.requests import RequestState
 from airi.engine.resources import available_memory, usable_cores
@@ -151,8 +151,8 @@ class Platform(Protocol):
         ...
 
     @property
-    def kv_fraction(self) -> float:
-        """The share of free memory that the KV arena takes unless told otherwise."""
+    def options(self) -> SettledOptions:
+        """The engine's, with this platform's own values where nothing was said."""
         ...
 
     def load(self, name: str, path: Path, options: LoadOptions) -> Model:
@@ -175,13 +175,11 @@ class Platform(Protocol):
         """Two buffer sets, so that a step can be planned while the one before it runs."""
         ...
 
-    def runner(
-        self, index: int, name: str, model: Model, arena: Arena, options: EngineOptions, max_model_len: int
-    ) -> Runner:
+    def runner(self, index: int, name: str, model: Model, arena: Arena, max_model_len: int) -> Runner:
         """What runs the model's steps; raises MemoryBudgetError."""
         ...
 
-    def tiers(self, arena: Arena, options: EngineOptions) -> Tiers:
+    def tiers(self, arena: Arena) -> Tiers:
         """Memory and disk beside the arena, as the options say; raises MemoryBudgetError or ConfigError."""
         ...
 
@@ -235,10 +233,9 @@ def _device_platform(options: EngineOptions) -> Platform:
 class HostPlatform:
     """The CPUs of this machine."""
 
-    kv_fraction = 0.5
-
     def __init__(self, options: EngineOptions) -> None:
         """Sets how many threads compute."""
+        self.options = options.settled(kv_fraction=0.5, block_size=16, max_batch_tokens=512)
         self.name = "reference" if options.backend == "reference" else "cpu"
         threads = options.threads or usable_cores()
         _core.cpu.set_num_threads(threads)
@@ -267,10 +264,9 @@ class HostPlatform:
         """As `Platform.step_arrays`."""
         return tuple(StepArrays.allocate(rows, tokens, deltas, ops) for _ in range(2))
 
-    def runner(
-        self, index: int, name: str, model: Any, arena: Arena, options: EngineOptions, max_model_len: int
-    ) -> ModelRunner:
+    def runner(self, index: int, name: str, model: Any, arena: Arena, max_model_len: int) -> ModelRunner:
         """As `Platform.runner`."""
+        options = self.options
         return ModelRunner(
             index,
             model,
@@ -281,8 +277,9 @@ class HostPlatform:
             max_model_len=max_model_len,
         )
 
-    def tiers(self, arena: Arena, options: EngineOptions) -> KvTiers:
+    def tiers(self, arena: Arena) -> KvTiers:
         """As `Platform.tiers`."""
+        options = self.options
         return KvTiers(
             _host(arena).array,
             host_bytes=options.host_kv_memory,

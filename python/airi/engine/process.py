@@ -25,7 +25,7 @@ from airi import _core
 from airi.engine.control import Control
 from airi.engine.engine import Engine, StepOutputs, now_us
 from airi.engine.loading import HostedModel
-from airi.engine.options import EngineOptions
+from airi.engine.options import EngineOptions, SettledOptions
 from airi.errors import AiriError, ConfigError, EngineDeadError, RequestError
 from airi.outputs import Output, error_info
 from airi.sampling_params import SamplingParams
@@ -270,7 +270,7 @@ def _warm_up(engine: Engine) -> None:
                 raise ConfigError(f"model {engine.models[output.request_id].name} fails on its first token")
 
 
-def _model_info(model: HostedModel, options: EngineOptions) -> ModelInfo:
+def _model_info(model: HostedModel, options: SettledOptions) -> ModelInfo:
     info = model.runner.model.info
     return ModelInfo(
         name=model.name,

@@ -12,7 +12,7 @@ from airi import _core
 from airi.engine.backends import StepInputs
 from airi.engine.loading import HostedModel
 from airi.engine.memory import Arena
-from airi.engine.options import EngineOptions
+from airi.engine.options import SettledOptions
 from airi.engine.platform import Platform, Runner
 
 __all__ = ["Measured", "learn_step_times", "measure_apart", "measure_steps", "teach"]
@@ -35,14 +35,14 @@ class Measured:
 
 
 def learn_step_times(
-    runtime: _core.Runtime, model: HostedModel, options: EngineOptions, arena: Arena
+    runtime: _core.Runtime, model: HostedModel, options: SettledOptions, arena: Arena
 ) -> None:
     """Measures a model's steps, where it has targets, and tells the core. `arena` is what its runner is bound to."""
     if _is_measured(model, options):
         teach(runtime, model.index, _measure(model, options, arena))
 
 
-def measure_apart(model: HostedModel, options: EngineOptions, platform: Platform) -> list[Measured]:
+def measure_apart(model: HostedModel, options: SettledOptions, platform: Platform) -> list[Measured]:
     """Measures a model that is to come while the arena is in use, where it has targets: on memory of its own.
 
     Raises MemoryBudgetError.
@@ -55,11 +55,11 @@ def measure_apart(model: HostedModel, options: EngineOptions, platform: Platform
         return _measure(model, options, arena)
 
 
-def _is_measured(model: HostedModel, options: EngineOptions) -> bool:
+def _is_measured(model: HostedModel, options: SettledOptions) -> bool:
     return bool(options.targets(model.options)) and options.step_warmup_s > 0
 
 
-def _measure(model: HostedModel, options: EngineOptions, arena: Arena) -> list[Measured]:
+def _measure(model: HostedModel, options: SettledOptions, arena: Arena) -> list[Measured]:
     return measure_steps(
         model.runner,
         arena,

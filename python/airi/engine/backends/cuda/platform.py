@@ -35,12 +35,11 @@ _UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 class DevicePlatform:
     """One device, for which several models' steps are enqueued. *Thread safety*: none."""
 
-    kv_fraction = 0.85
-
     def __init__(self, device: Device, options: EngineOptions) -> None:
         """Takes the fixed buffers; raises MemoryBudgetError."""
         self.name = "cuda"
         self.device = device
+        self.options = options = options.settled(kv_fraction=0.85, block_size=64, max_batch_tokens=2048)
         rows = options.max_num_seqs
         with self._enough_memory("the engine", "what steps are told in", "max_num_seqs or max_batch_tokens"):
             self._buffers = BatchBuffers(device, rows, max(options.max_batch_tokens, rows))
@@ -72,11 +71,9 @@ class DevicePlatform:
         with self._enough_memory("the engine", "changes of block tables", "max_num_seqs or max_model_len"):
             return self._buffers.arrays(deltas, ops)
 
-    def runner(
-        self, index: int, name: str, model: Any, arena: Arena, options: EngineOptions, max_model_len: int
-    ) -> DeviceRunner:
+    def runner(self, index: int, name: str, model: Any, arena: Arena, max_model_len: int) -> DeviceRunner:
         """As `Platform.runner`."""
-        less = "kv_memory, max_batch_tokens or max_num_seqs"
+        options, less = self.options, "kv_memory, max_batch_tokens or max_num_seqs"
         return DeviceRunner(
             index,
             model,
@@ -90,8 +87,9 @@ class DevicePlatform:
             max_model_len=max_model_len,
         )
 
-    def tiers(self, arena: Arena, options: EngineOptions) -> DeviceTiers:
+    def tiers(self, arena: Arena) -> DeviceTiers:
         """As `Platform.tiers`."""
+        options = self.options
         try:
             return DeviceTiers(
                 self.device,
