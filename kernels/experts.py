@@ -10,11 +10,10 @@ import triton.language as tl
 
 from ._launch import INTERPRETED, check, check_tensor, launch_guard
 from .arch import Arch, arch_of
+from .expert_plan import TILE_ROWS
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 _QUANTISED = (torch.float8_e4m3fn, torch.int8)
-TILE_ROWS = (16, 64, 128)
-"""What a plan's tiles may have. 32 spills registers on gfx942, and is bound by memory as 64 is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,7 @@ from ..layout import GRANULE_BYTES, KvLayout
 from .attention import PagedBatch, gather_kv, paged_attention
 from .blocks import copy_blocks, gather_dequant, zero_granules
 from .decode import combine_partials, paged_decode
-from .experts import expert_matmul
+from .experts import expert_matmul, route_experts
 from .norms import add_rms_norm, glu, rms_norm, rms_norm_add
 from .plan import plan_attention
 from .prefill import paged_prefill
@@ -57,6 +57,7 @@ __all__ = [
     "rms_norm_add",
     "rope",
     "rope_kv_write",
+    "route_experts",
     "sample",
     "write_kv",
     "zero_granules",

@@ -1,8 +1,10 @@
-"""Products of rows with the weights of the experts they were routed to."""
+"""The routing of tokens to experts, and the products with their weights."""
 
 from __future__ import annotations
 
 import torch
+
+from ..expert_plan import ExpertPlan
 
 
 def expert_matmul(
@@ -33,3 +35,31 @@ def expert_matmul(
         if row_weights is not None:
             product *= row_weights[rows, None]
         out[rows] = product.to(out.dtype)
+
+
+def route_experts(
+    scores: torch.Tensor,
+    entries: torch.Tensor,
+    plan: ExpertPlan,
+    *,
+    top_k: int,
+    normalize: bool,
+    tile_rows: int,
+) -> None:
+    """Chooses the top_k most probable experts of each token and cuts their work into tiles, expert after expert."""
+    weights, chosen = scores.float().softmax(-1).topk(top_k, dim=-1)
+    if normalize:
+        weights = weights / weights.sum(-1, keepdim=True)
+    plan.weights.copy_(weights.flatten())
+    plan.experts.copy_(torch.where(entries[:, None] >= 0, chosen, -1).flatten())
+    tiles = []
+    place = 0
+    for expert in range(scores.shape[1]):
+        own = torch.nonzero(plan.experts == expert).flatten()
+        plan.order[place : place + len(own)] = own.int()
+        firsts = range(0, len(own), tile_rows)
+        tiles += [(expert, place + first, min(tile_rows, len(own) - first)) for first in firsts]
+        place += len(own)
+    plan.tiles.zero_()
+    if tiles:
+        plan.tiles[: len(tiles)] = torch.tensor(tiles, dtype=torch.int32)

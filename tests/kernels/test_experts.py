@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from airi.engine.backends.cuda.moe import plan_experts
 from airi.kernels import reference
 from airi.kernels.arch import ARCHS, Arch
-from airi.kernels.experts import TILE_ROWS, expert_matmul, expert_tiles
+from airi.kernels.expert_plan import TILE_ROWS, ExpertPlan
+from airi.kernels.experts import expert_matmul, expert_tiles
+from airi.kernels.routing import route_experts
 from tests.kernels.tolerances import RELATIVE, RELATIVE_QUANTISED, relative_error
 
 
@@ -19,11 +20,13 @@ def case(
     torch.manual_seed(tokens + columns)
     x = torch.randn(tokens, width).to(dtype)
     weight = (torch.randn(experts, columns, width) / width**0.5).to(dtype)
-    chosen = torch.rand(tokens, experts).topk(top_k, dim=1).indices
+    entries = torch.zeros(tokens, dtype=torch.int32)
     if tokens > 1:
-        chosen[0] = experts
-    plan = plan_experts(chosen.flatten(), experts, rows)
-    return x, weight, plan.order, plan.tiles, torch.rand(tokens * top_k)
+        entries[0] = -1
+    plan = ExpertPlan.allocate("cpu", tokens * top_k, experts).narrow(tokens * top_k, rows)
+    scores = torch.randn(tokens, experts)
+    reference.route_experts(scores, entries, plan, top_k=top_k, normalize=True, tile_rows=rows)
+    return x, weight, plan.order, plan.tiles, plan.weights
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -56,6 +59,76 @@ def test_8_bit_weights_are_multiplied_by_their_scales(dtype: torch.dtype) -> Non
     expert_matmul(x, stored, scales, order, tiles, out, tile_rows=16, row_weights=row_weights)
     reference.expert_matmul(x, stored, scales, order, tiles, expected, tile_rows=16, row_weights=row_weights)
     assert relative_error(out, expected) < RELATIVE_QUANTISED
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize(
+    ("tokens", "experts", "top_k", "rows"),
+    [(1, 4, 2, 16), (3, 6, 1, 16), (40, 5, 3, 16), (10, 128, 8, 64), (70, 1, 1, 64), (9, 9, 9, 16)],
+)
+def test_routing_is_that_of_the_specification(
+    tokens: int, experts: int, top_k: int, rows: int, *, normalize: bool
+) -> None:
+    torch.manual_seed(tokens)
+    scores = torch.randn(tokens, 2 * experts)[:, :experts]
+    entries = torch.randint(-1, 3, (tokens,), dtype=torch.int32)
+    found, expected = (ExpertPlan.allocate("cpu", 1000, experts).narrow(tokens * top_k, rows) for _ in "ab")
+    for _ in range(2):  # counts are zero again after the first
+        found.tiles.fill_(-1)
+        route_experts(scores, entries, found, top_k=top_k, normalize=normalize, tile_rows=rows)
+    reference.route_experts(scores, entries, expected, top_k=top_k, normalize=normalize, tile_rows=rows)
+    assert torch.equal(found.experts, expected.experts)
+    torch.testing.assert_close(found.weights, expected.weights)
+    used = expected.tiles[:, 2] > 0
+    assert torch.equal(found.tiles[used], expected.tiles[used])
+    assert not found.tiles[~used][:, 2].any()
+    at = 0
+    for expert in range(experts):
+        end = at + int((expected.experts == expert).sum())
+        assert torch.equal(found.order[at:end].sort().values, expected.order[at:end])
+        at = end
+
+
+def test_equal_scores_choose_the_first_experts() -> None:
+    plan = ExpertPlan.allocate("cpu", 6, 5).narrow(6, 16)
+    entries = torch.zeros(2, dtype=torch.int32)
+    route_experts(torch.ones(2, 5), entries, plan, top_k=3, normalize=True, tile_rows=16)
+    assert plan.experts.tolist() == [0, 1, 2] * 2
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+def test_a_token_of_nan_leaves_the_others_alone() -> None:
+    plan = ExpertPlan.allocate("cpu", 6, 5).narrow(6, 16)
+    scores = torch.randn(3, 5)
+    scores[1] = torch.nan
+    route_experts(scores, torch.zeros(3, dtype=torch.int32), plan, top_k=2, normalize=True, tile_rows=16)
+    assert plan.experts[[0, 1, 4, 5]].tolist() == scores[[0, 2]].topk(2).indices.flatten().tolist()
+    assert plan.weights.isnan().tolist() == [False, False, True, True, False, False]
+    assert int(plan.tiles[:, 2].sum()) == 6
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"scores": torch.zeros(2, 4, dtype=torch.int32)}, "scores must be"),
+        ({"entries": torch.zeros(3, dtype=torch.int32)}, r"entries must be int32 \[2\]"),
+        ({"top_k": 5}, "top_k must be 1 to 4 experts, got 5"),
+        ({"top_k": 1}, r"plan.experts must be int32 \[2\], got int32 \[4\]"),
+        ({"tile_rows": 8}, "tile_rows must be one of"),
+    ],
+)
+def test_a_wrong_argument_of_routing_is_named(change: dict[str, object], message: str) -> None:
+    arguments: dict[str, object] = {
+        "scores": torch.zeros(2, 4),
+        "entries": torch.zeros(2, dtype=torch.int32),
+        "plan": ExpertPlan.allocate("cpu", 4, 4).narrow(4, 16),
+        "top_k": 2,
+        "normalize": True,
+        "tile_rows": 16,
+        **change,
+    }
+    with pytest.raises(ValueError, match=message):
+        route_experts(**arguments)
 
 
 @pytest.mark.parametrize("arch", ARCHS.values(), ids=str)

@@ -18,6 +18,8 @@ from airi.engine.spec import DecoderSpec, QkNorm
 if TYPE_CHECKING:
     import torch
 
+    from airi.kernels.expert_plan import ExpertPlan
+
 __all__ = ["Attend", "Layers"]
 
 Attend = Callable[[int, "torch.Tensor", "torch.Tensor | None", "torch.Tensor | None", "torch.Tensor"], None]
@@ -90,13 +92,26 @@ class Layers:
         if self._embed_scale != 1.0:
             residual.mul_(self._embed_scale)
 
-    def run(self, tokens: torch.Tensor, entries: torch.Tensor, buffers: StepBuffers, attend: Attend) -> None:
+    def allocate_experts(self, max_tokens: int, device: torch.device) -> ExpertPlan | None:
+        """Room for the routing of so many tokens; None in a dense model."""
+        from airi.kernels.expert_plan import ExpertPlan
+
+        moe = self._spec.moe
+        return None if moe is None else ExpertPlan.allocate(device, max_tokens * moe.top_k, moe.num_experts)
+
+    def run(
+        self,
+        tokens: torch.Tensor,
+        entries: torch.Tensor,
+        buffers: StepBuffers,
+        experts: ExpertPlan | None,
+        attend: Attend,
+    ) -> None:
         """Runs all layers; leaves the residual stream of the tokens in the buffer of that name.
 
         Tokens whose block-table entry (`entries` int32 [T]) is -1 are padding.
         """
         count = len(tokens)
-        live = entries >= 0
         residual = buffers.rows("residual", count)
         self.embed(tokens, residual)
         pending: torch.Tensor | None = None
@@ -105,7 +120,9 @@ class Layers:
             branch = self._attention(index, layer, h, buffers, attend)
             pending = self._leave(branch, layer.attention_post_norm, residual)
             h = self._enter(pending, residual, layer.mlp_norm, buffers)
-            pending = self._leave(self._mlp(layer, h, live, buffers), layer.mlp_post_norm, residual)
+            pending = self._leave(
+                self._mlp(layer, h, entries, buffers, experts), layer.mlp_post_norm, residual
+            )
         if pending is not None:
             residual.add_(pending)
 
@@ -189,11 +206,18 @@ class Layers:
         x.copy_(wide * (squares / (world * x.shape[1]) + self.eps).rsqrt() * weight)
 
     def _mlp(
-        self, layer: DecoderLayer, h: torch.Tensor, live: torch.Tensor, buffers: StepBuffers
+        self,
+        layer: DecoderLayer,
+        h: torch.Tensor,
+        entries: torch.Tensor,
+        buffers: StepBuffers,
+        experts: ExpertPlan | None,
     ) -> torch.Tensor:
         mlp, out = layer.mlp, buffers.rows("branch", len(h))
         if isinstance(mlp, SparseMlp):
-            return run_experts(self._spec, mlp, h, live, buffers, self.ops, out)
+            if experts is None:
+                raise RuntimeError("a sparse layer in a model without experts")
+            return run_experts(self._spec, mlp, h, entries, experts, buffers, self.ops, out)
         gate_up = mlp.gate_up(h, buffers.rows("gate_up", len(h)))
         inner = buffers.rows("inner", len(h))
         self.ops.glu(gate_up, inner, activation=self._spec.activation)

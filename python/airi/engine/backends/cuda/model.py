@@ -171,6 +171,7 @@ class _Bound:
         batch, place = binding.batch, binding.arena.device
         self._binding, self._layout, self._attention, self._layers = binding, layout, attention, layers
         self._buffers = StepBuffers(layers.groups, batch.max_tokens, dtype, place)
+        self._experts = layers.allocate_experts(batch.max_tokens, place)
         self._logits = torch.zeros((batch.max_rows, layers.vocab_size), dtype=torch.float32, device=place)
         self._more_logits = self._logits[:0]
         self._graphs = DecodeGraphs(device, batch.max_rows, self._decode)
@@ -240,4 +241,4 @@ class _Bound:
             )
             self._attention.run(work, index, queries, out, offset)
 
-        layers.run(batch.tokens[:tokens], work.entries, self._buffers, attend)
+        layers.run(batch.tokens[:tokens], work.entries, self._buffers, self._experts, attend)

@@ -1,6 +1,6 @@
 """A mixture of experts without the host: every shape is known before the step, so that it may be captured.
 
-A token's k choices are k assignments, T * k in all. They are sorted by expert and cut into tiles of one expert each;
+A token's k choices are k assignments, T * k in all. They are ordered by expert and cut into tiles of one expert each;
 the products read a tile's rows wherever they lie and write them back in the order of assignments:
 
     inner[a] = act-and-multiply(x[a // k] @ gate_up[e_a].T)
@@ -11,10 +11,9 @@ so an expert's weights are read only if a token chose it, and a token's result d
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from airi.engine.spec import DecoderSpec, MoeSpec
+from airi.engine.spec import DecoderSpec
 
 if TYPE_CHECKING:
     import torch
@@ -22,45 +21,36 @@ if TYPE_CHECKING:
     from airi.engine.backends.cuda.buffers import StepBuffers
     from airi.engine.backends.cuda.ops import Ops
     from airi.engine.backends.cuda.weights import SparseMlp
+    from airi.kernels.expert_plan import ExpertPlan
 
-__all__ = ["ExpertPlan", "plan_experts", "run_experts"]
-
-
-@dataclass(frozen=True, slots=True)
-class ExpertPlan:
-    """Which rows go to which expert, in device memory."""
-
-    order: torch.Tensor
-    """int32 [assignments], sorted by expert; those of no expert come last."""
-    tiles: torch.Tensor
-    """int32 [max_tiles, 3]: expert, first place in `order` and number of places; none has number 0."""
-    tile_rows: int
-    """Places of a tile at most."""
+__all__ = ["run_experts"]
 
 
 def run_experts(
     spec: DecoderSpec,
     mlp: SparseMlp,
     h: torch.Tensor,
-    live: torch.Tensor,
+    entries: torch.Tensor,
+    plan: ExpertPlan,
     buffers: StepBuffers,
     ops: Ops,
     out: torch.Tensor,
 ) -> torch.Tensor:
-    """out [T, hidden] = the experts' weighted sum for h; tokens that are not `live` [T] read no weights."""
+    """out [T, hidden] = the experts' weighted sum for h; tokens whose entry [T] is -1 read no weights."""
     import torch
 
     moe = spec.moe
     if moe is None:
         raise RuntimeError("a sparse layer in a model without experts")
     count, top = len(h), moe.top_k
-    weights, chosen = _route(moe, h @ mlp.router.weight.tensor.t())
-    chosen = torch.where(live[:, None], chosen, moe.num_experts)
-    plan = plan_experts(chosen.flatten(), moe.num_experts, tile_rows(count * top, moe.num_experts))
+    rows = tile_rows(count * top, moe.num_experts)
+    plan = plan.narrow(count * top, rows)
+    scores = h @ mlp.router.weight.tensor.t()
+    ops.route_experts(scores, entries, plan, top_k=top, normalize=moe.normalize_top_k, tile_rows=rows)
     gate_up = buffers.rows("expert_gate_up", count).view(count * top, -1)
     inner = buffers.rows("expert_inner", count).view(count * top, -1)
     parts = buffers.rows("expert_out", count).view(count * top, -1)
-    ops.expert_matmul(h, *mlp.gate_up.tensors(), plan.order, plan.tiles, gate_up, tile_rows=plan.tile_rows)
+    ops.expert_matmul(h, *mlp.gate_up.tensors(), plan.order, plan.tiles, gate_up, tile_rows=rows)
     ops.glu(gate_up, inner, activation=spec.activation)
     ops.expert_matmul(
         inner,
@@ -68,42 +58,13 @@ def run_experts(
         plan.order,
         plan.tiles,
         parts,
-        tile_rows=plan.tile_rows,
-        row_weights=weights.flatten(),
+        tile_rows=rows,
+        row_weights=plan.weights,
     )
     return torch.sum(parts.view(count, top, -1), 1, out=out)
-
-
-def _route(moe: MoeSpec, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weights float32 and experts [T, k] of each token."""
-    weights, chosen = scores.float().softmax(-1).topk(moe.top_k, dim=-1)
-    if moe.normalize_top_k:
-        weights = weights / weights.sum(-1, keepdim=True)
-    return weights, chosen
 
 
 def tile_rows(assignments: int, num_experts: int) -> int:
     """Rows of a tile: about what an expert gets on average, of those that the kernels take."""
     average = assignments / num_experts
     return 16 if average <= 16 else 64 if average <= 128 else 128
-
-
-def plan_experts(chosen: torch.Tensor, num_experts: int, rows: int) -> ExpertPlan:
-    """The plan for each assignment's expert [assignments]; `num_experts` stands for none."""
-    import torch
-
-    device, assignments = chosen.device, len(chosen)
-    experts, order = torch.sort(chosen, stable=True)
-    bounds = torch.searchsorted(experts, torch.arange(num_experts + 1, device=device))
-    counts = bounds.diff()
-    ends = ((counts + (rows - 1)) // rows).cumsum(0)
-    # Every expert's last tile may be cut off; no more experts than assignments have one.
-    most = assignments // rows + min(num_experts, assignments)
-    index = torch.arange(most, device=device)
-    expert = torch.searchsorted(ends, index, right=True)
-    known = expert.clamp_max(num_experts - 1)
-    # The tile's place among those of its expert.
-    place = index - torch.where(known > 0, ends[(known - 1).clamp_min(0)], 0)
-    number = (counts[known] - place * rows).clamp(max=rows) * (expert < num_experts)
-    tiles = torch.stack((known, bounds[known] + place * rows, number), 1)
-    return ExpertPlan(order.int(), tiles.int(), rows)

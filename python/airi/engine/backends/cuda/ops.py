@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from airi.kernels.attention_plan import AttentionPlan, DecodeWorkspace
+    from airi.kernels.expert_plan import ExpertPlan
     from airi.kernels.layout import KvLayout
 
 __all__ = ["Activation", "Ops", "ops_for", "triton_ops"]
@@ -187,6 +188,19 @@ class Ops(Protocol):
         """out = act(gate) * up."""
         ...
 
+    def route_experts(
+        self,
+        scores: torch.Tensor,
+        entries: torch.Tensor,
+        plan: ExpertPlan,
+        *,
+        top_k: int,
+        normalize: bool,
+        tile_rows: int,
+    ) -> None:
+        """Chooses each token's experts and cuts their work into tiles."""
+        ...
+
     def expert_matmul(
         self,
         x: torch.Tensor,
@@ -221,6 +235,7 @@ _LAUNCHERS: Mapping[str, tuple[str, ...]] = {
     "blocks": ("copy_blocks", "zero_granules", "gather_dequant"),
     "norm": ("rms_norm", "add_rms_norm", "rms_norm_add"),
     "glu": ("glu",),
+    "routing": ("route_experts",),
     "experts": ("expert_matmul",),
 }
 

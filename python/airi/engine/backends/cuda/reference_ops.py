@@ -93,6 +93,7 @@ class ReferenceOps:
         self.gather_dequant: Callable[..., None] = reference.gather_dequant
         self.copy_blocks: Callable[..., None] = reference.copy_blocks
         self.zero_granules: Callable[..., None] = reference.zero_granules
+        self.route_experts: Callable[..., None] = reference.route_experts
         self.expert_matmul: Callable[..., None] = reference.expert_matmul
 
     def map_tokens(
