@@ -224,6 +224,12 @@ class BatchBuffers:
         deltas.copy_(arrays.pinned_deltas[:rows], non_blocking=True)
         return deltas, self._count
 
+    def no_deltas(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `upload_deltas`, of none, where the device's piece is clear."""
+        if self._deltas is None:
+            raise RuntimeError("there are no buffer sets yet")
+        return self._deltas[:_LEAST_DELTAS], self._count
+
     def download(self, arrays: StagedArrays) -> None:
         """Enqueues the copy of what was sampled to the set's results."""
         arrays.results.copy_(self._packed_results, non_blocking=True)

@@ -95,6 +95,7 @@ class DeviceRunner:
 
         self.index = index
         self._enough_memory = enough_memory
+        self._sampling_ops = sampling_ops
         self.model = model
         self._device = device
         self._buffers = buffers
@@ -102,11 +103,11 @@ class DeviceRunner:
         self._arena = arena
         self._generation = arena.generation
         columns = -(-max_model_len // block_size)
-        with enough_memory("the block table"), device.active():
+        with enough_memory("the block table and what sampling needs"), device.active():
             table = device.zeros(4 * max_num_seqs * columns).view(torch.int32).view(max_num_seqs, columns)
             self._last_tokens = device.zeros(4 * max_num_seqs).view(torch.int32)
-        self._sampling_ops = sampling_ops
-        self.sampler = DeviceSampler(device, sampling_ops, buffers, max_num_seqs, model.info.vocab_size)
+            vocab_size = model.info.vocab_size
+            self.sampler = DeviceSampler(device, sampling_ops, buffers, max_num_seqs, vocab_size)
         self._binding = CudaBinding(
             arena=arena.memory, block_size=block_size, block_table=table, batch=buffers.batch
         )
@@ -167,9 +168,12 @@ class DeviceRunner:
             self.model.place_weights(memory)
 
     def set_up(self, progress: ProgressCallback | None) -> None:
-        """As `Runner.set_up`: captures graphs, with buffers that hold nothing but padding."""
+        """As `Runner.set_up`: compiles and captures, with buffers that hold nothing but padding."""
         with self._enough_memory("graphs"), self._device.active():
             self._buffers.clear()
+            self._fill_in_pending()
+            self._ops.apply_table_deltas(self.block_table, *self._buffers.no_deltas())
+            self.sampler.warm_up()
             self.model.capture(progress)
             self._device.record().synchronize()
 
@@ -233,10 +237,8 @@ class DeviceRunner:
             self._ops.apply_table_deltas(self.block_table, *self._buffers.upload_deltas(arrays, deltas))
 
     def _run(self, step: EnqueuedStep, rows: int, tokens: int) -> None:
-        arrays, batch, samples = step.arrays, self._buffers.batch, len(step.sampling)
-        self._ops.fill_tokens(
-            batch.tokens, self._last_tokens, batch.query_start, batch.slots, batch.row_flags, _ROW_PENDING
-        )
+        arrays, samples = step.arrays, len(step.sampling)
+        self._fill_in_pending()
         logits = self.model.enqueue(_cuda_step(arrays, rows, tokens, samples))
         if samples:
             slots = arrays.slots[step.sampling]
@@ -244,6 +246,13 @@ class DeviceRunner:
             self._buffers.download(arrays)
         step.prompt_logprobs = PromptLogprobs.enqueue(
             self._device, self._sampling_ops, self.model, self.sampler, arrays, rows
+        )
+
+    def _fill_in_pending(self) -> None:
+        """Puts what the step before samples where the plan could not know it."""
+        batch = self._buffers.batch
+        self._ops.fill_tokens(
+            batch.tokens, self._last_tokens, batch.query_start, batch.slots, batch.row_flags, _ROW_PENDING
         )
 
     def _memory(self, error: Exception) -> str:

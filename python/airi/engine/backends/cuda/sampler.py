@@ -25,6 +25,9 @@ __all__ = ["DeviceSampler", "FetchedLogprobs", "Special"]
 
 logger = logging.getLogger(__name__)
 
+_WARM_UP_ROWS = (1, 2, 16)
+"""Kernels are compiled anew for one row, and for multiples of 16."""
+
 
 @dataclass(frozen=True, slots=True)
 class FetchedLogprobs:
@@ -86,12 +89,23 @@ class DeviceSampler(SlotParameters):
         self, device: Device, ops: SamplingOps, buffers: BatchBuffers, max_num_seqs: int, vocab_size: int
     ) -> None:
         super().__init__(max_num_seqs)
+        ops.prepare(max_num_seqs, vocab_size)
+        self._vocab_size = vocab_size
         self._device = device
         self._ops = ops
         self._buffers = buffers
         self._counts = PenaltyCounts(device, vocab_size)
         self._broken: set[int] = set()
         """Slots whose request could not be given its counts."""
+
+    def warm_up(self) -> None:
+        """Enqueues sampling of nothing in particular, so that its kernels are compiled."""
+        most = len(self._buffers.sampled)
+        for rows in (rows for rows in _WARM_UP_ROWS if rows <= most):
+            logits = self._device.zeros(4 * rows * self._vocab_size).view(self._buffers.sampling.top_p.dtype)
+            columns = _first(self._buffers.sampling, rows)
+            out, status = self._buffers.sampled[:rows], self._buffers.status[:rows]
+            self._ops.sample(logits.view(rows, self._vocab_size), columns, out, status)
 
     def assign(self, slot: int, state: RequestState) -> None:
         """As `SlotParameters.assign`; counts of the penalties are enqueued behind what used the slot before."""

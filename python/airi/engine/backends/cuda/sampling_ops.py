@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 __all__ = [
     "IN_PROMPT",
     "ONE_OUTPUT",
+    "DeviceSamplingOps",
     "GatheredLogprobs",
     "HostSamplingOps",
     "Penalties",
     "SamplingOps",
+    "TorchSamplingOps",
     "sampling_ops_for",
 ]
 
@@ -60,6 +62,10 @@ class GatheredLogprobs:
 class SamplingOps(Protocol):
     """What becomes of logits [n, vocab] of float32, bfloat16 or float16. Nothing waits for the device."""
 
+    def prepare(self, max_rows: int, vocab_size: int) -> None:
+        """Takes the memory that sampling of so many rows needs."""
+        ...
+
     def sample(
         self, logits: torch.Tensor, columns: SamplingColumns, out: torch.Tensor, status: torch.Tensor
     ) -> None:
@@ -81,29 +87,8 @@ class SamplingOps(Protocol):
         ...
 
 
-def sampling_ops_for(device: Device) -> SamplingOps:
-    """The operations for a device: kernels, or the host's own."""
-    return HostSamplingOps()
-
-
-class HostSamplingOps:
-    """On the host, with the kernels of the CPU engine: the same tokens to the bit. Logits are float32."""
-
-    def sample(
-        self, logits: torch.Tensor, columns: SamplingColumns, out: torch.Tensor, status: torch.Tensor
-    ) -> None:
-        """As `SamplingOps.sample`."""
-        rows, vocab = logits.shape
-        parameters = (
-            columns.temperature,
-            columns.top_k,
-            columns.top_p,
-            columns.min_p,
-            columns.seed,
-            columns.draw,
-        )
-        addresses = (column.data_ptr() for column in (*parameters, out, status))
-        cpu.sample(logits.data_ptr(), rows, vocab, *addresses)
+class TorchSamplingOps:
+    """What few rows ask for, in plain torch: on any device, and without waiting for it."""
 
     def penalise(self, logits: torch.Tensor, counts: torch.Tensor, penalties: Penalties) -> None:
         """As `SamplingOps.penalise`."""
@@ -128,6 +113,75 @@ class HostSamplingOps:
         """As `SamplingOps.gather_logprobs`."""
         import torch
 
+        logprobs = torch.log_softmax(logits.float(), -1)
+        chosen = logprobs.gather(-1, tokens.long()[:, None])
+        top = logprobs.topk(count, -1)
+        ranks = (logprobs > chosen).sum(-1, dtype=torch.int32) + 1
+        return GatheredLogprobs(chosen[:, 0], ranks, top.indices.to(torch.int32), top.values)
+
+
+class DeviceSamplingOps(TorchSamplingOps):
+    """On a device: sampling is a kernel."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._workspaces: dict[int, Any] = {}
+        """By vocabulary."""
+
+    def prepare(self, max_rows: int, vocab_size: int) -> None:
+        """As `SamplingOps.prepare`."""
+        from airi.kernels.sample import SampleWorkspace
+
+        if vocab_size not in self._workspaces:
+            place = self._device.torch_device
+            self._workspaces[vocab_size] = SampleWorkspace.allocate(place, max_rows, vocab_size)
+
+    def sample(
+        self, logits: torch.Tensor, columns: SamplingColumns, out: torch.Tensor, status: torch.Tensor
+    ) -> None:
+        """As `SamplingOps.sample`."""
+        from airi.kernels.sample import sample
+
+        sample(
+            logits,
+            temperature=columns.temperature,
+            top_k=columns.top_k,
+            top_p=columns.top_p,
+            min_p=columns.min_p,
+            seeds=columns.seed,
+            draws=columns.draw,
+            out_tokens=out,
+            out_status=status,
+            workspace=self._workspaces[logits.shape[-1]],
+        )
+
+
+class HostSamplingOps(TorchSamplingOps):
+    """On the host, with the kernels of the CPU engine: the same tokens to the bit. Logits are float32."""
+
+    def prepare(self, max_rows: int, vocab_size: int) -> None:
+        """As `SamplingOps.prepare`."""
+
+    def sample(
+        self, logits: torch.Tensor, columns: SamplingColumns, out: torch.Tensor, status: torch.Tensor
+    ) -> None:
+        """As `SamplingOps.sample`."""
+        rows, vocab = logits.shape
+        parameters = (
+            columns.temperature,
+            columns.top_k,
+            columns.top_p,
+            columns.min_p,
+            columns.seed,
+            columns.draw,
+        )
+        addresses = (column.data_ptr() for column in (*parameters, out, status))
+        cpu.sample(logits.data_ptr(), rows, vocab, *addresses)
+
+    def gather_logprobs(self, logits: torch.Tensor, tokens: torch.Tensor, count: int) -> GatheredLogprobs:
+        """As `SamplingOps.gather_logprobs`."""
+        import torch
+
         rows, vocab = logits.shape
         logprobs, ranks = np.empty(rows, np.float32), np.empty(rows, np.int32)
         top_ids, top_logprobs = np.empty((rows, count), np.int32), np.empty((rows, count), np.float32)
@@ -143,3 +197,8 @@ class HostSamplingOps:
             top_logprobs.ctypes.data if count else 0,
         )
         return GatheredLogprobs(*map(torch.from_numpy, (logprobs, ranks, top_ids, top_logprobs)))
+
+
+def sampling_ops_for(device: Device) -> SamplingOps:
+    """The operations for a device: kernels, or the host's own."""
+    return HostSamplingOps() if device.is_host else DeviceSamplingOps(device)
