@@ -6,7 +6,7 @@ import functools
 
 import torch
 
-from airi.kernels.sample import sample
+from airi.kernels.sample import SampleWorkspace, sample
 from benches.gpu import roofline
 from benches.gpu.bench import Bench, Case, Row, timed_row
 from benches.gpu.check_sampling import Drawn, compare, drawn
@@ -38,6 +38,7 @@ def cases(bench: Bench) -> list[Case]:
 def _measure(bench: Bench, *, goal: str, rows: int, filters: Filters) -> list[Row]:
     vocab = 300 if bench.toy else _VOCAB
     work = roofline.sample(rows, vocab)
+    workspace = SampleWorkspace.allocate(bench.device, rows, vocab)
     calls: list[Call] = []
     for i in range(rotations(work.nbytes, bench.device)):
         mixed = drawn(bench, rows, vocab, seed=i)
@@ -51,6 +52,6 @@ def _measure(bench: Bench, *, goal: str, rows: int, filters: Filters) -> list[Ro
             checks.rows()
         tokens = torch.zeros(rows, dtype=torch.int32, device=bench.device)
         status = torch.zeros(rows, dtype=torch.uint8, device=bench.device)
-        call = functools.partial(sample, what.logits, **what.columns(), out_tokens=tokens, out_status=status)
-        calls.append(call)
+        out = {"out_tokens": tokens, "out_status": status, "workspace": workspace}
+        calls.append(functools.partial(sample, what.logits, **what.columns(), **out))
     return [timed_row(f"V{vocab}", time_calls(calls), work, goal=goal)]
