@@ -3,6 +3,8 @@ change a bit."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from airi.kernels.layout import GRANULE_BYTES
@@ -152,22 +154,8 @@ def _compare(
     layer: int = 1,
     mode: Mode = "invariant",
 ) -> None:
-    device = pool.arena.device
+    device, scale = pool.arena.device, pool.heads.head_dim**-0.5
     q = random_queries(batch, pool.heads, dtype, device, seed=3)
-    out = empty_out(batch, pool, dtype, poison=True)
-    lse = torch.full(out.shape[:2], float("nan"), device=device)
-    scale = pool.heads.head_dim**-0.5
-    if pool.layout.is_quantised:
-        Attend(pool, batch, window=window, softcap=softcap, mode=mode, part="decode")(q, out, layer, lse=lse)
-        if max(batch.query_lens) > 1:
-            wide = Widened(pool, batch, dtype)
-            wide.gather(layer)
-            chunks = Attend(wide.pool, wide.batch, window=window, softcap=softcap, part="prefill")
-            chunks(q, out, 0, lse=lse)
-    else:
-        Attend(pool, batch, window=window, softcap=softcap, variant=variant, mode=mode)(
-            q, out, layer, lse=lse
-        )
     expected, sums, tokens = oracle.attention(
         q,
         pool.arena,
@@ -178,14 +166,35 @@ def _compare(
         window=window,
         softcap=softcap,
     )
-    interpreted = device.type == "cpu"
-    limit = oracle.tolerance(dtype, pool.layout, interpreted=interpreted)
-    exact = dtype is torch.bfloat16 and not pool.layout.is_quantised and not interpreted
-    checks.near(label, out[tokens], expected, limit, elements=exact)
+    chunks = max(batch.query_lens) > 1
+    limits = _limits(pool, dtype, chunks=chunks)
+
+    def run(attends: Sequence[tuple[Attend, int]], what: str) -> None:
+        out = empty_out(batch, pool, dtype, poison=True)
+        lse = torch.full(out.shape[:2], float("nan"), device=device)
+        for attend, at_layer in attends:
+            attend(q, out, at_layer, lse=lse)
+        exact = dtype is torch.bfloat16 and not pool.layout.is_quantised and device.type != "cpu"
+        checks.near(what, out[tokens], expected, limits[0], elements=exact)
+        checks.within(f"{what} lse", lse[tokens], sums, limits[1])
+
+    features = {"window": window, "softcap": softcap, "mode": mode, "variant": variant}
+    run([(Attend(pool, batch, **features), layer)], label)  # type: ignore[arg-type]
+    if pool.layout.is_quantised and chunks:
+        wide = Widened(pool, batch, dtype)
+        wide.gather(layer)
+        decode = Attend(pool, batch, **features, part="decode")  # type: ignore[arg-type]
+        prefill = Attend(wide.pool, wide.batch, **features, part="prefill")  # type: ignore[arg-type]
+        run([(decode, layer), (prefill, 0)], f"{label} widened")
+
+
+def _limits(pool: Pool, dtype: torch.dtype, *, chunks: bool) -> tuple[float, float]:
+    """Of outputs, relative, and of log-sum-exps, absolute."""
+    interpreted = pool.arena.device.type == "cpu"
     # Quantised keys of chunks are widened to 16 bits before the product: scores carry that rounding.
-    loose = 20 if pool.layout.is_quantised and max(batch.query_lens) > 1 else 1
-    atol = loose * (oracle.LSE_INTERPRETED if interpreted else oracle.LSE)
-    checks.within(f"{label} lse", lse[tokens], sums, atol)
+    loose = 20 if pool.layout.is_quantised and chunks else 1
+    lse = oracle.LSE_INTERPRETED if interpreted else oracle.LSE
+    return oracle.tolerance(dtype, pool.layout, interpreted=interpreted), loose * lse
 
 
 def _run(
