@@ -66,6 +66,35 @@ def test_texts_are_those_of_the_cpu_also_one_step_at_a_time(tiny_llama: Path, na
             assert_close(found[i].prompt_logprobs, output.prompt_logprobs)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kv_cache_dtype": "int8"},
+        {"kv_cache_dtype": "fp8"},
+        {"dtype": "float16"},
+        {"dtype": "bfloat16", "quantization": "int8"},
+    ],
+    ids=str,
+)
+def test_fewer_bits_give_the_same_texts_ahead_and_not_and_with_prefix_hits(
+    tiny_llama: Path, options: dict[str, Any]
+) -> None:
+    """Which texts those are is the model's matter."""
+    found = []
+    for ahead in (True, False):
+        engine = make_engine(tiny_llama, async_scheduling=ahead, block_size=16, **options, **ON_DEVICE)
+        assert engine.models[0].runner.model.info.kv_cache_dtype == options.get("kv_cache_dtype", "auto")
+        for i, prompt in enumerate(PROMPTS):
+            add(engine, i, prompt, max_tokens=16, **GREEDY)
+        first = run(engine)
+        add(engine, 99, PROMPTS[-1], max_tokens=16, **GREEDY)
+        again = run(engine)[99]
+        assert again.num_cached_tokens > 0
+        assert again.finish_reason == "length"
+        found.append(tokens(first))
+    assert found[0] == found[1]
+
+
 def assert_close(found: Any, expected: Any) -> None:
     if expected is None:
         assert found is None
