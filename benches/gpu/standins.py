@@ -1,6 +1,6 @@
 """Stands in for msgspec where it is not installed: the engine itself only makes and reads its records.
 
-Machines lent for measurements hold what they hold. Nothing here encodes or decodes anything.
+Nothing here encodes or decodes anything, so that measuring takes no package that a GPU image may lack.
 """
 
 from __future__ import annotations
