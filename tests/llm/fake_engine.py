@@ -69,6 +69,9 @@ class FakeEngine:
     def step(self) -> list[Output]:
         return [self._advance(request_id) for request_id in list(self.running)]
 
+    def close(self) -> None:
+        pass
+
     def _advance(self, request_id: int) -> Output:
         tokens, params, prompt_len = self.running[request_id]
         if self.fail is not None:

@@ -16,7 +16,7 @@ from airi.engine.fleet import Fleet
 from airi.engine.isolation import CacheRegions
 from airi.engine.loading import EngineProgress, HostedModel, host_models, larger_arrays
 from airi.engine.options import EngineOptions, ModelOptions
-from airi.engine.outcomes import REASONS, ModelCounters, StepOutputs, execution_error, refusal
+from airi.engine.outcomes import REASONS, ModelCounters, StepOutputs, execution_error, first_output, refusal
 from airi.engine.prompts import check_ids, check_place, check_priority, check_prompt, check_room
 from airi.engine.requests import Feature, RequestState
 from airi.engine.runner import StepResult
@@ -68,6 +68,14 @@ class Engine:
         self._ended: set[int] = set()
         """Requests that ended while a step ran, which may hold a row of them; their ids may be in use again."""
         self._random = random.Random(options.seed)
+
+    def raise_if_dead(self) -> None:
+        """Raises EngineDeadError once no step can run any more, as a device's process has gone."""
+        self._hosting.platform.raise_if_dead()
+
+    def close(self) -> None:
+        """Ends the processes that other devices have; memory goes with the engine. Nothing may be called after it."""
+        self._hosting.platform.close()
 
     # -- models --------------------------------------------------------------------------------
 
@@ -300,6 +308,7 @@ class Engine:
         """
         if self._held:
             return self._held.pop(0)
+        self.raise_if_dead()
         others: dict[int, Output] = {}
         if not self._pipeline.is_running and not self._plan(others):
             self._fleet.advance()
@@ -354,7 +363,9 @@ class Engine:
         ids, tokens = result.request_ids, result.tokens
         for index in np.flatnonzero(result.draws == 0).tolist():
             request_id = int(ids[index])
-            others[request_id] = self._first_output(request_id, int(tokens[index]), result.model)
+            state = self._states[request_id]
+            self.counters[result.model].prompt_tokens += len(state.prompt)
+            others[request_id] = first_output(state, int(tokens[index]))
         for index, logprobs in result.logprobs.items():
             request_id = int(ids[index])
             output = others.setdefault(request_id, Output(request_id, [int(tokens[index])]))
@@ -364,17 +375,6 @@ class Engine:
             return StepOutputs(ids, tokens, progressed=True)
         plain = np.fromiter((i not in others for i in ids.tolist()), np.bool_, len(ids))
         return StepOutputs(ids[plain], tokens[plain], list(others.values()), progressed=True)
-
-    def _first_output(self, request_id: int, token: int, model: int) -> Output:
-        state = self._states[request_id]
-        self.counters[model].prompt_tokens += len(state.prompt)
-        wants_prompt = state.features & Feature.PROMPT_LOGPROBS
-        return Output(
-            request_id,
-            [token],
-            prompt_logprobs=state.prompt_logprobs if wants_prompt else None,
-            num_prompt_tokens=len(state.prompt),
-        )
 
     def _end(self, others: dict[int, Output], result: StepResult | None) -> None:
         """Turns the core's events into last outputs, in `others` by request id."""

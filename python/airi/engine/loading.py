@@ -119,9 +119,17 @@ def _memory_errors_named() -> Iterator[None]:
 
 
 @_memory_errors_named()
-def host_models(given: EngineOptions, progress: EngineProgress | None) -> Hosting:
+def host_models(options: EngineOptions, progress: EngineProgress | None) -> Hosting:
     """Loads every model and divides the arena; raises CheckpointError or ConfigError."""
-    platform = platform_of(given)
+    platform = platform_of(options)
+    try:
+        return _host_on(platform, progress)
+    except BaseException:
+        platform.close()
+        raise
+
+
+def _host_on(platform: Platform, progress: EngineProgress | None) -> Hosting:
     options = platform.options
     loaded = [_load(platform, options, model, progress) for model in options.models]
     demands = [

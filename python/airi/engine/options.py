@@ -132,7 +132,7 @@ class EngineOptions:
     quantization: str | None = None
     """To what weights are quantised on a GPU: "fp8" or "int8"."""
     tensor_parallel_size: int = 1
-    """How many GPUs share each model."""
+    """How many GPUs share each model: each has its part of the weights and of `kv_memory`, which is per GPU."""
     threads: int | None = None
     """None means the cores this process may use."""
     kv_memory: int | None = None
@@ -237,6 +237,7 @@ class EngineOptions:
             )
         self._check_tiers()
         self._check_device()
+        self._check_parallel()
         _check_names(self.models)
 
     def _check_device(self) -> None:
@@ -255,6 +256,23 @@ class EngineOptions:
             )
         if self.backend in ("cpu", "reference") or (self.device == "cpu" and self.backend == "auto"):
             self.check_for_cpu("on CPUs")
+
+    def _check_parallel(self) -> None:
+        """What models on several GPUs cannot have."""
+        if self.tensor_parallel_size == 1:
+            return
+        what = f"with tensor_parallel_size {self.tensor_parallel_size}"
+        if self.host_kv_memory:
+            raise ConfigError(
+                f"host_kv_memory is {self.host_kv_memory}; {what} it must be 0", field="host_kv_memory"
+            )
+        for model in self.models:
+            for field, without in (("kv_min", None), ("kv_max", None), ("sleepable", False)):
+                value = getattr(model, field)
+                if value != without:
+                    raise ConfigError(
+                        f"{field} of {model.name} is {value}; {what} it must be {without}", field=field
+                    )
 
     def check_for_cpu(self, why: str) -> None:
         """Raises ConfigError for what only GPUs do; `why` says where the models run."""

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from airi import _core
 from airi.engine.loading import HostedModel
 from airi.engine.options import SettledOptions
+from airi.engine.requests import Feature, RequestState
 from airi.errors import ContextLengthError, ExecutionError, QueueFullError, RequestError
 from airi.outputs import ErrorInfo, FinishReason, Output, error_info
 
-__all__ = ["REASONS", "ModelCounters", "StepOutputs", "execution_error", "refusal"]
+__all__ = ["REASONS", "ModelCounters", "StepOutputs", "execution_error", "first_output", "refusal"]
 
 REASONS: Final[dict[int, FinishReason]] = {
     int(_core.FinishReason.STOP): "stop",
@@ -90,6 +91,17 @@ def refusal(
             field="max_tokens",
         )
     return RequestError(f"the request was refused: {admit.name.lower()}", field="request_id")
+
+
+def first_output(state: RequestState, token: int) -> Output:
+    """What a request's first token brings."""
+    wants_prompt = state.features & Feature.PROMPT_LOGPROBS
+    return Output(
+        state.request_id,
+        [token],
+        prompt_logprobs=state.prompt_logprobs if wants_prompt else None,
+        num_prompt_tokens=len(state.prompt),
+    )
 
 
 def execution_error(code: int) -> ErrorInfo:

@@ -193,6 +193,14 @@ class Platform(Protocol):
         """What runs planned steps; `models` may grow."""
         ...
 
+    def raise_if_dead(self) -> None:
+        """Raises EngineDeadError once steps cannot run any more, whoever asks and however often."""
+        ...
+
+    def close(self) -> None:
+        """Ends what runs beside this process for it. No step may follow; closing twice does nothing."""
+        ...
+
 
 def platform_of(options: EngineOptions) -> Platform:
     """Where these options' models run; raises ConfigError."""
@@ -219,15 +227,23 @@ def _device_platform(options: EngineOptions) -> Platform:
     from airi.engine.backends.cuda.platform import DevicePlatform
 
     device: Device
+    count = options.tensor_parallel_size
     if options.device == "cpu":
         device = CpuDevice()
     else:
         index = int(options.device.partition(":")[2] or 0)
-        problem = obstacle(index, options.tensor_parallel_size)
+        problem = obstacle(index)
         if problem is not None:
             raise ConfigError(f"device is {options.device!r}; {problem}, or give 'cpu'", field="device")
+        problem = obstacle(index, count)
+        if problem is not None:
+            raise ConfigError(f"tensor_parallel_size is {count}; {problem}", field="tensor_parallel_size")
         device = CudaDevice(index)
-    return DevicePlatform(device, options)
+    if count == 1:
+        return DevicePlatform(device, options)
+    from airi.engine.backends.cuda.parallel_platform import ParallelPlatform
+
+    return ParallelPlatform(device, options)
 
 
 class HostPlatform:
@@ -298,6 +314,12 @@ class HostPlatform:
         if not (tiers is None or isinstance(tiers, KvTiers)):
             raise TypeError("the tiers are another platform's")
         return StepPipeline(models, arrays, _host(arena), tiers)
+
+    def raise_if_dead(self) -> None:
+        """As `Platform.raise_if_dead`: all is in this process."""
+
+    def close(self) -> None:
+        """As `Platform.close`: there is nothing."""
 
 
 def _host(arena: Arena) -> HostArena:

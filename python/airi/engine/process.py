@@ -102,9 +102,15 @@ class EngineProcess:
         gc.freeze()  # what lives as long as the process is not worth looking at again
         self.serves = True
         self.server.ready([_model_info(model, engine.options) for model in engine.models])
-        self._serve(engine)
+        status = 0
+        try:
+            self._serve(engine)
+        except EngineDeadError as error:
+            logger.error("%s", error)
+            status = 1
+        engine.close()
         self.server.close()
-        return 0
+        return status
 
     # -- loading -------------------------------------------------------------------------------
 
@@ -130,6 +136,7 @@ class EngineProcess:
         timeout_ms = _IDLE_POLL_MS
         control = Control(engine, self.server)
         while not self._is_orphan():
+            engine.raise_if_dead()
             for message in self._messages(engine, timeout_ms):
                 if isinstance(message, Cancel):
                     for request_id in message.request_ids:

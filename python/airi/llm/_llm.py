@@ -161,6 +161,7 @@ class LLM:
                 for batch in self._owners.values():
                     batch.failure = _closed_error()
                 self._owners.clear()
+                self._engine.close()
                 del self._engine
 
     def __enter__(self) -> Self:

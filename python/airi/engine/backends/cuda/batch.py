@@ -175,6 +175,11 @@ class BatchBuffers:
             self._apart = self._set(self._device.pinned(self._fields.nbytes), 1, _LEAST_DELTAS, 0)
         return self._apart
 
+    @property
+    def packed(self) -> torch.Tensor:
+        """The device's piece: uint8, all of `batch` and `sampling`."""
+        return self._packed
+
     def clear(self) -> None:
         """Enqueues that the device's piece holds nothing but padding."""
         self._packed.zero_()

@@ -28,9 +28,8 @@ from airi.engine.backends import ModelInfo, ProgressCallback
 if TYPE_CHECKING:
     import torch
 
-    from airi.engine.backends.cuda.ops import Ops
 
-__all__ = ["CudaBinding", "CudaModel", "CudaStep", "DeviceBatch"]
+__all__ = ["CudaBinding", "CudaModel", "CudaStep", "DeviceBatch", "TableOps"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +99,28 @@ class CudaStep:
         return self.num_tokens == self.num_rows
 
 
+class TableOps(Protocol):
+    """Those of `Ops` that keep block tables and tokens."""
+
+    def apply_table_deltas(
+        self, block_table: torch.Tensor, deltas: torch.Tensor, count: torch.Tensor
+    ) -> None:
+        """As `Ops.apply_table_deltas`."""
+        ...
+
+    def fill_tokens(
+        self,
+        tokens: torch.Tensor,
+        last_tokens: torch.Tensor,
+        query_start: torch.Tensor,
+        slots: torch.Tensor,
+        row_flags: torch.Tensor,
+        pending_flag: int,
+    ) -> None:
+        """As `Ops.fill_tokens`."""
+        ...
+
+
 class CudaModel(Protocol):
     """Weights on a device, ready to run. *Thread safety*: none; called inside `Device.active()`."""
 
@@ -107,8 +128,8 @@ class CudaModel(Protocol):
     def info(self) -> ModelInfo: ...
 
     @property
-    def ops(self) -> Ops:
-        """What runs the kernels on this model's device; the runner uses them too."""
+    def ops(self) -> TableOps:
+        """What the runner uses of the operations that run on this model's device."""
         ...
 
     @property

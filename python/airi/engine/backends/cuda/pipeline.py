@@ -6,9 +6,9 @@ import os
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from airi import _core
 from airi.engine.backends.cuda.arena import DeviceArena
@@ -78,6 +78,11 @@ class DevicePipeline:
         """By model and whether there were prefills: the last such step."""
         self._launch_s = 0.0
         """What it took to enqueue the last one."""
+        self._lost: Future[NoReturn] | None = None
+
+    def give_up_with(self, lost: Future[NoReturn]) -> None:
+        """Has `collect` raise what `lost` ends with, rather than wait for a step that cannot end any more."""
+        self._lost = lost
 
     @property
     def is_running(self) -> bool:
@@ -150,6 +155,10 @@ class DevicePipeline:
         if not self._flying:
             raise RuntimeError("no step was launched")
         oldest = self._flying[0]
+        if self._lost is not None:
+            wait([cast("Future[Any]", oldest.done), self._lost], return_when=FIRST_COMPLETED)
+            if self._lost.done():
+                self._lost.result()
         self._began = ended = oldest.done.result()
         os.eventfd_read(self._done.fd)
         self._flying.popleft()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +11,13 @@ from airi.engine.arena import format_bytes
 from airi.engine.backends import LoadOptions
 from airi.engine.backends.cuda.arena import DeviceArena
 from airi.engine.backends.cuda.batch import BatchBuffers
+from airi.engine.backends.cuda.budget import LESS_STEPS, LESS_WEIGHTS, enough_memory
 from airi.engine.backends.cuda.device import Device
 from airi.engine.backends.cuda.interface import CudaModel
 from airi.engine.backends.cuda.pipeline import DevicePipeline
 from airi.engine.backends.cuda.runner import DeviceRunner
 from airi.engine.backends.cuda.sampling_ops import sampling_ops_for
+from airi.engine.backends.cuda.shards import Collective
 from airi.engine.backends.cuda.tiers import DeviceTiers
 from airi.engine.memory import Arena
 from airi.engine.options import EngineOptions
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["DevicePlatform"]
 
-_UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-
 
 class DevicePlatform:
     """One device, for which several models' steps are enqueued. *Thread safety*: none."""
@@ -39,6 +38,7 @@ class DevicePlatform:
         """Takes the fixed buffers; raises MemoryBudgetError."""
         self.name = "cuda"
         self.device = device
+        self._collective: Collective | None = None
         self.options = options = options.settled(kv_fraction=0.85, block_size=64, max_batch_tokens=2048)
         rows = options.max_num_seqs
         with self._enough_memory("the engine", "what steps are told in", "max_num_seqs or max_batch_tokens"):
@@ -49,9 +49,8 @@ class DevicePlatform:
         """As `Platform.load`."""
         from airi.engine.backends.cuda.model import CudaBackend
 
-        less = "the model's size (quantization, fewer models), or take a larger device"
-        with self._enough_memory(name, "the weights", less):
-            return CudaBackend(self.device).load_model(path, options)
+        with self._enough_memory(name, "the weights", LESS_WEIGHTS):
+            return CudaBackend(self.device, collective=self._collective).load_model(path, options)
 
     def free_memory(self) -> int:
         """As `Platform.free_memory`."""
@@ -73,7 +72,7 @@ class DevicePlatform:
 
     def runner(self, index: int, name: str, model: Any, arena: Arena, max_model_len: int) -> DeviceRunner:
         """As `Platform.runner`."""
-        options, less = self.options, "kv_memory, max_batch_tokens or max_num_seqs"
+        options = self.options
         return DeviceRunner(
             index,
             model,
@@ -81,7 +80,7 @@ class DevicePlatform:
             self._buffers,
             self.device,
             self._sampling_ops,
-            enough_memory=lambda what: self._enough_memory(name, what, less),
+            enough_memory=lambda what: self._enough_memory(name, what, LESS_STEPS),
             block_size=options.block_size,
             max_num_seqs=options.max_num_seqs,
             max_model_len=max_model_len,
@@ -117,28 +116,14 @@ class DevicePlatform:
             raise TypeError("the tiers are another platform's")
         return DevicePipeline(models, arrays, self.device, _of_device(arena), tiers)
 
-    @contextmanager
-    def _enough_memory(self, name: str, what: str, less: str) -> Iterator[None]:
-        """Names who lacks how much of the device's memory for what, and what to lower."""
-        import torch
+    def raise_if_dead(self) -> None:
+        """As `Platform.raise_if_dead`: one device's failures show where steps are collected."""
 
-        try:
-            yield
-        except torch.OutOfMemoryError as error:
-            free, total = self.device.memory()
-            asked = _asked(error)
-            missing = "" if asked is None else f"{format_bytes(max(asked - free, 1))} are missing: "
-            raise MemoryBudgetError(
-                f"{name}: {missing}{what} do not fit {self.device.description}, of whose {format_bytes(total)} "
-                f"{format_bytes(free)} are free; lower {less}",
-                field="kv_memory",
-            ) from None
+    def close(self) -> None:
+        """As `Platform.close`: memory goes with what uses it."""
 
-
-def _asked(error: BaseException) -> int | None:
-    """Bytes of the allocation that failed, as torch words it."""
-    match = re.search(r"Tried to allocate ([\d.]+) ([KMG]iB|B|bytes)", str(error))
-    return None if match is None else int(float(match[1]) * _UNITS.get(match[2], 1))
+    def _enough_memory(self, name: str, what: str, less: str) -> AbstractContextManager[None]:
+        return enough_memory(self.device, name, what, less)
 
 
 def _first_line(error: BaseException) -> str:

@@ -15,6 +15,7 @@ from airi.engine.backends.cuda.sampler import FetchedLogprobs
 from airi.engine.backends.cuda.sampling_ops import SamplingOps
 from airi.engine.requests import Feature, RequestState
 from airi.engine.sampler import SlotParameters
+from airi.errors import EngineDeadError
 
 if TYPE_CHECKING:
     import torch
@@ -69,6 +70,8 @@ class PromptLogprobs:
             position = int(arrays.positions[first])
             try:
                 found._enqueue_row(device, ops, model, row, state, first, position, end - first)
+            except EngineDeadError:
+                raise
             except Exception:
                 logger.exception("prompt log-probabilities failed for request %d alone", state.request_id)
                 found.failed.add(row)

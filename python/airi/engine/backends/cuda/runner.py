@@ -24,6 +24,7 @@ from airi.engine.backends.cuda.sampling_ops import SamplingOps
 from airi.engine.memory import Arena
 from airi.engine.requests import RequestState
 from airi.engine.runner import StepResult
+from airi.errors import EngineDeadError
 
 if TYPE_CHECKING:
     import torch
@@ -138,13 +139,22 @@ class DeviceRunner:
         granules = self.model.bytes_per_block(self._binding.block_size) // KV_GRANULE
         entries = np.arange(table.numel(), dtype=np.int64) % num_blocks * granules
         with self._device.active():
-            before = table.clone()
-            table.copy_(self._device.upload(entries.astype(np.int32)).view(table.shape))
+            before = table.flatten()
+            self._fill_table(self._device.upload(entries.astype(np.int32)))
         try:
             yield
         finally:
             with self._device.active():
-                table.copy_(before)
+                self._fill_table(before)
+
+    def _fill_table(self, entries: torch.Tensor) -> None:
+        """Gives the whole block table these entries [slots * columns], through operations that other devices follow."""
+        import torch
+
+        columns = self.block_table.shape[1]
+        at = torch.arange(len(entries), dtype=torch.int32, device=entries.device)
+        deltas = torch.stack((at // columns, at % columns, entries), 1)
+        self._ops.apply_table_deltas(self.block_table, deltas, at.new_full((1,), len(entries)))
 
     def run_apart(self, step: StepInputs) -> None:
         """As `Runner.run_apart`: without the sampling, which a step hardly notices."""
@@ -200,7 +210,8 @@ class DeviceRunner:
     ) -> EnqueuedStep:
         """Gives a planned step to the device. Called inside `Device.active()`.
 
-        What cannot be enqueued fails the step's rows, never the engine.
+        What cannot be enqueued fails the step's rows, never the engine, unless other devices are lost with it:
+        EngineDeadError.
         """
         sampling = np.flatnonzero(arrays.row_flags[:rows] & _ROW_SAMPLE)
         counts = np.zeros(rows, np.int32)
@@ -220,6 +231,8 @@ class DeviceRunner:
             self._upload(arrays, rows, tokens, deltas, sampling)
             if rows:  # without any a step brings memory operations and deltas alone
                 self._run(step, rows, tokens)
+        except EngineDeadError:
+            raise
         except Exception as error:
             logger.exception("a step of %d rows and %d tokens failed%s", rows, tokens, self._memory(error))
             step.has_failed = True

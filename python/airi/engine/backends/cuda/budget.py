@@ -1,0 +1,49 @@
+"""What a device's memory does not hold, in words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from airi.engine.arena import format_bytes
+from airi.engine.backends.cuda.device import Device
+from airi.errors import MemoryBudgetError
+
+__all__ = ["LESS_STEPS", "LESS_WEIGHTS", "enough_memory"]
+
+LESS_WEIGHTS = "the model's size (quantization, fewer models), or take a larger device"
+"""What to lower where weights do not fit."""
+LESS_STEPS = "kv_memory, max_batch_tokens or max_num_seqs"
+"""What to lower where memory of steps does not fit."""
+
+_UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
+_HOST_LACKS = "can't allocate memory"
+
+
+@contextmanager
+def enough_memory(device: Device, name: str, what: str, less: str) -> Iterator[None]:
+    """Has missing memory raise MemoryBudgetError: who lacks how much of the device's for what, and what to lower."""
+    import torch
+
+    try:
+        yield
+    except RuntimeError as error:  # the host in a device's place has no class for it
+        if not isinstance(error, torch.OutOfMemoryError) and _HOST_LACKS not in str(error):
+            raise
+        free, total = device.memory()
+        asked = _asked(error)
+        missing = "" if asked is None else f"{format_bytes(max(asked - free, 1))} are missing: "
+        raise MemoryBudgetError(
+            f"{name}: {missing}{what} do not fit {device.description}, of whose {format_bytes(total)} "
+            f"{format_bytes(free)} are free; lower {less}",
+            field="kv_memory",
+        ) from None
+
+
+def _asked(error: BaseException) -> int | None:
+    """Bytes of the allocation that failed, as torch words it."""
+    match = re.search(r"[Tt]ried to allocate ([\d.]+) ([KMG]iB|B|bytes)", str(error))
+    return None if match is None else int(float(match[1]) * _UNITS.get(match[2], 1))

@@ -1,0 +1,163 @@
+"""What goes wrong on one of several devices ends the others too, and is told in one line."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airi.engine import EngineOptions, ModelOptions
+from airi.engine.backends.cuda.device import CpuDevice
+from airi.engine.backends.cuda.ranks import Allocate, Load, Order, Probe
+from airi.engine.backends.cuda.team import Team
+from airi.errors import CheckpointError, ConfigError, EngineDeadError, MemoryBudgetError
+from tests.engine.engine_helpers import GREEDY, add, make_engine, run
+from tests.engine.parallel_helpers import wait_until_ended, workers_of
+
+PROMPT = [5, 6, 7]
+TWO: dict[str, Any] = {"backend": "cuda", "device": "cpu", "tensor_parallel_size": 2}
+
+
+@pytest.fixture(autouse=True)
+def _no_worker_stays() -> Iterator[None]:
+    before = workers_of(os.getpid())
+    yield
+    assert workers_of(os.getpid()) == before
+
+
+class AbsentDevice(CpuDevice):
+    """Says that it is a GPU, so that the workers look for more of them."""
+
+    is_host = False
+    description = "cuda:0 (none)"
+
+
+def make_team(world: int = 2, device: CpuDevice | None = None) -> Team:
+    return Team(device or CpuDevice(), world, first_device=0, max_rows=8, max_tokens=64)
+
+
+def load(path: object) -> Load:
+    return Load("some", str(path), "auto", None, "auto", None)
+
+
+@pytest.mark.parametrize(
+    ("order", "kind", "message"),
+    [
+        (load("/none/such"), CheckpointError, r"^rank 1 \(cpu\): .*/none/such"),
+        (
+            Allocate(1 << 62),
+            MemoryBudgetError,
+            r"^rank 1 \(cpu\): .* are missing: a KV arena of .*kv_memory$",
+        ),
+    ],
+)
+def test_errors_of_a_worker_keep_their_kind_and_name_the_rank(
+    order: Order, kind: type[Exception], message: str
+) -> None:
+    team = make_team()
+    with pytest.raises(kind, match=message):
+        team.ask(order)
+    assert not workers_of(os.getpid())
+    with pytest.raises(EngineDeadError, match="closed"):
+        team.ask(Probe())
+
+
+def test_a_device_that_is_not_there_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"rank 1 \(cuda:1\): .*torch"):
+        make_team(device=AbsentDevice())
+
+
+def test_a_failure_of_the_first_rank_ends_the_team() -> None:
+    team = make_team(world=1)
+    with (
+        pytest.raises(EngineDeadError, match=r"rank 0 \(cpu\): RuntimeError: no such kernel$"),
+        team.lockstep(),
+    ):
+        raise RuntimeError("no such kernel\nmore of it")
+    with pytest.raises(EngineDeadError, match="no such kernel"):
+        team.tell(Probe())
+    team.close()
+    with pytest.raises(EngineDeadError, match="no such kernel"):
+        team.raise_if_lost()
+
+
+def test_a_killed_worker_ends_the_engine_at_once(tiny_llama: Path) -> None:
+    engine = make_engine(tiny_llama, **TWO)
+    (worker,) = workers_of(os.getpid())
+    for request_id in range(2):
+        add(engine, request_id, PROMPT, max_tokens=400, **GREEDY)
+    for _ in range(5):
+        engine.step()
+    os.kill(worker, signal.SIGKILL)
+    with pytest.raises(EngineDeadError, match=r"rank 1 \(cpu\) ended with signal SIGKILL"):
+        run(engine)
+    for _ in range(2):
+        with pytest.raises(EngineDeadError, match="SIGKILL"):
+            engine.step()
+    engine.close()
+    engine.close()
+
+
+_SCRIPT = """
+import sys
+from airi.engine import Engine, EngineOptions, ModelOptions
+from airi.sampling_params import SamplingParams
+
+models = (ModelOptions(path=sys.argv[1]),)
+engine = Engine(
+    EngineOptions(models=models, backend="cuda", device="cpu", tensor_parallel_size=2, kv_memory=8 << 20)
+)
+sys.stdout.write("ready\\n")
+sys.stdout.flush()
+while True:
+    if not engine.has_work():
+        engine.add_request(1, 0, [5], SamplingParams(max_tokens=400, ignore_eos=True, temperature=0.0))
+    engine.step()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_workers_end_with_the_engine(number: signal.Signals, tiny_llama: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", _SCRIPT, str(tiny_llama)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        (worker,) = workers_of(process.pid)
+        process.send_signal(number)
+        process.wait()
+    wait_until_ended(worker)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"backend": "reference"}, "tensor_parallel_size is 2; on CPUs it must be 1"),
+        ({"backend": "cpu"}, "tensor_parallel_size is 2; on CPUs it must be 1"),
+        ({"host_kv_memory": 4096}, "host_kv_memory is 4096; with tensor_parallel_size 2 it must be 0"),
+        ({"kv_min": 4096}, "kv_min of m is 4096; with tensor_parallel_size 2 it must be None"),
+        ({"kv_max": 4096}, "kv_max of m is 4096; with tensor_parallel_size 2 it must be None"),
+        ({"sleepable": True}, "sleepable of m is True; with tensor_parallel_size 2 it must be False"),
+    ],
+)
+def test_what_several_devices_do_not_do_is_refused(fields: dict[str, Any], message: str) -> None:
+    own = {name: fields.pop(name) for name in ("kv_min", "kv_max", "sleepable") if name in fields}
+    with pytest.raises(ConfigError) as caught:
+        EngineOptions(**{**TWO, **fields}, models=(ModelOptions(path="m", **own),))
+    assert str(caught.value) == message
+
+
+@pytest.mark.slow  # 4 s
+def test_a_cut_that_does_not_divide_is_refused(tiny_llama: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"^tensor_parallel_size is 3; it must divide the model's num_attention_heads"
+    ):
+        make_engine(tiny_llama, **{**TWO, "tensor_parallel_size": 3})
