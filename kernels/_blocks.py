@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ._launch import check, check_tensor
+from ._checks import check, check_tensor
 from .layout import GRANULE_BYTES, KvLayout
 
 

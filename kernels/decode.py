@@ -60,7 +60,9 @@ def _rows_at(
     return b_ptr + (o_slot * (TOKEN_STRIDE // BYTES))[:, None] + o_d[None, :]
 
 
-@triton.jit(do_not_specialize=["layer_units", "head_units", "kv_units", "scale_at", "num_kv_heads", "window"])
+@triton.jit(
+    do_not_specialize=["layer_units", "head_units", "kv_units", "scale_units", "num_kv_heads", "window"]
+)
 def _paged_decode_kernel(
     q_ptr,
     keys_ptr,
@@ -83,7 +85,7 @@ def _paged_decode_kernel(
     layer_units: tl.int64,
     head_units: tl.int64,
     kv_units: tl.int64,
-    scale_at,
+    scale_units: tl.int64,
     num_kv_heads,
     window,
     scale,
@@ -120,6 +122,10 @@ def _paged_decode_kernel(
     m_d = o_d[None, :] < D  # [1, DP]
     m_w = o_w[None, :] < D // 4  # [1, DQ]
     num_heads = num_kv_heads * G
+    # Scores are exponents of two; under a cap first those of tanh(x) = 1 - 2 / (e^2x + 1), which overflow takes to 1.
+    score_scale = scale * _LOG2_E
+    if HAS_SOFTCAP:
+        score_scale = score_scale * 2.0 / softcap
 
     for i_work in range(tl.program_id(0), tl.load(counts_ptr) * num_kv_heads, tl.num_programs(0)):
         i_item = i_work // num_kv_heads
@@ -136,18 +142,14 @@ def _paged_decode_kernel(
         head_at = layer_units + i_h * head_units
 
         q_head_ptr = q_ptr + i_h * stride_qh + token * stride_qt
+        o_q = (o_g * stride_qg)[:, None] + o_d[None, :]
+        b_q = tl.load(q_head_ptr + o_q, mask=m_g[:, None] & m_d, other=0.0)  # [BM, DP]
+        if QUANTISED:
+            b_q = b_q.to(tl.float32).to(tl.float16)
         if PACKED_K:
-            o_q = (o_g * stride_qg)[:, None] + o_w[None, :] * 4
-            m_q = m_g[:, None] & m_w
-            b_q0 = tl.load(q_head_ptr + o_q, mask=m_q, other=0.0).to(tl.float32).to(tl.float16)  # [BM, DQ]
-            b_q1 = tl.load(q_head_ptr + o_q + 1, mask=m_q, other=0.0).to(tl.float32).to(tl.float16)
-            b_q2 = tl.load(q_head_ptr + o_q + 2, mask=m_q, other=0.0).to(tl.float32).to(tl.float16)
-            b_q3 = tl.load(q_head_ptr + o_q + 3, mask=m_q, other=0.0).to(tl.float32).to(tl.float16)
-        else:
-            o_q = (o_g * stride_qg)[:, None] + o_d[None, :]
-            b_q = tl.load(q_head_ptr + o_q, mask=m_g[:, None] & m_d, other=0.0)  # [BM, DP]
-            if QUANTISED:
-                b_q = b_q.to(tl.float32).to(tl.float16)
+            b_q02, b_q13 = tl.split(b_q.reshape(_BM, DQ, 2, 2))
+            b_q0, b_q2 = tl.split(b_q02)  # [BM, DQ]
+            b_q1, b_q3 = tl.split(b_q13)
 
         b_max = tl.full([_BM], float("-inf"), tl.float32)
         b_sum = tl.zeros([_BM], tl.float32)
@@ -159,14 +161,19 @@ def _paged_decode_kernel(
         else:
             b_acc = tl.zeros([_BM, DP], tl.float32)
         for first in tl.range(begin // ALIGN * ALIGN, end, TILE):
+            first = tl.multiple_of(first, ALIGN)
             o_key = first + o_t  # [TILE]
             if GATHER:
                 o_block = tl.minimum(o_key // BLOCK_SIZE, last_block)
                 o_slot = o_key % BLOCK_SIZE
             else:
                 o_block = first // BLOCK_SIZE
-                o_slot = first % BLOCK_SIZE + o_t
+                o_slot = tl.multiple_of(first % BLOCK_SIZE, ALIGN) + o_t
             b_unit = tl.load(table_row_ptr + o_block).to(tl.int64) * GRANULE_UNITS + head_at
+            if GATHER:
+                b_unit = tl.max_constancy(
+                    b_unit, BLOCK_SIZE
+                )  # so that scales are read more than one at a time
 
             if PACKED_K:
                 b_kp = _rows_at(keys_ptr, b_unit, o_slot, o_w, KEY_BYTES, TOKEN_STRIDE, GATHER)
@@ -183,16 +190,16 @@ def _paged_decode_kernel(
                     b_k = b_k.to(tl.float16)
                 b_s = _dot(b_q, tl.trans(b_k), tl.zeros([_BM, TILE], tl.float32), UPCAST)
             if QUANTISED:
-                b_sp = scales_ptr + b_unit * 4 + scale_at + o_slot  # [TILE]
-                b_s = b_s * (tl.load(b_sp) * (scale * KEY_FOLD))[None, :]
+                b_sp = scales_ptr + (b_unit + scale_units) * 4 + o_slot  # [TILE]
+                b_s = b_s * (tl.load(b_sp) * (score_scale * KEY_FOLD))[None, :]
             else:
-                b_s = b_s * scale
+                b_s = b_s * score_scale
             if HAS_SOFTCAP:
-                b_s = softcap * (1.0 - 2.0 / (tl.exp2(b_s * (2.0 * _LOG2_E / softcap)) + 1.0))
+                b_s = softcap * _LOG2_E * (1.0 - 2.0 / (tl.exp2(b_s) + 1.0))
             m_key = o_key < end
             if HAS_WINDOW:
                 m_key = m_key & (o_key >= begin)
-            b_s = tl.where(m_key[None, :], b_s * _LOG2_E, float("-inf"))  # [BM, TILE]
+            b_s = tl.where(m_key[None, :], b_s, float("-inf"))  # [BM, TILE]
 
             # Each tile holds a key that is seen, so the maximum is finite and nothing is NaN.
             b_new = tl.maximum(b_max, tl.max(b_s, 1))
@@ -203,7 +210,7 @@ def _paged_decode_kernel(
             if QUANTISED:
                 b_vp = _rows_at(values_ptr, b_unit + kv_units, o_slot, o_w, 4, TOKEN_STRIDE, GATHER)
                 b_v0, b_v1, b_v2, b_v3 = quarters(tl.load(b_vp, mask=m_w, other=0), not INT8)  # [TILE, DQ]
-                b_vs = tl.load(b_sp + BLOCK_SIZE, mask=m_key, other=0.0) * FOLD
+                b_vs = tl.where(m_key, tl.load(b_sp + BLOCK_SIZE), 0.0) * FOLD  # what is not seen may be NaN
                 b_p = (b_p * b_vs[None, :]).to(tl.float16)
                 b_a0 = _dot(b_p, b_v0, b_a0 * b_decay[:, None], UPCAST)
                 b_a1 = _dot(b_p, b_v1, b_a1 * b_decay[:, None], UPCAST)
@@ -294,7 +301,7 @@ def paged_decode(
             layer_offset // _UNIT,
             layout.head_stride // _UNIT,
             layout.kv_stride // _UNIT,
-            layout.scale_offset // 4,
+            layout.scale_offset // _UNIT,
             kv_heads,
             window,
             scale,
@@ -315,6 +322,7 @@ def paged_decode(
             TILE=tiles.tile,
             num_warps=tiles.num_warps,
             num_stages=tiles.num_stages,
+            **({} if tiles.max_registers is None else {"maxnreg": tiles.max_registers}),
         )
     combine_partials(plan, workspace, query_start, out, lse=lse)
 
@@ -358,7 +366,7 @@ def _check_arguments(
 
 
 def _check_numbers(layout: KvLayout, scale: float, layer_offset: int, window: int, softcap: float) -> None:
-    for name in ("head_stride", "kv_stride", "token_stride"):
+    for name in ("head_stride", "kv_stride", "token_stride", "scale_offset"):
         value = getattr(layout, name)
         check(f"layout.{name}", value, f"a multiple of {_UNIT} bytes", ok=value % _UNIT == 0)
     ok = layer_offset >= 0 and layer_offset % _UNIT == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from .._blocks import Gather, block_granules, check_entries
-from .._launch import check
+from .._checks import check
 from ..layout import GRANULE_BYTES, KvLayout
 from .attention import PagedBatch, gather_kv
 
