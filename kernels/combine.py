@@ -14,12 +14,14 @@ import triton
 import triton.language as tl
 
 from ._launch import check, check_tensor, launch_guard
+from .arch import arch_of
 from .attention_plan import AttentionPlan, DecodeWorkspace
 
 _LOG2_E = tl.constexpr(math.log2(math.e))
 _LN_2 = tl.constexpr(math.log(2))
-# Parts read at once: 16 of 128 elements are four loads of 128 bits by each of 128 threads.
-_PARTS = 16
+# Elements of parts read at once: four loads of 128 bits by each of 128 threads, of 16 parts at head dim 128.
+_ELEMENTS = 2048
+_THREADS = 128
 
 
 @triton.jit
@@ -92,6 +94,7 @@ def combine_partials(
     check("query_start", f"{rows} rows", f"of at most {most} rows", ok=0 <= rows <= most)
     if not rows or not heads:
         return
+    padded = 1 << (head_dim - 1).bit_length()
     with launch_guard():
         _combine_kernel[(heads, rows)](
             workspace.acc,
@@ -101,9 +104,9 @@ def combine_partials(
             out,
             lse,
             D=head_dim,
-            DP=triton.next_power_of_2(head_dim),
-            PARTS=_PARTS,
-            num_warps=4,
+            DP=padded,
+            PARTS=max(1, _ELEMENTS // padded),
+            num_warps=_THREADS // (64 if arch_of(out.device).is_amd else 32),
         )
 
 

@@ -160,7 +160,8 @@ def _paged_decode_kernel(
             b_a3 = tl.zeros([_BM, DQ], tl.float32)
         else:
             b_acc = tl.zeros([_BM, DP], tl.float32)
-        for first in tl.range(begin // ALIGN * ALIGN, end, TILE):
+        start = tl.where(begin < end, begin // ALIGN * ALIGN, end)
+        for first in tl.range(start, end, TILE):
             first = tl.multiple_of(first, ALIGN)
             o_key = first + o_t  # [TILE]
             if GATHER:
@@ -197,9 +198,9 @@ def _paged_decode_kernel(
             if HAS_SOFTCAP:
                 b_s = softcap * _LOG2_E * (1.0 - 2.0 / (tl.exp2(b_s) + 1.0))
             m_key = o_key < end
-            if HAS_WINDOW:
-                m_key = m_key & (o_key >= begin)
             b_s = tl.where(m_key[None, :], b_s, float("-inf"))  # [BM, TILE]
+            if HAS_WINDOW:
+                b_s = tl.where((o_key >= begin)[None, :], b_s, float("-inf"))
 
             # Each tile holds a key that is seen, so the maximum is finite and nothing is NaN.
             b_new = tl.maximum(b_max, tl.max(b_s, 1))

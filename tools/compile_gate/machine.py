@@ -88,7 +88,8 @@ def _measure_amdgcn(assembly: str, shared_bytes: int) -> Measured:
     for opcode, count in opcodes.items():
         if match := _AMDGCN_LOAD.match(opcode):
             widths[_AMDGCN_WIDTHS[match[1]]] += count
-    spilled = sum(_most(assembly, rf"\.{kind}gpr_spill_count:\s+(\d+)") for kind in "sv")
+    # Scalar registers spill into lanes of vector registers, which are counted, or else show in the segment below.
+    spilled = _most(assembly, r"\.vgpr_spill_count:\s+(\d+)")
     static = _most(assembly, r"\.group_segment_fixed_size:\s+(\d+)")
     return Measured(
         registers=_most(assembly, r"\.vgpr_count:\s+(\d+)"),
