@@ -25,7 +25,7 @@ class DecodeTiles:
     """Keys of one step, a power of two: it divides the block size or, where that is smaller, is a multiple of it."""
     num_warps: int
     num_stages: int
-    max_registers: int | None
+    max_registers: int | None = None
     """Per thread. The assembler left alone aims at 128 or 168 and spills a little for it."""
 
 
