@@ -14,7 +14,6 @@ import torch
 
 from airi.bench.shapes import Shape
 from benches.gpu.random_model import random_folder
-from benches.gpu.standins import have_msgspec
 
 _MODEL = "random"
 _FREE_SHARE = 0.9
@@ -73,7 +72,6 @@ class RandomEngine:
         batch_tokens: int,
         kv_memory: int | None = None,
     ) -> None:
-        have_msgspec()
         from airi.engine import Engine, EngineOptions, ModelOptions
 
         toy = device.type == "cpu"

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Literal
-
-import msgspec
 
 from airi.errors import AiriError
 
@@ -14,19 +13,21 @@ FinishReason = Literal["stop", "length", "cancelled", "deadline", "error"]
 """stop: end of sequence or a stop id. length: max_tokens or the window. The others name themselves."""
 
 
-class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True, gc=False):
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
     """Log-probabilities at one position, of the model itself: before temperature, penalties and bias."""
 
     token: int
     logprob: float
     rank: int
     """1 is the most likely token."""
-    top_tokens: list[int] = []
+    top_tokens: list[int] = field(default_factory=list)
     """The most likely ids, likeliest first; as many as were asked for."""
-    top_logprobs: list[float] = []
+    top_logprobs: list[float] = field(default_factory=list)
 
 
-class ErrorInfo(msgspec.Struct, frozen=True, array_like=True):
+@dataclass(frozen=True, slots=True)
+class ErrorInfo:
     """Why a request ended with an error: an `airi.errors` code and its one line."""
 
     code: str
@@ -39,7 +40,8 @@ def error_info(error: AiriError) -> ErrorInfo:
     return ErrorInfo(code=error.code, message=str(error), field=getattr(error, "field", None))
 
 
-class Output(msgspec.Struct, array_like=True):
+@dataclass(slots=True)
+class Output:
     """What one step (or several, when the reader was slower) added to one request."""
 
     request_id: int

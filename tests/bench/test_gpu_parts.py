@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import pytest
 import torch
@@ -13,7 +12,7 @@ from airi.engine.backends import LoadOptions
 from airi.engine.loader import open_model
 from airi.kernels import reference
 from airi.kernels.layout import GRANULE_BYTES
-from benches.gpu import oracle, standins
+from benches.gpu import oracle
 from benches.gpu.bench import Wrong
 from benches.gpu.checks import Checks
 from benches.gpu.filters import FILTERS, NEAR, Filters, shortfall
@@ -161,38 +160,3 @@ def test_a_random_model_is_opened_as_a_checkpoint() -> None:
     values = layer.output.blocks[0].float32()
     assert 0.01 < float(values.std()) < 0.02
     assert not Path(folder).exists()
-
-
-def test_the_stand_in_holds_records_as_msgspec_does() -> None:
-    class Real(msgspec.Struct, frozen=True, array_like=True):
-        a: int
-        b: list[int] = []
-
-    class Stand(standins.Struct, frozen=True, array_like=True):
-        a: int
-        b: list[int] = []  # noqa: RUF012
-
-    for kind in (Real, Stand):
-        one, two = kind(1), kind(a=1, b=[])
-        assert one == two
-        assert one.b is not kind(1).b
-        assert (kind(2, [3]).a, kind(2, [3]).b) == (2, [3])
-        with pytest.raises(TypeError, match="Missing required argument 'a'"):
-            kind()  # type: ignore[call-arg]
-        with pytest.raises(TypeError, match="Unexpected keyword argument 'c'"):
-            kind(a=1, c=2)  # type: ignore[call-arg]
-
-
-def test_the_engines_records_can_be_made_without_msgspec(monkeypatch: pytest.MonkeyPatch) -> None:
-    import importlib.util
-    import sys
-
-    spec = importlib.util.find_spec("airi.outputs")
-    assert spec is not None
-    assert spec.loader is not None
-    monkeypatch.setitem(sys.modules, "msgspec", standins.stand_in())
-    outputs = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(outputs)
-    output = outputs.Output(7, [1, 2])
-    output.merge(outputs.Output(7, [3], finish_reason="stop"))
-    assert (output.tokens, output.finish_reason, output.error) == ([1, 2, 3], "stop", None)

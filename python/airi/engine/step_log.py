@@ -17,7 +17,6 @@ import weakref
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -117,6 +116,8 @@ class StepLog:
             ) from None
         self.close = weakref.finalize(self, self._writer.close)
         """Ends the file, as the end of the process does; later records are dropped."""
+        import msgspec  # only who records needs it
+
         self._encode = msgspec.msgpack.Encoder().encode
         # The last one is what index -1 finds: a token that is still being computed stays one.
         self._substitutes = np.array([-1], np.int32)
