@@ -16,8 +16,11 @@ from numpy.typing import NDArray
 from airi.engine.backends import LoadOptions
 from airi.engine.backends.cuda.device import CpuDevice
 from airi.engine.backends.cuda.model import CudaBackend
+from airi.engine.backends.cuda.quantise import Quantiser
+from airi.engine.backends.cuda.reference_ops import ReferenceOps
 from airi.engine.backends.cuda.shards import Shard
 from airi.engine.backends.cuda.staging import Stager
+from airi.engine.backends.cuda.tensors import FewRows, Linear, Weight
 from airi.engine.checkpoint import RawTensor
 from airi.errors import ConfigError
 from tests.engine.cuda_harness import HostModel, load
@@ -77,6 +80,22 @@ def test_8_bit_weights_stay_close_and_take_less_memory(
     tolerance = 0.5 if name == "mixtral" else 0.1 if quantization == "int8" else 0.4
     assert FLOAT32_TOLERANCE < error / scale < tolerance
     assert model.decoder.weight_bytes < 0.7 * load(checkpoint(name)).decoder.weight_bytes
+
+
+@pytest.mark.parametrize("quantization", ["int8", "fp8"])
+def test_few_rows_and_many_are_multiplied_with_the_same_weights(quantization: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(40, 64, generator=generator)
+    few_rows = FewRows(ReferenceOps(), torch.device("cpu"))
+    bias = Weight(torch.randn(40, generator=generator))
+    linear = Linear(Quantiser(quantization, CpuDevice()).projection(Weight(weight)), bias, few_rows)
+    x = torch.randn(FewRows.MOST + 1, 64, generator=generator)
+    many = linear(x, torch.empty(len(x), 40))
+    for count in (1, 16, 17, 64, 65, 128, 129, FewRows.MOST):
+        found = linear(x[:count], torch.full((count, 40), torch.nan))
+        torch.testing.assert_close(found, many[:count])
+    plain = x @ weight.T + bias.tensor
+    assert 1e-4 < (many - plain).norm() / plain.norm() < 0.05
 
 
 def test_quantisation_without_torchao_says_what_to_install(

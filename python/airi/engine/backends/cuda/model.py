@@ -59,6 +59,7 @@ class CudaBackend:
             weights = load_weights(
                 opened,
                 self._device,
+                ops=self._ops,
                 shard=self._collective.shard,
                 quantization=options.quantization,
                 progress=options.progress,
@@ -178,9 +179,11 @@ class _Bound:
 
     def capture(self, progress: ProgressCallback | None) -> None:
         """Runs each kind of step once, so that all kernels are compiled, then captures; all on padding."""
-        most = self._binding.batch.max_tokens
-        for tokens in sorted({most, min(most, _TOKEN_MULTIPLE)}, reverse=True):
+        tokens = most = self._binding.batch.max_tokens
+        # Kernels choose their tiles, and libraries their products, by powers of two at the finest.
+        while tokens >= _TOKEN_MULTIPLE or tokens == most:
             self._run_layers(self._attention.warm_up_work(tokens), tokens)
+            tokens = 1 << ((tokens - 1).bit_length() - 1) if tokens > 1 else 0
         self._graphs.capture(progress)
 
     def enqueue(self, step: CudaStep) -> torch.Tensor:

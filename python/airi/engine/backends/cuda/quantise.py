@@ -1,7 +1,7 @@
 """Weights in 8 bits: values of fp8 or int8 and one scale per row, multiplied back where they are used.
 
-Projections are quantised and multiplied by torchao. Experts, which it has no products for, take the same scheme:
-row x is stored as x / s with s = max|x| / 448 (fp8) or max|x| / 127 (int8).
+Projections are quantised by torchao, and multiplied by it where there are many rows. Experts, which it has no products
+for, take the same scheme: row x is stored as x / s with s = max|x| / 448 (fp8) or max|x| / 127 (int8).
 """
 
 from __future__ import annotations

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from airi.engine.backends import ProgressCallback
 from airi.engine.backends.cuda.device import Device
+from airi.engine.backends.cuda.ops import Ops
 from airi.engine.backends.cuda.quantise import Quantiser
 from airi.engine.backends.cuda.shards import Shard, local_spec
 from airi.engine.backends.cuda.staging import Stager
-from airi.engine.backends.cuda.tensors import Linear, Weight
+from airi.engine.backends.cuda.tensors import FewRows, Linear, Weight
 from airi.engine.decoder import LayerWeights, Matrix, MlpWeights
 from airi.engine.loader import LoadProgress, OpenedModel
 from airi.engine.spec import QkNorm
@@ -118,6 +119,7 @@ def load_weights(
     opened: OpenedModel,
     device: Device,
     *,
+    ops: Ops,
     shard: Shard,
     quantization: str | None,
     progress: ProgressCallback | None,
@@ -127,7 +129,8 @@ def load_weights(
     Raises `ConfigError` when quantisation or the cut is impossible.
     """
     quantiser = Quantiser(quantization, device)
-    loader = _Loader(opened, device, shard, quantiser)
+    few_rows = None if quantization is None else FewRows(ops, device.torch_device)
+    loader = _Loader(opened, device, shard, quantiser, few_rows)
     weights, spec = opened.weights, opened.spec
     report = LoadProgress(weights.checkpoint.nbytes, progress)
     embedding = loader.vocabulary(Matrix((weights.embedding(),)))
@@ -145,7 +148,14 @@ def load_weights(
 
 
 class _Loader:
-    def __init__(self, opened: OpenedModel, device: Device, shard: Shard, quantiser: Quantiser) -> None:
+    def __init__(
+        self,
+        opened: OpenedModel,
+        device: Device,
+        shard: Shard,
+        quantiser: Quantiser,
+        few_rows: FewRows | None,
+    ) -> None:
         import torch
 
         self._spec = opened.spec
@@ -154,6 +164,7 @@ class _Loader:
         self._device = device.torch_device
         self._dtype: torch.dtype = getattr(torch, opened.info.dtype)
         self._quantiser = quantiser
+        self._few_rows = few_rows
         self.stager = Stager(device)
 
     def vocabulary(self, matrix: Matrix) -> Weight:
@@ -202,14 +213,14 @@ class _Loader:
         bias = matrix.bias
         if bias is not None:
             bias = np.concatenate([bias[part.start : part.stop] for part in rows])
-        return Linear(self._quantiser.projection(Weight(target)), self._bias(bias))
+        return Linear(self._quantiser.projection(Weight(target)), self._bias(bias), self._few_rows)
 
     def _rows_in(self, matrix: Matrix, columns: range) -> Linear:
         """A projection of which this part knows some inputs; the first part adds the bias."""
         target = self._empty(matrix.n, len(columns))
         self.stager.rows(matrix.blocks, target, [range(matrix.n)], columns)
         bias = matrix.bias if self._shard.rank == 0 else None
-        return Linear(self._quantiser.projection(Weight(target)), self._bias(bias))
+        return Linear(self._quantiser.projection(Weight(target)), self._bias(bias), self._few_rows)
 
     def _bias(self, values: NDArray[np.float32] | None) -> Weight | None:
         return None if values is None else Weight(self.vector(values).tensor.to(self._dtype))
