@@ -153,11 +153,3 @@ def test_what_several_devices_do_not_do_is_refused(fields: dict[str, Any], messa
     with pytest.raises(ConfigError) as caught:
         EngineOptions(**{**TWO, **fields}, models=(ModelOptions(path="m", **own),))
     assert str(caught.value) == message
-
-
-@pytest.mark.slow  # 4 s
-def test_a_cut_that_does_not_divide_is_refused(tiny_llama: Path) -> None:
-    with pytest.raises(
-        ConfigError, match=r"^tensor_parallel_size is 3; it must divide the model's num_attention_heads"
-    ):
-        make_engine(tiny_llama, **{**TWO, "tensor_parallel_size": 3})

@@ -49,6 +49,8 @@ _BLOCKED_POLL_MS = 2
 _STATS_INTERVAL_S = 1.0
 _FAILED_LINGER_S = 1.0
 _PROGRESS_INTERVAL_S = 0.05
+_DIED = 3
+"""Exit status of an engine that lost a device's process."""
 _NO_IDS = np.empty(0, np.int64)
 _NO_TOKENS = np.empty(0, np.int32)
 
@@ -107,7 +109,7 @@ class EngineProcess:
             self._serve(engine)
         except EngineDeadError as error:
             logger.error("%s", error)
-            status = 1
+            status = _DIED
         engine.close()
         self.server.close()
         return status
@@ -324,7 +326,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, stop)
     # A terminal's Ctrl-C reaches the whole group; the parent decides what it means for its engine.
     signal.signal(signal.SIGINT, signal.SIG_IGN if given.parent_pid else stop)
-    return process.run()
+    status = process.run()
+    if status == _DIED:
+        logging.shutdown()
+        os._exit(status)  # its threads may wait for a device for ever
+    return status
 
 
 if __name__ == "__main__":

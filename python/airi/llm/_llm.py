@@ -62,9 +62,14 @@ class LLM:
         """The model's name."""
         self.max_model_len = hosted.max_model_len
         """Prompt and completion together, in tokens."""
-        self.tokenizer = Tokenizer.load(hosted.path, chat_template=chat_template)
-        self.default_params = SamplingParams(**recommended_sampling(hosted.path))  # type: ignore[arg-type]
-        """Used where a call gives no parameters: those of the checkpoint's generation_config.json."""
+        try:
+            self.tokenizer = Tokenizer.load(hosted.path, chat_template=chat_template)
+            recommended: dict[str, Any] = recommended_sampling(hosted.path)
+            self.default_params = SamplingParams(**recommended)
+            """Used where a call gives no parameters: those of the checkpoint's generation_config.json."""
+        except BaseException:
+            self._engine.close()
+            raise
         self._progress = progress
         self._lock = threading.RLock()
         self._request_ids = itertools.count(1)

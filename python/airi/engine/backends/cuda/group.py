@@ -7,10 +7,12 @@ interface.
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = ["Group", "listen"]
+
+logger = logging.getLogger(__name__)
 
 _MEETING = timedelta(seconds=120)
 _COLLECTIVE = timedelta(minutes=10)
@@ -73,7 +77,8 @@ class Group:
                 "127.0.0.1", port, None, is_master=False, timeout=_MEETING, wait_for_workers=False
             )
         self._store = store
-        self._group = _on_host(store, shard) if device.type == "cpu" else _on_devices(store, shard)
+        self._is_host = device.type == "cpu"
+        self._group = _on_host(store, shard) if self._is_host else _on_devices(store, shard)
         # 2.13 calls it so.
         self._gather = getattr(self._group, "all_gather_single", None) or self._group._allgather_base
         self._sum, self._from_first = (
@@ -101,8 +106,22 @@ class Group:
         _end(self._group.broadcast([x], self._from_first))
 
     def abort(self) -> None:
-        """Has whatever waits for another rank end, on the devices too. The group is of no use any more."""
-        self._group.abort()
+        """Has whatever waits for another rank end, on the devices too. The group is of no use any more.
+
+        Waits for nothing: on devices it tells kernels to end at once, but does not return before all graphs that
+        hold them are gone.
+        """
+        if self._is_host:
+            self._abort()
+        else:
+            with suppress(RuntimeError):  # the interpreter ends, and starts no threads
+                threading.Thread(target=self._abort, name="airi-abort", daemon=True).start()
+
+    def _abort(self) -> None:
+        try:
+            self._group.abort()
+        except Exception:
+            logger.debug("a process group does not abort", exc_info=True)
 
 
 def _end(work: Any) -> None:

@@ -19,12 +19,15 @@ from airi.engine.backends.cuda.tiers import DeviceTiers, zero_ranges
 from airi.engine.pipeline import PLAN_AT, Signal, kind_of
 from airi.engine.requests import RequestState
 from airi.engine.runner import StepArrays, StepResult
+from airi.errors import EngineDeadError
 
 if TYPE_CHECKING:
     from airi.engine.loading import HostedModel
 
 __all__ = ["DevicePipeline"]
 
+_PATIENCE_S = 600.0
+"""How long a step may take on several devices, where one may wait for another for ever."""
 _DEPTH = 2
 """Steps that the device has been given: one that runs, one that begins when that has ended."""
 _LAUNCHES_AHEAD = 2.0
@@ -156,7 +159,9 @@ class DevicePipeline:
             raise RuntimeError("no step was launched")
         oldest = self._flying[0]
         if self._lost is not None:
-            wait([cast("Future[Any]", oldest.done), self._lost], return_when=FIRST_COMPLETED)
+            ends = cast("list[Future[Any]]", [oldest.done, self._lost])
+            if not wait(ends, _PATIENCE_S, FIRST_COMPLETED).done:
+                raise EngineDeadError(f"a step did not end within {_PATIENCE_S:g} s")
             if self._lost.done():
                 self._lost.result()
         self._began = ended = oldest.done.result()

@@ -179,11 +179,11 @@ class Channel:
         self._socket.sendall(_LENGTH.pack(len(body)) + body)
 
     def receive(self) -> Order | Answer | None:
-        """The next message; None at the end of the stream."""
+        """The next message; None at the end of the stream, or of what makes sense."""
         try:
             (length,) = _LENGTH.unpack(self._read(_LENGTH.size))
             return self._decoder.decode(self._read(length))
-        except (EOFError, OSError):
+        except (EOFError, OSError, msgspec.DecodeError):
             return None
 
     def _read(self, count: int) -> bytearray:

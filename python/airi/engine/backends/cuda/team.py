@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import queue
 import signal
@@ -34,8 +33,6 @@ from airi.engine.backends.cuda.shards import Shard
 from airi.errors import AiriError, ConfigError, EngineDeadError
 
 __all__ = ["Team", "device_kind"]
-
-logger = logging.getLogger(__name__)
 
 _STARTING_S = 300.0
 """What a worker has to import torch and find its device, on a disk that may be slow."""
@@ -89,6 +86,7 @@ class _Crew:
             process = subprocess.Popen(
                 (*command, str(theirs.fileno()), str(os.getpid())),
                 stdin=subprocess.DEVNULL,
+                stdout=2,  # what libraries tell does not belong into this process's output
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,  # Ctrl-C in a terminal is rank 0's to answer
             )
@@ -119,10 +117,7 @@ class _Crew:
     def _abort(self) -> None:
         group = self.group
         if group is not None:
-            try:
-                group.abort()
-            except Exception:
-                logger.debug("the process group does not abort", exc_info=True)
+            group.abort()
 
     def close(self) -> None:
         """Ends all workers and returns when they have; closing twice does nothing."""
