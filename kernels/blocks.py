@@ -209,10 +209,15 @@ def _gather_dequant_kernel(
     o_slot = i_part * TOKENS + tl.arange(0, TOKENS)
     o_token = column * TO_SIZE + o_slot
     o_d = tl.arange(0, DP)
-    m_token = (o_token < tl.load(seq_len_ptr + row)) & (o_slot < TO_SIZE)
+    length = tl.load(seq_len_ptr + row)
+    m_token = (o_token < length) & (o_slot < TO_SIZE)
     m_d = o_d < D
     table_ptr += tl.load(slot_ptr + row).to(tl.int64) * stride_table
-    entry = tl.load(table_ptr + o_token // FROM_SIZE, mask=m_token, other=0).to(tl.int64)  # [TOKENS]
+    if FROM_SIZE % TOKENS == 0 and TO_SIZE % TOKENS == 0:
+        o_first = column * TO_SIZE + i_part * TOKENS  # its tokens lie in one block
+        entry = tl.load(table_ptr + o_first // FROM_SIZE, mask=o_first < length, other=0).to(tl.int64)
+    else:
+        entry = tl.load(table_ptr + o_token // FROM_SIZE, mask=m_token, other=0).to(tl.int64)  # [TOKENS]
     o_from = layer_offset + i_head * stride_head + entry * FROM_STEP + o_token % FROM_SIZE * stride_token
     o_scale = scale_offset + i_head * stride_scale_head + entry * (FROM_STEP // 4) + o_token % FROM_SIZE
     o_to = i_block.to(tl.int64) * TO_STEP + i_head * stride_to_head + o_slot * stride_to_token

@@ -29,9 +29,9 @@ def int32(values: Any) -> torch.Tensor:
 
 
 def tiles_of(query_start: torch.Tensor, tile_queries: int, *, spare: int = 0) -> Tiled:
-    """Query tiles of the rows with two queries or more, and `spare` that are none."""
+    """Query tiles of the rows with two queries or more, a row's last first, and `spare` that are none."""
     lens = query_start.diff().tolist()
-    cut = [(row, i) for row, n in enumerate(lens) if n > 1 for i in range(-(-n // tile_queries))]
+    cut = [(row, i) for row, n in enumerate(lens) if n > 1 for i in reversed(range(-(-n // tile_queries)))]
     return Tiled(tiles=int32(cut + [(-1, 0)] * spare).reshape(-1, 2))
 
 

@@ -36,8 +36,9 @@ def run(
         out = torch.full((tokens, kv_heads * group, head_dim), math.nan, dtype=case.q.dtype)
     lse = torch.full((tokens, kv_heads * group), math.nan)
     batch = case.batch
+    rows = batch.block_table, batch.slots, batch.query_start, batch.seq_lens
     op(
-        case.q, case.arena, layout, batch.block_table, batch.slots, batch.query_start, batch.seq_lens, plan, out,
+        case.q, case.arena, layout, *rows, options.pop("plan", plan), out,
         **{"scale": head_dim**-0.5, "layer_offset": case.layer_offset, "num_tiles": len(plan.tiles)}
         | {"variant": "pointer", "lse": lse} | options,
     )  # fmt: skip

@@ -11,6 +11,8 @@ import torch
 
 from airi.kernels import prefill, reference
 from airi.kernels.arch import ARCHS, Arch
+from airi.kernels.attention_plan import AttentionPlan
+from airi.kernels.plan import plan_attention
 from airi.kernels.prefill import paged_prefill, prefill_tiles
 
 from .paged import Case, Tiled, int32, make_case
@@ -31,7 +33,9 @@ def test_every_head_dim_agrees_with_dense_attention(head_dim: int) -> None:
 
 @pytest.mark.parametrize("group", range(1, 17))
 def test_every_group_agrees_with_dense_attention(group: int) -> None:
-    check(make_case([(34 // group + 1, 40), (1, 9)], head_dim=32, group=group, kv_heads=1, block_size=32))
+    # The query behind the first tile, whose rows the tile's last program rows are, sees one tile of 32 keys more.
+    rows = [(32 // group + 2, 34), (1, 9)]
+    check(make_case(rows, head_dim=32, group=group, kv_heads=1, block_size=32))
 
 
 @pytest.mark.parametrize("block_size", [8, 16, 24, 32, 64, 128, 256])
@@ -168,20 +172,32 @@ def test_not_a_number_stays_in_its_row() -> None:
     assert torch.equal(out[kept], clean[kept])
 
 
+def test_the_planners_tiles_cover_every_row_of_a_chunk() -> None:
+    case = make_case([(2, 2), (1, 5), (40, 61), (0, 0), (17, 31)], head_dim=32, kv_heads=1, block_size=16)
+    queries = prefill_tiles(SM_90, 32, 2, torch.float32, 16).tile_queries
+    plan = AttentionPlan.allocate("cpu", max_rows=8, max_items=8, max_tiles=8)
+    batch = case.batch
+    plan_attention(batch.query_start, batch.seq_lens, plan, num_kv_heads=1, tile_queries=queries)
+    planned, _ = run(case, plan=plan, num_tiles=8)
+    expected, _ = run(case)
+    assert torch.equal(planned.nan_to_num(7), expected.nan_to_num(7))
+
+
 def test_nothing_is_launched_for_no_tiles() -> None:
     case = make_case([(1, 9)], head_dim=32, block_size=16)
     assert bool(run(case, spare=0)[0].isnan().all())
 
 
-def test_offsets_beyond_two_gigabytes_reach_their_blocks() -> None:
+@pytest.mark.parametrize("block_size", [16, 64])
+def test_offsets_beyond_two_gigabytes_reach_their_blocks(block_size: int) -> None:
     """Blocks behind 2^31 elements of two bytes; the rest of the arena is not touched and takes no memory."""
     size = 2**32 // 4096 + 64
     arena = torch.empty(size * 4096, dtype=torch.uint8)
-    case = make_case([(4, 24)], head_dim=32, block_size=16, dtype=torch.float16)
+    case = make_case([(4, 24)], head_dim=32, block_size=block_size, dtype=torch.float16)
     near, _ = run(case)
     table = case.batch.block_table.clone()
     step = -(-3 * case.layout.layer_bytes // 4096)
-    for column, entry in enumerate(table[1, :2].tolist()):
+    for column, entry in enumerate(table[1, : -(-24 // block_size)].tolist()):
         far = size - (column + 1) * step
         block = slice(entry * 4096, (entry + step) * 4096)
         arena[far * 4096 : (far + step) * 4096] = case.arena[block]
@@ -270,7 +286,7 @@ def test_quantised_keys_and_values_are_attended_where_they_lie(
 ) -> None:
     monkeypatch.setattr(prefill, "arch_of", lambda device: ARCHS[arch])
     case = make_case(
-        [(35, 67), (1, 9), (2, 2)], head_dim=head_dim, group=3, kv_heads=1, block_size=16, kv_dtype=kv_dtype
+        [(44, 66), (1, 9), (2, 2)], head_dim=head_dim, group=3, kv_heads=1, block_size=16, kv_dtype=kv_dtype
     )
     check(case, arch=ARCHS[arch], tolerance=RELATIVE_QUANTISED)
 
