@@ -39,6 +39,10 @@ class Shape:
     block_size: int = 64
     window: int = 0
     softcap: float = 0.0
+    rotary_dim: int | None = None
+    """All of `head_dim` unless said."""
+    has_head_norms: bool = False
+    """Whether heads of queries and keys are normed before they are rotated."""
 
     @property
     def num_heads(self) -> int:
@@ -102,15 +106,15 @@ MODELS = (
     Shape(name="llama-3-70b", head_dim=128, group=8),
     Shape(name="qwen-2.5-14b", head_dim=128, group=5),
     Shape(name="qwen-2-7b", head_dim=128, group=7, num_kv_heads=4),
-    Shape(name="qwen-3-0.6b", head_dim=128, group=2),
-    Shape(name="glm-4-9b", head_dim=128, group=16, num_kv_heads=2),
+    Shape(name="qwen-3-0.6b", head_dim=128, group=2, has_head_norms=True),
+    Shape(name="glm-4-9b", head_dim=128, group=16, num_kv_heads=2, rotary_dim=64),
     Shape(name="llama-2-7b", head_dim=128, group=1, num_kv_heads=32),
     Shape(name="mistral-7b", head_dim=128, group=4, window=4096),
     Shape(name="qwen-2.5-0.5b", head_dim=64, group=7, num_kv_heads=2),
     Shape(name="tinyllama", head_dim=64, group=8, num_kv_heads=4),
     Shape(name="phi-3-mini", head_dim=96, group=1, num_kv_heads=32),
-    Shape(name="phi-2", head_dim=80, group=1, num_kv_heads=32),
-    Shape(name="gemma-3-4b", head_dim=256, group=2, num_kv_heads=4, window=1024),
+    Shape(name="phi-2", head_dim=80, group=1, num_kv_heads=32, rotary_dim=32),
+    Shape(name="gemma-3-4b", head_dim=256, group=2, num_kv_heads=4, window=1024, has_head_norms=True),
     Shape(name="gemma-2-9b", head_dim=256, group=2, window=4096, softcap=50.0),
     # The most registers: a group that divides no tile, a soft cap, blocks smaller than a tile of keys.
     Shape(name="corner d64", head_dim=64, group=7, softcap=50.0, block_size=16),

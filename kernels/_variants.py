@@ -49,8 +49,12 @@ class Expects:
     tensor_cores: bool = False
     # On sm_90 the products are asynchronous ones (HGMMA).
     wgmma: bool = False
-    # Global memory is read 128 bits at a time; what is narrower (block table, scales) is under half the bytes.
+    # Global memory is read 128 bits at a time; what is narrower (block table, lengths) is under half the bytes.
     wide_loads: bool = False
+    # As many bytes may be narrow: scales of 4 bytes a token.
+    scaled: bool = False
+    # Loads of one or two bytes that are meant: a query's elements, taken apart once.
+    tiny_loads: int = 0
     # Shared memory is never read a byte at a time: the mark of fp8 values unpacked one by one.
     no_byte_reads: bool = False
 
@@ -134,7 +138,9 @@ def _recording(arch: str, seen: list[_Launch]) -> Iterator[None]:
         driver._active = before_driver
 
 
-def variants_of(arch: str, name: str, launch: Callable[[], object], expects: Expects) -> list[Variant]:
+def variants_of(
+    arch: str, name: str, launch: Callable[[], object], expects: Expects | None = None
+) -> list[Variant]:
     """The kernels that `launch` launches on a device of `arch`, in order, each named `name/<kernel>`.
 
     `launch` calls a launcher on meta tensors. Raises RuntimeError under TRITON_INTERPRET=1, where kernels are not
@@ -147,7 +153,7 @@ def variants_of(arch: str, name: str, launch: Callable[[], object], expects: Exp
         launch()
     if not seen:
         raise RuntimeError(f"{name}: its launcher launched no kernel on {arch}")
-    return [_variant(arch, name, expects, kernel, source) for kernel, source in seen]
+    return [_variant(arch, name, expects or Expects(), kernel, source) for kernel, source in seen]
 
 
 def _variant(arch: str, name: str, expects: Expects, kernel: Any, source: dict[str, Any]) -> Variant:

@@ -40,8 +40,9 @@ __all__ = [
     "plan_on_host",
 ]
 
-# Rows of a chunk: up to 256 rows are one chunk of one row a thread; more rows, 4 a thread. Two compiled forms.
-_SMALL_ROWS, _LARGE_ROWS = 256, 1024
+# Rows of a chunk, in two compiled forms: up to 256 rows are one chunk of one row a thread; of more rows two are a
+# thread's, as four spill on gfx942.
+_SMALL_ROWS, _LARGE_ROWS = 256, 512
 # Items of a row that are written together: 8 x 256 rows are 8 stores a thread.
 _WIDTH = 8
 _MAX_ROWS = 4096

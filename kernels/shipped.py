@@ -7,27 +7,37 @@ kernel is compiled for (head dim, group, dtype, window, soft cap, block size) is
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from types import SimpleNamespace
 
 import torch
 
-from ._shapes import KEPT, LLAMA, MODELS, Batch, Shape, arena, meta
+from . import _calls
+from ._shapes import FP8, INT8, KEPT, LLAMA, MODELS, Batch, Shape
 from ._variants import TARGETS, Expects, Variant, variants_of
 from .arch import ARCHS
-from .expert_plan import TILE_ROWS, ExpertPlan
-from .experts import expert_matmul
-from .prefill import paged_prefill
-from .routing import route_experts
+from .expert_plan import TILE_ROWS
 
-MAX_TILES = 1024
-DECODING = Batch(rows=32, tokens=32)
-CHUNKS = Batch(rows=32, tokens=2048)
-SIZES = (DECODING, CHUNKS)
-PREFILL = Expects(tensor_cores=True, wgmma=True, wide_loads=True)
+# Steps that decode and steps with chunks of prompts; few rows and many; a size where none matters.
+SIZES = (Batch(rows=32, tokens=32), Batch(rows=32, tokens=2048))
+ROWS = (Batch(rows=32, tokens=32), Batch(rows=256, tokens=256), Batch(rows=1024, tokens=1024))
+ONE = (Batch(rows=32, tokens=512),)
+# Rows of models: the lengths that norms and activations are compiled for, from the smallest to the largest.
+HIDDEN = (512, 896, 2560, 4096, 5120, 8192, 16384)
+WIDTHS = ((1536, "silu"), (4864, "silu"), (14336, "silu"), (28672, "silu"), (10240, "gelu_tanh"))
+BF16 = torch.bfloat16
 # Experts, choices per token, hidden size and inner size.
 EXPERTS = {"mixtral-8x7b": (8, 2, 4096, 14336), "qwen-3-30b-a3b": (128, 8, 2048, 768)}
+# Their keys and values are written by code that differs from another shape's in numbers of heads or tokens alone.
+SAME_WRITE = {
+    *("llama-3-70b", "qwen-2.5-14b", "qwen-2-7b", "mistral-7b", "tinyllama", "gemma-2-9b"),
+    *(f"corner {kind}" for kind in ("d64", "d96", "d128", "d128 window", "d256", "d256 window")),
+    *("blocks of 16", "blocks of 32", "blocks of 128", "fp16 d256", "fp8 window", "int8 d64", "int8 d256"),
+}
+WIDE = Expects(wide_loads=True)
+SCALED = Expects(wide_loads=True, scaled=True)
+DECODE = Expects(tensor_cores=True, wide_loads=True)
+PREFILL = Expects(tensor_cores=True, wgmma=True, wide_loads=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,12 +46,14 @@ class Case:
 
     name: str
     launch: Callable[[Batch], object]
+    # Of its first kernel; and of those that it launches behind it.
     expects: Expects = field(default_factory=Expects)
+    behind: Expects = field(default_factory=Expects)
     archs: tuple[str, ...] = tuple(TARGETS)
     # Part of the path of a Llama-3-8B shape in bfloat16: compiled by every test run.
     quick: bool = False
     # Those that compile it differently.
-    sizes: tuple[Batch, ...] = SIZES
+    sizes: tuple[Batch, ...]
 
 
 def variants(arch: str, *, quick: bool = False) -> Iterator[Variant]:
@@ -59,94 +71,99 @@ def case_variants(case: Case, arch: str, sizes: Iterable[Batch]) -> Iterator[Var
     """What `case` compiles for steps of these sizes; one form may come twice."""
     for batch in sizes:
         name = f"{case.name} x {batch.tokens}" if len(case.sizes) > 1 else case.name
-        yield from variants_of(arch, name, partial(case.launch, batch), case.expects)
+        first, *behind = variants_of(arch, name, partial(case.launch, batch))
+        yield replace(first, expects=case.expects)
+        for variant in behind:
+            yield replace(variant, expects=case.behind)
 
 
 def cases() -> Iterator[Case]:
     for shape in (*MODELS, *KEPT):
         yield from _attention(shape)
-    for name in ("mixtral-8x7b", "qwen-3-30b-a3b"):
-        yield from _experts(name, *EXPERTS[name])
+    yield Case(name="plan_attention", launch=partial(_calls.plan, "invariant"), sizes=ROWS, quick=True)
+    yield Case(name="plan_attention fast", launch=partial(_calls.plan, "fast"), sizes=ROWS)
+    yield Case(name="step", launch=_calls.steps, sizes=ONE, quick=True)
+    yield Case(name="blocks", launch=_calls.blocks, sizes=ONE, quick=True)
+    for hidden in HIDDEN:
+        yield from _norms(hidden, torch.bfloat16)
+    yield from _norms(4096, torch.float16)
+    for width, name in WIDTHS:
+        yield from _activation(width, name, torch.bfloat16)
+    yield from _activation(14336, "silu", torch.float16)
+    for name, sizes in EXPERTS.items():
+        yield from _experts(name, *sizes)
 
 
 def _attention(shape: Shape) -> Iterator[Case]:
-    quick = shape is LLAMA
+    quick, is_quantised = shape is LLAMA, shape.layout.is_quantised
+    if shape.name not in SAME_WRITE:
+        write = partial(_calls.write, shape)
+        yield Case(name=f"qkv_post {shape.name}", launch=write, expects=WIDE, quick=quick, sizes=SIZES)
+    yield Case(
+        name=f"paged_decode {shape.name}",
+        launch=partial(_calls.decode, shape),
+        expects=_decode_expects(shape),
+        behind=WIDE if shape.head_dim >= 64 else Expects(),
+        quick=quick,
+        sizes=ONE,
+    )
+    prefill = Case(
+        name=f"paged_prefill {shape.name}",
+        launch=partial(_calls.prefill, shape, "pointer"),
+        expects=PREFILL,
+        quick=quick,
+        sizes=ONE,
+    )
+    yield prefill
+    if is_quantised:
+        gather = partial(_calls.gather, shape)
+        yield Case(name=f"gather_dequant {shape.name}", launch=gather, expects=SCALED, sizes=ONE)
+    elif shape.head_dim not in (80, 96) and shape.block_size % 64 == 0:
+        yield replace(prefill, launch=partial(_calls.prefill, shape, "tma"), archs=("sm_90",))
+
+
+def _decode_expects(shape: Shape) -> Expects:
     if not shape.layout.is_quantised:
+        return DECODE
+    # Where keys come as four bytes an int32, so do queries: each element is loaded alone, once per item.
+    return replace(DECODE, scaled=True, tiny_loads=shape.head_dim // 8, no_byte_reads=True)
+
+
+def _norms(hidden: int, dtype: torch.dtype) -> Iterator[Case]:
+    for add in ("none", "before", "after"):
         yield Case(
-            name=f"paged_prefill {shape.name}",
-            launch=partial(_prefill, shape, "pointer"),
-            sizes=(CHUNKS,),
-            expects=PREFILL,
-            quick=quick,
-        )
-    if not shape.layout.is_quantised and shape.head_dim not in (80, 96) and shape.block_size % 64 == 0:
-        yield Case(
-            name=f"paged_prefill {shape.name}",
-            launch=partial(_prefill, shape, "tma"),
-            archs=("sm_90",),
-            sizes=(CHUNKS,),
-            expects=PREFILL,
-            quick=quick,
+            name=f"norm {hidden} {_short(dtype)} residual {add}",
+            launch=partial(_calls.norm, hidden, dtype, add),
+            expects=WIDE,
+            quick=hidden == 4096 and dtype is torch.bfloat16,
+            sizes=ONE,
         )
 
 
-def _prefill(shape: Shape, variant: str, batch: Batch) -> None:
-    paged_prefill(
-        shape.queries(batch.tokens),
-        arena(),
-        shape.layout,
-        shape.block_table(),
-        batch.slots,
-        batch.query_start,
-        batch.seq_lens,
-        SimpleNamespace(tiles=meta(torch.int32, MAX_TILES, 2)),
-        shape.out(batch.tokens),
-        scale=shape.scale,
-        num_tiles=MAX_TILES,
-        layer_offset=shape.layer_offset,
-        window=shape.window,
-        softcap=shape.softcap,
-        variant=variant,
+def _activation(width: int, name: str, dtype: torch.dtype) -> Iterator[Case]:
+    yield Case(
+        name=f"glu {name} {width} {_short(dtype)}",
+        launch=partial(_calls.activation, width, dtype, name),
+        expects=WIDE,
+        quick=width == 14336 and dtype is torch.bfloat16,
+        sizes=ONE,
     )
 
 
 def _experts(name: str, experts: int, top_k: int, hidden: int, inner: int) -> Iterator[Case]:
-    yield Case(name=f"route_experts {name}", launch=partial(_route, experts, top_k), sizes=(DECODING,))
-    for dtype in (torch.bfloat16, torch.float8_e4m3fn, torch.int8):
-        archs = tuple(arch for arch in TARGETS if ARCHS[arch].has_fp8 or dtype is not torch.float8_e4m3fn)
+    yield Case(name=f"route_experts {name}", launch=partial(_calls.route, experts, top_k), sizes=SIZES)
+    for dtype in (BF16, FP8, INT8):
+        archs = tuple(arch for arch in TARGETS if ARCHS[arch].has_fp8 or dtype is not FP8)
         for rows in TILE_ROWS:
             for repeats, columns, width in ((top_k, 2 * inner, hidden), (1, hidden, inner)):
                 yield Case(
-                    name=f"expert_matmul {name} {str(dtype)[6:]} rows {rows} {columns} x {width}",
-                    launch=partial(_expert_matmul, dtype, experts, rows, repeats, columns, width),
-                    sizes=(DECODING,),
+                    name=f"expert_matmul {name} {_short(dtype)} rows {rows} {columns} x {width}",
+                    launch=partial(_calls.experts, dtype, experts, rows, repeats, columns, width),
+                    sizes=ONE,
                     archs=archs,
-                    expects=Expects(tensor_cores=True, wgmma=rows >= 64, wide_loads=True),
+                    expects=replace(PREFILL, wgmma=rows >= 64),
                 )
 
 
-def _route(experts: int, top_k: int, batch: Batch) -> None:
-    route_experts(
-        meta(torch.bfloat16, batch.tokens, experts),
-        meta(torch.int32, batch.tokens),
-        ExpertPlan.allocate("meta", batch.tokens * top_k, experts).narrow(batch.tokens * top_k, 16),
-        top_k=top_k,
-        normalize=True,
-        tile_rows=16,
-    )
-
-
-def _expert_matmul(
-    dtype: torch.dtype, experts: int, rows: int, repeats: int, columns: int, width: int, batch: Batch
-) -> None:
-    assignments = batch.tokens * repeats
-    expert_matmul(
-        meta(torch.bfloat16, batch.tokens, width),
-        meta(dtype, experts, columns, width),
-        None if dtype is torch.bfloat16 else meta(torch.float32, experts, columns),
-        meta(torch.int32, assignments),
-        meta(torch.int32, MAX_TILES, 3),
-        meta(torch.bfloat16, assignments, columns),
-        tile_rows=rows,
-        row_weights=meta(torch.float32, assignments) if repeats == 1 else None,
-    )
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -15,14 +15,19 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.timeout(900)  # 25 s of two cores that are free; they may not be
 # What torch's CUDA build of the version in constraints.txt brings.
 CUDA_TRITON = "3.7.1"
 
 
 def compile_gate(*args: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return compiling("tools.compile_gate", *args, env=env)
+
+
+def compiling(module: str, *args: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     inherited = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     return subprocess.run(
-        [sys.executable, "-m", "tools.compile_gate", *args],
+        [sys.executable, "-m", module, *args],
         cwd=ROOT,
         env=inherited | (env or {}),
         capture_output=True,
@@ -103,6 +108,12 @@ def test_a_name_that_no_kernel_has_is_told() -> None:
 def test_what_a_llama_3_8b_runs_in_bfloat16_passes() -> None:
     done = compile_gate("--quick", "--arch", "sm_80", "sm_90", "gfx942", "--jobs", "2")
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_no_size_of_a_step_compiles_what_does_not_ship() -> None:
+    # A kernel that specialises on a number of tokens would be compiled in the middle of serving.
+    done = compiling("tests.kernels.gate_sizes")
+    assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
 
 
 @pytest.mark.slow
