@@ -84,13 +84,9 @@ def _expert_matmul_kernel(
     b_columns = weight_ptr + expert * stride_expert + o_n.to(tl.int64)[None, :] * K + o_k[:, None]
     b_acc = tl.zeros([BM, BN], tl.float32)
     for k in range(0, K, BK):
-        if K % BK == 0:
-            b_x = tl.load(b_rows + k, mask=m_m[:, None], other=0.0)  # [BM, BK]
-            b_w = tl.load(b_columns + k, mask=m_n[None, :], other=0.0)  # [BK, BN]
-        else:
-            m_k = k + o_k < K
-            b_x = tl.load(b_rows + k, mask=m_m[:, None] & m_k[None, :], other=0.0)
-            b_w = tl.load(b_columns + k, mask=m_n[None, :] & m_k[:, None], other=0.0)
+        m_k = (k + o_k < K) | (K % BK == 0)
+        b_x = tl.load(b_rows + k, mask=m_m[:, None] & m_k[None, :], other=0.0)  # [BM, BK]
+        b_w = tl.load(b_columns + k, mask=m_n[None, :] & m_k[:, None], other=0.0)  # [BK, BN]
         if UPCAST:
             b_x = b_x.to(tl.float32)
         b_acc = tl.dot(b_x, b_w.to(b_x.dtype), b_acc, input_precision="ieee")

@@ -120,22 +120,9 @@ def route_experts(
     assignment takes among its expert's is left to chance, and changes no result. Raises ValueError for tensors that
     do not fit.
     """
-    check_tensor("scores", scores, _FLOATS, (None, None), contiguous=False)
+    _check(scores, entries, plan, top_k, tile_rows)
     tokens, experts = scores.shape
-    device, assignments = scores.device, tokens * top_k
-    check("experts of scores", experts, f"1 to {MAX_EXPERTS}", ok=1 <= experts <= MAX_EXPERTS)
-    check("top_k", top_k, f"1 to {experts} experts", ok=1 <= top_k <= experts)
-    check("tile_rows", tile_rows, f"one of {TILE_ROWS}", ok=tile_rows in TILE_ROWS)
-    check_tensor("entries", entries, torch.int32, (tokens,), device)
-    for name, dtype, shape in (
-        ("experts", torch.int32, (assignments,)),
-        ("weights", torch.float32, (assignments,)),
-        ("order", torch.int32, (assignments,)),
-        ("tiles", torch.int32, (max_tiles(assignments, experts, tile_rows), 3)),
-        ("counts", torch.int32, (experts,)),
-        ("cursors", torch.int32, (experts,)),
-    ):
-        check_tensor(f"plan.{name}", getattr(plan, name), dtype, shape, device)
+    assignments = tokens * top_k
     if not tokens:
         return
     width = triton.next_power_of_2(experts)
@@ -173,3 +160,22 @@ def route_experts(
             BLOCK=_ORDER_BLOCK,
             num_warps=4,
         )
+
+
+def _check(scores: torch.Tensor, entries: torch.Tensor, plan: ExpertPlan, top_k: int, tile_rows: int) -> None:
+    check_tensor("scores", scores, _FLOATS, (None, None), contiguous=False)
+    tokens, experts = scores.shape
+    device, assignments = scores.device, tokens * top_k
+    check("experts of scores", experts, f"1 to {MAX_EXPERTS}", ok=1 <= experts <= MAX_EXPERTS)
+    check("top_k", top_k, f"1 to {experts} experts", ok=1 <= top_k <= experts)
+    check("tile_rows", tile_rows, f"one of {TILE_ROWS}", ok=tile_rows in TILE_ROWS)
+    check_tensor("entries", entries, torch.int32, (tokens,), device)
+    for name, dtype, shape in (
+        ("experts", torch.int32, (assignments,)),
+        ("weights", torch.float32, (assignments,)),
+        ("order", torch.int32, (assignments,)),
+        ("tiles", torch.int32, (max_tiles(assignments, experts, tile_rows), 3)),
+        ("counts", torch.int32, (experts,)),
+        ("cursors", torch.int32, (experts,)),
+    ):
+        check_tensor(f"plan.{name}", getattr(plan, name), dtype, shape, device)
