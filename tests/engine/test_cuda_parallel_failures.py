@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from airi.engine import EngineOptions, ModelOptions
+from airi.engine import EngineOptions, ModelOptions, platform
 from airi.engine.backends.cuda.device import CpuDevice
-from airi.engine.backends.cuda.ranks import Allocate, Load, Order, Probe
+from airi.engine.backends.cuda.ranks import Allocate, Deltas, Load, Order, Probe
 from airi.engine.backends.cuda.team import Team
 from airi.errors import CheckpointError, ConfigError, EngineDeadError, MemoryBudgetError
 from tests.engine.engine_helpers import GREEDY, add, make_engine, run
@@ -64,13 +65,32 @@ def test_errors_of_a_worker_keep_their_kind_and_name_the_rank(
     with pytest.raises(kind, match=message):
         team.ask(order)
     assert not workers_of(os.getpid())
-    with pytest.raises(EngineDeadError, match="closed"):
+    with pytest.raises(kind, match=message):
         team.ask(Probe())
 
 
 def test_a_device_that_is_not_there_is_named() -> None:
     with pytest.raises(ConfigError, match=r"rank 1 \(cuda:1\): .*torch"):
         make_team(device=AbsentDevice())
+
+
+def test_a_worker_that_fails_in_a_step_ends_the_team() -> None:
+    team = make_team()
+    team.tell(Deltas(5, 1))  # of a model that there is none of
+    for shape in ((1, 3), (1,)):
+        team.group.broadcast(torch.zeros(shape, dtype=torch.int32))
+    for _ in range(2):
+        with pytest.raises(EngineDeadError, match=r"^rank 1 \(cpu\): IndexError: list index out of range$"):
+            team.ask(Probe())
+
+
+def test_more_devices_than_there_are_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = "there are 2 GPUs, cuda:0 to cuda:1"
+    monkeypatch.setattr(platform, "obstacle", lambda index, count=1: found if count > 2 else None)
+    models = (ModelOptions(path="m"),)
+    with pytest.raises(ConfigError) as caught:
+        platform.platform_of(EngineOptions(models=models, device="cuda", tensor_parallel_size=4))
+    assert str(caught.value) == f"tensor_parallel_size is 4; {found}"
 
 
 def test_a_failure_of_the_first_rank_ends_the_team() -> None:

@@ -198,6 +198,8 @@ class Team:
             values += [answer.value for answer in self._collect() if isinstance(answer, Done)]
         except BaseException as error:
             cause = self._cause(error)
+            if isinstance(cause, AiriError):
+                self._crew.lose(cause)
             self.close()
             if cause is error:
                 raise
