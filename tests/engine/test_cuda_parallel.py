@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from airi.engine import Engine, ModelOptions
+from airi.engine.backends.cuda.parallel_platform import ParallelPlatform
 from airi.outputs import Output, TokenLogprobs
 from tests.engine.engine_helpers import GREEDY, add, make_engine, run
 from tests.engine.parallel_helpers import has_ended, listening_addresses, workers_of
@@ -140,6 +141,17 @@ def test_each_device_holds_its_part_of_a_block(engines: Engines) -> None:
     )
     shared_heads = [2, 1, 2, 2, 2]  # one kv head is on both
     assert [large // small for large, small in zip(whole, half, strict=True)] == shared_heads
+
+
+def test_memory_is_planned_by_the_device_that_has_the_least(
+    engines: Engines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platform = engines.shared._hosting.platform
+    assert isinstance(platform, ParallelPlatform)
+    for free, least in ((1 << 60, 1 << 50), (2, 2)):
+        monkeypatch.setattr(platform.device, "memory", lambda free=free: (free, free))
+        # Here both are of the same host, which has it once.
+        assert 0 < platform.free_memory() <= least // 2
 
 
 def test_nothing_listens_beyond_this_host(engines: Engines) -> None:

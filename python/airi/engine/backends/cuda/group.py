@@ -35,7 +35,7 @@ _NCCL = {
     "TORCH_NCCL_ASYNC_ERROR_HANDLING": "2",
     "TORCH_NCCL_ENABLE_MONITORING": "0",
 }
-"""Read once, where the group is made; what the user has set counts."""
+"""Read where the group is made. What launchers of other programs set, such as torchrun, would end the process."""
 
 
 def listen() -> tuple[Any, int]:
@@ -158,11 +158,14 @@ def _synchronous(options: Any) -> Any:
 
 @contextmanager
 def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Sets what is not set, meanwhile."""
-    added = {name: value for name, value in values.items() if name not in os.environ}
-    os.environ.update(added)
+    """Sets these variables meanwhile."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
     try:
         yield
     finally:
-        for name in added:
-            os.environ.pop(name, None)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
