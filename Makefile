@@ -55,8 +55,9 @@ cpp-test: cpp-configure
 lint: cpp-configure
 	pre-commit run --all-files
 
+# The tests of one file stay together: they share what their fixtures set up.
 test: lint cpp-test
-	python -m pytest -m "not slow and not gpu"
+	python -m pytest --numprocesses $(JOBS) --dist loadfile -m "not slow and not gpu"
 
 # Every second of time has seeds of its own. A nightly run for as long as there is time: FUZZ_SEEDS=...
 FUZZ_SEEDS ?= 10000

@@ -1,12 +1,6 @@
-"""Kernels run in Triton's interpreter where there is no GPU; the variable is read when they are imported."""
-
-import os
+"""What the interpreter warns of."""
 
 import pytest
-import torch
-
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"
 
 
 def pytest_configure(config: pytest.Config) -> None:
