@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable
+from weakref import WeakMethod
 
 from airi.engine.backends import ProgressCallback
 from airi.engine.backends.cuda.device import Device, Graph
@@ -25,9 +26,11 @@ class DecodeGraphs:
     """
 
     def __init__(self, device: Device, max_rows: int, work: Callable[[int], None]) -> None:
+        """`work` is a method of who keeps this: it does not keep them in turn, or a device's memory would stay taken
+        until a garbage collection, and for ever where that has been told to leave what it found alone."""
         self._device = device
         self._buckets = decode_buckets(max_rows)
-        self._work = work
+        self._method = WeakMethod(work)
         self._graphs: dict[int, Graph] = {}
 
     def capture(self, progress: ProgressCallback | None) -> None:
@@ -40,6 +43,12 @@ class DecodeGraphs:
             self._graphs[rows] = self._device.capture(lambda rows=rows: self._work(rows))  # type: ignore[misc]
             if progress is not None:
                 progress(done, total)
+
+    def _work(self, rows: int) -> None:
+        work = self._method()
+        if work is None:
+            raise RuntimeError("the model whose steps these are has gone")
+        work(rows)
 
     def run(self, rows: int) -> None:
         """Enqueues a decoding step of so many rows."""
