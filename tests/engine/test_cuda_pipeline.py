@@ -16,6 +16,7 @@ import pytest
 from airi import _core
 from airi.engine.backends.cuda.pipeline import DevicePipeline
 from airi.engine.runner import StepArrays
+from airi.errors import EngineDeadError
 
 
 class HeldEvent:
@@ -189,8 +190,22 @@ def test_what_the_device_ends_with_is_raised(bench: Bench) -> None:
     bench.device.step(0)[1].reach(error=RuntimeError("an illegal memory access was encountered"))
     assert bench.is_told(), "whoever waits wakes up"
     for _ in range(2):
-        with pytest.raises(RuntimeError, match="illegal memory access"):
+        with pytest.raises(EngineDeadError, match="the device failed: an illegal memory access"):
             bench.pipeline.collect()
+
+
+def test_a_device_that_takes_nothing_any_more_ends_the_engine_rather_than_every_step(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A runner makes of any error a step whose rows have failed."""
+
+    def refused() -> HeldEvent:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nCompile with ...")
+
+    monkeypatch.setattr(bench.device, "record", refused)
+    with pytest.raises(EngineDeadError) as error:
+        bench.launch(0)
+    assert str(error.value) == "the device failed: CUDA error: an illegal memory access was encountered"
 
 
 def test_a_step_that_outlives_its_pipeline_writes_to_nothing_of_others() -> None:

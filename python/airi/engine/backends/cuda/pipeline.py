@@ -128,7 +128,7 @@ class DevicePipeline:
         # No static type tells which platform these are of; this pipeline is made for a device's.
         runner = cast(DeviceRunner, self._models[info.model].runner)
         with self._device.active():
-            began = self._device.record()
+            began = self._record()
             if info.num_ops:
                 self._execute(arrays, info.num_ops)
             step = runner.enqueue(
@@ -138,12 +138,19 @@ class DevicePipeline:
                 deltas=info.num_deltas,
                 states=states,
             )
-            ended = self._device.record()
+            ended = self._record()
         if not self._flying:
             self._began = enqueued_from
         done = self._thread.submit(_wait, ended, self._done)
         self._flying.append(_InFlight(info, step, began, ended, done, since, enqueued_from))
         self._launch_s = time.perf_counter() - enqueued_from
+
+    def _record(self) -> Event:
+        """An event; a device that does not even take that is lost, whatever a step made of it before."""
+        try:
+            return self._device.record()
+        except Exception as error:
+            raise _lost(error) from error
 
     def _execute(self, arrays: StepArrays, count: int) -> None:
         """Begins a step's memory operations."""
@@ -154,7 +161,7 @@ class DevicePipeline:
             self._tiers.begin(ops)
 
     def collect(self) -> tuple[_core.StepInfo, StepResult, int]:
-        """As `Pipeline.collect`. Raises what the device ended with; nothing can run there any more then."""
+        """As `Pipeline.collect`. Raises EngineDeadError with what the device ended with; nothing can run there then."""
         if not self._flying:
             raise RuntimeError("no step was launched")
         oldest = self._flying[0]
@@ -164,7 +171,10 @@ class DevicePipeline:
                 raise EngineDeadError(f"a step did not end within {_PATIENCE_S:g} s")
             if self._lost.done():
                 self._lost.result()
-        self._began = ended = oldest.done.result()
+        try:
+            self._began = ended = oldest.done.result()
+        except Exception as error:
+            raise _lost(error) from error
         os.eventfd_read(self._done.fd)
         self._flying.popleft()
         micros = self._micros(oldest)
@@ -182,6 +192,10 @@ class DevicePipeline:
             return micros
         gap = step.began.micros_since(self._last)
         return micros + min(max(gap, 0.0), (step.enqueued_from - step.since) * 1e6)
+
+
+def _lost(error: Exception) -> EngineDeadError:
+    return EngineDeadError(f"the device failed: {str(error).partition(chr(10))[0]}")
 
 
 def _wait(ended: Event, done: Signal) -> float:
