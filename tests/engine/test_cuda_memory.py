@@ -5,13 +5,16 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from airi.engine import Engine, ModelOptions
+from airi.engine.backends.cuda.pinned import registered
 
 from .engine_helpers import GREEDY, MIB, add, make_engine, run
 
@@ -65,3 +68,48 @@ def test_buffers_are_free_before_a_model_gets_others(engine: Engine) -> None:
     settle(engine)
     assert model._bound is not None
     assert buffer() is None
+
+
+class Driver:
+    """Remembers what is pinned."""
+
+    def __init__(self) -> None:
+        self.pinned: dict[int, int] = {}
+
+    def cudaHostRegister(self, address: int, num_bytes: int, flags: int) -> int:
+        self.pinned[address] = num_bytes
+        return flags
+
+    def cudaHostUnregister(self, address: int) -> None:
+        del self.pinned[address]
+
+
+def test_large_pinned_memory_has_the_size_asked_for_and_is_given_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    driver = Driver()
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: driver)
+    monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
+    monkeypatch.setattr(torch.cuda, "check_error", lambda error: None)
+    memory = registered(5 * 4096, torch.device("cuda:1"))
+    assert driver.pinned == {memory.data_ptr(): 5 * 4096}
+    assert memory.dtype is torch.uint8
+    assert not memory.any()
+    part = memory[4096:8192]
+    part.fill_(7)
+    del memory
+    assert driver.pinned, "a part is in use still"
+    del part
+    assert not driver.pinned
+
+
+def test_memory_that_is_not_pinned_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(error: int) -> None:
+        raise RuntimeError(f"CUDA error {error}")
+
+    driver = SimpleNamespace(cudaHostRegister=lambda *_: 2)
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: driver)
+    monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
+    monkeypatch.setattr(torch.cuda, "check_error", refuses)
+    with pytest.raises(RuntimeError, match="CUDA error 2"):
+        registered(4096, torch.device("cuda:0"))

@@ -14,10 +14,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from airi.engine.backends.cuda.pinned import registered
+
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["CpuDevice", "CudaDevice", "Device", "Event", "Graph"]
+
+_LARGE = 64 * 2**20
+"""Pinned memory of so many bytes is the system's: torch would take up to twice as much, and keep it for good."""
 
 
 class Event(Protocol):
@@ -124,6 +129,8 @@ class CudaDevice:
         self._steps = torch.cuda.Stream(self.torch_device)
         self._copies = torch.cuda.Stream(self.torch_device)
         self._graphs = torch.cuda.graph_pool_handle()
+        self._keeper: Graph | None = None
+        """Of the graphs' memory: torch refuses to capture into what the last graph has left."""
 
     def active(self) -> AbstractContextManager[None]:
         """As `Device.active`."""
@@ -151,6 +158,8 @@ class CudaDevice:
         """As `Device.pinned`."""
         import torch
 
+        if num_bytes >= _LARGE:
+            return registered(num_bytes, self.torch_device)
         return torch.zeros(num_bytes, dtype=torch.uint8, pin_memory=True)
 
     def upload(self, array: NDArray[Any]) -> torch.Tensor:
@@ -175,7 +184,7 @@ class CudaDevice:
 
         event = torch.cuda.Event(enable_timing=True, blocking=True)
         event.record()
-        return _CudaEvent(event)
+        return _CudaEvent(event, self.torch_device)
 
     def wait(self, event: Event) -> None:
         """As `Device.wait`."""
@@ -188,9 +197,20 @@ class CudaDevice:
         """As `Device.capture`."""
         import torch
 
+        if self._keeper is None:
+            self._keeper = self._capture(lambda: torch.zeros(1, device=self.torch_device))
+        return self._capture(work)
+
+    def _capture(self, work: Callable[[], object]) -> Graph:
+        import torch
+
         graph = torch.cuda.CUDAGraph()
-        # Other threads wait for events of steps and copies meanwhile, which is none of the capture's business.
-        with torch.cuda.graph(graph, pool=self._graphs, capture_error_mode="thread_local"):
+        # In the stream of the steps, for which libraries have their workspaces already: in another one they would
+        # take further ones, of the graphs' memory and for good. Other threads wait for events of steps and copies
+        # meanwhile, which is none of the capture's business.
+        with torch.cuda.graph(
+            graph, pool=self._graphs, stream=self._steps, capture_error_mode="thread_local"
+        ):
             work()
         captured: Graph = graph
         return captured
@@ -217,14 +237,22 @@ class CudaDevice:
 
 
 class _CudaEvent:
-    def __init__(self, event: Any) -> None:
+    def __init__(self, event: Any, device: torch.device) -> None:
         self.event = event
+        self._device = device
 
     def synchronize(self) -> None:
-        self.event.synchronize()
+        import torch
+
+        # Threads begin with the first device, where waiting for another's event would take memory for a context.
+        with torch.cuda.device(self._device):
+            self.event.synchronize()
 
     def is_done(self) -> bool:
-        return bool(self.event.query())
+        import torch
+
+        with torch.cuda.device(self._device):
+            return bool(self.event.query())
 
     def micros_since(self, earlier: Event) -> float:
         if not isinstance(earlier, _CudaEvent):
