@@ -100,7 +100,10 @@ def _cut_blackwell(head_dim: int) -> tuple[int, int, int, int]:
 def _cut_quantised(arch: Arch, head_dim: int) -> tuple[int, int, int, int]:
     """Conversions take registers: with a group of 7, a window and a soft cap, one size up spills everywhere."""
     if arch.is_amd:
-        return (128, 32, 8, 2) if head_dim <= 64 else (64, 32, 4, 2)
+        # Tiles of 4 KiB are 16 bytes for each of 256 threads.
+        return (64, 64, 4, 2) if head_dim <= 64 else (64, 32, 4, 2)
+    if arch.has_tma and head_dim == 32:
+        return (64, 64, 4, 2)
     if arch.has_tma:
         # Three stages have more addresses to keep and spill at 256.
         return (128, 64, 8, 2) if head_dim <= 128 else (64, 32, 8, 2)

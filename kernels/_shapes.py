@@ -139,6 +139,11 @@ KEPT = (
     Shape(name="fp8 d96", head_dim=96, group=1, num_kv_heads=32, kv_dtype=FP8),
     Shape(name="fp8 d256", head_dim=256, group=2, kv_dtype=FP8, softcap=50.0),
     Shape(name="fp8 window", head_dim=128, group=8, kv_dtype=FP8, window=4096),
+    Shape(name="fp8 d32", head_dim=32, group=2, num_kv_heads=2, kv_dtype=FP8),
+    Shape(name="fp8 corner d64", head_dim=64, group=7, kv_dtype=FP8, softcap=50.0, window=4096),
+    Shape(
+        name="fp8 corner d128", head_dim=128, group=7, kv_dtype=FP8, softcap=50.0, window=4096, block_size=16
+    ),
     Shape(name="int8", head_dim=128, group=4, kv_dtype=INT8),
     Shape(name="int8 d64", head_dim=64, group=7, num_kv_heads=2, kv_dtype=INT8),
     Shape(name="int8 d256", head_dim=256, group=2, kv_dtype=INT8),

@@ -51,9 +51,10 @@ class Expects:
     wgmma: bool = False
     # Global memory is read 128 bits at a time; what is narrower (block table, lengths) is under half the bytes.
     wide_loads: bool = False
-    # As many bytes may be narrow: scales of 4 bytes a token.
+    # Scales, 4 bytes a token, are read too; every thread may read many: whole tiles are still read wide.
     scaled: bool = False
-    # Loads of one or two bytes that are meant: a query's elements, taken apart once.
+    # Tiles that may be read narrow, and loads that may be of one or two bytes: those of the few queries of an item.
+    narrow_tiles: int = 0
     tiny_loads: int = 0
     # Shared memory is never read a byte at a time: the mark of fp8 values unpacked one by one.
     no_byte_reads: bool = False

@@ -33,10 +33,11 @@ SAME_WRITE = {
     *("llama-3-70b", "qwen-2.5-14b", "qwen-2-7b", "mistral-7b", "tinyllama", "gemma-2-9b"),
     *(f"corner {kind}" for kind in ("d64", "d96", "d128", "d128 window", "d256", "d256 window")),
     *("blocks of 16", "blocks of 32", "blocks of 128", "fp16 d256", "fp8 window", "int8 d64", "int8 d256"),
+    *("fp8 corner d64", "fp8 corner d128"),
 }
 WIDE = Expects(wide_loads=True)
 SCALED = Expects(wide_loads=True, scaled=True)
-DECODE = Expects(tensor_cores=True, wide_loads=True)
+DECODE = Expects(tensor_cores=True, wide_loads=True, narrow_tiles=1)
 PREFILL = Expects(tensor_cores=True, wgmma=True, wide_loads=True)
 
 
@@ -110,7 +111,7 @@ def _attention(shape: Shape) -> Iterator[Case]:
     prefill = Case(
         name=f"paged_prefill {shape.name}",
         launch=partial(_calls.prefill, shape, "pointer"),
-        expects=PREFILL,
+        expects=replace(PREFILL, scaled=is_quantised, no_byte_reads=is_quantised),
         quick=quick,
         sizes=ONE,
     )
@@ -126,7 +127,8 @@ def _decode_expects(shape: Shape) -> Expects:
     if not shape.layout.is_quantised:
         return DECODE
     # Where keys come as four bytes an int32, so do queries: each element is loaded alone, once per item.
-    return replace(DECODE, scaled=True, tiny_loads=shape.head_dim // 8, no_byte_reads=True)
+    elements = shape.head_dim // 8
+    return replace(DECODE, scaled=True, no_byte_reads=True, narrow_tiles=4, tiny_loads=elements)
 
 
 def _norms(hidden: int, dtype: torch.dtype) -> Iterator[Case]:

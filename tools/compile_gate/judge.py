@@ -14,8 +14,7 @@ ASYNC_PRODUCTS = ("sm_90", "sm_100")
 # A few byte reads are the compiler's own: the state of specialised warps, the book of tensor memory. Values unpacked
 # one by one take at least sixteen per tile.
 BYTE_READS = 4
-# Bytes of narrow loads: lengths, the block table, and what belongs to a tile's tokens. A tile of keys or values read
-# narrow is as many bytes as the other one of the two read wide, or more.
+# Of the bytes read wide, and so many more: lengths, the block table, offsets.
 NARROW_SHARE = 0.5
 NARROW_BYTES = 32
 
@@ -31,6 +30,8 @@ class Expected(Protocol):
     def wide_loads(self) -> bool: ...
     @property
     def scaled(self) -> bool: ...
+    @property
+    def narrow_tiles(self) -> int: ...
     @property
     def tiny_loads(self) -> int: ...
     @property
@@ -50,10 +51,10 @@ def findings(arch: str, expects: Expected, measured: Measured) -> Iterator[str]:
         yield from _at_least("asynchronous matrix instructions", m.async_products, 1)
     if expects.wide_loads and not m.tile_loads:
         yield from _at_least("bytes of 128-bit loads", m.wide_bytes, 1)
-        share = 1.0 if expects.scaled else NARROW_SHARE
-        yield from _at_most(
-            "bytes of loads under 128 bits", m.narrow_bytes, int(m.wide_bytes * share) + NARROW_BYTES
-        )
+        if not expects.scaled:
+            limit = int(m.wide_bytes * NARROW_SHARE) + NARROW_BYTES
+            yield from _at_most("bytes of loads under 128 bits", m.narrow_bytes, limit)
+        yield from _at_most("tiles loaded under 128 bits", m.narrow_tiles, expects.narrow_tiles)
         yield from _at_most("loads of one or two bytes", m.tiny_loads, expects.tiny_loads)
     if expects.no_byte_reads:
         yield from _at_most("byte reads of shared memory", m.byte_reads, BYTE_READS)

@@ -37,14 +37,16 @@ class Measured:
     # Global loads of one or two bytes.
     tiny_loads: int
     byte_reads: int  # from shared memory
+    # Loads of tiles with two dimensions of which a thread takes less than 16 bytes at a time, in Triton's own form.
+    narrow_tiles: int
 
 
 def measure(kernel: Any) -> Measured:
     """Reads what `Variant.compile()` returned."""
+    tiles, shared = _narrow_tiles(kernel.asm["ttgir"]), kernel.metadata.shared
     if "amdgcn" in kernel.asm:
-        return _measure_amdgcn(kernel.asm["amdgcn"], kernel.metadata.shared)
-    usage, sass = _disassemble(kernel.asm["cubin"])
-    return measure_sass(usage, sass, kernel.metadata.shared)
+        return _measure_amdgcn(kernel.asm["amdgcn"], shared, tiles)
+    return _measure_sass(*_disassemble(kernel.asm["cubin"]), shared, tiles)
 
 
 def _disassemble(cubin: bytes) -> tuple[str, str]:
@@ -61,7 +63,21 @@ def _disassemble(cubin: bytes) -> tuple[str, str]:
     return outputs[0], outputs[1]
 
 
-def measure_sass(usage: str, sass: str, shared_bytes: int) -> Measured:
+def _narrow_tiles(ttgir: str) -> int:
+    # Of "[1, 8]" along the order "[1, 0]", a thread takes 8 neighbours. Other layouts than blocked ones come later.
+    layouts = re.findall(
+        r"^(#\w+) = #ttg\.blocked<\{sizePerThread = \[(.*?)\].*order = \[(\d)", ttgir, re.MULTILINE
+    )
+    neighbours = {name: int(sizes.split(", ")[int(order)]) for name, sizes, order in layouts}
+    loads = re.findall(
+        r"(?:tt\.load|async_copy_global_to_local|buffer_load)\b.*?"
+        r"tensor<\d+x\d+x(?:!tt\.ptr<)?[a-z]+(\d+)\w*>?, (#\w+)>",
+        ttgir,
+    )
+    return sum(neighbours.get(layout, WIDE) * int(bits) // 8 < WIDE for bits, layout in loads)
+
+
+def _measure_sass(usage: str, sass: str, shared_bytes: int, narrow_tiles: int) -> Measured:
     """From cuobjdump's two outputs; `shared_bytes` is what a launch asks for."""
     opcodes = Counter(_SASS.findall(sass))
     widths = Counter[int]()
@@ -78,11 +94,12 @@ def measure_sass(usage: str, sass: str, shared_bytes: int) -> Measured:
         async_products=_count(opcodes, r"([HIQ]GMMA|UTC\wMMA)\b"),
         tile_loads=_count(opcodes, r"(UTMALDG|UBLKCP)\b"),
         byte_reads=_count(opcodes, r"LDS\.[US]8\b"),
+        narrow_tiles=narrow_tiles,
         **_split(widths),
     )
 
 
-def _measure_amdgcn(assembly: str, shared_bytes: int) -> Measured:
+def _measure_amdgcn(assembly: str, shared_bytes: int, narrow_tiles: int) -> Measured:
     opcodes = Counter(_AMDGCN.findall(assembly))
     widths = Counter[int]()
     for opcode, count in opcodes.items():
@@ -100,6 +117,7 @@ def _measure_amdgcn(assembly: str, shared_bytes: int) -> Measured:
         async_products=0,
         tile_loads=0,
         byte_reads=_count(opcodes, "ds_read_[ui]8"),
+        narrow_tiles=narrow_tiles,
         **_split(widths),
     )
 
