@@ -38,14 +38,19 @@ def check_tensor(
     contiguous: bool = True,
 ) -> None:
     """Raises ValueError naming the argument unless dtype, shape (a size of None: any), device and order fit."""
-    accepted = (dtypes,) if isinstance(dtypes, torch.dtype) else tuple(dtypes)
-    fits = tensor.dim() == len(shape) and all(
-        want in (None, size) for want, size in zip(shape, tensor.shape, strict=True)
-    )
-    if not fits or tensor.dtype not in accepted:
+    # Without a generator or a new tuple where all is well: layers of steps that are not captured call it a hundred
+    # times, and the device waits for them.
+    found_shape, dtype = tensor.shape, tensor.dtype
+    fits = len(found_shape) == len(shape)
+    if fits:
+        for want, size in zip(shape, found_shape, strict=True):
+            if want is not None and want != size:
+                fits = False
+    if not fits or (dtype is not dtypes and (isinstance(dtypes, torch.dtype) or dtype not in dtypes)):
+        accepted = (dtypes,) if isinstance(dtypes, torch.dtype) else tuple(dtypes)
         wanted = ", ".join("any" if size is None else str(size) for size in shape)
         kinds = " or ".join(str(dtype).removeprefix("torch.") for dtype in accepted)
-        found = f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+        found = f"{str(dtype).removeprefix('torch.')} {list(found_shape)}"
         raise ValueError(f"{name} must be {kinds} [{wanted}], got {found}")
     if device is not None and tensor.device != device:
         raise ValueError(f"{name} must be on {device}, got {tensor.device}")
