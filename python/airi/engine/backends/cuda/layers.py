@@ -233,6 +233,6 @@ def _head_widens(dtype: torch.dtype, device: torch.device) -> bool:
     x = torch.zeros((16, 16), dtype=dtype, device=device)
     try:
         torch.mm(x, x, out_dtype=torch.float32, out=x.float())
-    except (NotImplementedError, RuntimeError):
+    except (NotImplementedError, RuntimeError, TypeError):  # the last one: torch does not know it yet
         return False
     return True
