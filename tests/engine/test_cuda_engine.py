@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from airi.engine import Engine, ModelOptions
+from airi.engine.backends.cuda.runner import DeviceRunner
 from airi.outputs import Output
 
-from .engine_helpers import GREEDY, add, make_engine, run
+from .engine_helpers import GREEDY, MIB, add, make_engine, run
 
 ON_DEVICE = {"backend": "cuda", "device": "cpu"}
 PROMPTS = [list(range(3 + i, 4 + 8 * i)) for i in range(1, 7)]
@@ -107,3 +109,31 @@ def assert_close(found: Any, expected: Any) -> None:
         assert (mine.token, mine.rank, mine.top_tokens) == (theirs.token, theirs.rank, theirs.top_tokens)
         np.testing.assert_allclose(mine.logprob, theirs.logprob, atol=1e-4)
         np.testing.assert_allclose(mine.top_logprobs, theirs.top_logprobs, atol=1e-4)
+
+
+def test_steps_are_measured_as_they_are_going_to_run(
+    tiny_llama: Path, tiny_qwen3: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Captured: what kernels take to compile would be learnt as what steps take."""
+    seen: list[tuple[str, bool]] = []
+
+    def measured(runner: DeviceRunner, step: Any) -> None:
+        graphs = runner.model._bound._graphs._graphs  # type: ignore[attr-defined]
+        seen.append((runner.model.info.path.name, bool(graphs)))
+        run_apart(runner, step)
+
+    run_apart = DeviceRunner.run_apart
+    monkeypatch.setattr(DeviceRunner, "run_apart", measured)
+    models = (ModelOptions(path=str(tiny_llama), sleepable=True),)
+    engine = make_engine(models=models, kv_memory=24 * MIB, ttft_ms=500, step_warmup_s=0.01, **ON_DEVICE)
+    wanted = run_one(engine, 0)
+    engine.add_model(ModelOptions(path=str(tiny_qwen3)))
+    while engine.is_moving:
+        engine.step()
+    assert set(seen) == {("llama", True), ("qwen3", True)}
+    assert run_one(engine, 0) == wanted, "graphs of where weights were are gone"
+
+
+def run_one(engine: Engine, model: int) -> list[int]:
+    add(engine, 1, PROMPTS[0], model=model, max_tokens=12, **GREEDY)
+    return run(engine)[1].tokens

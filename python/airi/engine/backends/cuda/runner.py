@@ -102,7 +102,8 @@ class DeviceRunner:
         self._buffers = buffers
         self._ops = model.ops
         self._arena = arena
-        self._generation = arena.generation
+        self._is_set_up = False
+        """Whether steps run as they are going to: compiled, and from graphs of where everything lies now."""
         columns = -(-max_model_len // block_size)
         with enough_memory("the block table and what sampling needs"), device.active():
             table = device.zeros(4 * max_num_seqs * columns).view(torch.int32).view(max_num_seqs, columns)
@@ -112,6 +113,7 @@ class DeviceRunner:
         self._binding = CudaBinding(
             arena=arena.memory, block_size=block_size, block_table=table, batch=buffers.batch
         )
+        self._generation = arena.generation
         self._bind(self._binding)
 
     @property
@@ -120,6 +122,7 @@ class DeviceRunner:
         return self._binding.block_table
 
     def _bind(self, binding: CudaBinding) -> None:
+        self._is_set_up = False
         with self._enough_memory("workspaces"), self._device.active():
             self.model.bind(binding)
 
@@ -134,7 +137,9 @@ class DeviceRunner:
 
     @contextmanager
     def spread_out(self, num_blocks: int) -> Iterator[None]:
-        """As `Runner.spread_out`."""
+        """As `Runner.spread_out`. Steps are measured there: they take what they are going to, and compile nothing."""
+        if not self._is_set_up:
+            self.set_up(None)
         table = self.block_table
         granules = self.model.bytes_per_block(self._binding.block_size) // KV_GRANULE
         entries = np.arange(table.numel(), dtype=np.int64) % num_blocks * granules
@@ -174,6 +179,7 @@ class DeviceRunner:
 
     def place_weights(self, memory: torch.Tensor) -> None:
         """As `Runner.place_weights`."""
+        self._is_set_up = False
         with self._device.active():
             self.model.place_weights(memory)
 
@@ -186,6 +192,7 @@ class DeviceRunner:
             self.sampler.warm_up()
             self.model.capture(progress)
             self._device.record().synchronize()
+        self._is_set_up = True
 
     def refresh(self) -> None:
         """As `Runner.refresh`: binds anew and captures again."""
