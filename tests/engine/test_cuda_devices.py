@@ -14,6 +14,7 @@ import torch
 from airi.engine import EngineOptions, ModelOptions
 from airi.engine.backends.cuda import detect
 from airi.engine.backends.cuda.device import CpuDevice
+from airi.engine.backends.cuda.ops import triton_ops
 from airi.engine.platform import HostPlatform, platform_of
 from airi.errors import ConfigError, MemoryBudgetError
 
@@ -114,6 +115,16 @@ def test_auto_does_not_import_torch_where_there_is_no_driver() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert done.stdout == "False\n"
+
+
+def test_a_device_that_has_no_kernels_is_refused_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(_: object) -> None:
+        raise ValueError("device is Device 3000 (gfx906), accepted is sm_80, gfx942")
+
+    monkeypatch.setattr("airi.kernels.arch.arch_of", unknown)
+    with pytest.raises(ConfigError, match="gfx906") as error:
+        triton_ops(torch.device("cpu"))
+    assert error.value.field == "device"
 
 
 @pytest.mark.parametrize(

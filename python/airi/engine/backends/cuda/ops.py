@@ -241,10 +241,13 @@ _LAUNCHERS: Mapping[str, tuple[str, ...]] = {
 
 
 def triton_ops(device: torch.device) -> Ops:
-    """The launchers of `airi.kernels` for one device, imported now."""
-    from airi.kernels.arch import arch_of
+    """The launchers of `airi.kernels` for one device, imported now; raises ConfigError for one without kernels."""
+    from airi.kernels import arch as archs
 
-    arch = arch_of(device)
+    try:
+        arch = archs.arch_of(device)
+    except ValueError as error:
+        raise ConfigError(str(error), field="device") from None
 
     def tile_queries(layout: KvLayout, group: int) -> int:
         from airi.kernels._prefill import prefill_tiles
