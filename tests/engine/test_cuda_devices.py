@@ -13,10 +13,12 @@ import torch
 
 from airi.engine import EngineOptions, ModelOptions
 from airi.engine.backends.cuda import detect
+from airi.engine.backends.cuda.budget import enough_memory
 from airi.engine.backends.cuda.device import CpuDevice
 from airi.engine.backends.cuda.ops import triton_ops
 from airi.engine.platform import HostPlatform, platform_of
 from airi.errors import ConfigError, MemoryBudgetError
+from airi.kernels.arch import ARCHS
 
 from .engine_helpers import MIB, make_engine
 
@@ -32,7 +34,8 @@ def machine(
     cuda: str | None = "12.8",
     hip: str | None = None,
     devices: int = 1,
-    capability: tuple[int, int] = (9, 0),
+    capabilities: tuple[tuple[int, int], ...] = ((9, 0),),
+    amd: str = "gfx942:sramecc+:xnack-",
     triton: bool = True,
 ) -> None:
     """A machine of this kind, as far as torch and the file system tell."""
@@ -42,7 +45,8 @@ def machine(
         cuda=SimpleNamespace(
             is_available=lambda: devices > 0,
             device_count=lambda: devices,
-            get_device_capability=lambda index: capability,
+            get_device_capability=lambda index: capabilities[index % len(capabilities)],
+            get_device_properties=lambda index: SimpleNamespace(gcnArchName=amd),
             get_device_name=lambda index: "Device 3000",
         ),
     )
@@ -61,7 +65,12 @@ def machine(
         ({}, "cuda:1", "there is 1 GPU, cuda:0 to cuda:0"),
         ({"devices": 3}, "cuda:7", "there are 3 GPUs, cuda:0 to cuda:2"),
         ({"triton": False}, "cuda:0", "triton is not installed, which the kernels need; install triton"),
-        ({"capability": (7, 5)}, "cuda", "Device 3000 has compute capability 7.5; 8.0 is the least"),
+        ({"capabilities": ((7, 5),)}, "cuda", "Device 3000 has compute capability 7.5; 8.0 is the least"),
+        (
+            {"cuda": None, "hip": "6.4", "amd": "gfx90a:xnack-"},
+            "cuda",
+            "Device 3000 is gfx90a; accepted: gfx942",
+        ),
     ],
 )
 def test_a_device_that_cannot_be_used_is_refused_in_a_line(
@@ -76,6 +85,18 @@ def test_a_device_that_cannot_be_used_is_refused_in_a_line(
     assert said.endswith(", or give 'cpu'")
     assert "\n" not in said
     assert error.value.field == "device"
+
+
+def test_each_of_several_devices_must_be_usable(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch, devices=2, capabilities=((9, 0), (7, 5)))
+    assert detect.obstacle(0) is None
+    assert detect.obstacle(0, 2) == "Device 3000 has compute capability 7.5; 8.0 is the least"
+    machine(monkeypatch, cuda=None, hip="6.4")
+    assert detect.obstacle(0) is None
+
+
+def test_architectures_of_amd_are_those_of_the_kernels() -> None:
+    assert set(detect.AMD_ARCHITECTURES) == {name for name, arch in ARCHS.items() if arch.is_amd}
 
 
 def test_without_torch_a_device_is_refused_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,3 +211,30 @@ def test_memory_that_is_missing_at_the_start_is_named(
     assert "missing: " in said
     assert "do not fit cuda:0 (Device 3000), of whose 80.0 GiB" in said
     assert said.endswith("lower kv_memory, max_batch_tokens or max_num_seqs")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "CUDA error: out of memory",
+        "HIP error: out of memory",
+        "Triton Error [CUDA]: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    ],
+)
+def test_missing_memory_is_told_however_it_is_worded(words: str) -> None:
+    with (
+        pytest.raises(
+            MemoryBudgetError, match=r"^llama: graphs do not fit cuda:0 .* are free; lower kv_memory$"
+        ),
+        enough_memory(FullDevice(0), "llama", "graphs", "kv_memory"),
+    ):
+        raise RuntimeError(words)
+
+
+def test_other_errors_of_a_device_stay_what_they_are() -> None:
+    with (
+        pytest.raises(RuntimeError, match="an illegal memory access"),
+        enough_memory(FullDevice(0), "llama", "graphs", "kv_memory"),
+    ):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")

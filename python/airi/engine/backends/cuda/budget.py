@@ -20,7 +20,8 @@ LESS_STEPS = "kv_memory, max_batch_tokens or max_num_seqs"
 _UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
-_HOST_LACKS = "can't allocate memory"
+_WORDED = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
+"""By drivers and by Triton, by the host in a device's place, and by libraries of matrix products."""
 
 
 @contextmanager
@@ -30,8 +31,10 @@ def enough_memory(device: Device, name: str, what: str, less: str) -> Iterator[N
 
     try:
         yield
-    except RuntimeError as error:  # the host in a device's place has no class for it
-        if not isinstance(error, torch.OutOfMemoryError) and _HOST_LACKS not in str(error):
+    except RuntimeError as error:  # only torch's own allocator has a class for it
+        if not isinstance(error, torch.OutOfMemoryError) and not any(
+            words in str(error) for words in _WORDED
+        ):
             raise
         free, total = device.memory()
         asked = _asked(error)

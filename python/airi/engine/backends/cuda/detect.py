@@ -10,13 +10,15 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-__all__ = ["DRIVER_FILES", "has_driver", "obstacle"]
+__all__ = ["AMD_ARCHITECTURES", "DRIVER_FILES", "has_driver", "obstacle"]
 
 DRIVER_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 """Of NVIDIA's driver, of AMD's, and of either below WSL."""
 
 _LEAST_CAPABILITY = (8, 0)
 """Of NVIDIA's: the first with bfloat16 and asynchronous copies to shared memory."""
+AMD_ARCHITECTURES = ("gfx942",)
+"""AMD's architectures that `airi.kernels.arch` knows."""
 
 
 def has_driver() -> bool:
@@ -49,12 +51,21 @@ def obstacle(index: int, count: int = 1) -> str | None:
         return f"there {'is 1 GPU' if found == 1 else f'are {found} GPUs'}, cuda:0 to cuda:{found - 1}"
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed, which the kernels need; install triton"
-    return _too_old(torch, index)
+    return next(filter(None, (_unsupported(torch, i) for i in range(index, index + count))), None)
 
 
-def _too_old(torch: Any, index: int) -> str | None:
+def _unsupported(torch: Any, index: int) -> str | None:
+    """Why a GPU that is there has no kernels."""
+    name = torch.cuda.get_device_name(index)
+    if not torch.version.cuda:
+        found = torch.cuda.get_device_properties(index).gcnArchName.split(":")[0]
+        return (
+            None
+            if found in AMD_ARCHITECTURES
+            else f"{name} is {found}; accepted: {', '.join(AMD_ARCHITECTURES)}"
+        )
     capability = torch.cuda.get_device_capability(index)
-    if torch.version.cuda and capability < _LEAST_CAPABILITY:
-        name, least = torch.cuda.get_device_name(index), ".".join(map(str, _LEAST_CAPABILITY))
-        return f"{name} has compute capability {'.'.join(map(str, capability))}; {least} is the least"
-    return None
+    if capability >= _LEAST_CAPABILITY:
+        return None
+    found, least = (".".join(map(str, version)) for version in (capability, _LEAST_CAPABILITY))
+    return f"{name} has compute capability {found}; {least} is the least"
