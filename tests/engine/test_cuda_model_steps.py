@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from airi.engine.backends.cuda.attention import Limits
-from airi.engine.backends.cuda.graphs import decode_buckets
+from airi.engine.backends.cuda.device import CpuDevice
+from airi.engine.backends.cuda.graphs import DecodeGraphs, decode_buckets
 from airi.engine.backends.cuda.reference_ops import ReferenceOps
 from tests.engine.cuda_harness import HostModel, load
 from tests.engine.harness import Harness, relative_error
@@ -55,6 +56,28 @@ def test_a_replayed_step_gives_the_bits_of_an_eager_one_in_every_bucket(
         np.testing.assert_array_equal(found[0], found[1])
 
 
+class Work:
+    """Notes the sizes it is run in."""
+
+    def __init__(self) -> None:
+        self.ran: list[int] = []
+
+    def run(self, rows: int) -> None:
+        self.ran.append(rows)
+
+
+@pytest.mark.parametrize("capture", [False, True])
+def test_a_step_runs_in_the_smallest_bucket_that_holds_it(capture: bool) -> None:  # noqa: FBT001
+    work = Work()
+    graphs = DecodeGraphs(CpuDevice(), 20, work.run)
+    if capture:
+        graphs.capture(None)
+    work.ran.clear()
+    for rows in (1, 2, 3, 4, 5, 8, 9, 16, 17, 20):
+        graphs.run(rows)
+    assert work.ran == [1, 2, 4, 4, 8, 8, 16, 16, 20, 20]
+
+
 def test_capture_tells_its_progress_and_leaves_the_arena_alone(checkpoint: Checkpoints) -> None:
     model = load(checkpoint("llama"), max_rows=7)
     Harness(model)  # binds
@@ -66,14 +89,28 @@ def test_capture_tells_its_progress_and_leaves_the_arena_alone(checkpoint: Check
 
 
 class CountingOps(ReferenceOps):
-    """Notes the room of every plan that is made."""
+    """Notes what every plan has room for and how many blocks are gathered, none more than fit their memory."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.rooms: list[int] = []
+        self.gathered: list[int] = []
+        self._gather, self.gather_dequant = self.gather_dequant, self._count_and_gather
 
     def plan_attention(self, *args: Any, **options: Any) -> None:
         self.rooms.append(len(args[2].items))
         super().plan_attention(*args, **options)
+
+    def paged_decode(self, *args: Any, **options: Any) -> None:
+        plan, workspace = args[7:9]
+        assert len(plan.items) <= len(workspace.acc)
+        super().paged_decode(*args, **options)
+
+    def _count_and_gather(self, *args: Any, **options: Any) -> None:
+        starts, scratch, layout = args[5:8]
+        assert int(starts[-1]) == options["num_blocks"] <= len(scratch) // layout.layer_bytes
+        self.gathered.append(options["num_blocks"])
+        self._gather(*args, **options)
 
 
 def long_rows(harness: Harness) -> list[NDArray[np.float32]]:
@@ -121,14 +158,15 @@ def test_8_bit_keys_and_values_stay_close_and_are_deterministic(
 def test_a_quantised_context_may_exceed_the_scratch_memory(
     kv_cache_dtype: str, checkpoint: Checkpoints
 ) -> None:
-    batches = dict(enumerate(prompts()))
-    found = []
+    found, gathered = [], []
     for scratch in (128 * 2**20, 0):
-        model = load(checkpoint("qwen3"), kv_cache_dtype=kv_cache_dtype, limits=Limits(scratch=scratch))
-        harness = Harness(model)
-        first = harness.step(batches)
-        found.append(np.concatenate(first + harness.step({0: [4], 3: [4, 5], 2: [6] * 30})))
+        ops, limits = CountingOps(), Limits(scratch=scratch)
+        model = load(checkpoint("qwen3"), ops=ops, kv_cache_dtype=kv_cache_dtype, limits=limits)
+        found.append(np.concatenate(long_rows(Harness(model, max_len=320))))
+        gathered.append(ops.gathered)
     np.testing.assert_array_equal(found[0], found[1])
+    assert max(gathered[0]) == 3 * 19, "three rows of 300 keys at once"
+    assert max(gathered[1]) <= 320 // 16, "what one row of any length needs"
 
 
 @pytest.mark.parametrize("name", ["llama-linear-tied", "qwen3-moe", "olmo2", "llama-yarn-biases"])
