@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from airi.engine.backends import KV_GRANULE
 from airi.engine.backends.cuda.interface import CudaBinding, CudaStep
 from airi.engine.backends.cuda.ops import Ops
 from airi.engine.spec import DecoderSpec
@@ -117,15 +118,15 @@ class Attention:
             head_dim=spec.head_dim,
             dtype=dtype,
         )
-        self._scratch_step = -(-self._scratch_layout.layer_bytes // 4096)
+        self._scratch_step = -(-self._scratch_layout.layer_bytes // KV_GRANULE)
         self._scratch_blocks = 0
         batch, device = binding.batch, binding.arena.device
         if layout.is_quantised:
             columns = binding.block_table.shape[1]
-            wanted = limits.scratch // (4096 * self._scratch_step)
+            wanted = limits.scratch // (KV_GRANULE * self._scratch_step)
             self._scratch_blocks = max(columns, min(batch.max_rows * columns, wanted))
         self._scratch = torch.zeros(
-            self._scratch_blocks * self._scratch_step * 4096, dtype=torch.uint8, device=device
+            self._scratch_blocks * self._scratch_step * KV_GRANULE, dtype=torch.uint8, device=device
         )
         self._most_per_row = self._items_per_row(np.arange(1, max_model_len + 1)).max()
         per_item = 4 * spec.num_heads * (spec.head_dim + 1)

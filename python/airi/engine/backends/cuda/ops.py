@@ -162,14 +162,6 @@ class Ops(Protocol):
         """Row r's blocks, multiplied with their scales, to scratch blocks [starts[r], starts[r + 1])."""
         ...
 
-    def copy_blocks(self, arena: torch.Tensor, pairs: torch.Tensor, granules: int) -> None:
-        """Copies blocks of so many granules: pairs [n, 2] of entries (source, target)."""
-        ...
-
-    def zero_granules(self, arena: torch.Tensor, ranges: torch.Tensor) -> None:
-        """Zeroes ranges [n, 2] (first granule, count)."""
-        ...
-
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor) -> None:
         """out = norm(x) * weight."""
         ...
@@ -232,7 +224,7 @@ _LAUNCHERS: Mapping[str, tuple[str, ...]] = {
     "qkv_post": ("qkv_post",),
     "decode": ("paged_decode",),
     "prefill": ("paged_prefill",),
-    "blocks": ("copy_blocks", "zero_granules", "gather_dequant"),
+    "blocks": ("gather_dequant",),
     "norm": ("rms_norm", "add_rms_norm", "rms_norm_add"),
     "glu": ("glu",),
     "routing": ("route_experts",),
