@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -112,7 +113,16 @@ def make_case(
     kv = torch.randn(2, whole.tokens, kv_heads, head_dim, generator=generator)
     reference.write_kv(kv[0], kv[1], arena, layout, whole, layer_offset=layer_offset)
     q = torch.randn(kv_heads, sum(lens), group, head_dim, generator=generator).to(dtype)
+    if layout.is_quantised:
+        q = q.half().to(dtype)  # as kernels round them beside quantised keys
     return Case(layout=layout, batch=batch, arena=arena, q=q, layer_offset=layer_offset)
+
+
+def sparse_arena(path: Path, size: int) -> torch.Tensor:
+    """uint8 [size] of zeros in a file, of which only what is written takes space."""
+    with path.open("wb") as file:
+        file.truncate(size)
+    return torch.from_file(str(path), shared=True, size=size, dtype=torch.uint8)
 
 
 def dense(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from airi.kernels import blocks, reference
 from airi.kernels.layout import GRANULE_BYTES, KvLayout
 
-from .paged import Case, int32, make_case
+from .paged import Case, int32, make_case, sparse_arena
 from .prefills import run
 from .tolerances import RELATIVE, relative_error
 
@@ -64,9 +65,10 @@ def test_a_range_longer_than_what_programs_take_at_once_becomes_zero(monkeypatch
     assert arena.view(-1, GRANULE_BYTES).ne(0).any(1).nonzero().flatten().tolist() == [0, 79]
 
 
-def test_entries_beyond_two_gigabytes_are_reached() -> None:
-    far = 2**31 // GRANULE_BYTES + 5
-    arena = torch.empty((far + 4) * GRANULE_BYTES, dtype=torch.uint8)  # untouched pages take no memory
+def test_entries_beyond_every_32_bit_offset_are_reached(tmp_path: Path) -> None:
+    """Behind 2^31 words of four bytes, what the kernels count in."""
+    far = 2**33 // GRANULE_BYTES + 5
+    arena = sparse_arena(tmp_path / "arena", (far + 4) * GRANULE_BYTES)
     arena[: 2 * GRANULE_BYTES] = noise(2)
     blocks.copy_blocks(arena, int32([[0, far]]), 2)
     assert torch.equal(arena[far * GRANULE_BYTES :][: 2 * GRANULE_BYTES], noise(2))
