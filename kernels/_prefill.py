@@ -8,13 +8,10 @@ from typing import Protocol
 
 import torch
 
-from ._checks import check, check_tensor
+from ._checks import FLOATS, check, check_tensor
 from .arch import Arch
+from .decode_tiles import HEAD_DIMS, MAX_GROUP
 from .layout import GRANULE_BYTES, QUANTISED_MAX, KvLayout
-
-HEAD_DIMS = (32, 64, 80, 96, 128, 256)
-MAX_GROUP = 16
-FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class HasTiles(Protocol):

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ._checks import require
+from ._checks import check
 
 PlanMode = Literal["invariant", "fast"]
 CHUNK_LIMITS: dict[PlanMode, tuple[int, int]] = {"invariant": (128, 1024), "fast": (256, 8192)}
@@ -52,7 +52,7 @@ class AttentionPlan:
     ) -> AttentionPlan:
         """An empty plan with room for this many."""
         for name, value in (("max_rows", max_rows), ("max_items", max_items), ("max_tiles", max_tiles)):
-            require(value >= 0, name, value, "0 or more")
+            check(name, value, "0 or more", ok=value >= 0)
         return cls(
             items=torch.zeros((max_items, 4), dtype=torch.int32, device=device),
             row_items=torch.zeros(max_rows + 1, dtype=torch.int32, device=device),

@@ -7,18 +7,16 @@ Names in kernels: `*_ptr` pointers, `i_*` program ids, `o_*` offsets, `m_*` mask
 
 from __future__ import annotations
 
-import math
-
 import torch
 import triton
 import triton.language as tl
 
-from ._launch import check, check_tensor, launch_guard
+from ._attend import LN_2, LOG2_E
+from ._checks import FLOATS, check, check_tensor
+from ._launch import launch_guard
 from .arch import arch_of
 from .attention_plan import AttentionPlan, DecodeWorkspace
 
-_LOG2_E = tl.constexpr(math.log2(math.e))
-_LN_2 = tl.constexpr(math.log(2))
 # Elements of parts read at once: four loads of 128 bits by each of 128 threads, of 16 parts at head dim 128.
 _ELEMENTS = 2048
 _THREADS = 128
@@ -51,7 +49,7 @@ def _combine_kernel(
         for first in range(begin, end, PARTS):
             m_p = first + o_p < end
             o_part = (first + o_p).to(tl.int64) * num_heads + i_head  # [PARTS]
-            b_lse = tl.load(partial_lse_ptr + o_part, mask=m_p, other=float("-inf")) * _LOG2_E
+            b_lse = tl.load(partial_lse_ptr + o_part, mask=m_p, other=float("-inf")) * LOG2_E
             b_part = tl.load(
                 acc_ptr + o_part[:, None] * D + o_d[None, :], mask=m_p[:, None] & m_d[None, :], other=0.0
             )  # [PARTS, DP]
@@ -66,7 +64,7 @@ def _combine_kernel(
         o_out = tl.load(query_start_ptr + i_row).to(tl.int64) * num_heads + i_head
         tl.store(out_ptr + o_out * D + o_d, (b_acc / whole).to(out_ptr.dtype.element_ty), mask=m_d)
         if lse_ptr is not None:
-            tl.store(lse_ptr + o_out, (top + tl.log2(whole)) * _LN_2)
+            tl.store(lse_ptr + o_out, (top + tl.log2(whole)) * LN_2)
 
 
 def combine_partials(
@@ -82,7 +80,7 @@ def combine_partials(
     query_start int32 [R + 1]; out [T, Hq, D] of any float dtype; lse float32 [T, Hq]. Parts with an lse of -inf
     weigh nothing; a row of none other gives 0 and -inf. Grid: (Hq, R) programs.
     """
-    check_tensor("out", out, (torch.float32, torch.float16, torch.bfloat16), (None, None, None))
+    check_tensor("out", out, FLOATS, (None, None, None))
     tokens, heads, head_dim = out.shape
     check_tensor("query_start", query_start, torch.int32, (None,), out.device)
     check_tensor("plan.row_items", plan.row_items, torch.int32, (None,), out.device)

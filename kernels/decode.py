@@ -23,7 +23,9 @@ import torch
 import triton
 import triton.language as tl
 
-from ._launch import INTERPRETED, check, check_tensor, launch_guard
+from ._attend import LN_2, LOG2_E
+from ._checks import FLOATS, check, check_tensor
+from ._launch import INTERPRETED, launch_guard
 from ._quantised import quarters
 from .arch import arch_of
 from .attention_plan import AttentionPlan, DecodeWorkspace
@@ -33,12 +35,9 @@ from .layout import GRANULE_BYTES, KvLayout
 from .plan import check_plan
 from .tokens import check_rows
 
-_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 # Bytes in which the strides of keys and values are counted: what makes loads of 128 bits provable.
 _UNIT = 16
 _BM = tl.constexpr(16)
-_LOG2_E = tl.constexpr(math.log2(math.e))
-_LN_2 = tl.constexpr(math.log(2))
 
 
 @triton.jit
@@ -123,7 +122,7 @@ def _paged_decode_kernel(
     m_w = o_w[None, :] < D // 4  # [1, DQ]
     num_heads = num_kv_heads * G
     # Scores are exponents of two; under a cap first those of tanh(x) = 1 - 2 / (e^2x + 1), which overflow takes to 1.
-    score_scale = scale * _LOG2_E
+    score_scale = scale * LOG2_E
     if HAS_SOFTCAP:
         score_scale = score_scale * 2.0 / softcap
 
@@ -196,7 +195,7 @@ def _paged_decode_kernel(
             else:
                 b_s = b_s * score_scale
             if HAS_SOFTCAP:
-                b_s = softcap * _LOG2_E * (1.0 - 2.0 / (tl.exp2(b_s) + 1.0))
+                b_s = softcap * LOG2_E * (1.0 - 2.0 / (tl.exp2(b_s) + 1.0))
             m_key = o_key < end
             b_s = tl.where(m_key[None, :], b_s, float("-inf"))  # [BM, TILE]
             if HAS_WINDOW:
@@ -228,7 +227,7 @@ def _paged_decode_kernel(
             b_acc = tl.join(tl.join(b_a0, b_a2), tl.join(b_a1, b_a3)).reshape(_BM, DP) * UNFOLD
         b_whole = tl.where(b_sum == 0.0, 1.0, b_sum)
         b_acc = b_acc / b_whole[:, None]
-        b_lse = (b_max + tl.log2(b_whole)) * _LN_2
+        b_lse = (b_max + tl.log2(b_whole)) * LN_2
         o_head = i_h * G + o_g
         m_out = m_g[:, None] & m_d
         if partial < 0:
@@ -347,7 +346,7 @@ def _check_arguments(
     lse: torch.Tensor | None,
 ) -> None:
     device = q.device
-    accepted = _FLOATS if layout.is_quantised else layout.dtype
+    accepted = FLOATS if layout.is_quantised else layout.dtype
     check_tensor("q", q, accepted, (layout.num_kv_heads, None, None, layout.head_dim), contiguous=False)
     kv_heads, tokens, group, head_dim = q.shape
     check("group", group, f"1 to {MAX_GROUP} query heads per kv head", ok=1 <= group <= MAX_GROUP)
@@ -359,7 +358,7 @@ def _check_arguments(
     rows, most = seq_lens.shape[0], plan.row_items.shape[0] - 1
     check("seq_lens", f"{rows} rows", f"at most the plan's {most} rows", ok=rows <= most)
     check_workspace(workspace, plan.items.shape[0], heads, head_dim, device)
-    check_tensor("out", out, _FLOATS, (tokens, heads, head_dim), device)
+    check_tensor("out", out, FLOATS, (tokens, heads, head_dim), device)
     if lse is not None:
         check_tensor("lse", lse, torch.float32, (tokens, heads), device)
     aligned = arena.data_ptr() % _UNIT == 0 and arena.shape[0] % _UNIT == 0

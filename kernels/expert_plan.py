@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ._checks import require
+from ._checks import check
 
 TILE_ROWS = (16, 64, 128)
 """What tiles may have. 32 spills registers on gfx942, and is bound by memory as 64 is."""
@@ -40,7 +40,7 @@ class ExpertPlan:
     @classmethod
     def allocate(cls, device: torch.device | str, max_assignments: int, num_experts: int) -> ExpertPlan:
         """Room for so many assignments and tiles of any size."""
-        require(num_experts >= 1, "num_experts", num_experts, "1 or more")
+        check("num_experts", num_experts, "1 or more", ok=num_experts >= 1)
         tiles = max_tiles(max_assignments, num_experts, min(TILE_ROWS))
 
         def ints(*shape: int) -> torch.Tensor:

@@ -8,11 +8,11 @@ import torch
 import triton
 import triton.language as tl
 
-from ._launch import INTERPRETED, check, check_tensor, launch_guard
+from ._checks import FLOATS, check, check_tensor
+from ._launch import INTERPRETED, launch_guard
 from .arch import Arch, arch_of
 from .expert_plan import TILE_ROWS
 
-_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 _QUANTISED = (torch.float8_e4m3fn, torch.int8)
 
 
@@ -156,7 +156,7 @@ def _check(
     out: torch.Tensor,
     row_weights: torch.Tensor | None,
 ) -> None:
-    check_tensor("x", x, _FLOATS, (None, None), contiguous=False)
+    check_tensor("x", x, FLOATS, (None, None), contiguous=False)
     device, accepted = x.device, (x.dtype, *_QUANTISED)
     check_tensor("weight", weight, accepted, (None, None, x.shape[1]), device)
     experts, columns, _ = weight.shape

@@ -6,11 +6,11 @@ import torch
 import triton
 import triton.language as tl
 
+from ._checks import FLOATS, check, check_tensor
 from ._convert import rounded
-from ._launch import INTERPRETED, check, check_tensor, launch_guard
+from ._launch import INTERPRETED, launch_guard
 from .arch import Arch, arch_of
 
-_FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 ACTIVATIONS = ("silu", "gelu_tanh")
 
 
@@ -49,7 +49,7 @@ def glu(gate_up: torch.Tensor, out: torch.Tensor | None = None, *, activation: s
 
     Grid: (T, I / block). Raises ValueError for tensors that do not fit and other activations.
     """
-    check_tensor("gate_up", gate_up, _FLOATS, (None, None), contiguous=False)
+    check_tensor("gate_up", gate_up, FLOATS, (None, None), contiguous=False)
     rows, both = gate_up.shape
     check("columns of gate_up", both, "an even number above 0", ok=both % 2 == 0 and both > 0)
     check("activation", activation, " or ".join(ACTIVATIONS), ok=activation in ACTIVATIONS)

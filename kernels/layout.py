@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ._checks import require
+from ._checks import check
 
 GRANULE_BYTES = 4096
 """What one unit of a block-table entry stands for."""
@@ -39,17 +39,17 @@ class KvLayout:
 
     def __post_init__(self) -> None:
         for name in ("block_size", "num_kv_heads", "head_dim"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+            check(name, getattr(self, name), "1 or more", ok=getattr(self, name) >= 1)
         row = self.head_dim * self.dtype.itemsize
         for name in ("head_stride", "kv_stride", "token_stride"):
             value = getattr(self, name)
             accepted = f"a multiple of {self.dtype.itemsize} from {row}"
-            require(value >= row and value % self.dtype.itemsize == 0, name, value, accepted)
+            check(name, value, accepted, ok=value >= row and value % self.dtype.itemsize == 0)
         if self.is_quantised:
             fits = self.scale_offset >= row and self.scale_offset % 4 == 0 and self.head_stride % 4 == 0
-            require(fits, "scale_offset", self.scale_offset, f"a multiple of 4 from {row}, as head_stride")
+            check("scale_offset", self.scale_offset, f"a multiple of 4 from {row}, as head_stride", ok=fits)
         else:
-            require(self.scale_offset == 0, "scale_offset", self.scale_offset, f"0 for {self.dtype}")
+            check("scale_offset", self.scale_offset, f"0 for {self.dtype}", ok=self.scale_offset == 0)
 
     @classmethod
     def block_major(
@@ -92,7 +92,7 @@ class KvLayout:
 
     def scales(self, arena: torch.Tensor, entry: int, layer_offset: int) -> torch.Tensor:
         """A view of the scales of one layer of one block: [kv_head, K|V, token] float32."""
-        require(self.is_quantised, "dtype", self.dtype, "one that is quantised")
+        check("dtype", self.dtype, "one that is quantised", ok=self.is_quantised)
         return torch.as_strided(
             arena.view(torch.float32),
             (self.num_kv_heads, 2, self.block_size),

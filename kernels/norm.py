@@ -6,10 +6,10 @@ import torch
 import triton
 import triton.language as tl
 
+from ._checks import FLOATS, check, check_tensor
 from ._convert import rounded
-from ._launch import INTERPRETED, check, check_tensor, launch_guard
+from ._launch import INTERPRETED, launch_guard
 
-_FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 MAX_HIDDEN = 16384
 """Columns that one program holds in registers."""
 
@@ -57,7 +57,7 @@ def rms_norm(
     """
     _check(x, weight)
     out = torch.empty_like(x) if out is None else out
-    check_tensor("out", out, _FLOATS, x.shape, x.device, contiguous=False)
+    check_tensor("out", out, FLOATS, x.shape, x.device, contiguous=False)
     _launch(x, x, weight, out, eps, add="none")
     return out
 
@@ -71,8 +71,8 @@ def add_rms_norm(
     """
     _check(x, weight)
     out = torch.empty_like(x) if out is None else out
-    check_tensor("residual", residual, _FLOATS, x.shape, x.device, contiguous=False)
-    check_tensor("out", out, _FLOATS, x.shape, x.device, contiguous=False)
+    check_tensor("residual", residual, FLOATS, x.shape, x.device, contiguous=False)
+    check_tensor("out", out, FLOATS, x.shape, x.device, contiguous=False)
     _launch(x, residual, weight, out, eps, add="before")
     return out
 
@@ -80,12 +80,12 @@ def add_rms_norm(
 def rms_norm_add(x: torch.Tensor, weight: torch.Tensor, eps: float, residual: torch.Tensor) -> None:
     """residual += norm(x) * weight, rounded once to residual's dtype; shapes as in `add_rms_norm`."""
     _check(x, weight)
-    check_tensor("residual", residual, _FLOATS, x.shape, x.device, contiguous=False)
+    check_tensor("residual", residual, FLOATS, x.shape, x.device, contiguous=False)
     _launch(x, residual, weight, x, eps, add="after")
 
 
 def _check(x: torch.Tensor, weight: torch.Tensor) -> None:
-    check_tensor("x", x, _FLOATS, (None, None), contiguous=False)
+    check_tensor("x", x, FLOATS, (None, None), contiguous=False)
     hidden = x.shape[1]
     check("columns of x", hidden, f"1 to {MAX_HIDDEN}", ok=1 <= hidden <= MAX_HIDDEN)
     check_tensor("weight", weight, torch.float32, (hidden,), x.device)

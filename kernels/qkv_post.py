@@ -8,12 +8,11 @@ import torch
 import triton
 import triton.language as tl
 
+from ._checks import FLOATS, check, check_tensor
 from ._convert import e4m3_bits, int8_bits, rounded
-from ._launch import INTERPRETED, check, check_tensor, launch_guard
+from ._launch import INTERPRETED, launch_guard
 from .arch import Arch, arch_of
 from .layout import GRANULE_BYTES, QUANTISED_MAX, KvLayout
-
-_FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 
 
 @triton.jit
@@ -92,7 +91,7 @@ def _qkv_post_kernel(
     layer_offset: tl.int64, head_stride: tl.int64, kv_stride: tl.int64, token_stride: tl.int64,
     scale_layer_offset: tl.int64, scale_head_stride: tl.int64,
     HQ: tl.constexpr, HKV: tl.constexpr, D: tl.constexpr, ROT: tl.constexpr, BLOCK_SIZE: tl.constexpr,
-    STORED: tl.constexpr, GRANULE: tl.constexpr, BLOCK_TOKENS: tl.constexpr,
+    STORED: tl.constexpr, GRANULE: tl.constexpr, GRANULE_FLOATS: tl.constexpr, BLOCK_TOKENS: tl.constexpr,
     HALF: tl.constexpr, HALF_P: tl.constexpr, REST: tl.constexpr, REST_P: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
     i_heads, i_block = tl.program_id(0), tl.program_id(1)
@@ -158,7 +157,7 @@ def _qkv_post_kernel(
                 if REST > 0:
                     peak = tl.maximum(peak, tl.max(tl.abs(b_rest), 1))
                 scale = tl.where(peak == 0, 1.0, tl.math.div_rn(peak, 448.0 if STORED == "fp8" else 127.0))
-                scale_ptr = scales_ptr + entries.to(tl.int64) * (4096 // 4) + scale_layer_offset
+                scale_ptr = scales_ptr + entries.to(tl.int64) * GRANULE_FLOATS + scale_layer_offset
                 scale_ptr += i_kv_head * scale_head_stride + is_value * BLOCK_SIZE + slots
                 tl.store(scale_ptr, scale, mask=m_live)
             kv_ptr = arena_ptr + places + i_kv_head * head_stride + is_value * kv_stride
@@ -244,6 +243,7 @@ def qkv_post(
             (layer_offset + layout.scale_offset) // 4, layout.head_stride // 4,
             HQ=heads - 2 * layout.num_kv_heads, HKV=layout.num_kv_heads, D=dim, ROT=rot,
             BLOCK_SIZE=layout.block_size, STORED=kinds.get(layout.dtype, "plain"), GRANULE=GRANULE_BYTES // size,
+            GRANULE_FLOATS=GRANULE_BYTES // 4,
             BLOCK_TOKENS=tiles.block_tokens, HALF=half, HALF_P=triton.next_power_of_2(half),
             REST=dim - 2 * half, REST_P=triton.next_power_of_2(dim - 2 * half), UPCAST=INTERPRETED,
             # Products are rounded before they are added, as the specification does.
@@ -265,7 +265,7 @@ def _check(
 ) -> int:
     """Raises ValueError for what does not fit; returns the number of heads of qkv."""
     dim, kv_heads, device = layout.head_dim, layout.num_kv_heads, qkv.device
-    check_tensor("qkv", qkv, _FLOATS, (None, None, dim), contiguous=False)
+    check_tensor("qkv", qkv, FLOATS, (None, None, dim), contiguous=False)
     tokens, heads = int(qkv.shape[0]), int(qkv.shape[1])
     groups = heads > 2 * kv_heads and heads % kv_heads == 0
     check("heads of qkv", heads, f"a multiple of {kv_heads} from {3 * kv_heads}", ok=groups)
@@ -277,13 +277,13 @@ def _check(
     check_tensor("positions", positions, torch.int32, (tokens,), device)
     check_tensor("entries", entries, torch.int32, (tokens,), device)
     check_tensor("arena", arena, torch.uint8, (None,), device)
-    kinds = (*_FLOATS, *QUANTISED_MAX)
+    kinds = (*FLOATS, *QUANTISED_MAX)
     check("layout.dtype", layout.dtype, f"one of {kinds}", ok=layout.dtype in kinds)
     size = 4 if layout.is_quantised else layout.dtype.itemsize
     fits = layer_offset >= 0 and layer_offset % size == 0
     check("layer_offset", layer_offset, f"a multiple of {size} from 0", ok=fits)
     group = heads // kv_heads - 2
-    check_tensor("q_out", q_out, _FLOATS, (kv_heads, tokens, group, dim), device, contiguous=False)
+    check_tensor("q_out", q_out, FLOATS, (kv_heads, tokens, group, dim), device, contiguous=False)
     for name, weight in (("q_norm", q_norm), ("k_norm", k_norm)):
         if weight is not None:
             check_tensor(name, weight, torch.float32, (dim,), device)

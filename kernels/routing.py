@@ -6,10 +6,10 @@ import torch
 import triton
 import triton.language as tl
 
-from ._launch import check, check_tensor, launch_guard
+from ._checks import FLOATS, check, check_tensor
+from ._launch import launch_guard
 from .expert_plan import TILE_ROWS, ExpertPlan, max_tiles
 
-_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 MAX_EXPERTS = 1024
 _TILE_ELEMENTS = 8192
 """Tiles times experts that are looked at at once: 16,384 spill registers on gfx942."""
@@ -163,7 +163,7 @@ def route_experts(
 
 
 def _check(scores: torch.Tensor, entries: torch.Tensor, plan: ExpertPlan, top_k: int, tile_rows: int) -> None:
-    check_tensor("scores", scores, _FLOATS, (None, None), contiguous=False)
+    check_tensor("scores", scores, FLOATS, (None, None), contiguous=False)
     tokens, experts = scores.shape
     device, assignments = scores.device, tokens * top_k
     check("experts of scores", experts, f"1 to {MAX_EXPERTS}", ok=1 <= experts <= MAX_EXPERTS)

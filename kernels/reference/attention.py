@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .._checks import require, require_tensor
+from .._checks import check, check_tensor
 from ..layout import KvLayout
 
 
@@ -26,8 +26,8 @@ class PagedBatch:
     def __post_init__(self) -> None:
         rows = self.seq_lens.shape[0]
         for name, shape in (("query_start", (rows + 1,)), ("seq_lens", (rows,)), ("slots", (rows,))):
-            require_tensor(name, getattr(self, name), torch.int32, shape)
-        require_tensor("block_table", self.block_table, torch.int32, (None, None))
+            check_tensor(name, getattr(self, name), torch.int32, shape)
+        check_tensor("block_table", self.block_table, torch.int32, (None, None), contiguous=False)
         lens = self.query_start.diff()
         if int(self.query_start[0]) != 0 or bool((lens < 0).any()):
             raise ValueError(f"query_start must ascend from 0, got {self.query_start.tolist()}")
@@ -66,12 +66,12 @@ def paged_attention(
     q is [tokens, q_heads, head_dim]; the result has its shape and dtype, computed in `accumulate`. The arena
     is uint8. A query head h reads kv head h // (q_heads // kv_heads).
     """
-    require_tensor("q", q, None, (batch.tokens, None, layout.head_dim))
-    require_tensor("arena", arena, torch.uint8, (None,))
+    check_tensor("q", q, q.dtype, (batch.tokens, None, layout.head_dim), contiguous=False)
+    check_tensor("arena", arena, torch.uint8, (None,))
     heads = q.shape[1]
-    require(heads % layout.num_kv_heads == 0, "q heads", heads, f"a multiple of {layout.num_kv_heads}")
-    require(window >= 0, "window", window, "0 (none) or more")
-    require(softcap >= 0, "softcap", softcap, "0 (none) or more")
+    check("q heads", heads, f"a multiple of {layout.num_kv_heads}", ok=heads % layout.num_kv_heads == 0)
+    check("window", window, "0 (none) or more", ok=window >= 0)
+    check("softcap", softcap, "0 (none) or more", ok=softcap >= 0)
     group = heads // layout.num_kv_heads
     out = torch.empty_like(q)
     for row in range(batch.seq_lens.shape[0]):

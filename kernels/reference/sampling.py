@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._checks import require
+from .._checks import check
 
 GREEDY_TEMPERATURE = 1e-5
 
@@ -77,7 +77,7 @@ def sample(
     draw: int = 0,
 ) -> int:
     """The token of one row; below a temperature of 1e-5 the greatest logit, the lowest id among equals."""
-    require(temperature >= 0, "temperature", temperature, "0 (greedy) or more")
+    check("temperature", temperature, "0 (greedy) or more", ok=temperature >= 0)
     if np.isnan(logits).any() or np.isinf(logits.max()):
         raise ValueError("logits must hold a finite value and neither NaN nor plus infinity")
     if temperature < GREEDY_TEMPERATURE:

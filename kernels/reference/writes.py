@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .._checks import require_tensor
+from .._checks import check_tensor
 from ..layout import GRANULE_BYTES, QUANTISED_MAX, KvLayout
 from .attention import PagedBatch
 from .norms import rms_norm
@@ -21,8 +21,8 @@ def write_kv(
 ) -> None:
     """Writes the tokens' keys and values, each [tokens, kv_heads, head_dim], to their places in the arena."""
     shape = (batch.tokens, layout.num_kv_heads, layout.head_dim)
-    require_tensor("keys", keys, None, shape)
-    require_tensor("values", values, None, shape)
+    check_tensor("keys", keys, keys.dtype, shape, contiguous=False)
+    check_tensor("values", values, values.dtype, shape, contiguous=False)
     rows = range(batch.seq_lens.shape[0])
     positions = torch.tensor([p for row in rows for p in batch.positions(row)], dtype=torch.int64)
     lines = torch.repeat_interleave(batch.slots.long(), batch.query_start.diff().long())
@@ -73,7 +73,7 @@ def rope(x: torch.Tensor, cos_sin: torch.Tensor, positions: torch.Tensor) -> tor
     rot_dim = cos_sin.shape[1]
     if rot_dim % 2 or rot_dim > x.shape[2]:
         raise ValueError(f"cos_sin must have an even width up to head_dim {x.shape[2]}, got {rot_dim}")
-    require_tensor("positions", positions, torch.int32, (x.shape[0],))
+    check_tensor("positions", positions, torch.int32, (x.shape[0],))
     half = rot_dim // 2
     cos, sin = cos_sin[positions.long(), None].split(half, -1) if half else (cos_sin, cos_sin)
     first, second, rest = x.split((half, half, x.shape[2] - rot_dim), -1)
@@ -127,7 +127,8 @@ def rope_kv_write(
     writes keys and values to the arena, and returns the queries, [tokens, q_heads, head_dim], in its dtype, or in
     qkv's where that is quantised."""
     kv_heads = layout.num_kv_heads
-    require_tensor("qkv", qkv, None, (batch.tokens, q_heads + 2 * kv_heads, layout.head_dim))
+    shape = batch.tokens, q_heads + 2 * kv_heads, layout.head_dim
+    check_tensor("qkv", qkv, qkv.dtype, shape, contiguous=False)
     q, k, v = qkv.split((q_heads, kv_heads, kv_heads), 1)
     q = q if q_norm is None else rms_norm(q, q_norm, eps)
     k = k if k_norm is None else rms_norm(k, k_norm, eps)

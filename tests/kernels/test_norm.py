@@ -91,7 +91,7 @@ def test_bad_arguments_are_named() -> None:
     x, weight = torch.zeros(2, 32), torch.ones(32)
     with pytest.raises(ValueError, match=r"weight must be float32 \[32\], got float32 \[16\]"):
         norm.rms_norm(x, weight[:16], EPS)
-    with pytest.raises(ValueError, match="x must be bfloat16 or float16 or float32"):
+    with pytest.raises(ValueError, match="x must be float32 or float16 or bfloat16"):
         norm.rms_norm(x.double(), weight, EPS)
     with pytest.raises(ValueError, match=r"x must be contiguous in its last dimension"):
         norm.rms_norm(x.t().contiguous().t(), weight, EPS)

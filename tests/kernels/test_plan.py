@@ -197,5 +197,5 @@ def test_a_bad_argument_is_named(change: dict[str, Any], message: str) -> None:
     } | change
     with pytest.raises(ValueError, match=message):
         plan_attention(**arguments)
-    with pytest.raises(ValueError, match="max_items is -1"):
+    with pytest.raises(ValueError, match="max_items must be 0 or more, got -1"):
         AttentionPlan.allocate("cpu", 1, -1, 1)

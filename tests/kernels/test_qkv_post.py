@@ -219,7 +219,7 @@ def test_few_tokens_are_cut_finely_and_many_share_their_angles() -> None:
     [
         ({"qkv": torch.zeros(11, 7, 64)}, r"heads of qkv must be a multiple of 2 from 6, got 7"),
         ({"qkv": torch.zeros(11, 8, 32)}, r"qkv must be .* \[any, any, 64\], got float32 \[11, 8, 32\]"),
-        ({"qkv": torch.zeros(11, 8, 64, dtype=torch.float64)}, "qkv must be bfloat16 or float16 or float32"),
+        ({"qkv": torch.zeros(11, 8, 64, dtype=torch.float64)}, "qkv must be float32 or float16 or bfloat16"),
         ({"cos_sin": torch.zeros(64, 31)}, "width of cos_sin must be an even number up to 64, got 31"),
         ({"cos_sin": torch.zeros(64, 66)}, "width of cos_sin must be an even number up to 64, got 66"),
         ({"positions": torch.zeros(11, dtype=torch.int64)}, r"positions must be int32 \[11\], got int64"),

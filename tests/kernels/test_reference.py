@@ -257,7 +257,7 @@ def test_bad_arguments_name_themselves() -> None:
     layout, batch = layouts(torch.float32)[0], small_batch()
     arena = torch.zeros(5 * GRANULE_BYTES, dtype=torch.uint8)
     q = torch.zeros(4, 6, 8)
-    with pytest.raises(ValueError, match="token_stride is 30"):
+    with pytest.raises(ValueError, match=r"token_stride must be .*, got 30"):
         dataclasses.replace(layout, token_stride=30)
     with pytest.raises(ValueError, match="query_start must ascend"):
         dataclasses.replace(batch, query_start=int32(0, 4, 3))
@@ -265,15 +265,15 @@ def test_bad_arguments_name_themselves() -> None:
         dataclasses.replace(batch, seq_lens=int32(9, 2))
     with pytest.raises(ValueError, match="slots must lie"):
         dataclasses.replace(batch, slots=int32(0, 3))
-    with pytest.raises(ValueError, match=r"slots must be torch\.int32 \[2\]"):
+    with pytest.raises(ValueError, match=r"slots must be int32 \[2\]"):
         dataclasses.replace(batch, slots=torch.zeros(2))
-    with pytest.raises(ValueError, match="q heads is 5"):
+    with pytest.raises(ValueError, match=r"q heads must be .*, got 5"):
         paged_attention(q[:, :5], arena, layout, batch, scale=1.0)
-    with pytest.raises(ValueError, match=r"q must be a tensor \[4, any, 8\]"):
+    with pytest.raises(ValueError, match=r"q must be float32 \[4, any, 8\]"):
         paged_attention(q[:2], arena, layout, batch, scale=1.0)
-    with pytest.raises(ValueError, match="window is -1"):
+    with pytest.raises(ValueError, match=r"window must be .*, got -1"):
         paged_attention(q, arena, layout, batch, scale=1.0, window=-1)
-    with pytest.raises(ValueError, match="softcap is -1"):
+    with pytest.raises(ValueError, match=r"softcap must be .*, got -1"):
         paged_attention(q, arena, layout, batch, scale=1.0, softcap=-1.0)
     with pytest.raises(ValueError, match="even width"):
         rope(q, torch.zeros(9, 3), int32(0, 0, 0, 0))
