@@ -121,7 +121,9 @@ class MemoryFlags:
 
     kv_memory: Annotated[
         str | None,
-        _memory(help="Memory for keys and values, such as 8GiB or 500MB; left out: half of what is free."),
+        _memory(
+            help="Memory for keys and values, such as 8GiB or 500MB; left out: half of what is free, on a GPU 85 %."
+        ),
     ] = None
     host_kv_memory: Annotated[
         str | None,
