@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from airi.engine.backends.cuda.batch import BatchBuffers
@@ -45,3 +46,14 @@ def test_each_buffer_set_has_memory_of_its_own() -> None:
     ):
         getattr(first, name).fill(1)
         assert not getattr(second, name).any()
+
+
+@pytest.mark.parametrize("count", [1, 16, 17, 40])
+def test_every_change_of_the_block_table_is_brought_over(count: int) -> None:
+    buffers = BatchBuffers(CpuDevice(), 2, 4)
+    arrays, _ = buffers.arrays(40, 0)
+    arrays.deltas[:] = range(3)
+    with torch.inference_mode():
+        deltas, _ = buffers.upload_deltas(arrays, count)
+    assert deltas[:count].tolist() == [[0, 1, 2]] * count
+    assert len(deltas) & (len(deltas) - 1) == 0, "kernels are compiled for few shapes"

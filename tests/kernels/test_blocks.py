@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,8 @@ def test_entries_beyond_every_32_bit_offset_are_reached(tmp_path: Path) -> None:
     arena[: 2 * GRANULE_BYTES] = noise(2)
     blocks.copy_blocks(arena, int32([[0, far]]), 2)
     assert torch.equal(arena[far * GRANULE_BYTES :][: 2 * GRANULE_BYTES], noise(2))
+    blocks.copy_blocks(arena, int32([[far, 2]]), 2)
+    assert torch.equal(arena[2 * GRANULE_BYTES :][: 2 * GRANULE_BYTES], noise(2))
     blocks.zero_granules(arena, int32([[far, 1]]))
     assert not arena[far * GRANULE_BYTES :][:GRANULE_BYTES].any()
     assert torch.equal(arena[(far + 1) * GRANULE_BYTES :][:GRANULE_BYTES], noise(2)[GRANULE_BYTES:])
@@ -114,6 +117,20 @@ def test_gathered_blocks_are_what_the_specification_gathers(
     )
     assert torch.equal(found[0].view(torch.int32), expected[0].view(torch.int32))
     assert torch.equal(found[2], expected[2])
+
+
+@pytest.mark.parametrize(("source", "target"), [(16, 16), (24, 40)])
+def test_blocks_beyond_two_gibibytes_are_gathered(source: int, target: int, tmp_path: Path) -> None:
+    near = make_case([(2, 30), (3, 50)], head_dim=32, block_size=source, kv_dtype=INT8)
+    far = 2**31 // GRANULE_BYTES
+    arena = sparse_arena(tmp_path / "arena", far * GRANULE_BYTES + len(near.arena))
+    arena[far * GRANULE_BYTES :] = near.arena
+    batch = dataclasses.replace(near.batch, block_table=near.batch.block_table + far)
+    found, expected = (
+        gathered(case, blocks.gather_dequant, dtype=torch.float32, block_size=target)
+        for case in (dataclasses.replace(near, arena=arena, batch=batch), near)
+    )
+    assert torch.equal(found[0], expected[0])
 
 
 @pytest.mark.parametrize("kv_dtype", [FP8, INT8])
