@@ -60,6 +60,15 @@ def test_a_window_hides_what_lies_before_it(window: int) -> None:
     check(make_case([(20, 75), (17, 17)], head_dim=32, kv_heads=1, block_size=16), window=window)
 
 
+@pytest.mark.parametrize("kv_dtype", [None, torch.float8_e4m3fn])
+def test_a_window_may_begin_with_the_last_key_of_a_tile(kv_dtype: torch.dtype | None) -> None:
+    """Key 127 of tiles of 32, 64 and 128."""
+    case = make_case([(3, 139)], head_dim=32, kv_heads=1, block_size=64, kv_dtype=kv_dtype)
+    expected, _ = case.expected(scale=0.1, window=10)
+    tolerance = RELATIVE_QUANTISED if kv_dtype else RELATIVE[torch.float32]
+    assert relative_error(run(case, scale=0.1, window=10)[0], expected) <= tolerance
+
+
 def test_blocks_before_the_window_may_be_gone() -> None:
     case = make_case([(8, 150)], head_dim=32, kv_heads=1, block_size=32)
     expected, _ = case.expected(scale=1.0, window=40)
@@ -188,12 +197,15 @@ def test_nothing_is_launched_for_no_tiles() -> None:
     assert bool(run(case, spare=0)[0].isnan().all())
 
 
+@pytest.mark.parametrize("kv_dtype", [None, torch.int8])
 @pytest.mark.parametrize("block_size", [16, 64])
-def test_offsets_beyond_two_gigabytes_reach_their_blocks(block_size: int) -> None:
+def test_offsets_beyond_two_gigabytes_reach_their_blocks(
+    block_size: int, kv_dtype: torch.dtype | None
+) -> None:
     """Blocks behind 2^31 elements of two bytes; the rest of the arena is not touched and takes no memory."""
     size = 2**32 // 4096 + 64
     arena = torch.empty(size * 4096, dtype=torch.uint8)
-    case = make_case([(4, 24)], head_dim=32, block_size=block_size, dtype=torch.float16)
+    case = make_case([(4, 24)], head_dim=32, block_size=block_size, dtype=torch.float16, kv_dtype=kv_dtype)
     near, _ = run(case)
     table = case.batch.block_table.clone()
     step = -(-3 * case.layout.layer_bytes // 4096)

@@ -58,6 +58,12 @@ def test_windows_and_caps_agree_with_dense_attention(options: dict[str, Any]) ->
     check(make([(70, 200), (17, 17)], head_dim=32), variant="tma", **options)
 
 
+@pytest.mark.parametrize("block_size", [64, 128])
+def test_a_window_may_begin_with_the_last_key_of_a_tile(block_size: int) -> None:
+    """Key 127 of tiles of 64 and 128."""
+    check(make([(3, 139)], head_dim=32, block_size=block_size), variant="tma", window=10)
+
+
 def test_tiles_before_the_window_are_not_read() -> None:
     case = make([(8, 300)], head_dim=32)
     expected, _ = case.expected(scale=1.0, window=100)
