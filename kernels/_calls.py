@@ -15,11 +15,13 @@ from .expert_plan import ExpertPlan
 from .experts import expert_matmul
 from .glu import glu
 from .layout import GRANULE_BYTES
+from .logits import count_tokens, edit_logits, gather_logprobs, penalise, start_counts
 from .norm import add_rms_norm, rms_norm, rms_norm_add
 from .plan import plan_attention
 from .prefill import paged_prefill
 from .qkv_post import qkv_post
 from .routing import route_experts
+from .sample import SampleWorkspace, sample
 from .tokens import apply_table_deltas, fill_tokens, map_tokens
 
 MAX_ITEMS = 1024
@@ -169,3 +171,33 @@ def experts(
         tile_rows=rows,
         row_weights=meta(torch.float32, assignments) if repeats == 1 else None,
     )
+
+
+def sampling(vocab: int, dtype: torch.dtype, batch: Batch) -> None:
+    numbers, floats = meta(torch.int32, batch.rows), meta(torch.float32, batch.rows)
+    sample(
+        meta(dtype, batch.rows, vocab),
+        temperature=floats,
+        top_k=numbers,
+        top_p=floats,
+        min_p=floats,
+        seeds=meta(torch.int64, batch.rows),
+        draws=numbers,
+        out_tokens=numbers,
+        out_status=meta(torch.uint8, batch.rows),
+        workspace=SampleWorkspace.allocate(torch.device("meta"), batch.rows, vocab),
+    )
+
+
+def penalties(vocab: int, dtype: torch.dtype, batch: Batch) -> None:
+    rows, factors, counts = meta(torch.int32, 8), meta(torch.float32, 8), meta(torch.int32, batch.rows, vocab)
+    logits = meta(dtype, batch.rows, vocab)
+    penalise(logits, rows, rows, counts, repetition=factors, presence=factors, frequency=factors)
+    start_counts(counts, 0, rows, rows)
+    count_tokens(counts, rows, rows)
+    edit_logits(logits, rows, rows, factors)
+    edit_logits(logits, rows, rows, factors, meta(torch.uint8, 8))
+
+
+def logprobs(vocab: int, dtype: torch.dtype, count: int, batch: Batch) -> None:
+    gather_logprobs(meta(dtype, batch.rows, vocab), meta(torch.int32, batch.rows), count)

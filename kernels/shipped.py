@@ -25,6 +25,8 @@ ONE = (Batch(rows=32, tokens=512),)
 # Rows of models: the lengths that norms and activations are compiled for, from the smallest to the largest.
 HIDDEN = (512, 896, 2560, 4096, 5120, 8192, 16384)
 WIDTHS = ((1536, "silu"), (4864, "silu"), (14336, "silu"), (28672, "silu"), (10240, "gelu_tanh"))
+# Vocabularies: a few chunks and many.
+VOCABS = (32000, 128256, 151936, 262144)
 BF16 = torch.bfloat16
 # Experts, choices per token, hidden size and inner size.
 EXPERTS = {"mixtral-8x7b": (8, 2, 4096, 14336), "qwen-3-30b-a3b": (128, 8, 2048, 768)}
@@ -91,6 +93,9 @@ def cases() -> Iterator[Case]:
     for width, name in WIDTHS:
         yield from _activation(width, name, torch.bfloat16)
     yield from _activation(14336, "silu", torch.float16)
+    for vocab in VOCABS:
+        yield from _sampling(vocab, torch.float32)
+    yield from _sampling(128256, torch.bfloat16)
     for name, sizes in EXPERTS.items():
         yield from _experts(name, *sizes)
 
@@ -150,6 +155,20 @@ def _activation(width: int, name: str, dtype: torch.dtype) -> Iterator[Case]:
         quick=width == 14336 and dtype is torch.bfloat16,
         sizes=ONE,
     )
+
+
+def _sampling(vocab: int, dtype: torch.dtype) -> Iterator[Case]:
+    kind = f"{vocab} {_short(dtype)}"
+    quick = vocab == 128256 and dtype is torch.float32
+    sample = partial(_calls.sampling, vocab, dtype)
+    yield Case(name=f"sample {kind}", launch=sample, expects=WIDE, quick=quick, sizes=ONE)
+    penalties = partial(_calls.penalties, vocab, dtype)
+    yield Case(name=f"penalise {kind}", launch=penalties, expects=WIDE, sizes=ONE)
+    for count in (0, 20):  # lists of two widths
+        logprobs = partial(_calls.logprobs, vocab, dtype, count)
+        # The logit of the token that is asked for is loaded alone.
+        expects = replace(WIDE, tiny_loads=int(dtype is not torch.float32))
+        yield Case(name=f"gather_logprobs {kind} top {count}", launch=logprobs, expects=expects, sizes=ONE)
 
 
 def _experts(name: str, experts: int, top_k: int, hidden: int, inner: int) -> Iterator[Case]:

@@ -21,10 +21,11 @@ from .attention import PagedBatch, gather_kv, paged_attention
 from .blocks import copy_blocks, gather_dequant, zero_granules
 from .decode import combine_partials, paged_decode
 from .experts import expert_matmul, route_experts
+from .logits import count_tokens, edit_logits, gather_logprobs, penalise, penalise_row, start_counts
 from .norms import add_rms_norm, glu, rms_norm, rms_norm_add
 from .plan import plan_attention
 from .prefill import paged_prefill
-from .sampling import GREEDY_TEMPERATURE, gumbel_noise, keep_mask, penalise, philox, sample
+from .sampling import GREEDY_TEMPERATURE, gumbel_noise, keep_mask, philox, sample, sample_row
 from .tokens import apply_table_deltas, fill_tokens, map_tokens
 from .writes import qkv_post, quantise, rope, rope_kv_write, write_kv
 
@@ -37,10 +38,13 @@ __all__ = [
     "apply_table_deltas",
     "combine_partials",
     "copy_blocks",
+    "count_tokens",
+    "edit_logits",
     "expert_matmul",
     "fill_tokens",
     "gather_dequant",
     "gather_kv",
+    "gather_logprobs",
     "glu",
     "gumbel_noise",
     "keep_mask",
@@ -49,6 +53,7 @@ __all__ = [
     "paged_decode",
     "paged_prefill",
     "penalise",
+    "penalise_row",
     "philox",
     "plan_attention",
     "qkv_post",
@@ -59,6 +64,8 @@ __all__ = [
     "rope_kv_write",
     "route_experts",
     "sample",
+    "sample_row",
+    "start_counts",
     "write_kv",
     "zero_granules",
 ]

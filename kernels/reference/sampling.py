@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from .._checks import check
 
@@ -66,7 +67,7 @@ def keep_mask(
     return kept
 
 
-def sample(
+def sample_row(
     logits: npt.NDArray[Any],
     *,
     temperature: float,
@@ -87,19 +88,30 @@ def sample(
     return int(np.argmax(np.where(kept, scores, -np.inf)))
 
 
-def penalise(
-    logits: npt.NDArray[Any],
-    prompt: npt.NDArray[np.int32],
-    output: npt.NDArray[np.int32],
+def sample(
+    logits: torch.Tensor,
     *,
-    repetition: float = 1.0,
-    presence: float = 0.0,
-    frequency: float = 0.0,
-) -> npt.NDArray[np.float64]:
-    """One row of logits with penalties: repetition for tokens of prompt and output, the others for output."""
-    out = logits.astype(np.float64)
-    seen = np.union1d(prompt, output)
-    out[seen] = np.where(out[seen] > 0, out[seen] / repetition, out[seen] * repetition)
-    counts = np.bincount(output, minlength=out.size)
-    out -= frequency * counts + presence * (counts > 0)
-    return out
+    temperature: torch.Tensor,
+    top_k: torch.Tensor,
+    top_p: torch.Tensor,
+    min_p: torch.Tensor,
+    seeds: torch.Tensor,
+    draws: torch.Tensor,
+    out_tokens: torch.Tensor,
+    out_status: torch.Tensor,
+    workspace: object = None,
+) -> None:
+    """The token of every row of logits [R, V], parameters [R]; seeds int64, the bits of a uint64.
+
+    Status 1 and token 0 for a row that holds NaN, plus infinity or nothing finite, else status 0.
+    """
+    columns = (temperature, top_k, top_p, min_p, seeds, draws)
+    for row, (values, *options) in enumerate(
+        zip(logits.float().numpy(), *(c.tolist() for c in columns), strict=True)
+    ):
+        broken = bool(np.isnan(values).any() or np.isinf(values.max()))
+        out_status[row], out_tokens[row] = int(broken), 0
+        if not broken:
+            names = ("temperature", "top_k", "top_p", "min_p", "seed", "draw")
+            arguments = dict(zip(names, options, strict=True))
+            out_tokens[row] = sample_row(values, **arguments | {"seed": arguments["seed"] % 2**64})

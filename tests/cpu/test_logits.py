@@ -16,7 +16,7 @@ def test_penalties_follow_the_formula() -> None:
     prompt = rng.integers(0, 500, 90).astype(np.int32)
     output = rng.integers(0, 100, 60).astype(np.int32)
     options = {"repetition": 1.3, "presence": 0.4, "frequency": 0.25}
-    expected = reference.penalise(row, prompt, output, **options)
+    expected = reference.penalise_row(row, prompt, output, **options)
     for _ in range(2):  # the counters must be clean again
         actual = row.copy()
         cpu.apply_penalties(address(actual), 500, address(prompt), 90, address(output), 60, **options)

@@ -79,7 +79,7 @@ def test_tokens_are_those_of_the_specification(isa: str, vocab: int) -> None:
             assert not flags.any()
             arguments: dict[str, Any] = {"temperature": 1.0, **options}
             expected = [
-                reference.sample(logits[i], seed=int(seeds[i]), draw=i, **arguments) for i in range(rows)
+                reference.sample_row(logits[i], seed=int(seeds[i]), draw=i, **arguments) for i in range(rows)
             ]
             assert tokens.tolist() == expected, options
 

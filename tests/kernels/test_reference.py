@@ -21,13 +21,13 @@ from airi.kernels.reference import (
     keep_mask,
     paged_attention,
     paged_decode,
-    penalise,
+    penalise_row,
     philox,
     plan_attention,
     rms_norm,
     rope,
     rope_kv_write,
-    sample,
+    sample_row,
     write_kv,
 )
 
@@ -236,13 +236,13 @@ def test_filters_keep_what_their_definitions_say() -> None:
     ]
     for options, expected in kept:
         assert np.flatnonzero(keep_mask(logits, temperature=1.0, **options)).tolist() == expected
-    assert sample(logits, temperature=0.0) == 1
-    assert sample(logits, temperature=3.0, top_k=1) == 1
+    assert sample_row(logits, temperature=0.0) == 1
+    assert sample_row(logits, temperature=3.0, top_k=1) == 1
 
 
 def test_penalties_touch_seen_tokens_only() -> None:
     logits = np.array([2.0, -2.0, 2.0, 1.0])
-    out = penalise(
+    out = penalise_row(
         logits,
         np.array([0, 1], np.int32),
         np.array([2, 2], np.int32),
@@ -278,4 +278,4 @@ def test_bad_arguments_name_themselves() -> None:
     with pytest.raises(ValueError, match="even width"):
         rope(q, torch.zeros(9, 3), int32(0, 0, 0, 0))
     with pytest.raises(ValueError, match="neither NaN"):
-        sample(np.array([np.nan, 0.0]), temperature=1.0)
+        sample_row(np.array([np.nan, 0.0]), temperature=1.0)
