@@ -114,7 +114,7 @@ def test_more_candidates_than_there_is_room_for_are_found_all_the_same() -> None
     assert on_kernels(logits, given, chunk=64, capacity=3) == on_cpu(logits, given)
 
 
-@pytest.mark.slow  # 90 s
+@pytest.mark.slow  # 200 s on a busy machine
 @pytest.mark.parametrize(("vocab", "chunk", "capacity"), [(1000, 64, 16), (20001, 4096, 8192), (333, 64, 1)])
 @pytest.mark.parametrize("spread", [0.0, 0.5, 4.0])
 def test_tokens_are_those_of_the_cpu_engine_with_mixed_settings(
