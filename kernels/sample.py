@@ -15,11 +15,11 @@ from .arch import Arch, arch_of
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 _BINS = 512
 """Lines of 1/16 that a histogram tells apart: what is 32 nats below the maximum weighs nothing."""
-MAX_VOCAB = 262144
+MAX_VOCAB = 524288
 
 
 def chunk_tokens(vocab: int) -> int:
-    """Logits that one program holds in registers: enough programs for 64 rows, 32 chunks a row at most."""
+    """Logits that one program holds in registers: enough programs for 64 rows, 64 chunks a row at most."""
     if vocab > 65536:
         return 8192
     return int(min(4096, max(256, triton.next_power_of_2(vocab))))

@@ -26,7 +26,7 @@ ONE = (Batch(rows=32, tokens=512),)
 HIDDEN = (512, 896, 2560, 4096, 5120, 8192, 16384)
 WIDTHS = ((1536, "silu"), (4864, "silu"), (14336, "silu"), (28672, "silu"), (10240, "gelu_tanh"))
 # Vocabularies: a few chunks and many.
-VOCABS = (32000, 128256, 151936, 262144)
+VOCABS = (32000, 128256, 151936, 262208)
 BF16 = torch.bfloat16
 # Experts, choices per token, hidden size and inner size.
 EXPERTS = {"mixtral-8x7b": (8, 2, 4096, 14336), "qwen-3-30b-a3b": (128, 8, 2048, 768)}

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from airi.engine.backends.cuda.device import Device
-from airi.engine.backends.cuda.sampling_ops import IN_PROMPT, ONE_OUTPUT
 from airi.engine.requests import Feature, RequestState
+from airi.kernels.token_counts import IN_PROMPT, ONE_OUTPUT
 
 if TYPE_CHECKING:
     import torch

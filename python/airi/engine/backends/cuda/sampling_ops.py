@@ -10,13 +10,12 @@ import numpy as np
 from airi._core import cpu
 from airi.engine.backends.cuda.batch import SamplingColumns
 from airi.engine.backends.cuda.device import Device
+from airi.kernels.token_counts import ONE_OUTPUT
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = [
-    "IN_PROMPT",
-    "ONE_OUTPUT",
     "DeviceSamplingOps",
     "GatheredLogprobs",
     "HostSamplingOps",
@@ -25,11 +24,6 @@ __all__ = [
     "TorchSamplingOps",
     "sampling_ops_for",
 ]
-
-IN_PROMPT = 1
-"""Bit of a count of the penalties: the token is in the prompt."""
-ONE_OUTPUT = 2
-"""What one generated token adds to its count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +82,7 @@ class SamplingOps(Protocol):
 
 
 class TorchSamplingOps:
-    """What few rows ask for, in plain torch: on any device, and without waiting for it."""
+    """What few rows ask for, in plain torch, and without waiting for a device."""
 
     def penalise(self, logits: torch.Tensor, counts: torch.Tensor, penalties: Penalties) -> None:
         """As `SamplingOps.penalise`."""
@@ -121,7 +115,7 @@ class TorchSamplingOps:
 
 
 class DeviceSamplingOps(TorchSamplingOps):
-    """On a device: sampling is a kernel."""
+    """On a device: kernels."""
 
     def __init__(self, device: Device) -> None:
         self._device = device
@@ -154,6 +148,36 @@ class DeviceSamplingOps(TorchSamplingOps):
             out_status=status,
             workspace=self._workspaces[logits.shape[-1]],
         )
+
+    def penalise(self, logits: torch.Tensor, counts: torch.Tensor, penalties: Penalties) -> None:
+        """As `SamplingOps.penalise`."""
+        from airi.kernels.logits import penalise
+
+        penalise(
+            logits,
+            penalties.rows,
+            penalties.lines,
+            counts,
+            repetition=penalties.repetition,
+            presence=penalties.presence,
+            frequency=penalties.frequency,
+        )
+
+    def add_to_logits(
+        self, logits: torch.Tensor, rows: torch.Tensor, ids: torch.Tensor, values: torch.Tensor
+    ) -> None:
+        """As `SamplingOps.add_to_logits`."""
+        from airi.kernels.logits import edit_logits
+
+        edit_logits(logits, rows, ids, values)
+
+    def gather_logprobs(self, logits: torch.Tensor, tokens: torch.Tensor, count: int) -> GatheredLogprobs:
+        """As `SamplingOps.gather_logprobs`."""
+        from airi.kernels.logits import MAX_TOP, gather_logprobs
+
+        if count > MAX_TOP:
+            return super().gather_logprobs(logits, tokens, count)
+        return GatheredLogprobs(*gather_logprobs(logits, tokens, count))
 
 
 class HostSamplingOps(TorchSamplingOps):
