@@ -89,14 +89,12 @@ def test_a_run_without_time_names_what_it_left_out() -> None:
 
 @pytest.mark.slow
 def test_every_check_is_right_in_the_interpreter() -> None:
-    pytest.importorskip("airi.kernels.sample")
     suite("check")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["attention", "engine"])
 def test_timed_suites_run_and_show_no_figure(name: str) -> None:
-    pytest.importorskip("airi.kernels.sample")
     rows = suite(name, *["--tune"] * (name == "attention"))
     assert rows
     for row in rows:
