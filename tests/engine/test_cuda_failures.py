@@ -54,6 +54,36 @@ def test_not_a_number_ends_its_own_row_only(
     assert engine.stats()[0].active_blocks == 0
 
 
+def test_what_is_not_a_number_is_gone_from_blocks_that_others_fill(
+    tiny_llama: Path, llama_references: list[Reference], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prefill kernels read whole tiles; what cached prefixes hold is not touched."""
+    engine = make_engine(tiny_llama, backend="cuda", device="cpu", block_size=16)
+    cached = list(range(3, 36))
+    generate(engine, cached, max_tokens=1, **GREEDY)
+    enqueue, arena = model_of(engine).enqueue, engine._hosting.arena
+    held = arena.part(0, arena.nbytes).clone()
+
+    def broken(step: Any) -> torch.Tensor:
+        logits: torch.Tensor = enqueue(step)
+        unused = held.view(torch.float32) == 0
+        arena.part(0, arena.nbytes).view(torch.float32)[unused] = torch.nan
+        return torch.full_like(logits, torch.nan)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model_of(engine), "enqueue", broken)
+        assert "not-a-number" in failed(generate(engine, PROMPT, max_tokens=4))
+    reference = llama_references[1]
+    assert generate(engine, reference.prompt, max_tokens=64, **GREEDY).tokens == reference.tokens
+    size = model_of(engine).bytes_per_block(16)
+    columns = -(-(len(reference.prompt) + 63) // 16)
+    for entry in engine.models[0].runner.block_table[0, :columns].tolist():  # type: ignore[attr-defined]
+        assert bool(arena.part(entry * 4096, size).view(torch.float32).isfinite().all())
+    again = generate(engine, cached, max_tokens=1, **GREEDY)
+    assert again.num_cached_tokens == 32
+    assert again.finish_reason == "length"
+
+
 def test_a_step_that_cannot_be_enqueued_ends_its_requests_and_the_engine_lives(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -40,6 +40,13 @@ _ROW_FAILED = int(_core.RowStatus.FAILED)
 
 
 @dataclass(slots=True)
+class Hygiene:
+    """Whether blocks may hold values that are not finite, which a request left that ended with not-a-number."""
+
+    is_needed: bool = False
+
+
+@dataclass(slots=True)
 class EnqueuedStep:
     """A step that the device has been given, and what its end needs of the host's side of it."""
 
@@ -48,6 +55,8 @@ class EnqueuedStep:
     """Whole but for what comes back from the device."""
     sampling: NDArray[np.intp]
     """[n] rows that sample."""
+    hygiene: Hygiene
+    """Of the model; told where a row gave not-a-number."""
     has_failed: bool = False
     """Whether it could not be enqueued; then all of its rows have failed."""
     special: Special = field(default_factory=Special)
@@ -62,6 +71,7 @@ class EnqueuedStep:
         n = len(self.sampling)
         result.tokens[:] = self.arrays.sampled[:n]
         result.status[self.sampling] = self.arrays.status[:n]  # 1 is RowStatus.NAN
+        self.hygiene.is_needed |= bool(self.arrays.status[:n].any())
         result.status[self.sampling[sorted(self.special.failed)]] = _ROW_FAILED
         result.logprobs = self.special.finish(result.tokens)
         if self.prompt_logprobs is not None:
@@ -114,6 +124,7 @@ class DeviceRunner:
             arena=arena.memory, block_size=block_size, block_table=table, batch=buffers.batch
         )
         self._generation = arena.generation
+        self._hygiene = Hygiene()
         self._bind(self._binding)
 
     @property
@@ -231,11 +242,13 @@ class DeviceRunner:
             tokens=np.zeros(len(sampling), np.int32),
             draws=arrays.draw_index[sampling],
         )
-        step = EnqueuedStep(arrays, result, sampling)
+        step = EnqueuedStep(arrays, result, sampling, self._hygiene)
         for row in np.flatnonzero(arrays.row_flags[:rows] & _ROW_FIRST).tolist():
             self.sampler.assign(int(arrays.slots[row]), states[int(arrays.request_ids[row])])
         try:
             self._upload(arrays, rows, tokens, deltas, sampling)
+            if deltas and self._hygiene.is_needed:
+                self._clear_new_blocks(arrays, rows, deltas)
             if rows:  # without any a step brings memory operations and deltas alone
                 self._run(step, rows, tokens)
         except EngineDeadError:
@@ -255,6 +268,25 @@ class DeviceRunner:
         self._buffers.upload(arrays)
         if deltas:
             self._ops.apply_table_deltas(self.block_table, *self._buffers.upload_deltas(arrays, deltas))
+
+    def _clear_new_blocks(self, arrays: StagedArrays, rows: int, deltas: int) -> None:
+        """Zeroes the blocks that the step's rows begin to fill; those of cached prefixes stay.
+
+        Prefill reads whole tiles of values: weights of 0 do not hide what is not finite. What a failed request held
+        is given to others two steps after its last one at the earliest, when its end is known here.
+        """
+        block_size = self._binding.block_size
+        size = self.model.bytes_per_block(block_size)
+        first = dict(
+            zip(
+                arrays.slots[:rows].tolist(),
+                arrays.positions[arrays.query_start[:rows]].tolist(),
+                strict=True,
+            )
+        )
+        for slot, column, entry in arrays.deltas[:deltas].tolist():
+            if slot in first and column * block_size >= first[slot]:
+                self._arena.part(entry * KV_GRANULE, size).zero_()
 
     def _run(self, step: EnqueuedStep, rows: int, tokens: int) -> None:
         arrays, samples = step.arrays, len(step.sampling)
