@@ -66,6 +66,8 @@ def try_launch(call: Prefill) -> bool:
         return False
     try:
         launch(call)
+    except torch.OutOfMemoryError:  # of this moment, not of this configuration
+        raise
     except Exception as error:  # the compiler's and the driver's errors have no common class
         _unusable.add(key)
         _log.warning("prefill without tensor memory loads for %s: %s", key, error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,10 +13,12 @@ import pytest
 import torch
 
 from airi.engine import EngineOptions, ModelOptions
+from airi.engine.backends import LoadOptions
 from airi.engine.backends.cuda import detect
 from airi.engine.backends.cuda.budget import enough_memory
 from airi.engine.backends.cuda.device import CpuDevice
 from airi.engine.backends.cuda.ops import triton_ops
+from airi.engine.loader import open_model
 from airi.engine.platform import HostPlatform, platform_of
 from airi.errors import ConfigError, MemoryBudgetError
 from airi.kernels.arch import ARCHS
@@ -211,6 +214,20 @@ def test_memory_that_is_missing_at_the_start_is_named(
     assert "missing: " in said
     assert "do not fit cuda:0 (Device 3000), of whose 80.0 GiB" in said
     assert said.endswith("lower kv_memory, max_batch_tokens or max_num_seqs")
+
+
+def test_weights_that_cannot_fit_are_told_whole_before_any_is_copied(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airi.engine.backends.cuda.device.CpuDevice", lambda: FullDevice(2**18))
+    monkeypatch.setattr("airi.engine.backends.cuda.weights._Loader", None)
+    parameters = open_model(tiny_llama, LoadOptions(), on_device=True).info.num_parameters
+    with pytest.raises(MemoryBudgetError) as error:
+        make_engine(tiny_llama, backend="cuda", device="cpu", max_num_seqs=1, max_batch_tokens=8)
+    worded = r"^llama: ([\d.]+) KiB are missing: the weights do not fit .* ([\d.]+) KiB are free; lower the model's size"
+    found = re.search(worded, str(error.value))
+    assert found is not None
+    assert float(found[1]) + float(found[2]) == pytest.approx(4 * parameters / 1024, abs=0.2)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from airi.engine.arena import format_bytes
 from airi.engine.backends.cuda.device import Device
 from airi.errors import MemoryBudgetError
 
-__all__ = ["LESS_STEPS", "LESS_WEIGHTS", "enough_memory"]
+__all__ = ["LESS_STEPS", "LESS_WEIGHTS", "TooLargeError", "enough_memory"]
 
 LESS_WEIGHTS = "the model's size (quantization, fewer models), or take a larger device"
 """What to lower where weights do not fit."""
@@ -18,6 +18,14 @@ LESS_STEPS = "kv_memory, max_batch_tokens or max_num_seqs"
 """What to lower where memory of steps does not fit."""
 
 _UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
+class TooLargeError(RuntimeError):
+    """What is known to need more memory than is free, before any of it was taken."""
+
+    def __init__(self, num_bytes: int) -> None:
+        super().__init__(f"out of memory: {num_bytes} bytes are needed")
+        self.num_bytes = num_bytes
 
 
 _WORDED = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
@@ -47,6 +55,8 @@ def enough_memory(device: Device, name: str, what: str, less: str) -> Iterator[N
 
 
 def _asked(error: BaseException) -> int | None:
-    """Bytes of the allocation that failed, as torch words it."""
+    """Bytes of the allocation that failed, as torch words it, or of all that is needed where that is known."""
+    if isinstance(error, TooLargeError):
+        return error.num_bytes
     match = re.search(r"[Tt]ried to allocate ([\d.]+) ([KMG]iB|B|bytes)", str(error))
     return None if match is None else int(float(match[1]) * _UNITS.get(match[2], 1))

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from airi.engine.backends import ProgressCallback
+from airi.engine.backends.cuda.budget import TooLargeError
 from airi.engine.backends.cuda.device import Device
 from airi.engine.backends.cuda.ops import Ops
 from airi.engine.backends.cuda.quantise import Quantiser
@@ -126,8 +127,12 @@ def load_weights(
 ) -> DeviceWeights:
     """Copies this part's weights from the mapped files to the device; the host holds two small pieces at a time.
 
-    Raises `ConfigError` when quantisation or the cut is impossible.
+    Raises `ConfigError` when quantisation or the cut is impossible, TooLargeError before it begins to copy what cannot
+    fit.
     """
+    needed = _least_bytes(opened, shard, quantization)
+    if needed > device.memory()[0]:
+        raise TooLargeError(needed)
     quantiser = Quantiser(quantization, device)
     few_rows = None if quantization is None else FewRows(ops, device.torch_device)
     loader = _Loader(opened, device, shard, quantiser, few_rows)
@@ -145,6 +150,15 @@ def load_weights(
     loader.stager.finish()
     report.finish()
     return DeviceWeights(embedding=embedding, layers=tuple(layers), final_norm=final_norm, head=Linear(head))
+
+
+def _least_bytes(opened: OpenedModel, shard: Shard, quantization: str | None) -> int:
+    """What the weights take at least: embedding and head are not quantised, scales and padding not counted."""
+    spec = opened.spec
+    itemsize = 4 if opened.info.dtype == "float32" else 2
+    vocabulary = spec.vocab_size * spec.hidden_size * (1 if spec.tie_embeddings else 2)
+    others = max(opened.info.num_parameters - vocabulary, 0)
+    return (vocabulary * itemsize + others * (1 if quantization else itemsize)) // shard.world
 
 
 class _Loader:
