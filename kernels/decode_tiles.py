@@ -51,10 +51,16 @@ def decode_tiles(arch: Arch, head_dim: int, block_size: int, dtype: torch.dtype,
     wide = head_dim > 128
     tile = {4: 16 if wide else 32, 2: 32 if wide else 64, 1: 64}[dtype.itemsize]
     stages = 5 if arch.max_shared >= 160 * 1024 and dtype.itemsize < 4 else 3
-    registers = 255 if wide and dtype.itemsize == 1 else 168
+    num_warps = 1 if dtype.itemsize == 1 and head_dim <= 64 else 4
+    if num_warps == 1:
+        registers = 192  # ten programs, as many as shared memory takes; with 168 Triton 3.7.1 spills 24 bytes
+    elif (wide and dtype.itemsize == 1) or block_size < tile:
+        registers = 255  # addresses of several blocks: with 168 Triton 3.7.1 spills 8 bytes
+    else:
+        registers = 168
     return DecodeTiles(
         tile=tile,
-        num_warps=1 if dtype.itemsize == 1 and head_dim <= 64 else 4,
+        num_warps=num_warps,
         num_stages=stages,
         max_registers=None if arch.is_amd else registers,
     )
