@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
+import os
 import re
 import subprocess
 import tempfile
@@ -42,7 +46,24 @@ class Measured:
 
 
 def measure(kernel: Any) -> Measured:
-    """Reads what `Variant.compile()` returned."""
+    """Reads what `Variant.compile()` returned; what was read once is kept beside Triton's compiled kernels."""
+    cache = os.environ.get("TRITON_CACHE_DIR")
+    if cache is None:
+        return _measure(kernel)
+    reader = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]
+    path = Path(cache) / "measured" / reader / f"{kernel.hash}.json"
+    if path.exists():
+        return Measured(**json.loads(path.read_text()))
+    measured = _measure(kernel)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Put in place whole: other processes may read it.
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
+        json.dump(dataclasses.asdict(measured), file)
+    os.replace(file.name, path)
+    return measured
+
+
+def _measure(kernel: Any) -> Measured:
     tiles, shared = _narrow_tiles(kernel.asm["ttgir"]), kernel.metadata.shared
     if "amdgcn" in kernel.asm:
         return _measure_amdgcn(kernel.asm["amdgcn"], shared, tiles)

@@ -14,6 +14,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
 from typing import IO, Any
 
+from triton.runtime.cache import triton_key
+
 from . import judge
 from .machine import Measured, measure
 
@@ -46,6 +48,7 @@ class _Job:
 
 def check(variants: Sequence[Any], jobs: int) -> Iterator[Verdict]:
     """Verdicts as they come, `jobs` at a time. The children are forks: kernels need not be importable by name."""
+    triton_key()  # a quarter of a second that each child would take: the hash of Triton's own files, kept
     waiting = list(reversed(variants))
     running: list[_Job] = []
     while waiting or running:
