@@ -127,7 +127,7 @@ def test_what_differs_is_said_and_nothing_is_not_finite() -> None:
 def test_the_specifications_own_token_falls_short_of_nothing(filters: Filters) -> None:
     logits = np.random.default_rng(1).standard_normal(300).astype(np.float32) * 3
     chosen = [
-        reference.sample(
+        reference.sample_row(
             logits,
             temperature=filters.temperature,
             top_k=filters.top_k,
