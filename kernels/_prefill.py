@@ -11,7 +11,7 @@ import torch
 from ._checks import FLOATS, check, check_tensor
 from .arch import Arch
 from .decode_tiles import HEAD_DIMS, MAX_GROUP
-from .layout import GRANULE_BYTES, QUANTISED_MAX, KvLayout
+from .layout import GRANULE_BYTES, KvLayout
 
 
 class HasTiles(Protocol):
@@ -44,7 +44,7 @@ def prefill_tiles(
     `tile_queries` does not depend on `has_window`: layers with and without one share a plan's tiles.
     """
     check_shapes(head_dim, group, block_size)
-    check("dtype", dtype, "a float or quantised dtype", ok=dtype in (*FLOATS, *QUANTISED_MAX))
+    check("dtype", dtype, f"one of {FLOATS}", ok=dtype in FLOATS)
     is_masked = has_window or block_size < 64
     block_m, tile, num_warps, num_stages = _cut(arch, head_dim, group, dtype, is_masked=is_masked)
     return Tiles(
@@ -63,8 +63,6 @@ def _cut(
 
     `is_masked`: a window, or blocks of less than 64 keys, which take registers of their own.
     """
-    if dtype in QUANTISED_MAX:
-        return _cut_quantised(arch, head_dim)
     if dtype is torch.float32:  # for checks only: without matrix units sm_90 spills at every size
         return (32, 32, 4, 2) if head_dim <= 128 else (32, 16, 4, 2)
     if arch.is_amd:
@@ -92,21 +90,6 @@ def _cut_blackwell(head_dim: int) -> tuple[int, int, int, int]:
     if head_dim == 64:
         return (128, 64, 4, 3)  # eight warps have 128 registers each with 3.7.1 and spill 16 bytes
     return (128, 64, 8, 3) if head_dim <= 128 else (128, 32, 8, 3)  # 64 keys spill 40 bytes at 256
-
-
-def _cut_quantised(arch: Arch, head_dim: int) -> tuple[int, int, int, int]:
-    """Conversions take registers: with a group of 7, a window and a soft cap, one size up spills everywhere."""
-    if arch.is_amd:
-        # Tiles of 4 KiB are 16 bytes for each of 256 threads.
-        return (64, 64, 4, 2) if head_dim <= 64 else (64, 32, 4, 2)
-    if arch.has_tma and head_dim == 32:
-        return (64, 64, 4, 2)
-    if arch.has_tma:
-        # Three stages have more addresses to keep and spill at 256.
-        return (128, 64, 8, 2) if head_dim <= 128 else (64, 32, 8, 2)
-    if head_dim <= 64:
-        return (128, 64, 8, 3)
-    return (64, 32, 8, 3) if head_dim <= 128 else (32, 32, 8, 2)
 
 
 def check_shapes(head_dim: int, group: int, block_size: int) -> None:
@@ -141,8 +124,8 @@ class Prefill:
         check_tensor("q", q, FLOATS, (layout.num_kv_heads, None, None, layout.head_dim), contiguous=False)
         kv_heads, tokens, group, head_dim = q.shape
         check_shapes(head_dim, group, layout.block_size)
-        accepted = f"{q.dtype}, as q, or quantised"
-        check("layout.dtype", layout.dtype, accepted, ok=layout.is_quantised or layout.dtype is q.dtype)
+        accepted = f"{q.dtype}, as q (quantised blocks are multiplied out by gather_dequant first)"
+        check("layout.dtype", layout.dtype, accepted, ok=layout.dtype is q.dtype)
         check_tensor("arena", self.arena, torch.uint8, (None,), device)
         size = self.arena.numel()
         check("arena", f"{size} bytes", f"a multiple of {GRANULE_BYTES}", ok=size % GRANULE_BYTES == 0)

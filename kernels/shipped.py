@@ -101,7 +101,7 @@ def cases() -> Iterator[Case]:
 
 
 def _attention(shape: Shape) -> Iterator[Case]:
-    quick, is_quantised = shape is LLAMA, shape.layout.is_quantised
+    quick = shape is LLAMA
     if shape.name not in SAME_WRITE:
         write = partial(_calls.write, shape)
         yield Case(name=f"qkv_post {shape.name}", launch=write, expects=WIDE, quick=quick, sizes=SIZES)
@@ -113,18 +113,19 @@ def _attention(shape: Shape) -> Iterator[Case]:
         quick=quick,
         sizes=ONE,
     )
+    if shape.layout.is_quantised:
+        gather = partial(_calls.gather, shape)
+        yield Case(name=f"gather_dequant {shape.name}", launch=gather, expects=SCALED, sizes=ONE)
+        return
     prefill = Case(
         name=f"paged_prefill {shape.name}",
         launch=partial(_calls.prefill, shape, "pointer"),
-        expects=replace(PREFILL, scaled=is_quantised, no_byte_reads=is_quantised),
+        expects=PREFILL,
         quick=quick,
         sizes=ONE,
     )
     yield prefill
-    if is_quantised:
-        gather = partial(_calls.gather, shape)
-        yield Case(name=f"gather_dequant {shape.name}", launch=gather, expects=SCALED, sizes=ONE)
-    elif shape.head_dim not in (80, 96) and shape.block_size % 64 == 0:
+    if shape.head_dim not in (80, 96) and shape.block_size % 64 == 0:
         yield replace(prefill, launch=partial(_calls.prefill, shape, "tma"), archs=("sm_90",))
 
 

@@ -42,9 +42,10 @@ class Attend:
         self.window, self.softcap, self.mode, self.variant = window, softcap, mode, variant
         arch = arch_of(device)
         self.num_sms = arch.num_sms
-        self._tile_queries = prefill_tiles(
-            arch, heads.head_dim, heads.group, pool.layout.dtype, pool.layout.block_size
-        ).tile_queries
+        self._tile_queries = 1  # over quantised keys, which prefill does not read, there are no tiles
+        if not pool.layout.is_quantised:
+            shape = heads.head_dim, heads.group, pool.layout.dtype, pool.layout.block_size
+            self._tile_queries = prefill_tiles(arch, *shape).tile_queries
         decoding = [n for n, q in zip(batch.lens, batch.query_lens, strict=True) if q == 1]
         chunks = [q for q in batch.query_lens if q > 1]
         self.decodes = bool(decoding) and part != "prefill"

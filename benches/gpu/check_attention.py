@@ -3,8 +3,6 @@ change a bit."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 
 from airi.kernels.layout import GRANULE_BYTES
@@ -169,23 +167,22 @@ def _compare(
     chunks = max(batch.query_lens) > 1
     limits = _limits(pool, dtype, chunks=chunks)
 
-    def run(attends: Sequence[tuple[Attend, int]], what: str) -> None:
-        out = empty_out(batch, pool, dtype, poison=True)
-        lse = torch.full(out.shape[:2], float("nan"), device=device)
-        for attend, at_layer in attends:
-            attend(q, out, at_layer, lse=lse)
-        exact = dtype is torch.bfloat16 and not pool.layout.is_quantised and device.type != "cpu"
-        checks.near(what, out[tokens], expected, limits[0], elements=exact)
-        checks.within(f"{what} lse", lse[tokens], sums, limits[1])
-
     features = {"window": window, "softcap": softcap, "mode": mode, "variant": variant}
-    run([(Attend(pool, batch, **features), layer)], label)  # type: ignore[arg-type]
     if pool.layout.is_quantised and chunks:
         wide = Widened(pool, batch, dtype)
         wide.gather(layer)
         decode = Attend(pool, batch, **features, part="decode")  # type: ignore[arg-type]
         prefill = Attend(wide.pool, wide.batch, **features, part="prefill")  # type: ignore[arg-type]
-        run([(decode, layer), (prefill, 0)], f"{label} widened")
+        attends = [(decode, layer), (prefill, 0)]
+    else:
+        attends = [(Attend(pool, batch, **features), layer)]  # type: ignore[arg-type]
+    out = empty_out(batch, pool, dtype, poison=True)
+    lse = torch.full(out.shape[:2], float("nan"), device=device)
+    for attend, at_layer in attends:
+        attend(q, out, at_layer, lse=lse)
+    exact = dtype is torch.bfloat16 and not pool.layout.is_quantised and device.type != "cpu"
+    checks.near(label, out[tokens], expected, limits[0], elements=exact)
+    checks.within(f"{label} lse", lse[tokens], sums, limits[1])
 
 
 def _limits(pool: Pool, dtype: torch.dtype, *, chunks: bool) -> tuple[float, float]:
