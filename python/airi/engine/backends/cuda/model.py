@@ -7,6 +7,7 @@ them stay valid.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -128,6 +129,14 @@ class CudaDecoder:
         """As `CudaModel.capture`."""
         self._bound_or_raise().capture(progress)
 
+    def clear_blocks(self, entries: Sequence[int]) -> None:
+        """As `CudaModel.clear_blocks`."""
+        binding = self._bound_or_raise().binding
+        size = self.bytes_per_block(binding.block_size)
+        for entry in entries:
+            first = entry * KV_GRANULE
+            binding.arena[first : first + size].zero_()
+
     def enqueue(self, step: CudaStep) -> torch.Tensor:
         """As `CudaModel.enqueue`."""
         return self._bound_or_raise().enqueue(step)
@@ -170,7 +179,7 @@ class _Bound:
         import torch
 
         batch, place = binding.batch, binding.arena.device
-        self._binding, self._layout, self._attention, self._layers = binding, layout, attention, layers
+        self.binding, self._layout, self._attention, self._layers = binding, layout, attention, layers
         self._buffers = StepBuffers(layers.groups, batch.max_tokens, dtype, place)
         self._experts = layers.allocate_experts(batch.max_tokens, place)
         self._logits = torch.zeros((batch.max_rows, layers.vocab_size), dtype=torch.float32, device=place)
@@ -179,7 +188,7 @@ class _Bound:
 
     def capture(self, progress: ProgressCallback | None) -> None:
         """Runs each kind of step once, so that all kernels are compiled, then captures; all on padding."""
-        tokens = most = self._binding.batch.max_tokens
+        tokens = most = self.binding.batch.max_tokens
         # Kernels choose their tiles, and libraries their products, by powers of two at the finest.
         while tokens >= _TOKEN_MULTIPLE or tokens == most:
             self._run_layers(self._attention.warm_up_work(tokens), tokens)
@@ -205,11 +214,11 @@ class _Bound:
     def _decode(self, rows: int) -> None:
         """A decoding step padded to `rows` rows; touches fixed buffers alone, so that it may be captured."""
         self._run_layers(self._attention.decode_work(rows), rows)
-        self._layers.logits(self._buffers, self._binding.batch.logit_rows[:rows], self._logits[:rows])
+        self._layers.logits(self._buffers, self.binding.batch.logit_rows[:rows], self._logits[:rows])
 
     def _mixed(self, step: CudaStep) -> None:
         """Any step, padded to a multiple of tokens."""
-        batch = self._binding.batch
+        batch = self.binding.batch
         tokens = min(batch.max_tokens, -(-step.num_tokens // _TOKEN_MULTIPLE) * _TOKEN_MULTIPLE)
         self._run_layers(self._attention.work(step, tokens), tokens)
         count = step.num_logits
@@ -217,8 +226,8 @@ class _Bound:
             self._layers.logits(self._buffers, batch.logit_rows[:count], self._logits[:count])
 
     def _run_layers(self, work: AttentionWork, tokens: int) -> None:
-        batch, layout, layers = self._binding.batch, self._layout, self._layers
-        arena, positions = self._binding.arena, batch.positions[:tokens]
+        batch, layout, layers = self.binding.batch, self._layout, self._layers
+        arena, positions = self.binding.arena, batch.positions[:tokens]
         queries = self._buffers.rows("queries", tokens).view(layout.num_kv_heads, tokens, -1, layout.head_dim)
 
         def attend(

@@ -272,11 +272,11 @@ class DeviceRunner:
     def _clear_new_blocks(self, arrays: StagedArrays, rows: int, deltas: int) -> None:
         """Zeroes the blocks that the step's rows begin to fill; those of cached prefixes stay.
 
-        Prefill reads whole tiles of values: weights of 0 do not hide what is not finite. What a failed request held
-        is given to others two steps after its last one at the earliest, when its end is known here.
+        On every device that has a part of them. Prefill reads whole tiles of values: weights of 0 do not hide what is
+        not finite. What a failed request held is given to others two steps after its last one at the earliest, when
+        its end is known here.
         """
         block_size = self._binding.block_size
-        size = self.model.bytes_per_block(block_size)
         first = dict(
             zip(
                 arrays.slots[:rows].tolist(),
@@ -284,9 +284,13 @@ class DeviceRunner:
                 strict=True,
             )
         )
-        for slot, column, entry in arrays.deltas[:deltas].tolist():
-            if slot in first and column * block_size >= first[slot]:
-                self._arena.part(entry * KV_GRANULE, size).zero_()
+        new = [
+            entry
+            for slot, column, entry in arrays.deltas[:deltas].tolist()
+            if slot in first and column * block_size >= first[slot]
+        ]
+        if new:
+            self.model.clear_blocks(new)
 
     def _run(self, step: EnqueuedStep, rows: int, tokens: int) -> None:
         arrays, samples = step.arrays, len(step.sampling)

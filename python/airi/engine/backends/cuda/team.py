@@ -34,6 +34,7 @@ from airi.errors import AiriError, ConfigError, EngineDeadError
 
 __all__ = ["Team", "device_kind"]
 
+_WORKER = "airi.engine.backends.cuda.worker"
 _STARTING_S = 300.0
 """What a worker has to import torch and find its device, on a disk that may be slow."""
 _ENDING_S = 5.0
@@ -82,7 +83,7 @@ class _Crew:
         """Starts a worker and listens to it."""
         ours, theirs = socket.socketpair()
         with theirs:
-            command = (sys.executable, "-m", "airi.engine.backends.cuda.worker")
+            command = (sys.executable, "-m", _WORKER)
             process = subprocess.Popen(
                 (*command, str(theirs.fileno()), str(os.getpid())),
                 stdin=subprocess.DEVNULL,

@@ -34,6 +34,7 @@ from airi.engine.backends.cuda.ranks import (
     Bind,
     Capture,
     Channel,
+    Clear,
     Deltas,
     Done,
     Failed,
@@ -57,7 +58,7 @@ __all__ = ["main"]
 logger = logging.getLogger("airi.engine.worker")
 
 _LOOK_MS = 500
-_TOGETHER = (Join, Capture, Deltas, Step, Logits)
+_TOGETHER = (Join, Capture, Deltas, Clear, Step, Logits)
 """Orders that ranks carry out together: one that fails leaves the others waiting, so the worker ends with it."""
 
 
@@ -82,6 +83,7 @@ class _Worker:
             Bind: self._bind,
             Capture: self._capture,
             Deltas: self._apply,
+            Clear: self._clear,
             Step: self._step,
             Logits: self._logits,
         }
@@ -165,6 +167,9 @@ class _Worker:
         self._joined.broadcast(count)
         model = self._models[order.model]
         model.ops.apply_table_deltas(self._bindings[order.model].block_table, deltas, count)
+
+    def _clear(self, order: Clear) -> None:
+        self._models[order.model].clear_blocks(order.entries)
 
     def _step(self, order: Step) -> None:
         self._joined.broadcast(self._buffers.packed)
