@@ -40,9 +40,9 @@ class Gather:
     starts: torch.Tensor
     scratch: torch.Tensor
     scratch_layout: KvLayout
+    scratch_table: torch.Tensor
     layer_offset: int
     num_blocks: int | None
-    scratch_table: torch.Tensor | None
 
     def __post_init__(self) -> None:
         device, layout, to = self.arena.device, self.layout, self.scratch_layout
@@ -59,8 +59,7 @@ class Gather:
         check_tensor("block_table", self.block_table, torch.int32, (None, None), device)
         check_tensor("slots", self.slots, torch.int32, (rows,), device)
         check_tensor("starts", self.starts, torch.int32, (rows + 1,), device)
-        if self.scratch_table is not None:
-            check_tensor("scratch_table", self.scratch_table, torch.int32, (rows, None), device)
+        check_tensor("scratch_table", self.scratch_table, torch.int32, (rows, None), device)
         offset_ok = 0 <= self.layer_offset < max(1, self.arena.numel()) and self.layer_offset % 4 == 0
         accepted = f"a multiple of 4 inside the arena's {self.arena.numel()} bytes"
         check("layer_offset", self.layer_offset, accepted, ok=offset_ok)

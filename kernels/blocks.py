@@ -62,17 +62,17 @@ def gather_dequant(
     starts: torch.Tensor,
     scratch: torch.Tensor,
     scratch_layout: KvLayout,
+    scratch_table: torch.Tensor,
     *,
     layer_offset: int = 0,
     num_blocks: int | None = None,
-    scratch_table: torch.Tensor | None = None,
 ) -> None:
     """Writes rows' quantised keys and values as floats: out[t] = stored[t] * scale[t].
 
     Row r gets blocks [starts[r], starts[r + 1]) of the scratch (starts is int32 [rows + 1] and ascends; a row without
     blocks is left out), of which block b lies at entry b * block_granules(scratch_layout); what lies behind the row's
-    last key in them becomes 0. The grid is num_blocks (all that the scratch holds, when left out) times kv heads.
-    scratch_table, int32 [rows, blocks], gets those entries: prefill reads the scratch by it, row r in slot r.
+    last key in them becomes 0. scratch_table, int32 [rows, blocks], gets those entries: prefill reads the scratch by
+    it, row r in slot r. The grid is num_blocks (all that the scratch holds, when left out) times kv heads.
     """
     call = Gather(
         arena=arena,
@@ -83,9 +83,9 @@ def gather_dequant(
         starts=starts,
         scratch=scratch,
         scratch_layout=scratch_layout,
+        scratch_table=scratch_table,
         layer_offset=layer_offset,
         num_blocks=num_blocks,
-        scratch_table=scratch_table,
     )
     if call.blocks == 0:
         return
@@ -105,7 +105,7 @@ def gather_dequant(
             scratch_table,
             seq_lens.shape[0],
             block_table.stride(0),
-            0 if scratch_table is None else scratch_table.stride(0),
+            scratch_table.stride(0),
             layer_offset,
             layout.head_stride,
             layout.kv_stride,
@@ -202,9 +202,8 @@ def _gather_dequant_kernel(
         row = tl.where(is_low, middle, row)
         above = tl.where(is_low, above, middle)
     column = i_block - tl.load(start_ptr + row)
-    if to_table_ptr is not None:
-        o_entry = row.to(tl.int64) * stride_to_table + column
-        tl.store(to_table_ptr + o_entry, i_block * TO_GRANULES, mask=(i_part == 0) & (i_head == 0))
+    o_entry = row.to(tl.int64) * stride_to_table + column
+    tl.store(to_table_ptr + o_entry, i_block * TO_GRANULES, mask=(i_part == 0) & (i_head == 0))
 
     o_slot = i_part * TOKENS + tl.arange(0, TOKENS)
     o_token = column * TO_SIZE + o_slot

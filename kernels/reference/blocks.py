@@ -40,12 +40,13 @@ def gather_dequant(
     starts: torch.Tensor,
     scratch: torch.Tensor,
     scratch_layout: KvLayout,
+    scratch_table: torch.Tensor,
     *,
     layer_offset: int = 0,
     num_blocks: int | None = None,
-    scratch_table: torch.Tensor | None = None,
 ) -> None:
-    """Writes rows' quantised keys and values as floats into blocks [starts[r], starts[r + 1]) of the scratch."""
+    """Writes rows' quantised keys and values as floats into blocks [starts[r], starts[r + 1]) of the scratch, and
+    where these are into `scratch_table`."""
     call = Gather(
         arena=arena,
         layout=layout,
@@ -55,9 +56,9 @@ def gather_dequant(
         starts=starts,
         scratch=scratch,
         scratch_layout=scratch_layout,
+        scratch_table=scratch_table,
         layer_offset=layer_offset,
         num_blocks=num_blocks,
-        scratch_table=scratch_table,
     )
     size, step = scratch_layout.block_size, block_granules(scratch_layout)
     for row, (begin, end) in enumerate(zip(starts.tolist(), starts[1:].tolist(), strict=False)):
@@ -76,5 +77,4 @@ def gather_dequant(
             place = scratch_layout.block(scratch, block * step, 0)
             place.zero_()
             place[:, :, : part.shape[2]] = part
-            if scratch_table is not None:
-                scratch_table[row, column] = block * step
+            scratch_table[row, column] = block * step

@@ -95,8 +95,8 @@ def gathered(
     scratch = torch.full((size,), 0xFF, dtype=torch.uint8)
     table = torch.full((len(counts), max(int(counts.max()), 1)), -1, dtype=torch.int32)
     op(
-        case.arena, layout, batch.block_table, batch.slots, batch.seq_lens, starts, scratch, to,
-        **{"layer_offset": case.layer_offset, "scratch_table": table} | options,
+        case.arena, layout, batch.block_table, batch.slots, batch.seq_lens, starts, scratch, to, table,
+        **{"layer_offset": case.layer_offset} | options,
     )  # fmt: skip
     return scratch, to, table
 
@@ -287,7 +287,7 @@ def test_a_bad_argument_of_a_gather_is_named(change: dict[str, Any], message: st
     arguments: dict[str, Any] = {
         "arena": case.arena, "layout": case.layout, "block_table": batch.block_table, "slots": batch.slots,
         "seq_lens": batch.seq_lens, "starts": int32([0, 1]), "scratch": noise(3 * 1),
-        "scratch_layout": named["float"],
+        "scratch_layout": named["float"], "scratch_table": int32([[0]]),
     }  # fmt: skip
     change = {key: named[value] if isinstance(value, str) else value for key, value in change.items()}
     for op in (blocks.gather_dequant, reference.gather_dequant):

@@ -48,7 +48,7 @@ class _Scratch:
     memory: torch.Tensor
     layout: KvLayout
     table: torch.Tensor
-    """int32 [rows, columns]: row r's blocks."""
+    """int32 [rows, columns]: row r's blocks, written as they are gathered."""
     rows: torch.Tensor
     """int32 [rows]: 0, 1, 2, ... in the slots' place."""
     starts: torch.Tensor
@@ -107,6 +107,7 @@ class Attention:
     ) -> None:
         import torch
 
+        from airi.kernels._blocks import block_granules
         from airi.kernels.attention_plan import DecodeWorkspace
         from airi.kernels.layout import KvLayout
 
@@ -118,16 +119,13 @@ class Attention:
             head_dim=spec.head_dim,
             dtype=dtype,
         )
-        self._scratch_step = -(-self._scratch_layout.layer_bytes // KV_GRANULE)
         self._scratch_blocks = 0
         batch, device = binding.batch, binding.arena.device
+        block_bytes = block_granules(self._scratch_layout) * KV_GRANULE
         if layout.is_quantised:
             columns = binding.block_table.shape[1]
-            wanted = limits.scratch // (KV_GRANULE * self._scratch_step)
-            self._scratch_blocks = max(columns, min(batch.max_rows * columns, wanted))
-        self._scratch = torch.zeros(
-            self._scratch_blocks * self._scratch_step * KV_GRANULE, dtype=torch.uint8, device=device
-        )
+            self._scratch_blocks = max(columns, min(batch.max_rows * columns, limits.scratch // block_bytes))
+        self._scratch = torch.zeros(self._scratch_blocks * block_bytes, dtype=torch.uint8, device=device)
         self._most_per_row = self._items_per_row(np.arange(1, max_model_len + 1)).max()
         per_item = 4 * spec.num_heads * (spec.head_dim + 1)
         most = batch.max_rows * int(self._most_per_row)
@@ -208,7 +206,7 @@ class Attention:
         arena, layout, table, slots = self._binding.arena, self._layout, self._binding.block_table, wave.slots
         scratch = wave.scratch
         if scratch is not None:
-            into = scratch.starts, scratch.memory, scratch.layout
+            into = scratch.starts, scratch.memory, scratch.layout, scratch.table
             self._ops.gather_dequant(
                 arena,
                 layout,
@@ -360,11 +358,11 @@ class Attention:
         blocks = torch.where(queries > 1, (batch.seq_lens[first:end] + (size - 1)) // size, 0)
         starts = torch.zeros(end - first + 1, dtype=torch.int32, device=blocks.device)
         torch.cumsum(blocks, 0, dtype=torch.int32, out=starts[1:])
-        columns = torch.arange(self._binding.block_table.shape[1], dtype=torch.int32, device=blocks.device)
+        columns = self._binding.block_table.shape[1]
         return _Scratch(
             memory=self._scratch,
             layout=self._scratch_layout,
-            table=(starts[:-1, None] + columns) * self._scratch_step,
+            table=torch.empty((end - first, columns), dtype=torch.int32, device=blocks.device),
             rows=torch.arange(end - first, dtype=torch.int32, device=blocks.device),
             starts=starts,
             num_blocks=num_blocks,
