@@ -19,7 +19,17 @@ from pathlib import Path
 from typing import IO, Any
 
 SUITES = {
-    "check": ("check_attention", "check_writes", "check_rows", "check_experts", "check_sampling"),
+    "check": (
+        "check_steps",
+        "check_logits",
+        "check_bits",
+        "check_errors",
+        "check_attention",
+        "check_writes",
+        "check_rows",
+        "check_experts",
+        "check_sampling",
+    ),
     "attention": (
         "speed_layout",
         "speed_decode",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from pathlib import Path
 
 import numpy as np
@@ -160,3 +162,23 @@ def test_a_random_model_is_opened_as_a_checkpoint() -> None:
     values = layer.output.blocks[0].float32()
     assert 0.01 < float(values.std()) < 0.02
     assert not Path(folder).exists()
+
+
+def test_every_kernel_that_is_launched_is_checked() -> None:
+    root = Path(__file__).resolve().parents[2]
+    checks = "".join(
+        path.read_text()
+        for path in (root / "benches" / "gpu").glob("*.py")
+        if path.stem.startswith("check_") or path.stem == "attend"
+    )
+    launchers = {
+        node.name
+        for path in (root / "kernels").glob("*.py")
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
+        if any(isinstance(n, ast.Name) and n.id == "launch_guard" for n in ast.walk(node))
+    }
+    assert {"paged_decode", "qkv_post", "gather_logprobs", "fill_tokens"} <= launchers
+    # The last two are what paged_decode and paged_prefill launch.
+    inner = {"launch_guard", "combine_partials", "launch"}
+    assert {name for name in launchers if not re.search(rf"\b{name}\b", checks)} <= inner
