@@ -32,6 +32,7 @@ COLUMNS = (
 FIGURES = {
     *("p20", "p50", "p80", "n", "how", "unit", "value", "fraction", "roofline_us", "reached", "verdict"),
     *("copy_gbs", "read_gbs", "matmul_tflops", "over_layer_major", "over_airi", "best", "tok_s", "refused"),
+    *("between_steps", "wall_us", "busy_us", "while_traced", "events"),
 }
 """Keys of a row that only a GPU can fill."""
 _INNER = ("verdict", "bytes", "flops", "how", "unit", "variant", "suite", "goal_case", "value")
