@@ -260,6 +260,7 @@ def test_every_state_accepts_exactly_its_events() -> None:
         (S.ASLEEP, E.WAKE): S.RECLAIMING,
         (S.RECLAIMING, E.QUIET): S.MOVING_IN,
         (S.MOVING_IN, E.MOVED): S.AWAKE,
+        (S.MOVING_IN, E.SLEEP): S.DRAINING,
         (S.AWAKE, E.REMOVE): S.REMOVING,
         (S.ASLEEP, E.REMOVE): S.REMOVING,
         (S.REMOVING, E.QUIET): S.REMOVED,

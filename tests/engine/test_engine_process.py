@@ -143,7 +143,9 @@ async def test_models_sleep_and_wake_from_afar(tiny_llama: Path, tiny_qwen3: Pat
         busy = client.open(request([5] * 8, model="qwen3", max_tokens=300, **GREEDY))
         await anext(busy)
         await client.sleep("llama")
-        with pytest.raises(ConfigError, match="llama: a model must be awake to sleep, got asleep"):
+        with pytest.raises(
+            ConfigError, match="llama: a model must be awake or moving in to sleep, got asleep"
+        ):
             await client.sleep("llama")
         waiting = client.open(request([5], max_tokens=3, **GREEDY))
         assert len((await collect(client, request([5], model="qwen3", max_tokens=5, **GREEDY))).tokens) == 5

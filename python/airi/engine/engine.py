@@ -21,7 +21,7 @@ from airi.engine.prompts import check_ids, check_place, check_priority, check_pr
 from airi.engine.requests import Feature, RequestState
 from airi.engine.runner import StepResult
 from airi.engine.tenants import Tenants
-from airi.errors import ConfigError, ModelNotFoundError
+from airi.errors import ConfigError, MemoryBudgetError, ModelNotFoundError
 from airi.observability import explain
 from airi.outputs import Output
 from airi.sampling_params import MAX_PRIORITY, SamplingParams
@@ -128,12 +128,20 @@ class Engine:
         """Takes a `sleepable` model's requests off the device, saves its weights and lends its memory to the others.
 
         Its requests wait, new ones too, until `wake`. It sleeps when `model_state` is ASLEEP, at most two steps later.
+        Raises ConfigError, or MemoryBudgetError where the host has no room for the weights.
         """
         self._fleet.sleep(self.find_model(model).index)
 
     def wake(self, model: str | int) -> None:
-        """Brings a sleeping model back; its requests go on where they were taken off."""
+        """Brings a sleeping model back; its requests go on where they were taken off. Raises ConfigError.
+
+        It sleeps on where memory is missing: MemoryBudgetError, or `wake_failure` where it had to wait for a step.
+        """
         self._fleet.wake(self.find_model(model).index)
+
+    def wake_failure(self, model: int) -> MemoryBudgetError | None:
+        """Why the latest `wake` has left the model of this index asleep; None where it has not."""
+        return self._fleet.wake_failure(model)
 
     def release_memory(self) -> None:
         """Gives the arena's memory back to the system while all models sleep and no request waits.

@@ -208,9 +208,9 @@ class DeviceRunner:
     def refresh(self) -> None:
         """As `Runner.refresh`: binds anew and captures again."""
         if self._generation != self._arena.generation:
-            self._generation = self._arena.generation
             self._bind(self._binding)
             self.set_up(None)
+            self._generation = self._arena.generation  # it is asked for again where memory was missing
 
     def close(self) -> None:
         """As `Runner.close`."""

@@ -19,7 +19,6 @@ from typing import Any, cast
 
 import numpy as np
 
-from airi.engine.arena import format_bytes
 from airi.engine.backends import LoadOptions
 from airi.engine.backends.cuda.arena import DeviceArena
 from airi.engine.backends.cuda.batch import BatchBuffers
@@ -128,9 +127,7 @@ class _Worker:
         return Done(self._device.memory()[0])
 
     def _allocate(self, order: Allocate) -> Done:
-        what = f"a KV arena of {format_bytes(order.num_bytes)}"
-        with self._enough("the engine", what, "kv_memory"):
-            self._arena = DeviceArena(self._device, order.num_bytes)
+        self._arena = DeviceArena(self._device, order.num_bytes)
         return Done()
 
     def _bind(self, order: Bind) -> Done:
