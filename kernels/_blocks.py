@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from ._checks import check, check_tensor
+from ._values import check_blocks, check_range, is_seen
 from .layout import GRANULE_BYTES, KvLayout
 
 
@@ -26,6 +28,27 @@ def check_entries(name: str, arena: torch.Tensor, entries: torch.Tensor) -> None
     """Raises ValueError unless the arena is one, and `entries` int32 [any, 2] beside it."""
     check_arena("arena", arena)
     check_tensor(name, entries, torch.int32, (None, 2), arena.device)
+
+
+def check_pairs(arena: torch.Tensor, pairs: torch.Tensor, granules: int) -> None:
+    """Raises ValueError unless these are pairs of blocks of an arena; their values are looked at on a CPU alone."""
+    check_entries("pairs", arena, pairs)
+    most = arena.numel() // GRANULE_BYTES
+    check("granules", granules, f"1 to the arena's {most}", ok=1 <= granules <= most)
+    if is_seen(arena.device):
+        live = np.flatnonzero(pairs[:, 0].numpy() >= 0)
+        check_range("pairs", pairs.numpy()[live, 0], 0, most - granules, at=live)
+        check_range("pairs", pairs.numpy()[live, 1], 0, most - granules, at=live)
+
+
+def check_ranges(arena: torch.Tensor, ranges: torch.Tensor) -> None:
+    """Raises ValueError unless these are ranges of an arena's granules; their values are looked at on a CPU alone."""
+    check_entries("ranges", arena, ranges)
+    if is_seen(arena.device):
+        live = np.flatnonzero(ranges[:, 1].numpy() > 0)
+        first, count = ranges.numpy()[live].astype(np.int64).T
+        check_range("ranges", first, 0, arena.numel() // GRANULE_BYTES - 1, at=live)
+        check_range("ends of ranges", first + count, 0, arena.numel() // GRANULE_BYTES, at=live)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +88,21 @@ class Gather:
         check("layer_offset", self.layer_offset, accepted, ok=offset_ok)
         asked = self.blocks
         check("num_blocks", asked, f"0 to the scratch's {self._held}", ok=0 <= asked <= self._held)
+        if is_seen(device):
+            self._check_values()
+
+    def _check_values(self) -> None:
+        starts = self.starts.numpy()
+        counts = np.diff(starts)
+        check("starts[0]", starts[0], "0", ok=starts[0] == 0)
+        for row in np.flatnonzero(counts < 0)[:1]:
+            check(f"starts[{row + 1}]", starts[row + 1], f"{starts[row]} or more", ok=False)
+        most = self.scratch_table.shape[1]
+        for row in np.flatnonzero(counts > most)[:1]:
+            check(f"blocks of row {row}", counts[row], f"the scratch_table's {most} at most", ok=False)
+        rows = np.flatnonzero(counts)
+        of_rows = self.seq_lens, self.slots, self.block_table, self.layout, self.arena, self.layer_offset
+        check_blocks(rows, *of_rows)
 
     @property
     def blocks(self) -> int:

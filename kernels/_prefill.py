@@ -9,9 +9,13 @@ from typing import Protocol
 import torch
 
 from ._checks import FLOATS, check, check_tensor
+from ._values import check_attended, is_seen, tiled_rows
 from .arch import Arch
 from .decode_tiles import HEAD_DIMS, MAX_GROUP
 from .layout import GRANULE_BYTES, KvLayout
+
+_MOST_KEYS = 64
+"""Of a tile of keys in blocks that may be smaller than it."""
 
 
 class HasTiles(Protocol):
@@ -140,6 +144,8 @@ class Prefill:
         if self.lse is not None:
             check_tensor("lse", self.lse, torch.float32, (tokens, heads), device)
         self._check_numbers()
+        if is_seen(device):
+            self._check_values()
 
     def _check_numbers(self) -> None:
         most, itemsize = self.tiles.shape[0], self.layout.dtype.itemsize
@@ -151,6 +157,21 @@ class Prefill:
         offset_ok = 0 <= self.layer_offset < max(1, self.arena.numel()) and self.layer_offset % itemsize == 0
         accepted = f"a multiple of {itemsize} inside the arena's {self.arena.numel()} bytes"
         check("layer_offset", self.layer_offset, accepted, ok=offset_ok)
+
+    def _check_values(self) -> None:
+        check_attended(
+            tiled_rows(self.tiles[: self.num_tiles], self.seq_lens),
+            self.query_start,
+            self.q.shape[1],
+            self.seq_lens,
+            self.slots,
+            self.block_table,
+            self.layout,
+            self.arena,
+            self.layer_offset,
+            self.window,
+            _MOST_KEYS,
+        )
 
     @property
     def group(self) -> int:

@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ._blocks import Gather, block_granules, check_entries
+from ._blocks import Gather, block_granules, check_pairs, check_ranges
 from ._launch import check, launch_guard
 from ._quantised import FP8_UNIT, half
 from .layout import GRANULE_BYTES, KvLayout
@@ -25,11 +25,9 @@ _GATHER_BYTES = 8192
 def copy_blocks(arena: torch.Tensor, pairs: torch.Tensor, granules: int) -> None:
     """Copies blocks of `granules` granules: pairs is int32 [pairs, 2], (source, target) entries, source -1 for none.
 
-    All pairs are copied at once: a granule that one of them writes must be in no other. Entries are not checked.
+    All pairs are copied at once: a granule that one of them writes must be in no other.
     """
-    check_entries("pairs", arena, pairs)
-    most = arena.numel() // GRANULE_BYTES
-    check("granules", granules, f"1 to the arena's {most}", ok=1 <= granules <= most)
+    check_pairs(arena, pairs, granules)
     if pairs.shape[0] == 0:
         return
     pieces = triton.cdiv(granules, PIECE_GRANULES)
@@ -40,8 +38,8 @@ def copy_blocks(arena: torch.Tensor, pairs: torch.Tensor, granules: int) -> None
 
 
 def zero_granules(arena: torch.Tensor, ranges: torch.Tensor) -> None:
-    """Zeroes granules: ranges is int32 [ranges, 2], (first, how many), count 0 for none. Ranges are not checked."""
-    check_entries("ranges", arena, ranges)
+    """Zeroes granules: ranges is int32 [ranges, 2], (first, how many), count 0 for none."""
+    check_ranges(arena, ranges)
     count = ranges.shape[0]
     check("ranges", f"{count} rows", "65,535 rows or less", ok=count < 2**16)
     if count == 0:
