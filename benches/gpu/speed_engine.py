@@ -12,6 +12,7 @@ import functools
 import gc
 from collections.abc import Callable
 
+from airi.bench.shapes import Shape
 from airi.engine.backends import ModelInfo
 from benches.gpu import roofline
 from benches.gpu.bench import Bench, Case, NotHere, Row, Wrong, timed_row
@@ -137,18 +138,9 @@ def _decode_row(bench: Bench, model: SteppedModel, rows: int, variant: str, erro
 
 def _prefill_row(bench: Bench, model: SteppedModel, queries: int, context: int, error: float) -> Row:
     timing = _timing(bench, model, 1, queries, queries + context)
-    info, shape = model.model.info, model.shape
-    attention = roofline.prefill(
-        [queries],
-        [queries + context],
-        q_heads=shape.heads,
-        kv_heads=shape.kv_heads,
-        head_dim=shape.head_dim,
+    work = prefill_work(
+        model.shape, model.model.info, model.model.weight_bytes, [queries], [queries + context]
     )
-    # Logits are of the last token only: the head's product is not in it.
-    inner = info.num_parameters - 2 * shape.vocab * shape.hidden
-    work = roofline.Work(nbytes=model.model.weight_bytes, flops=2.0 * inner * queries)
-    work += roofline.Work(nbytes=attention.nbytes * shape.layers, flops=attention.flops * shape.layers)
     return timed_row(
         f"{queries} after {context}",
         timing,
@@ -211,10 +203,25 @@ def _engine_prefill(bench: Bench) -> list[Row]:
     prompts, tokens = (1, 20) if bench.toy else (8, 4096)
     found = engine.prefill(prompts, tokens)
     timing = Timing.of(found.wall_us, how="wall")
-    flops = 2.0 * engine.info.num_parameters * prompts * tokens
-    work = roofline.Work(flops=flops)
+    lens = [tokens] * prompts
+    work = prefill_work(engine.shape, engine.info, 2 * engine.info.num_parameters, lens, lens)
     rate = round(prompts * tokens * 1e6 / timing.p50)
     return [timed_row(f"{prompts} prompts of {tokens}", timing, work, tok_s=rate)]
+
+
+def prefill_work(
+    shape: Shape, info: ModelInfo, weight_bytes: int, query_lens: list[int], lens: list[int]
+) -> roofline.Work:
+    """Weights once, products of every token with them, attention in every layer.
+
+    Nothing is multiplied with the embedding, and logits are of last tokens only: neither counts as operations.
+    """
+    attention = roofline.prefill(
+        query_lens, lens, q_heads=shape.heads, kv_heads=shape.kv_heads, head_dim=shape.head_dim
+    )
+    inner = info.num_parameters - 2 * shape.vocab * shape.hidden
+    work = roofline.Work(nbytes=weight_bytes, flops=2.0 * inner * sum(query_lens))
+    return work + roofline.Work(nbytes=attention.nbytes * shape.layers, flops=attention.flops * shape.layers)
 
 
 def decode_work(info: ModelInfo, weight_bytes: int, lens: list[int]) -> roofline.Work:

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from benches.gpu.run import first_difference
+
 ROOT = Path(__file__).resolve().parents[2]
 FIGURES = (
     "p20",
@@ -85,6 +87,21 @@ def test_a_run_without_time_names_what_it_left_out() -> None:
     done = run("--suite", "check", "--device", "cpu", "--only", "float32 D32", "--seconds", "0.001")
     assert done.returncode == 0
     assert "left out, as the time was over: decode float32 D32, prefill float32 D32" in done.stdout
+
+
+def test_another_airi_than_this_folders_is_noticed(tmp_path: Path) -> None:
+    root, installed = tmp_path / "root", tmp_path / "site-packages" / "airi"
+    for folder in (root / "python" / "airi", root / "kernels", installed / "kernels"):
+        folder.mkdir(parents=True)
+    for file in (root / "python" / "airi" / "engine.py", installed / "engine.py"):
+        file.write_text("a = 1")
+    for file in (root / "kernels" / "decode.py", installed / "kernels" / "decode.py"):
+        file.write_text("b = 1")
+    assert first_difference(root, installed) is None
+    (installed / "kernels" / "decode.py").write_text("b = 2")
+    assert first_difference(root, installed) == Path("kernels/decode.py")
+    (installed / "engine.py").unlink()
+    assert first_difference(root, installed) == Path("engine.py")
 
 
 @pytest.mark.slow
