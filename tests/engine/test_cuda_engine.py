@@ -118,7 +118,7 @@ def test_steps_are_measured_as_they_are_going_to_run(
     seen: list[tuple[str, bool]] = []
 
     def measured(runner: DeviceRunner, step: Any) -> None:
-        graphs = runner.model._bound._graphs._graphs  # type: ignore[attr-defined]
+        graphs = runner.model._bound._decodes._graphs  # type: ignore[attr-defined]
         seen.append((runner.model.info.path.name, bool(graphs)))
         run_apart(runner, step)
 

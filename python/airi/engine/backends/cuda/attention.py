@@ -137,11 +137,11 @@ class Attention:
         tiles = batch.max_rows + batch.max_tokens // self._tile_queries
         self._shared_plans = self._allocate_plans(batch.max_rows, self._max_items, tiles)
 
-    def fits_decode(self, step: CudaStep) -> bool:
-        """Whether a decoding step needs no second wave, so that `decode_work` may run it."""
-        if step.num_rows * int(self._most_per_row) <= self._max_items:
+    def fits(self, step: CudaStep) -> bool:
+        """Whether a step needs no second wave, so that `decode_work` or `mixed_work` may run it."""
+        if step.is_decode and step.num_rows * int(self._most_per_row) <= self._max_items:
             return True
-        return int(self._items_per_row(step.seq_lens).sum()) <= self._max_items
+        return self._fit(*self._needs(np.diff(step.query_start), step.seq_lens))
 
     def decode_work(self, rows: int) -> AttentionWork:
         """Enqueues what precedes the layers of a decoding step of up to `rows` rows, padded to them.
@@ -154,6 +154,16 @@ class Attention:
             plans = self._plans[rows] = self._allocate_plans(rows, most, 0)
         wave = self._wave(0, rows, plans, has_decode=True, num_tiles=0, scratch_blocks=0)
         return AttentionWork(self._map_tokens(rows, rows), (wave,))
+
+    def mixed_work(self, tokens: int) -> AttentionWork:
+        """As `decode_work`, of any step that fits, padded to `tokens` tokens; whichever rows they are of."""
+        rows = min(self._binding.batch.max_rows, tokens)
+        items = min(self._max_items, rows * int(self._most_per_row))
+        tiles = min(rows, tokens // 2) + tokens // self._tile_queries
+        plans = self._step_plans(items, tiles)
+        blocks = self._scratch_blocks
+        wave = self._wave(0, rows, plans, has_decode=True, num_tiles=tiles, scratch_blocks=blocks)
+        return AttentionWork(self._map_tokens(rows, tokens), (wave,))
 
     def work(self, step: CudaStep, tokens: int) -> AttentionWork:
         """Enqueues what precedes the layers of any step, whose tokens are padded to `tokens`."""
@@ -260,13 +270,23 @@ class Attention:
         most: NDArray[np.int64] = np.max(counts, axis=0)
         return most
 
-    def _cuts(self, queries: NDArray[np.int32], seq_lens: NDArray[np.int32]) -> Iterator[range]:
-        """Ranges of rows that run together: as many as workspace and scratch memory hold."""
+    def _needs(
+        self, queries: NDArray[np.int32], seq_lens: NDArray[np.int32]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Items of partial results and blocks of scratch memory that each row needs."""
         items = np.where(queries == 1, self._items_per_row(seq_lens), 0)
         blocks = np.zeros_like(items)
         if self._layout.is_quantised:
             blocks = np.where(queries > 1, -(-seq_lens.astype(np.int64) // self._layout.block_size), 0)
-        if items.sum() <= self._max_items and blocks.sum() <= self._scratch_blocks:
+        return items, blocks
+
+    def _fit(self, items: NDArray[np.int64], blocks: NDArray[np.int64]) -> bool:
+        return bool(items.sum() <= self._max_items and blocks.sum() <= self._scratch_blocks)
+
+    def _cuts(self, queries: NDArray[np.int32], seq_lens: NDArray[np.int32]) -> Iterator[range]:
+        """Ranges of rows that run together: as many as workspace and scratch memory hold."""
+        items, blocks = self._needs(queries, seq_lens)
+        if self._fit(items, blocks):
             yield range(len(queries))
             return
         first = 0
