@@ -167,7 +167,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     budget, outcome = Budget(arguments.seconds), Outcome()
     progress = Progress(arguments, budget, outcome)
-    environment = worker_environment(arguments.device)
     more = ["--tune"] * arguments.tune
     if arguments.vllm_kernels is not None:
         more += ["--vllm-kernels", str(arguments.vllm_kernels.resolve())]
@@ -177,6 +176,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return Worker(command, env=environment, cwd=str(ROOT))
 
     parallel = _CHECK_WORKERS if arguments.suite == "check" and arguments.device != "cpu" else 1
+    environment = worker_environment(arguments.device, parallel)
     suite = Suite(start, budget, workers=parallel, only=arguments.only, on_reply=progress)
     try:
         ensure_airi()
@@ -215,13 +215,17 @@ def conclude(arguments: argparse.Namespace, outcome: Outcome, progress: Progress
     return 1 if outcome.failures else 0
 
 
-def worker_environment(device: str) -> dict[str, str]:
+def worker_environment(device: str, workers: int = 1) -> dict[str, str]:
     """Where there is no GPU, kernels run in the interpreter; Triton reads that when it is imported."""
     found = dict(os.environ)
     if device == "cpu":
         found |= {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     else:
         found.pop("TRITON_INTERPRET", None)
+        # A second trace in a process that has graphs crashes where the tracer was torn down after the first.
+        found |= {"TEARDOWN_CUPTI": "0", "DISABLE_CUPTI_LAZY_REINIT": "1"}
+    if workers > 1:
+        found["OMP_NUM_THREADS"] = "1"
     return found
 
 

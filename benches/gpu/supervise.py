@@ -18,6 +18,8 @@ from benches.gpu.budget import Budget
 
 Reply = dict[str, Any]
 
+BASIS = "ceilings"
+"""The case whose rates all others are held against: it runs whatever is chosen."""
 START_S = 120.0
 """The longest a worker may take to import and to list its cases."""
 _PATIENCE_S = 120.0
@@ -158,10 +160,12 @@ class Suite:
     def _run(self, outcome: Outcome) -> None:
         first, hello = self._begin()
         outcome.hardware = hello["hardware"]
-        listed = [(n, s) for n, s in hello["cases"] if not self._only or any(o in n for o in self._only)]
-        if not listed:
+        chosen = {n for n, _ in hello["cases"] if not self._only or any(o in n for o in self._only)}
+        if not chosen:
             first.close()
             raise ValueError(f"--only matches none of {', '.join(n for n, _ in hello['cases'])}")
+        # Without what others are fractions of, they would have none.
+        listed = [(n, s) for n, s in hello["cases"] if n in chosen or n == BASIS]
         for entry in listed:
             self._names.put(entry)
         count = min(self._workers, len(listed))

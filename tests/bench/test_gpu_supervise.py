@@ -120,6 +120,11 @@ def test_only_takes_cases_by_a_part_of_their_name(tmp_path: Path) -> None:
     assert [r["case"] for r in outcome.replies] == ["decode a", "decode b"]
 
 
+def test_what_others_are_held_against_runs_whatever_is_chosen(tmp_path: Path) -> None:
+    outcome = run(a_suite(tmp_path, ["ceilings", "decode", "prefill"], only=("prefill",)))
+    assert [r["case"] for r in outcome.replies] == ["ceilings", "prefill"]
+
+
 def test_an_only_that_matches_nothing_says_what_there_is(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--only matches none of decode, prefill"):
         run(a_suite(tmp_path, ["decode", "prefill"], only=("x",)))
