@@ -11,7 +11,7 @@ import torch
 from airi.engine import Engine
 from airi.outputs import Output
 
-from .engine_helpers import GREEDY, add, generate, make_engine, run
+from .engine_helpers import GREEDY, add, beside_a_sound_one, generate, make_engine, run
 from .tiny_models import Reference
 
 PROMPT = [5, 6, 7]
@@ -45,13 +45,9 @@ def test_not_a_number_ends_its_own_row_only(
         return logits
 
     monkeypatch.setattr(model_of(engine), "enqueue", broken)
-    reference = llama_references[1]
-    add(engine, 1, reference.prompt, max_tokens=64, **GREEDY)
-    add(engine, 2, PROMPT, max_tokens=64, logprobs=3, repetition_penalty=1.1, **GREEDY)
-    outputs = run(engine)
-    assert outputs[1].tokens == reference.tokens
-    assert "not-a-number" in failed(outputs[2])
-    assert engine.stats()[0].active_blocks == 0
+    fields = {"logprobs": 3, "repetition_penalty": 1.1}
+    output = beside_a_sound_one(engine, llama_references[1], PROMPT, **fields)
+    assert "not-a-number" in failed(output)
 
 
 def test_what_is_not_a_number_is_gone_from_blocks_that_others_fill(
@@ -117,13 +113,8 @@ def test_parameters_that_cannot_be_applied_end_their_own_row_only(
         raise ValueError
 
     monkeypatch.setattr(broken, fails)
-    reference = llama_references[1]
-    add(engine, 1, reference.prompt, max_tokens=64, **GREEDY)
-    add(engine, 2, PROMPT, max_tokens=64, **fields, **GREEDY)
-    outputs = run(engine)
-    assert outputs[1].tokens == reference.tokens
-    assert "running the model failed" in failed(outputs[2])
-    assert engine.stats()[0].active_blocks == 0
+    output = beside_a_sound_one(engine, llama_references[1], PROMPT, **fields)
+    assert "running the model failed" in failed(output)
 
 
 def test_a_slot_that_had_penalties_has_none_for_the_next_request(tiny_llama: Path) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from airi.engine.arena import release_pages
 
-__all__ = ["Arena", "HostArena"]
+__all__ = ["Arena", "HostArena", "own"]
+
+_T = TypeVar("_T")
 
 
 class Arena(Protocol):
@@ -46,6 +48,13 @@ class Arena(Protocol):
     def release(self) -> None:
         """Gives the memory back until it is written again; it is zeros then. Raises ConfigError where it cannot be."""
         ...
+
+
+def own(thing: object, kind: type[_T]) -> _T:
+    """What a platform has made itself, as what it is; raises TypeError for another's."""
+    if not isinstance(thing, kind):
+        raise TypeError(f"a {kind.__name__} is needed, not another platform's {type(thing).__name__}")
+    return thing
 
 
 class HostArena:

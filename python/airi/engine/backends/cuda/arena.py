@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from airi.engine.arena import format_bytes
-from airi.engine.backends.cuda.budget import enough_memory
+from airi.engine.backends.cuda.budget import enough_memory, first_line
 from airi.engine.backends.cuda.device import Device
 from airi.errors import MemoryBudgetError
 
@@ -65,10 +65,9 @@ class DeviceArena:
         try:
             return self._device.pinned(count)
         except RuntimeError as error:
-            line = str(error).partition("\n")[0]
             raise MemoryBudgetError(
-                f"{format_bytes(count)} of the host's memory, to save weights in, are not to be had ({line}); free "
-                "as much, or raise the limit of locked memory",
+                f"{format_bytes(count)} of the host's memory, to save weights in, are not to be had "
+                f"({first_line(error)}); free as much, or raise the limit of locked memory",
                 field="model",
             ) from None
 

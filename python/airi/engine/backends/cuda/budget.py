@@ -10,7 +10,7 @@ from airi.engine.arena import format_bytes
 from airi.engine.backends.cuda.device import Device
 from airi.errors import MemoryBudgetError
 
-__all__ = ["LESS_STEPS", "LESS_WEIGHTS", "TooLargeError", "enough_memory"]
+__all__ = ["LESS_STEPS", "LESS_WEIGHTS", "TooLargeError", "enough_memory", "first_line"]
 
 LESS_WEIGHTS = "the model's size (quantization, fewer models), or take a larger device"
 """What to lower where weights do not fit."""
@@ -52,6 +52,11 @@ def enough_memory(device: Device, name: str, what: str, less: str) -> Iterator[N
             f"{format_bytes(free)} are free; lower {less}",
             field="kv_memory",
         ) from None
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without the advice that drivers and torch put below it."""
+    return str(error).partition("\n")[0]
 
 
 def _asked(error: BaseException) -> int | None:

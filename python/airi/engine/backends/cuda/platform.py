@@ -11,7 +11,7 @@ from airi.engine.arena import format_bytes
 from airi.engine.backends import LoadOptions
 from airi.engine.backends.cuda.arena import DeviceArena
 from airi.engine.backends.cuda.batch import BatchBuffers
-from airi.engine.backends.cuda.budget import LESS_STEPS, LESS_WEIGHTS, enough_memory
+from airi.engine.backends.cuda.budget import LESS_STEPS, LESS_WEIGHTS, enough_memory, first_line
 from airi.engine.backends.cuda.device import Device
 from airi.engine.backends.cuda.interface import CudaModel
 from airi.engine.backends.cuda.pipeline import DevicePipeline
@@ -19,7 +19,7 @@ from airi.engine.backends.cuda.runner import DeviceRunner
 from airi.engine.backends.cuda.sampling_ops import sampling_ops_for
 from airi.engine.backends.cuda.shards import Collective
 from airi.engine.backends.cuda.tiers import DeviceTiers
-from airi.engine.memory import Arena
+from airi.engine.memory import Arena, own
 from airi.engine.options import EngineOptions
 from airi.engine.runner import StepArrays
 from airi.errors import MemoryBudgetError
@@ -75,7 +75,7 @@ class DevicePlatform:
         return DeviceRunner(
             index,
             model,
-            _of_device(arena),
+            own(arena, DeviceArena),
             self._buffers,
             self.device,
             self._sampling_ops,
@@ -91,7 +91,7 @@ class DevicePlatform:
         try:
             return DeviceTiers(
                 self.device,
-                _of_device(arena),
+                own(arena, DeviceArena),
                 host_bytes=options.host_kv_memory,
                 disk_folder=options.disk_kv_path,
                 disk_bytes=options.disk_kv_memory,
@@ -99,7 +99,7 @@ class DevicePlatform:
         except RuntimeError as error:
             raise MemoryBudgetError(
                 f"host_kv_memory is {format_bytes(options.host_kv_memory)}, which the system does not pin for the GPU "
-                f"({_first_line(error)}); lower it, or raise the limit of locked memory",
+                f"({first_line(error)}); lower it, or raise the limit of locked memory",
                 field="host_kv_memory",
             ) from None
 
@@ -111,9 +111,13 @@ class DevicePlatform:
         tiers: Tiers | None,
     ) -> DevicePipeline:
         """As `Platform.pipeline`."""
-        if not (tiers is None or isinstance(tiers, DeviceTiers)):
-            raise TypeError("the tiers are another platform's")
-        return DevicePipeline(models, arrays, self.device, _of_device(arena), tiers)
+        return DevicePipeline(
+            models,
+            arrays,
+            self.device,
+            own(arena, DeviceArena),
+            None if tiers is None else own(tiers, DeviceTiers),
+        )
 
     def raise_if_dead(self) -> None:
         """As `Platform.raise_if_dead`: one device's failures show where steps are collected."""
@@ -123,13 +127,3 @@ class DevicePlatform:
 
     def _enough_memory(self, name: str, what: str, less: str) -> AbstractContextManager[None]:
         return enough_memory(self.device, name, what, less)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0]
-
-
-def _of_device(arena: Arena) -> DeviceArena:
-    if not isinstance(arena, DeviceArena):
-        raise TypeError("the arena is another platform's")
-    return arena

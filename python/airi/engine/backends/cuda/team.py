@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn, cast
 
+from airi.engine.backends.cuda.budget import first_line
 from airi.engine.backends.cuda.device import Device
 from airi.engine.backends.cuda.group import Group, listen
 from airi.engine.backends.cuda.ranks import (
@@ -316,4 +317,4 @@ def _death(worker: _Worker) -> EngineDeadError:
 
 
 def _line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    return f"{type(error).__name__}: {first_line(error)}"

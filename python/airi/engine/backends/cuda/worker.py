@@ -22,7 +22,7 @@ import numpy as np
 from airi.engine.backends import LoadOptions
 from airi.engine.backends.cuda.arena import DeviceArena
 from airi.engine.backends.cuda.batch import BatchBuffers
-from airi.engine.backends.cuda.budget import LESS_STEPS, LESS_WEIGHTS, enough_memory
+from airi.engine.backends.cuda.budget import LESS_STEPS, LESS_WEIGHTS, enough_memory, first_line
 from airi.engine.backends.cuda.detect import obstacle
 from airi.engine.backends.cuda.device import CpuDevice, CudaDevice, Device
 from airi.engine.backends.cuda.group import Group
@@ -210,8 +210,7 @@ def _failure(error: Exception) -> Failed:
         info = error_info(error)
         return Failed(info.code, info.message, info.field)
     logger.error("a worker failed", exc_info=error)
-    line = str(error).partition("\n")[0]
-    return Failed(EngineDeadError.code, f"{type(error).__name__}: {line}")
+    return Failed(EngineDeadError.code, f"{type(error).__name__}: {first_line(error)}")
 
 
 def _serve(channel: Channel) -> int:
