@@ -11,7 +11,7 @@ from benches.gpu.attend import Attend, empty_out
 from benches.gpu.bench import Bench, Case, NotHere, Row
 from benches.gpu.check_attention import a_batch, compare, small_pool, usual
 from benches.gpu.checks import Checks
-from benches.gpu.pool import Batch, Heads, Pool, random_queries
+from benches.gpu.pool import Batch, Heads, Pool, make_batch, random_queries
 from benches.gpu.timing import capture
 
 _FAST_ERROR = 1e-3
@@ -58,6 +58,8 @@ def _start(bench: Bench, kind: _Kind) -> tuple[Pool, Batch, torch.Tensor]:
     heads, _ = usual(bench)
     pool = small_pool(bench, heads, kind.stored)
     batch = a_batch(bench, pool, prefill=kind.prefill)
+    if pool.layout.is_quantised:  # chunks read no quantised memory
+        batch = make_batch(pool, batch.lens, seed=1)
     return pool, batch, random_queries(batch, heads, kind.dtype, bench.device, seed=3)
 
 

@@ -57,6 +57,16 @@ def test_float64_results_are_those_of_the_specification(
     torch.testing.assert_close(found, expected, rtol=limit, atol=limit)
 
 
+def test_heads_are_rotated_as_the_specification_rotates_them() -> None:
+    x = torch.randn(5, 2, 16, generator=torch.Generator().manual_seed(1))
+    positions = torch.tensor([0, 3, 1, 7, 2], dtype=torch.int32)
+    for rot_dim in (0, 8, 16):
+        turns = torch.arange(8)[:, None] * torch.linspace(1, 0.1, rot_dim // 2)
+        cos_sin = torch.cat((turns.cos(), turns.sin()), 1)
+        expected = reference.rope(x, cos_sin, positions)
+        torch.testing.assert_close(oracle.rotated(x, cos_sin, positions).float(), expected)
+
+
 def test_both_orders_hold_the_same_units_without_overlap() -> None:
     pool = a_pool()
     blocks = torch.arange(pool.blocks)
