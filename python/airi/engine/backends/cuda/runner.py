@@ -155,7 +155,7 @@ class DeviceRunner:
         granules = self.model.bytes_per_block(self._binding.block_size) // KV_GRANULE
         entries = np.arange(table.numel(), dtype=np.int64) % num_blocks * granules
         with self._device.active():
-            before = table.flatten()
+            before = table.flatten().clone()
             self._fill_table(self._device.upload(entries.astype(np.int32)))
         try:
             yield
