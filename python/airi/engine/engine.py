@@ -18,7 +18,7 @@ from airi.engine.loading import EngineProgress, HostedModel, host_models, larger
 from airi.engine.options import EngineOptions, ModelOptions
 from airi.engine.outcomes import REASONS, ModelCounters, StepOutputs, execution_error, first_output, refusal
 from airi.engine.prompts import check_ids, check_place, check_priority, check_prompt, check_room
-from airi.engine.requests import Feature, RequestState
+from airi.engine.requests import Feature, RequestState, now_us
 from airi.engine.runner import StepResult
 from airi.engine.tenants import Tenants
 from airi.errors import ConfigError, MemoryBudgetError, ModelNotFoundError
@@ -30,11 +30,6 @@ __all__ = ["Engine", "ModelCounters", "StepOutputs", "now_us"]
 
 _TIER_WAIT_S = 0.05
 """How long a step without a batch waits for what is being loaded, before it looks at clients again."""
-
-
-def now_us() -> int:
-    """The clock of deadlines and arrivals: microseconds, monotonic, the same in every process of a host."""
-    return time.monotonic_ns() // 1000
 
 
 class Engine:
@@ -133,10 +128,8 @@ class Engine:
         self._fleet.sleep(self.find_model(model).index)
 
     def wake(self, model: str | int) -> None:
-        """Brings a sleeping model back; its requests go on where they were taken off. Raises ConfigError.
-
-        It sleeps on where memory is missing: MemoryBudgetError, or `wake_failure` where it had to wait for a step.
-        """
+        """Brings a sleeping model back; its requests go on where they were taken off. Raises ConfigError, and
+        MemoryBudgetError where it sleeps on for want of memory: that is `wake_failure` where it showed later."""
         self._fleet.wake(self.find_model(model).index)
 
     def wake_failure(self, model: int) -> MemoryBudgetError | None:
