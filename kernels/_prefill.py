@@ -67,8 +67,13 @@ def _cut(
 
     `is_masked`: a window, or blocks of less than 64 keys, which take registers of their own.
     """
-    if dtype is torch.float32:  # for checks only: without matrix units sm_90 spills at every size
-        return (32, 32, 4, 2) if head_dim <= 128 else (32, 16, 4, 2)
+    if dtype is torch.float32:
+        # Without matrix units threads hold whole rows of their operands: 32 rows spill up to 8 KiB on sm_90, 16 of
+        # four warps 350 bytes at 128, and masked tiles of 32 keys 8 bytes on sm_100. Eight warps have too little of
+        # rows of 32 or 64 to read them wide.
+        rows, is_wide = 32 if arch.is_amd else 16, head_dim > 64
+        tile = 16 if head_dim > 128 or (is_wide and is_masked) else 32
+        return (rows, tile, 8 if is_wide and head_dim <= 128 and not arch.is_amd else 4, 2)
     if arch.is_amd:
         return _cut_amd(head_dim, is_masked=is_masked)
     if arch.has_tma:

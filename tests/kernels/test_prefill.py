@@ -34,8 +34,8 @@ def test_every_head_dim_agrees_with_dense_attention(head_dim: int) -> None:
 
 @pytest.mark.parametrize("group", range(1, 17))
 def test_every_group_agrees_with_dense_attention(group: int) -> None:
-    # The query behind the first tile, whose rows the tile's last program rows are, sees one tile of 32 keys more.
-    rows = [(32 // group + 2, 34), (1, 9)]
+    # The query behind a tile of 16 rows, whose rows that tile's last program rows are, sees one tile of 32 keys more.
+    rows = [(16 // group + 2, 34), (1, 9)]
     check(make_case(rows, head_dim=32, group=group, kv_heads=1, block_size=32))
 
 
@@ -183,10 +183,10 @@ def test_not_a_number_stays_in_its_row() -> None:
 def test_the_planners_tiles_cover_every_row_of_a_chunk() -> None:
     case = make_case([(2, 2), (1, 5), (40, 61), (0, 0), (17, 31)], head_dim=32, kv_heads=1, block_size=16)
     queries = prefill_tiles(SM_90, 32, 2, torch.float32, 16).tile_queries
-    plan = AttentionPlan.allocate("cpu", max_rows=8, max_items=8, max_tiles=8)
+    plan = AttentionPlan.allocate("cpu", max_rows=8, max_items=8, max_tiles=16)
     batch = case.batch
     plan_attention(batch.query_start, batch.seq_lens, plan, num_kv_heads=1, tile_queries=queries)
-    planned, _ = run(case, plan=plan, num_tiles=8)
+    planned, _ = run(case, plan=plan, num_tiles=16)
     expected, _ = run(case)
     assert torch.equal(planned.nan_to_num(7), expected.nan_to_num(7))
 
