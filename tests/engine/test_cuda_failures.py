@@ -80,6 +80,32 @@ def test_what_is_not_a_number_is_gone_from_blocks_that_others_fill(
     assert again.finish_reason == "length"
 
 
+def test_what_a_cancelled_request_left_that_is_not_a_number_is_gone_too(
+    tiny_llama: Path, llama_references: list[Reference], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is cancelled in the middle of its prompt, so that no row ever tells what it left."""
+    engine = make_engine(tiny_llama, backend="cuda", device="cpu", block_size=16, max_batch_tokens=16)
+    enqueue, arena = model_of(engine).enqueue, engine._hosting.arena
+
+    def broken(step: Any) -> torch.Tensor:
+        logits: torch.Tensor = enqueue(step)
+        arena.part(0, arena.nbytes).view(torch.float32).fill_(torch.nan)
+        return logits
+
+    add(engine, 1, list(range(3, 300)), max_tokens=4)
+    with monkeypatch.context() as patch:
+        patch.setattr(model_of(engine), "enqueue", broken)
+        engine.step()
+        engine.cancel(1)
+        run(engine)
+    reference = llama_references[1]
+    assert generate(engine, reference.prompt, max_tokens=64, **GREEDY).tokens == reference.tokens
+    size = model_of(engine).bytes_per_block(16)
+    columns = -(-(len(reference.prompt) + 63) // 16)
+    for entry in engine.models[0].runner.block_table[0, :columns].tolist():  # type: ignore[attr-defined]
+        assert bool(arena.part(entry * 4096, size).view(torch.float32).isfinite().all())
+
+
 def test_a_step_that_cannot_be_enqueued_ends_its_requests_and_the_engine_lives(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
