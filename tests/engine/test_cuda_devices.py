@@ -207,8 +207,8 @@ def test_memory_that_is_missing_at_the_start_is_named(
     with pytest.raises(MemoryBudgetError) as error:
         make_engine(tiny_llama, backend="cuda", device="cpu", kv_memory=2**33)
     assert "kv_memory is 8.0 GiB, but only" in str(error.value)
-    monkeypatch.setattr("airi.engine.backends.cuda.device.CpuDevice", lambda: FullDevice(6 * MIB))
-    table = {"max_num_seqs": 40_000, "max_batch_tokens": 8, "block_size": 16}
+    monkeypatch.setattr("airi.engine.backends.cuda.device.CpuDevice", lambda: FullDevice(2 * MIB))
+    table = {"max_num_seqs": 4096, "max_batch_tokens": 8, "block_size": 8}
     with pytest.raises(MemoryBudgetError) as error:
         make_engine(tiny_llama, backend="cuda", device="cpu", kv_memory=MIB, **table)
     said = str(error.value)
@@ -216,6 +216,13 @@ def test_memory_that_is_missing_at_the_start_is_named(
     assert "missing: " in said
     assert "do not fit cuda:0 (Device 3000), of whose 80.0 GiB" in said
     assert said.endswith("lower kv_memory, max_batch_tokens or max_num_seqs")
+
+
+def test_more_rows_than_attention_is_planned_for_are_refused_in_a_line(tiny_llama: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        make_engine(tiny_llama, backend="cuda", device="cpu", max_num_seqs=4097)
+    assert str(error.value) == "max_num_seqs is 4097; on GPUs it must be at most 4096"
+    assert error.value.field == "max_num_seqs"
 
 
 def test_weights_that_cannot_fit_are_told_whole_before_any_is_copied(

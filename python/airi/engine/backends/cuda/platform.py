@@ -22,7 +22,7 @@ from airi.engine.backends.cuda.tiers import DeviceTiers
 from airi.engine.memory import Arena, own
 from airi.engine.options import EngineOptions
 from airi.engine.runner import StepArrays
-from airi.errors import MemoryBudgetError
+from airi.errors import ConfigError, MemoryBudgetError
 
 if TYPE_CHECKING:
     from airi.engine.loading import HostedModel
@@ -35,7 +35,14 @@ class DevicePlatform:
     """One device, for which several models' steps are enqueued. *Thread safety*: none."""
 
     def __init__(self, device: Device, options: EngineOptions) -> None:
-        """Takes the fixed buffers; raises MemoryBudgetError."""
+        """Takes the fixed buffers; raises ConfigError and MemoryBudgetError."""
+        from airi.kernels.attention_plan import MAX_ROWS
+
+        if options.max_num_seqs > MAX_ROWS:
+            raise ConfigError(
+                f"max_num_seqs is {options.max_num_seqs}; on GPUs it must be at most {MAX_ROWS}",
+                field="max_num_seqs",
+            )
         self.name = "cuda"
         self.device = device
         self._collective: Collective | None = None
