@@ -139,7 +139,8 @@ _FIELD_ERRORS: dict[str, type[ConfigError] | type[RequestError]] = {
     )
 }
 _PLAIN_ERRORS: dict[str, type[AiriError]] = {
-    cls.code: cls for cls in (CheckpointError, StateError, EngineError, EngineStartError, EngineDeadError, ExecutionError)
+    cls.code: cls
+    for cls in (CheckpointError, StateError, EngineError, EngineStartError, EngineDeadError, ExecutionError)
 }
 
 

@@ -16,7 +16,10 @@ _CONNECT_S = 10.0
 _ANSWER_S = 10.0
 _MIGRATION_LOCK = 0x61697269
 """Any number, the same in every process."""
-_HAS_META = "SELECT 1 WHERE to_regclass('airi_meta') IS NOT NULL"
+# Not to_regclass: it may remember from before the wait for the lock that there was no such table.
+_HAS_META = (
+    "SELECT 1 FROM pg_class WHERE relname = 'airi_meta' AND relkind = 'r' AND pg_table_is_visible(oid)"
+)
 
 
 class PostgresStore(Store):

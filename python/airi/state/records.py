@@ -38,7 +38,7 @@ class KeyRecord:
         return min((at for at in (self.expires, self.revoked, self.retires) if at is not None), default=None)
 
     def state(self, now: float) -> str:
-        """"active", "rotated" (until it retires), "retired", "revoked" or "expired"."""
+        """ "active", "rotated" (until it retires), "retired", "revoked" or "expired"."""
         if self.revoked is not None:
             return "revoked"
         if self.expires is not None and self.expires <= now:

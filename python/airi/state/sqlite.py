@@ -82,7 +82,9 @@ class SqliteStore(Store):
 
     def _open(self) -> None:
         if sqlite3.sqlite_version_info < _OLDEST:
-            raise StateError(f"state {self.shown}: SQLite is {sqlite3.sqlite_version}; it must be 3.35 or newer")
+            raise StateError(
+                f"state {self.shown}: SQLite is {sqlite3.sqlite_version}; it must be 3.35 or newer"
+            )
         # Nobody else on the machine needs to know who has keys; the log's files take the mode over.
         os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         self._connection = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None)

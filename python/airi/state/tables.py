@@ -8,7 +8,11 @@ MIGRATIONS: list[tuple[str, ...]] = [
     (
         # One row. Every change of tenants and keys counts `changes` up first, in its own transaction: the row's lock
         # puts the changes in an order, and whoever has seen a count has seen all changes up to it.
-        "CREATE TABLE airi_meta (id BIGINT PRIMARY KEY CHECK (id = 1), version BIGINT NOT NULL, changes BIGINT NOT NULL)",
+        """CREATE TABLE airi_meta (
+            id BIGINT PRIMARY KEY CHECK (id = 1),
+            version BIGINT NOT NULL,
+            changes BIGINT NOT NULL
+        )""",
         "INSERT INTO airi_meta (id, version, changes) VALUES (1, 0, 0)",
         "CREATE TABLE airi_tenants (number BIGINT PRIMARY KEY, name TEXT NOT NULL UNIQUE)",
         """CREATE TABLE airi_keys (

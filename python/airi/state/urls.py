@@ -37,7 +37,9 @@ class StateUrl:
             parts = urlsplit(text.strip())
             host, port = parts.hostname or "", parts.port
         except ValueError:
-            raise ConfigError(f"state is a {scheme} URL that cannot be read; {_ACCEPTED}", field="state") from None
+            raise ConfigError(
+                f"state is a {scheme} URL that cannot be read; {_ACCEPTED}", field="state"
+            ) from None
         database = parts.path.lstrip("/")
         if "/" in database:
             raise ConfigError(f"state names no database of PostgreSQL; {_ACCEPTED}", field="state")
