@@ -15,7 +15,7 @@ from airi.errors import AiriError
 
 __all__ = ["main"]
 
-COMMANDS = ("serve", "chat", "bench", "simulate")
+COMMANDS = ("serve", "chat", "keys", "bench", "simulate")
 """In the order of `--help`; `airi.cli.<name>` has a function of that name, or a Typer application `app`."""
 
 _USER_ERROR = 2

@@ -79,10 +79,6 @@ def _run(source: EngineOptions | str, options: ServerOptions, log_level: str) ->
     from airi.cli._serve_output import ServeOutput
     from airi.gateway.launch import launch
 
-    if options.app.api_keys == () and not _is_loopback(options.host):
-        logging.getLogger("airi.gateway").warning(
-            "%s is reachable by others and no --api-key is set", options.host
-        )
     if isinstance(source, str):
         logging.getLogger("airi.gateway").info("waiting for the engine at %s", source)
     with ServeOutput() as output:
@@ -94,7 +90,3 @@ def _run(source: EngineOptions | str, options: ServerOptions, log_level: str) ->
             on_listening=output.listening,
         )
         uvloop.run(run)
-
-
-def _is_loopback(host: str) -> bool:
-    return host in ("localhost", "::1") or host.startswith("127.")

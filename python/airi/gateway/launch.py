@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
+from airi.gateway.access import open_access
 from airi.gateway.lifecycle import Stop, bind
 from airi.gateway.options import ServerOptions
 from airi.transport import EngineClient, Progress
@@ -31,7 +32,8 @@ async def launch(
     """Serves until SIGTERM or SIGINT and returns once everything has drained.
 
     `source` describes the engine to start, which logs at `log_level`, or is the endpoint of one that runs.
-    Raises AiriError for what the user can mend: a taken port, a broken checkpoint, options that do not fit;
+    Raises AiriError for what the user can mend: a taken port, a state that cannot be opened, a broken checkpoint,
+    options that do not fit;
     EngineDeadError when the engine keeps dying.
     """
     if options.chat_template is not None:
@@ -39,9 +41,13 @@ async def launch(
     with Stop().installed() as stop:
         sock = bind(options.host, options.port)
         try:
-            async with _engine(source, log_level, on_progress) as starting:
+            async with (
+                open_access(options.app) as access,
+                _engine(source, log_level, on_progress) as starting,
+            ):
                 serve = await asyncio.to_thread(_load_server)
-                await serve(await starting, options, sock, stop=stop, on_listening=on_listening)
+                client = await starting
+                await serve(client, options, sock, stop=stop, access=access, on_listening=on_listening)
         except asyncio.CancelledError:
             if not stop.requested:
                 raise

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from airi.errors import ConfigError
+from airi.policy.tenants import TenantOptions
 
-__all__ = ["AppOptions", "ServerOptions"]
+__all__ = ["AppOptions", "ServerOptions", "is_loopback"]
 
 DEFAULT_BODY_LIMIT = 32 * 2**20
 
@@ -17,7 +18,15 @@ class AppOptions:
     """How the application behaves towards its clients."""
 
     api_keys: tuple[str, ...] = ()
-    """Empty: everybody may call."""
+    """Each is a tenant of its own. Without keys, a state and tenants everybody on this machine may call."""
+    state: str | None = None
+    """URL of the database that keys are in; see `airi.state`."""
+    tenants: tuple[TenantOptions, ...] = ()
+    """Those that are served, where any are listed; else every tenant that has a key."""
+    open_metrics: bool = False
+    """Whether `/metrics` needs no key."""
+    open_openapi: bool = False
+    """Whether `/openapi.json` needs no key."""
     cors_origins: tuple[str, ...] = ()
     """Origins whose scripts may call; `*` for all; empty turns CORS off."""
     body_limit: int = DEFAULT_BODY_LIMIT
@@ -26,6 +35,17 @@ class AppOptions:
     def __post_init__(self) -> None:
         if not all(key.strip() for key in self.api_keys):
             raise ConfigError("api_key is empty; leave the option out to let everybody call", field="api_key")
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether callers must have a key or a token."""
+        return bool(self.api_keys or self.tenants or self.state is not None)
+
+    @property
+    def open_paths(self) -> frozenset[str]:
+        """What is answered without a key beside the probes."""
+        paths = {"/metrics": self.open_metrics, "/openapi.json": self.open_openapi}
+        return frozenset(path for path, is_open in paths.items() if is_open)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +64,12 @@ class ServerOptions:
     """How long running requests may take to finish after SIGTERM."""
 
     def __post_init__(self) -> None:
+        if not self.app.needs_key and not is_loopback(self.host):
+            raise ConfigError(
+                f"host is {self.host!r}, which others can reach, and there are no keys: give --api-key or --state, "
+                "or listen on 127.0.0.1",
+                field="host",
+            )
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"port is {self.port}; it must be in [0, 65535]", field="port")
         if (self.tls_cert is None) != (self.tls_key is None):
@@ -57,3 +83,8 @@ class ServerOptions:
     def scheme(self) -> str:
         """http or https."""
         return "http" if self.tls_cert is None else "https"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens there."""
+    return host in ("localhost", "::1") or host.startswith("127.")
