@@ -93,11 +93,10 @@ class Issuer:
         if self._fetched is None or self._clock() - self._fetched >= TTL_S:
             self.refresh_soon()
 
-    async def close(self) -> None:
+    def abandon(self) -> None:
         """Gives up an attempt that runs."""
         if self.refreshing is not None:
             self.refreshing.cancel()
-            await asyncio.gather(self.refreshing, return_exceptions=True)
 
     async def _refresh(self) -> None:
         try:

@@ -125,6 +125,10 @@ class TokenVerifier:
             for name, settings in wanted.items()
         }
         self._cache.clear()
+        for name in known.keys() - self._issuers.keys():
+            known[name].abandon()
+        if self._task is not None:
+            self._refresh_due()
 
     async def __aenter__(self) -> Self:
         """Begins to fetch every issuer's keys, and sees to it from now on. Waits for none."""
@@ -136,7 +140,7 @@ class TokenVerifier:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         for issuer in self._issuers.values():
-            await issuer.close()
+            issuer.abandon()
 
     def find(self, authorization: str | None) -> Principal | None:
         """Whose token an `Authorization` header holds; None where it holds none that is accepted now. Does no I/O."""
@@ -186,9 +190,12 @@ class TokenVerifier:
 
     async def _watch(self) -> None:
         while True:
-            for issuer in self._issuers.values():
-                issuer.refresh_if_due()
+            self._refresh_due()
             await asyncio.sleep(_LOOK_S)
+
+    def _refresh_due(self) -> None:
+        for issuer in self._issuers.values():
+            issuer.refresh_if_due()
 
     def _key(self, parts: _Parts) -> tuple[bool, jwt.PyJWK]:
         """Whether the token's own key is known, and that key or one that is as much work."""
