@@ -37,6 +37,7 @@ JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON object, or a li
 KeyArgument = Annotated[
     str, typer.Argument(metavar="ID", help="Public id of the key, as `airi keys list` shows it.")
 ]
+_WIDEST = 240
 _DEFAULT_STORE = "sqlite:///./airi.db"
 
 
@@ -185,7 +186,8 @@ def _table(records: list[KeyRecord], now: float) -> None:
             state += f" to {record.replaced_by}"
         ends = "-" if record.ends is None else _moment(record.ends)
         table.add_row(record.id, record.tenant, record.prefix, state, _moment(record.created), ends)
-    Console().print(table)
+    # As wide as it comes out: an id that is cut to the terminal's width names nothing.
+    Console(width=_WIDEST).print(table)
 
 
 def _moment(at: int | None) -> str:
