@@ -261,7 +261,7 @@ def test_no_log_answer_metric_or_repr_holds_a_key_or_a_token(
                 headers = {"authorization": f"{scheme} {credential}"}
                 response = gateway.http.post(path, json=body, headers=headers)
                 said.append(response.text + str(response.headers))
-    monkeypatch.setattr("airi.gateway.openai.chat.check_prompt", lambda *_: 1 / 0)
+    monkeypatch.setattr("airi.gateway.openai.chat.check_prompt", lambda *_, **__: 1 / 0)
     said.append(ask(gateway, key.text).text)
     said.append(ask(gateway, token).text)
     said.append(gateway.http.get("/metrics", headers={"authorization": f"Bearer {key.text}"}).text)
