@@ -224,6 +224,63 @@ async def test_an_access_without_keys_lets_all_in_and_one_with_keys_nobody_else(
         assert access.find("/v1/models", None) is None  # tenants without any key yet
 
 
+async def test_a_reload_is_taken_whole(state_url: str, issuer: TestIssuer) -> None:
+    async with await open_store(state_url) as store:
+        acme, batch = await create_key(store, "acme"), await create_key(store, "batch")
+    options = AppOptions(api_keys=("sk-flag",), state=state_url, tenants=(TenantOptions(name="acme"),))
+
+    def found(access: Access, credential: str) -> tuple[str, int, int] | None:
+        principal = access.find("/v1/models", f"Bearer {credential}")
+        return None if principal is None else (principal.tenant, principal.number, principal.priority)
+
+    async with open_access(options) as access:
+        assert found(access, batch.text) is None
+        oidc = OidcOptions(issuer=issuer.url, audience=AUDIENCE)
+        await access.use([TenantOptions(name="batch", priority=-4), TenantOptions(name="new", oidc=oidc)])
+        after = [None, ("batch", 2, -4), ("flag:1", 3, 0)]
+        assert [found(access, text) for text in (acme.text, batch.text, "sk-flag")] == after
+        token = f"Bearer {issuer.token()}"
+        assert access.find("/", token) is None
+        late = await access.find_late(token)
+        assert late is not None
+        assert (late.tenant, late.number) == ("new", 4)
+        same = [TenantOptions(name=name, oidc=oidc) for name in ("acme", "new")]
+        for refused in (same, [TenantOptions(name="acme"), TenantOptions(name="acme", weight=2.0)]):
+            with pytest.raises(ConfigError):
+                await access.use(refused)
+            assert [found(access, text) for text in (acme.text, batch.text, "sk-flag")] == after
+            assert access.find("/", token) is not None
+        told: list[tuple[int, float]] = []
+
+        class Engine:
+            async def set_tenant(self, tenant: int, weight: float) -> None:
+                told.append((tenant, weight))
+
+        await access.tell(Engine())
+        assert told == [(2, 1.0), (4, 1.0)]
+
+
+async def test_numbers_stay_through_reloads_without_a_state() -> None:
+    async with open_access(AppOptions(api_keys=("k",), tenants=(TenantOptions(name="a"),))) as access:
+        await access.use([TenantOptions(name="b"), TenantOptions(name="a", weight=2.0)])
+        told: list[tuple[int, float]] = []
+
+        class Engine:
+            async def set_tenant(self, tenant: int, weight: float) -> None:
+                told.append((tenant, weight))
+
+        await access.tell(Engine())
+        assert told == [(3, 1.0), (2, 2.0)]
+
+
+async def test_a_server_without_keys_takes_no_tenants_later() -> None:
+    async with open_access(AppOptions()) as access:
+        await access.use([])
+        with pytest.raises(ConfigError, match="started without keys"):
+            await access.use([TenantOptions(name="a")])
+        assert not access.needs_key
+
+
 def test_no_log_answer_metric_or_repr_holds_a_key_or_a_token(
     start_gateway: StartGateway,
     make_state_url: Callable[[str], str],
@@ -266,9 +323,9 @@ def test_no_log_answer_metric_or_repr_holds_a_key_or_a_token(
     said.append(ask(gateway, token).text)
     said.append(gateway.http.get("/metrics", headers={"authorization": f"Bearer {key.text}"}).text)
     (access,) = opened
-    assert access._ring is not None
-    assert access._verifier is not None
-    said += [repr(access), repr(vars(access)), repr(vars(access._ring)), repr(vars(access._verifier))]
+    keys = access._keys
+    assert keys is not None
+    said += [repr(access), *(repr(vars(part)) for part in (access, keys, keys.ring, keys.verifier))]
     said += [
         repr(options.tenants),
         repr(access.find("/", f"Bearer {token}")),

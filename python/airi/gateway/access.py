@@ -6,17 +6,18 @@ may do to a model is decided in one other place, `airi.gateway.gate`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
+from airi.errors import ConfigError
 from airi.policy import ANYONE, Principal
 
 if TYPE_CHECKING:
     from airi.gateway.options import AppOptions
     from airi.policy.jwt import TokenVerifier
-    from airi.policy.ring import KeyRing
-    from airi.policy.tenants import Tenants
+    from airi.policy.tenants import TellsTenants, TenantOptions, Tenants
+    from airi.state import Store
 
 # Probes must work without a key; all else is the owner's business.
 OPEN_PATHS = frozenset({"/health", "/ready", "/version"})
@@ -26,40 +27,88 @@ class Access:
     """Names the caller of a request. Never keeps a key or a token, only digests.
 
     *Thread safety*: none; one event loop.
+    *Invariant*: keys and tokens speak for the same tenants.
     """
 
-    def __init__(
-        self,
-        ring: KeyRing | None = None,
-        verifier: TokenVerifier | None = None,
-        *,
-        tenants: Tenants | None = None,
-        open_paths: frozenset[str] = OPEN_PATHS,
-    ) -> None:
-        self._ring = ring
-        self._verifier = verifier
-        self.tenants = tenants
-        """Those whose weights the engine is to know."""
+    def __init__(self, keys: _Keys | None = None, *, open_paths: frozenset[str] = OPEN_PATHS) -> None:
+        self._keys = keys
         self.open_paths = open_paths
         """What is answered without a key."""
 
     @property
     def needs_key(self) -> bool:
         """Whether callers must have a key or a token."""
-        return self._ring is not None
+        return self._keys is not None
 
     def find(self, path: str, authorization: str | None) -> Principal | None:
         """The caller, from the `Authorization` header; None for one that is not known. Does no I/O."""
-        if self._ring is None or path in self.open_paths:
+        keys = self._keys
+        if keys is None or path in self.open_paths:
             return ANYONE
-        principal = self._ring.find(authorization)
-        if principal is None and self._verifier is not None:
-            return self._verifier.find(authorization)
+        principal = keys.ring.find(authorization)
+        if principal is None and keys.verifier is not None:
+            return keys.verifier.find(authorization)
         return principal
 
     async def find_late(self, authorization: str | None) -> Principal | None:
         """As `find`, for one that was not known: its issuer's new keys may be on their way."""
-        return None if self._verifier is None else await self._verifier.find_late(authorization)
+        if self._keys is None or self._keys.verifier is None:
+            return None
+        return await self._keys.verifier.find_late(authorization)
+
+    async def tell(self, engine: TellsTenants) -> None:
+        """Gives an engine the weights of the tenants. Raises ConfigError where it refuses one."""
+        if self._keys is not None:
+            await self._keys.tenants.tell(engine)
+
+    async def use(self, options: Iterable[TenantOptions]) -> None:
+        """From now on these tenants are served, in place of those before; what runs goes on.
+
+        Raises ConfigError and StateError, and then nothing has changed. Engines are told by `tell`.
+        """
+        options = tuple(options)
+        if self._keys is None:
+            if options:
+                raise ConfigError(
+                    "tenants cannot be added to a server that was started without keys; start it again",
+                    field="tenants",
+                )
+        else:
+            await self._keys.use(options)
+
+
+class _Keys:
+    """The ring, the verifier where there are issuers, and where tenants' numbers come from."""
+
+    def __init__(self, api_keys: tuple[str, ...], store: Store | None, stack: AsyncExitStack) -> None:
+        from airi.policy.ring import KeyRing, name_of_fixed
+        from airi.policy.tenants import Tenants
+
+        self._fixed = [name_of_fixed(index) for index in range(len(api_keys))]
+        self._store = store
+        self._stack = stack
+        self.tenants = Tenants()
+        self.ring = KeyRing(self.tenants, api_keys)
+        self.verifier: TokenVerifier | None = None
+
+    async def use(self, options: tuple[TenantOptions, ...]) -> None:
+        tenants = await self._numbered(options)
+        if self.verifier is not None:
+            self.verifier.use(tenants)  # before all else: it is what may refuse
+        elif any(option.oidc is not None for option in options):
+            from airi.policy.jwt import TokenVerifier
+
+            self.verifier = await self._stack.enter_async_context(TokenVerifier(tenants))
+        self.ring.use(tenants)
+        self.tenants = tenants
+
+    async def _numbered(self, options: tuple[TenantOptions, ...]) -> Tenants:
+        from airi.policy.tenants import Tenants
+
+        if self._store is not None:
+            return await Tenants.numbered(options, self._store, others=self._fixed)
+        known = {name: 1 + index for index, name in enumerate(self._fixed)}
+        return Tenants(options, known | self.tenants.numbers)
 
 
 @asynccontextmanager
@@ -71,23 +120,15 @@ async def open_access(options: AppOptions) -> AsyncIterator[Access]:
     if not options.needs_key:
         yield Access()
         return
-    from airi.policy.ring import KeyRing, KeyWatch, name_of_fixed
-    from airi.policy.tenants import Tenants
+    from airi.policy.ring import KeyWatch
     from airi.state import open_store
 
-    fixed = [name_of_fixed(index) for index in range(len(options.api_keys))]
     async with AsyncExitStack() as stack:
-        if options.state is None:
-            tenants = Tenants(options.tenants, {name: 1 + index for index, name in enumerate(fixed)})
-            ring = KeyRing(tenants, options.api_keys)
-        else:
+        store = None
+        if options.state is not None:
             store = await stack.enter_async_context(await open_store(options.state))
-            tenants = await Tenants.numbered(options.tenants, store, others=fixed)
-            ring = KeyRing(tenants, options.api_keys)
-            await stack.enter_async_context(KeyWatch(store, ring))
-        verifier = None
-        if any(option.oidc is not None for option in options.tenants):
-            from airi.policy.jwt import TokenVerifier
-
-            verifier = await stack.enter_async_context(TokenVerifier(tenants))
-        yield Access(ring, verifier, tenants=tenants, open_paths=OPEN_PATHS | options.open_paths)
+        keys = _Keys(options.api_keys, store, stack)
+        await keys.use(options.tenants)
+        if store is not None:
+            await stack.enter_async_context(KeyWatch(store, keys.ring))
+        yield Access(keys, open_paths=OPEN_PATHS | options.open_paths)

@@ -75,8 +75,7 @@ async def serve(
     metrics = Metrics(__version__)
     metrics.watch_engine(lambda: client.stats, lambda: client.alive)
     models = ModelRegistry(serve_models(client, metrics, chat_template=options.chat_template))
-    if access.tenants is not None:
-        await access.tenants.tell(client)
+    await access.tell(client)
     app = create_app(models, metrics, options.app, access=access)
     server = _Server(_config(app, options), client, options.drain_timeout_s)
     stop.serves(server)

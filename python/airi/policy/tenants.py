@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from airi.policy.oidc import OidcOptions
     from airi.state import Store
 
-__all__ = ["DEFAULT_PREFIX", "TenantOptions", "Tenants", "check_name", "check_prefix"]
+__all__ = ["DEFAULT_PREFIX", "TellsTenants", "TenantOptions", "Tenants", "check_name", "check_prefix"]
 
 DEFAULT_PREFIX = "sk-airi"
 MOST_PRIORITY = 1000
@@ -94,6 +94,11 @@ class Tenants:
     def options(self) -> tuple[TenantOptions, ...]:
         """The listed ones."""
         return tuple(self._options.values())
+
+    @property
+    def numbers(self) -> dict[str, int]:
+        """All numbers that are known, by name."""
+        return dict(self._numbers)
 
     def number(self, name: str) -> int | None:
         """The number of a tenant, or of another name that was given one."""
