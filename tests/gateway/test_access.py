@@ -281,6 +281,22 @@ async def test_a_server_without_keys_takes_no_tenants_later() -> None:
         assert not access.needs_key
 
 
+def answers_to(gateway: Gateway, credentials: list[str]) -> list[str]:
+    """All that comes back for each of them, sent to several routes in several ways."""
+    said = []
+    for credential in credentials:
+        for path, body in (
+            ("/v1/chat/completions", CHAT),
+            ("/v1/completions", {"model": "nobody"}),
+            ("/nothing", {}),
+        ):
+            for scheme in ("Bearer", "Basic", "Token"):
+                headers = {"authorization": f"{scheme} {credential}"}
+                response = gateway.http.post(path, json=body, headers=headers)
+                said.append(response.text + str(response.headers))
+    return said
+
+
 def test_no_log_answer_metric_or_repr_holds_a_key_or_a_token(
     start_gateway: StartGateway,
     make_state_url: Callable[[str], str],
@@ -307,17 +323,9 @@ def test_no_log_answer_metric_or_repr_holds_a_key_or_a_token(
     )
     gateway = start_gateway(app=options)
     token, forged = issuer.token(email="ada@acme.example"), issuer.token()[:-6] + "AAAAAA"
-    said: list[str] = []
-    for credential in (key.text, revoked.text, "sk-flag-" + "f" * 30, token, forged, "sk-" + "u" * 40):
-        for path, body in (
-            ("/v1/chat/completions", CHAT),
-            ("/v1/completions", {"model": "nobody"}),
-            ("/nothing", {}),
-        ):
-            for scheme in ("Bearer", "Basic", "Token"):
-                headers = {"authorization": f"{scheme} {credential}"}
-                response = gateway.http.post(path, json=body, headers=headers)
-                said.append(response.text + str(response.headers))
+    said = answers_to(
+        gateway, [key.text, revoked.text, "sk-flag-" + "f" * 30, token, forged, "sk-" + "u" * 40]
+    )
     monkeypatch.setattr("airi.gateway.openai.chat.check_prompt", lambda *_, **__: 1 / 0)
     said.append(ask(gateway, key.text).text)
     said.append(ask(gateway, token).text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import sys
 from collections.abc import AsyncIterator
 
 import pytest
@@ -259,3 +260,39 @@ async def test_tables_of_a_later_version_are_refused(state_url: str, monkeypatch
         StateError, match="newer AIRI: its tables are of version 2, this one knows those up to 1"
     ):
         await open_store(state_url)
+
+
+# -- crashes -----------------------------------------------------------------------------------
+
+WRITER = """
+import asyncio, sys
+from airi.state import Charge, open_store
+
+async def main():
+    async with await open_store(sys.argv[1]) as store:
+        for i in range(10_000):
+            await store.add_key(id=f"k{i}", tenant=f"t{i}", prefix="sk", digest=f"d{i}", created=0, expires=None)
+            await store.spend([Charge(scope=scope, period_start=0, micro=1) for scope in ("x", "y")])
+            print(i, flush=True)
+
+asyncio.run(main())
+"""
+
+
+async def test_a_process_that_is_killed_loses_nothing_that_it_was_told_is_kept(state_url: str) -> None:
+    writer = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", WRITER, state_url, stdout=asyncio.subprocess.PIPE
+    )
+    assert writer.stdout is not None
+    for _ in range(25):
+        last = int(await writer.stdout.readline())
+    writer.kill()
+    last = max([last, *map(int, (await writer.stdout.read()).split())])
+    await writer.wait()
+    async with await open_store(state_url) as store:
+        keys, _ = await store.keys()
+        kept = {key.id for key in keys}
+        assert kept >= {f"k{i}" for i in range(last + 1)}
+        spent = [(await store.budget(scope, 0)).spent_micro for scope in ("x", "y")]
+        assert spent[0] == spent[1]  # both or neither
+        assert len(kept) - 1 <= spent[0] <= len(kept)
