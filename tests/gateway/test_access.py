@@ -327,8 +327,7 @@ def test_no_log_answer_metric_or_repr_holds_a_key_or_a_token(
         gateway, [key.text, revoked.text, "sk-flag-" + "f" * 30, token, forged, "sk-" + "u" * 40]
     )
     monkeypatch.setattr("airi.gateway.openai.chat.check_prompt", lambda *_, **__: 1 / 0)
-    said.append(ask(gateway, key.text).text)
-    said.append(ask(gateway, token).text)
+    said += [ask(gateway, text).text for text in (key.text, token)]
     said.append(gateway.http.get("/metrics", headers={"authorization": f"Bearer {key.text}"}).text)
     (access,) = opened
     keys = access._keys
@@ -339,9 +338,7 @@ def test_no_log_answer_metric_or_repr_holds_a_key_or_a_token(
         repr(access.find("/", f"Bearer {token}")),
         repr(access.find("/", f"Bearer {key.text}")),
     ]
-    # With what the formatter makes of tracebacks, as a log file would have it.
-    formatter = logging.Formatter("%(name)s %(message)s")
-    said += [formatter.format(record) for record in caplog.records]
+    said += map(logging.Formatter("%(name)s %(message)s").format, caplog.records)  # with tracebacks
     said += capfd.readouterr()
     everything = "\n".join(said)
     assert "ZeroDivisionError" in everything

@@ -69,7 +69,7 @@ class _Parts(NamedTuple):
 _header_decoder = msgspec.json.Decoder(_Header)
 _claims_decoder = msgspec.json.Decoder(_Claims)
 _object_decoder: msgspec.json.Decoder[dict[str, Any]] = msgspec.json.Decoder(dict[str, Any])
-_MALFORMED = _Parts(_Header("ES256", ""), _Claims("", "", 0.0), b"", bytes(300), b"1" * 64)
+_MALFORMED = _Parts(_Header("RS256", ""), _Claims("", "", 0.0), b"", bytes(300), b"1" * 256)
 _NEVER = (0.0, ANYONE)
 
 
@@ -200,15 +200,13 @@ class TokenVerifier:
     def _key(self, parts: _Parts) -> tuple[bool, jwt.PyJWK]:
         """Whether the token's own key is known, and that key or one that is as much work."""
         kid, algorithm = parts.header.kid, parts.header.alg
-        if algorithm not in ALGORITHMS:
-            return False, _meaningless("ES256")
         issuer = self._issuers.get(parts.claims.iss)
-        if issuer is None:
-            return False, _meaningless(algorithm)
+        if issuer is None or algorithm not in ALGORITHMS:
+            return False, _meaningless()
         key = issuer.key(kid, algorithm)
         if key is None:
             issuer.refresh_soon()
-            return False, issuer.any_key(algorithm) or _meaningless(algorithm)
+            return False, issuer.any_key(algorithm) or _meaningless()
         return True, key
 
     def _principal(self, parts: _Parts) -> Principal | None:
@@ -257,20 +255,10 @@ def _is_signed(key: jwt.PyJWK, parts: _Parts) -> bool:
 
 
 @cache
-def _meaningless(algorithm: str) -> jwt.PyJWK:
-    """A key that nobody has the other half of."""
-    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-
-    known = jwt.PyJWS().get_algorithm_by_name(algorithm)
-    public: Any
-    if algorithm == "EdDSA":
-        public = ed25519.Ed25519PrivateKey.generate().public_key()
-    elif algorithm.startswith("ES"):
-        curves = {"ES256": ec.SECP256R1(), "ES384": ec.SECP384R1(), "ES512": ec.SECP521R1()}
-        public = ec.generate_private_key(curves[algorithm]).public_key()
-    else:
-        public = rsa.RSAPublicNumbers(65537, (1 << 2048) - 1942289).public_key()
-    return jwt.PyJWK(known.to_jwk(public, as_dict=True), algorithm=algorithm)
+def _meaningless() -> jwt.PyJWK:
+    """A key that nobody has the other half of. One kind whatever a token names: callers do not choose what it costs."""
+    number = base64.urlsafe_b64encode(((1 << 2048) - 1942289).to_bytes(256, "big")).decode()
+    return jwt.PyJWK({"kty": "RSA", "n": number, "e": "AQAB"}, algorithm="RS256")
 
 
 def _groups(claims: dict[str, Any], oidc: OidcOptions) -> tuple[str, ...]:
