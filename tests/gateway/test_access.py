@@ -162,11 +162,7 @@ def test_whatever_is_wrong_the_answer_has_the_same_bytes(
 def test_only_probes_and_what_the_configuration_opens_need_no_key(
     start_gateway: StartGateway, make_state_url: Callable[[str], str], opened: tuple[str, ...]
 ) -> None:
-    options = AppOptions(
-        state=make_state_url("sqlite"),
-        open_metrics="/metrics" in opened,
-        open_openapi="/openapi.json" in opened,
-    )
+    options = AppOptions(state=make_state_url("sqlite"), open_pages=opened)
     gateway = start_gateway(app=options)
     paths = {"/health", "/ready", "/version", *opened}
     closed = {
@@ -185,6 +181,11 @@ def test_only_probes_and_what_the_configuration_opens_need_no_key(
     for path in closed - paths:
         for method in ("GET", "POST", "HEAD", "OPTIONS", "DELETE"):
             assert gateway.http.request(method, path).status_code == 401, (method, path)
+
+
+def test_other_pages_cannot_be_opened() -> None:
+    with pytest.raises(ConfigError, match=r"open_pages has '/v1/models'; accepted: /metrics, /openapi\.json"):
+        AppOptions(open_pages=("/metrics", "/v1/models"))
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org", ""])
@@ -236,7 +237,12 @@ async def test_a_reload_is_taken_whole(state_url: str, issuer: TestIssuer) -> No
     async with open_access(options) as access:
         assert found(access, batch.text) is None
         oidc = OidcOptions(issuer=issuer.url, audience=AUDIENCE)
-        await access.use([TenantOptions(name="batch", priority=-4), TenantOptions(name="new", oidc=oidc)])
+        before = [("acme", 1, 0), None, ("flag:1", 3, 0)]
+        new = [TenantOptions(name="batch", priority=-4), TenantOptions(name="new", oidc=oidc)]
+        exchange = await access.prepare(new)
+        await exchange.undo()
+        assert [found(access, text) for text in (acme.text, batch.text, "sk-flag")] == before
+        await exchange.commit()
         after = [None, ("batch", 2, -4), ("flag:1", 3, 0)]
         assert [found(access, text) for text in (acme.text, batch.text, "sk-flag")] == after
         token = f"Bearer {issuer.token()}"
@@ -247,7 +253,7 @@ async def test_a_reload_is_taken_whole(state_url: str, issuer: TestIssuer) -> No
         same = [TenantOptions(name=name, oidc=oidc) for name in ("acme", "new")]
         for refused in (same, [TenantOptions(name="acme"), TenantOptions(name="acme", weight=2.0)]):
             with pytest.raises(ConfigError):
-                await access.use(refused)
+                await access.prepare(refused)
             assert [found(access, text) for text in (acme.text, batch.text, "sk-flag")] == after
             assert access.find("/", token) is not None
         told: list[tuple[int, float]] = []
@@ -258,11 +264,14 @@ async def test_a_reload_is_taken_whole(state_url: str, issuer: TestIssuer) -> No
 
         await access.tell(Engine())
         assert told == [(2, 1.0), (4, 1.0)]
+        await exchange.undo()
+        assert [found(access, text) for text in (acme.text, batch.text, "sk-flag")] == before
+        assert access.find("/", token) is None
 
 
 async def test_numbers_stay_through_reloads_without_a_state() -> None:
     async with open_access(AppOptions(api_keys=("k",), tenants=(TenantOptions(name="a"),))) as access:
-        await access.use([TenantOptions(name="b"), TenantOptions(name="a", weight=2.0)])
+        await (await access.prepare([TenantOptions(name="b"), TenantOptions(name="a", weight=2.0)])).commit()
         told: list[tuple[int, float]] = []
 
         class Engine:
@@ -275,9 +284,9 @@ async def test_numbers_stay_through_reloads_without_a_state() -> None:
 
 async def test_a_server_without_keys_takes_no_tenants_later() -> None:
     async with open_access(AppOptions()) as access:
-        await access.use([])
+        await (await access.prepare([])).commit()
         with pytest.raises(ConfigError, match="started without keys"):
-            await access.use([TenantOptions(name="a")])
+            await access.prepare([TenantOptions(name="a")])
         assert not access.needs_key
 
 

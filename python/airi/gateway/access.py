@@ -61,10 +61,10 @@ class Access:
         if self._keys is not None:
             await self._keys.tenants.tell(engine)
 
-    async def use(self, options: Iterable[TenantOptions]) -> None:
-        """From now on these tenants are served, in place of those before; what runs goes on.
+    async def prepare(self, options: Iterable[TenantOptions]) -> Exchange:
+        """Tenants that can take the place of those that are served: all that can fail of it is done here.
 
-        Raises ConfigError and StateError, and then nothing has changed. Engines are told by `tell`.
+        Raises ConfigError and StateError. Engines are told by `tell`, after the exchange.
         """
         options = tuple(options)
         if self._keys is None:
@@ -73,8 +73,28 @@ class Access:
                     "tenants cannot be added to a server that was started without keys; start it again",
                     field="tenants",
                 )
-        else:
-            await self._keys.use(options)
+            return Exchange(None, None)
+        return Exchange(self._keys, await self._keys.prepared(options))
+
+
+class Exchange:
+    """Tenants that are ready to be served in place of others; requests that run go on."""
+
+    def __init__(self, keys: _Keys | None, after: Tenants | None) -> None:
+        self._keys, self._after = keys, after
+        self._before: Tenants | None = None
+
+    async def commit(self) -> None:
+        """From now on these are served, and no others."""
+        if self._keys is not None and self._after is not None:
+            self._before = self._keys.tenants
+            await self._keys.place(self._after)
+
+    async def undo(self) -> None:
+        """Serves those before again, where it was committed."""
+        if self._keys is not None and self._before is not None:
+            await self._keys.place(self._before)
+            self._before = None
 
 
 class _Keys:
@@ -91,11 +111,20 @@ class _Keys:
         self.ring = KeyRing(self.tenants, api_keys)
         self.verifier: TokenVerifier | None = None
 
-    async def use(self, options: tuple[TenantOptions, ...]) -> None:
+    async def prepared(self, options: tuple[TenantOptions, ...]) -> Tenants:
+        """These tenants with their numbers, if nothing speaks against them."""
         tenants = await self._numbered(options)
+        if any(option.oidc is not None for option in options):
+            from airi.policy.jwt import check_issuers
+
+            check_issuers(tenants)
+        return tenants
+
+    async def place(self, tenants: Tenants) -> None:
+        """Has keys and tokens speak for tenants that were prepared."""
         if self.verifier is not None:
-            self.verifier.use(tenants)  # before all else: it is what may refuse
-        elif any(option.oidc is not None for option in options):
+            self.verifier.use(tenants)
+        elif any(option.oidc is not None for option in tenants.options):
             from airi.policy.jwt import TokenVerifier
 
             self.verifier = await self._stack.enter_async_context(TokenVerifier(tenants))
@@ -128,7 +157,7 @@ async def open_access(options: AppOptions) -> AsyncIterator[Access]:
         if options.state is not None:
             store = await stack.enter_async_context(await open_store(options.state))
         keys = _Keys(options.api_keys, store, stack)
-        await keys.use(options.tenants)
+        await keys.place(await keys.prepared(options.tenants))
         if store is not None:
             await stack.enter_async_context(KeyWatch(store, keys.ring))
-        yield Access(keys, open_paths=OPEN_PATHS | options.open_paths)
+        yield Access(keys, open_paths=OPEN_PATHS.union(options.open_pages))

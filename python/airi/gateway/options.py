@@ -11,6 +11,7 @@ from airi.policy.tenants import TenantOptions
 __all__ = ["AppOptions", "ServerOptions", "is_loopback"]
 
 DEFAULT_BODY_LIMIT = 32 * 2**20
+_PAGES = ("/metrics", "/openapi.json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,10 +24,8 @@ class AppOptions:
     """URL of the database that keys are in; see `airi.state`."""
     tenants: tuple[TenantOptions, ...] = ()
     """Those that are served, where any are listed; else every tenant that has a key."""
-    open_metrics: bool = False
-    """Whether `/metrics` needs no key."""
-    open_openapi: bool = False
-    """Whether `/openapi.json` needs no key."""
+    open_pages: tuple[str, ...] = ()
+    """Of `/metrics` and `/openapi.json`: those that need no key."""
     cors_origins: tuple[str, ...] = ()
     """Origins whose scripts may call; `*` for all; empty turns CORS off."""
     body_limit: int = DEFAULT_BODY_LIMIT
@@ -35,17 +34,16 @@ class AppOptions:
     def __post_init__(self) -> None:
         if not all(key.strip() for key in self.api_keys):
             raise ConfigError("api_key is empty; leave the option out to let everybody call", field="api_key")
+        for page in self.open_pages:
+            if page not in _PAGES:
+                raise ConfigError(
+                    f"open_pages has {page!r}; accepted: {', '.join(_PAGES)}", field="open_pages"
+                )
 
     @property
     def needs_key(self) -> bool:
         """Whether callers must have a key or a token."""
         return bool(self.api_keys or self.tenants or self.state is not None)
-
-    @property
-    def open_paths(self) -> frozenset[str]:
-        """What is answered without a key beside the probes."""
-        paths = {"/metrics": self.open_metrics, "/openapi.json": self.open_openapi}
-        return frozenset(path for path, is_open in paths.items() if is_open)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

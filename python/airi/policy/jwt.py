@@ -26,7 +26,7 @@ from airi.policy.principal import ANYONE, Principal
 from airi.policy.ring import bearer_of
 from airi.policy.tenants import Tenants
 
-__all__ = ["LEEWAY_S", "TokenVerifier"]
+__all__ = ["LEEWAY_S", "TokenVerifier", "check_issuers"]
 
 LEEWAY_S = 30.0
 """How far an issuer's clock may be off."""
@@ -73,6 +73,34 @@ _MALFORMED = _Parts(_Header("RS256", ""), _Claims("", "", 0.0), b"", bytes(300),
 _NEVER = (0.0, ANYONE)
 
 
+def check_issuers(
+    tenants: Tenants,
+) -> tuple[dict[tuple[str, str], tuple[str, OidcOptions]], dict[str, Settings]]:
+    """Who speaks for whom, by issuer and audience, and the settings of every issuer.
+
+    Raises ConfigError where two tenants could not be told apart, or say different things of one issuer.
+    """
+    tenant_of: dict[tuple[str, str], tuple[str, OidcOptions]] = {}
+    wanted: dict[str, Settings] = {}
+    for option in tenants.options:
+        oidc = option.oidc
+        if oidc is None:
+            continue
+        other, _ = tenant_of.setdefault((oidc.issuer, oidc.audience), (option.name, oidc))
+        if other != option.name:
+            raise ConfigError(
+                f"tenants {other} and {option.name} have the same issuer and audience; tokens would speak for both",
+                field="oidc",
+            )
+        settings = (oidc.jwks_uri, frozenset(oidc.algorithms))
+        if wanted.setdefault(oidc.issuer, settings) != settings:
+            raise ConfigError(
+                f"issuer {oidc.issuer} has another jwks_uri or other algorithms at tenant {option.name}",
+                field="oidc",
+            )
+    return tenant_of, wanted
+
+
 class TokenVerifier:
     """Names the principal of a token: the tenant whose issuer and audience it bears.
 
@@ -98,24 +126,7 @@ class TokenVerifier:
 
     def use(self, tenants: Tenants) -> None:
         """From now on tokens speak for these tenants. Raises ConfigError; then nothing has changed."""
-        tenant_of: dict[tuple[str, str], tuple[str, OidcOptions]] = {}
-        wanted: dict[str, Settings] = {}
-        for option in tenants.options:
-            oidc = option.oidc
-            if oidc is None:
-                continue
-            other, _ = tenant_of.setdefault((oidc.issuer, oidc.audience), (option.name, oidc))
-            if other != option.name:
-                raise ConfigError(
-                    f"tenants {other} and {option.name} have the same issuer and audience; tokens would speak for both",
-                    field="oidc",
-                )
-            settings = (oidc.jwks_uri, frozenset(oidc.algorithms))
-            if wanted.setdefault(oidc.issuer, settings) != settings:
-                raise ConfigError(
-                    f"issuer {oidc.issuer} has another jwks_uri or other algorithms at tenant {option.name}",
-                    field="oidc",
-                )
+        tenant_of, wanted = check_issuers(tenants)
         known = self._issuers
         self._tenants, self._tenant_of = tenants, tenant_of
         self._issuers = {
