@@ -1,0 +1,75 @@
+"""Every decision is a line of its own in the audit log, whoever else writes to it."""
+
+from __future__ import annotations
+
+import json
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from airi.errors import ConfigError
+from airi.policy import Principal
+from airi.policy.audit import AuditLog
+from airi.policy.decisions import Decision, Resource
+
+ACME = Principal(tenant="acme", number=1, key_id="k7", claims={"email": "somebody@example.com"})
+GENERAL = Resource("Model", "general")
+YES = Decision(allowed=True, policies=("gold",))
+
+
+def test_a_line_says_who_did_what_and_why_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    log = AuditLog(path, now=lambda: 1_700_000_000.25)
+    log.note("req-1", ACME, "chat", GENERAL, YES)
+    log.note("req-2", ACME, "chat", GENERAL, YES, limit="rpm_limit", rules=("card",))
+    log.close()
+    first, second = (json.loads(line) for line in path.read_text().splitlines())
+    assert first == {
+        "time": "2023-11-14T22:13:20.250000Z",
+        "request_id": "req-1",
+        "tenant": "acme",
+        "key": "k7",
+        "action": "chat",
+        "resource": "Model::general",
+        "allowed": True,
+        "policies": ["gold"],
+    }
+    assert second == first | {
+        "request_id": "req-2",
+        "allowed": False,
+        "limit": "rpm_limit",
+        "rules": ["card"],
+    }
+
+
+def test_the_file_is_its_owners_and_is_appended_to(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    for request_id in ("a", "b"):
+        log = AuditLog(path)
+        log.note(request_id, ACME, "chat", GENERAL, YES)
+        log.close()
+    assert [json.loads(line)["request_id"] for line in path.read_text().splitlines()] == ["a", "b"]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_lines_of_many_writers_stay_whole(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    logs = [AuditLog(path) for _ in range(4)]
+    with ThreadPoolExecutor(8) as pool:
+        for index in range(400):
+            pool.submit(logs[index % 4].note, f"req-{index}", ACME, "chat", GENERAL, YES)
+    found = {json.loads(line)["request_id"] for line in path.read_text().splitlines()}
+    assert found == {f"req-{index}" for index in range(400)}
+
+
+def test_a_file_that_cannot_be_written_is_told_in_a_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^audit is .*nowhere.*; it cannot be written: No such file"):
+        AuditLog(tmp_path / "nowhere" / "audit.jsonl")
+
+
+def test_a_full_disk_is_told(tmp_path: Path) -> None:
+    log = AuditLog(Path("/dev/full"))
+    with pytest.raises(OSError, match="No space left"):
+        log.note("req-1", ACME, "chat", GENERAL, YES)
