@@ -1,0 +1,44 @@
+"""What a gateway needs of a ledger, wherever it counts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from airi.policy.ledger.limits import Demand, LimitTable, Scope
+from airi.policy.ledger.outcome import Refused, Remaining, Reservation
+
+
+class Ledger(Protocol):
+    """Reserve before a request runs, settle when it has ended. `ProcessLedger` and `RedisLedger` are ledgers.
+
+    Every method but `set_limits` may raise LedgerUnavailableError: then no request is to be admitted.
+    """
+
+    async def open(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    def set_limits(self, limits: LimitTable) -> None:
+        """Replaces all limits at once."""
+        ...
+
+    async def reserve(self, scopes: Sequence[Scope], demand: Demand) -> Reservation | Refused:
+        """Charges `demand` to all scopes, or to none."""
+        ...
+
+    async def settle(self, reservation: Reservation, used: Demand, device_us: int = 0) -> bool:
+        """Ends a reservation and gives back what was not used. False: its lease had ended, nothing was given back."""
+        ...
+
+    async def charge_device(self, reservation: Reservation, device_us: int) -> bool:
+        """Charges measured device time. False once a scope has none left: the request is to end."""
+        ...
+
+    async def renew(self) -> list[Reservation]:
+        """Renews every lease of this gateway; a task does so three times per lease. Returns those that had ended."""
+        ...
+
+    async def remaining(self, scopes: Sequence[Scope]) -> tuple[Remaining, ...]:
+        """What every limit of these scopes has left."""
+        ...
