@@ -237,6 +237,16 @@ class Account:
             return None
         return meter.ends - now
 
+    def check_invariants(self) -> None:
+        """Raises RuntimeError naming what is broken. O(61)."""
+        sums = [sum(cell[column] for cell in self.cells) for column in (1, 2, 3)]
+        if sums != [self.requests, self.input_tokens, self.output_tokens]:
+            raise RuntimeError(f"the window of {self.scope} does not add up")
+        if any(min(cell) < 0 for cell in self.cells):
+            raise RuntimeError(f"the window of {self.scope} holds less than nothing")
+        if any(meter is not None and meter.spent < 0 for meter in (self.money, self.device)):
+            raise RuntimeError(f"{self.scope} has spent less than nothing")
+
     def _window_wait(self, name: LimitName, amount: int, now: int) -> int | None:
         columns = _COLUMNS[name]
         limit = {

@@ -253,3 +253,12 @@ class LocalLedger:
 
     def _expires(self, name: str) -> int:
         return self._live[name].expires
+
+    def check_invariants(self) -> None:
+        """Raises RuntimeError where the counts contradict each other. O(everything that is held)."""
+        for account in self._accounts.values():
+            account.check_invariants()
+        held = {(name, id(part[0])) for name, hold in self._live.items() for part in hold.parts}
+        for account in self._accounts.values():
+            if any((name, id(account)) not in held for name in account.leases):
+                raise RuntimeError(f"{account.scope} counts a request that is not live")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from airi.errors import LedgerUnavailableError
 from airi.policy.ledger.budgets import BudgetStore
@@ -98,9 +98,9 @@ class ProcessLedger:
             await self._save()
         return left
 
-    async def renew(self) -> list[Reservation]:
-        """Renews the leases of all live reservations; a task does so. Returns those that had ended."""
-        lost = self._ledger.renew(self._leases, self._clock())
+    async def renew(self, reservations: Iterable[Reservation] | None = None) -> list[Reservation]:
+        """Renews the leases of these, else of all live reservations, as a task does. Returns those that had ended."""
+        lost = self._ledger.renew(self._leases if reservations is None else reservations, self._clock())
         for reservation in lost:
             self._leases.discard(reservation)
         return lost

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from airi.policy.ledger.limits import Demand, LimitTable, Scope
@@ -35,8 +35,11 @@ class Ledger(Protocol):
         """Charges measured device time. False once a scope has none left: the request is to end."""
         ...
 
-    async def renew(self) -> list[Reservation]:
-        """Renews every lease of this gateway; a task does so three times per lease. Returns those that had ended."""
+    async def renew(self, reservations: Iterable[Reservation] | None = None) -> list[Reservation]:
+        """Renews the leases of these, else of all that are live here, as a task does three times per lease.
+
+        Returns those that had ended: their places among parallel requests may be others' by now.
+        """
         ...
 
     async def remaining(self, scopes: Sequence[Scope]) -> tuple[Remaining, ...]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import secrets
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
@@ -149,10 +149,10 @@ class RedisLedger:
         [left] = await self._script.run(self._keys(reservation.scopes, reservation.limits), arguments)
         return bool(left)
 
-    async def renew(self) -> list[Reservation]:
-        """Renews the leases of all live reservations; a task does so. Returns those that had ended."""
+    async def renew(self, reservations: Iterable[Reservation] | None = None) -> list[Reservation]:
+        """Renews the leases of these, else of all live reservations, as a task does. Returns those that had ended."""
         groups = defaultdict(list)
-        for reservation in self._leases:
+        for reservation in self._leases if reservations is None else reservations:
             groups[reservation.scopes, reservation.limits].append(reservation)
         lost = []
         for (scopes, limits), reservations in groups.items():
