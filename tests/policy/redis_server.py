@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import tempfile
 import time
@@ -11,14 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
 
 class RedisServer:
     """One server process; its data lives in `folder`, where `appendonly` says so."""
 
     def __init__(self, folder: Path, *options: str) -> None:
-        self._binary = redis_binary()
         self._folder = folder
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
@@ -29,7 +24,7 @@ class RedisServer:
         """Returns when it answers."""
         # fmt: off
         self._process = subprocess.Popen(
-            [self._binary, "--port", "0", "--unixsocket", str(self.socket), "--dir", str(self._folder),
+            ["redis-server", "--port", "0", "--unixsocket", str(self.socket), "--dir", str(self._folder),
              "--save", "", *self._options],
             stdout=subprocess.DEVNULL,
         )
@@ -53,19 +48,9 @@ class RedisServer:
             self._process = None
 
 
-def redis_binary() -> str:
-    """Where redis-server is. Skips the test where there is none, but in CI fails it."""
-    found = shutil.which("redis-server")
-    if found is not None:
-        return found
-    if os.environ.get("CI") == "true":
-        pytest.fail("redis-server is missing (Debian package redis-server)")
-    pytest.skip("redis-server is missing")
-
-
 @contextmanager
 def running_redis(*options: str) -> Iterator[RedisServer]:
-    """A server with these options, without data; killed at the end."""
+    """A server without data, killed at the end. Raises FileNotFoundError where none is installed."""
     # Not pytest's own folder: a socket's path has at most 107 characters.
     with tempfile.TemporaryDirectory(prefix="airi-redis-") as folder:
         server = RedisServer(Path(folder), *options)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Coroutine, Sequence
+from typing import Any, Protocol, TypeVar
 
 from redis.asyncio import Redis
 
@@ -20,6 +20,8 @@ from airi.policy.ledger import (
     connect,
 )
 from airi.policy.ledger.script import Script, script_text
+
+T = TypeVar("T")
 
 NOW_KEY = "test-now"
 _TIME = "local time = redis.call('TIME')"
@@ -98,50 +100,51 @@ class RedisDriver:
     def __init__(self, table: LimitTable, lease_us: int, url: str, gateways: int) -> None:
         self._runner = asyncio.Runner()
         self._admin: Redis = connect(url)
-        self._run(self._admin.flushall())
+        self._run(self._clear())
         self.ledgers = []
         for _ in range(gateways):
             redis = connect(url)
             script = Script(redis, script_with_set_time())
             self.ledgers.append(RedisLedger(table, redis, lease_s=lease_us / 1e6, script=script))
 
-    def _run(self, awaitable):  # type: ignore[no-untyped-def]
-        async def wait():  # type: ignore[no-untyped-def]
-            return await awaitable
-
-        return self._runner.run(wait())
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        return self._runner.run(work)
 
     def set_time(self, now: int) -> None:
-        self._run(self._admin.set(NOW_KEY, now))
+        self._run(self._write_time(now))
+
+    async def _clear(self) -> None:
+        await self._admin.flushall()
+
+    async def _write_time(self, now: int) -> None:
+        await self._admin.set(NOW_KEY, now)
 
     def reserve(self, gateway: int, scopes: tuple[Scope, ...], demand: Demand) -> Reservation | Refused:
-        outcome: Reservation | Refused = self._run(self.ledgers[gateway].reserve(scopes, demand))
-        return outcome
+        return self._run(self.ledgers[gateway].reserve(scopes, demand))
 
     def settle(self, gateway: int, reservation: Reservation, used: Demand, device_us: int) -> bool:
-        return bool(self._run(self.ledgers[gateway].settle(reservation, used, device_us)))
+        return self._run(self.ledgers[gateway].settle(reservation, used, device_us))
 
     def charge_device(self, gateway: int, reservation: Reservation, device_us: int) -> bool:
-        return bool(self._run(self.ledgers[gateway].charge_device(reservation, device_us)))
+        return self._run(self.ledgers[gateway].charge_device(reservation, device_us))
 
     def renew(self, gateway: int, reservations: Sequence[Reservation]) -> list[Reservation]:
-        lost: list[Reservation] = self._run(self.ledgers[gateway].renew(reservations))
-        return lost
+        return self._run(self.ledgers[gateway].renew(reservations))
 
     def remaining(self, gateway: int, scopes: tuple[Scope, ...]) -> tuple[Remaining, ...]:
-        left: tuple[Remaining, ...] = self._run(self.ledgers[gateway].remaining(scopes))
-        return left
+        return self._run(self.ledgers[gateway].remaining(scopes))
 
     def check(self) -> None:
         """Every key but budgets for good expires, and no count is negative."""
         self._run(self._check())
 
     async def _check(self) -> None:
-        for key in await self._admin.keys("airi:*"):
-            lasting = key.endswith(b":money:0") or key.endswith(b":device:0")
+        keys: list[Any] = await self._admin.keys("airi:*")
+        for key in keys:
+            lasting = key.endswith((b":money:0", b":device:0"))
             assert (await self._admin.pttl(key) > 0) != lasting, key
             if key.endswith(b":window"):
-                values = await self._admin.hvals(key)
+                values: list[Any] = await self._admin.hvals(key)
                 assert all(not part.startswith(b"-") for value in values for part in value.split()), key
 
     def close(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -20,13 +19,11 @@ from hypothesis.stateful import (
 from airi.policy.ledger import Demand, LimitName, Refused, Scope
 from tests.policy.ledger.drivers import Driver, LocalDriver, RedisDriver
 from tests.policy.ledger.model import (
-    MODEL,
     NARROW,
     OF_MODEL,
     OTHER,
     SECOND,
     TABLE,
-    TENANT,
     WIDE,
     Entry,
     Model,
