@@ -130,6 +130,7 @@ WIDE = Scope(tenant=TENANT)
 OF_MODEL = Scope(tenant=TENANT, model=MODEL)
 NARROW = Scope(tenant=TENANT, model=MODEL, priority_class=CLASS)
 OTHER = Scope(tenant="b {x}:*")
+EVERYTHING = (WIDE, OF_MODEL, NARROW)
 
 TABLE = LimitTable(
     {

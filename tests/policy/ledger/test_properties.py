@@ -16,10 +16,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from airi.policy.ledger import Demand, LimitName, Refused, Scope
+from airi.policy.ledger import Demand, LimitName, Refused, Reservation, Scope
 from tests.policy.ledger.drivers import Driver, LocalDriver, RedisDriver
 from tests.policy.ledger.model import (
-    NARROW,
+    EVERYTHING,
     OF_MODEL,
     OTHER,
     SECOND,
@@ -33,7 +33,6 @@ from tests.policy.redis_server import RedisServer
 START = 1_790_000_000 * SECOND + 123_456
 LEASE_US = 10 * SECOND
 GATEWAYS = 3
-EVERYTHING = (WIDE, OF_MODEL, NARROW)
 
 scope_sets = st.sampled_from([EVERYTHING, (WIDE,), (WIDE, OF_MODEL), (OTHER,)])
 demands = st.builds(
@@ -85,8 +84,27 @@ class LedgerMachine(RuleBasedStateMachine):
         """As after a failover to a server whose clock is behind."""
         self.pass_time(-us)
 
-    @rule(target=held, gateway=gateways, scopes=scope_sets, demand=st.one_of(demands, demands, demands, huge))
-    def reserve(self, gateway: int, scopes: tuple[Scope, ...], demand: Demand):  # type: ignore[no-untyped-def]
+    @rule(
+        target=held,
+        gateway=gateways,
+        scopes=scope_sets,
+        demand=st.one_of(demands, demands, demands, huge),
+        come_back_early=st.none() | st.integers(0, 1),
+    )
+    def reserve(self, gateway: int, scopes: tuple[Scope, ...], demand: Demand, come_back_early: int | None):  # type: ignore[no-untyped-def]
+        """And, sometimes, comes back when it was told to, or a microsecond before."""
+        outcome = self.try_to_reserve(gateway, scopes, demand)
+        if come_back_early is not None and isinstance(outcome, Refused) and not outcome.never_fits:
+            self.pass_time(outcome.at + (outcome.retry_after_us or 0) - come_back_early - self.clock)
+            outcome = self.try_to_reserve(gateway, scopes, demand)
+            assert isinstance(outcome, Refused) == (come_back_early == 1)
+        if isinstance(outcome, Refused):
+            return multiple()
+        return (gateway, outcome, self.model.log[-1])
+
+    def try_to_reserve(
+        self, gateway: int, scopes: tuple[Scope, ...], demand: Demand
+    ) -> Reservation | Refused:
         now = self.model.see(scopes, self.clock)
         full = self.model.full(scopes, demand, now)
         outcome = self.driver.reserve(gateway, scopes, demand)
@@ -94,12 +112,11 @@ class LedgerMachine(RuleBasedStateMachine):
         if isinstance(outcome, Refused):
             assert (outcome.scope, outcome.name) in full
             self.check_refusal(outcome, scopes, demand)
-            return multiple()
-        assert not full
-        entry = Entry(outcome.id, scopes, demand, now, now + LEASE_US, charged=demand)
-        self.model.log.append(entry)
-        assert outcome.remaining_limits == self.driver.remaining(gateway, scopes)
-        return (gateway, outcome, entry)
+        else:
+            assert not full
+            self.model.log.append(Entry(outcome.id, scopes, demand, now, now + LEASE_US, charged=demand))
+            assert outcome.remaining_limits == self.driver.remaining(gateway, scopes)
+        return outcome
 
     def check_refusal(self, refused: Refused, scopes: tuple[Scope, ...], demand: Demand) -> None:
         limit = TABLE[refused.scope].value(refused.name)
@@ -156,6 +173,17 @@ class LedgerMachine(RuleBasedStateMachine):
             assert lost == ([reservation] if entry.expires <= now else [])
             if not lost:
                 entry.expires = now + LEASE_US
+
+    @rule(
+        items=st.lists(held, min_size=1, max_size=4, unique_by=lambda item: item[1].id),
+        slots=st.integers(58, 62),
+    )
+    def requests_run_for_about_a_minute(self, items, slots: int) -> None:  # type: ignore[no-untyped-def]
+        """With leases renewed, until the second of the first one is about to leave the window."""
+        end = (items[0][2].at // SECOND + slots) * SECOND
+        while self.clock < end:
+            self.pass_time(min(LEASE_US - 1, end - self.clock))
+            self.renew(items)
 
     @invariant()
     def nothing_is_over(self) -> None:
