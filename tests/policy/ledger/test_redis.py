@@ -249,7 +249,7 @@ async def test_a_script_of_another_version_runs_beside_this_one(
     redis_server: RedisServer, redis: Redis
 ) -> None:
     newer = Script(connect(redis_server.url), "return {7}")
-    assert await newer.run(["k"], ["x"]) == [7]
+    assert await newer.run([b"k"], ["x"]) == [7]
     await newer.close()
     await newer._redis.aclose()
 

@@ -14,7 +14,7 @@ from airi.errors import LedgerUnavailableError
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-Argument = str | int
+Argument = bytes | str | int
 Reply = list[Any]
 
 _AT_ONCE = 128
@@ -24,7 +24,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class _Call(NamedTuple):
-    keys: Sequence[str]
+    keys: Sequence[bytes]
     arguments: Sequence[Argument]
     future: asyncio.Future[Reply]
     abandoned: Callable[[Reply], None] | None
@@ -67,7 +67,7 @@ class Script:
 
     async def run(
         self,
-        keys: Sequence[str],
+        keys: Sequence[bytes],
         arguments: Sequence[Argument],
         *,
         abandoned: Callable[[Reply], None] | None = None,
@@ -86,7 +86,7 @@ class Script:
 
     def send(
         self,
-        keys: Sequence[str],
+        keys: Sequence[bytes],
         arguments: Sequence[Argument],
         *,
         abandoned: Callable[[Reply], None] | None = None,

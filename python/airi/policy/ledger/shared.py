@@ -36,11 +36,12 @@ _RENEWED_AT_ONCE = 256
 
 
 class _Plan(NamedTuple):
-    """What the script is given for a tuple of scopes."""
+    """What the script is given for a tuple of scopes with their limits; as bytes, so as not to encode it each time."""
 
     limits: tuple[Limits, ...]
-    keys: tuple[str, ...]
-    arguments: tuple[Argument, ...]
+    keys: tuple[bytes, ...]
+    reserve: tuple[bytes, ...]
+    device: tuple[bytes, ...]
 
 
 class RedisLedger:
@@ -107,7 +108,7 @@ class RedisLedger:
         plan = self._plans.get(scopes) or self._plan(scopes)
         self._serial += 1
         name = f"{self._gateway}-{self._serial}"
-        arguments = (
+        arguments: tuple[Argument, ...] = (
             "reserve",
             self._lease_us,
             name,
@@ -116,7 +117,7 @@ class RedisLedger:
             demand.output_tokens,
             demand.cost_micro,
             demand.parallel,
-            *plan.arguments,
+            *plan.reserve,
         )
 
         def outcome_of(reply: Sequence[int]) -> Reservation | Refused:
@@ -125,7 +126,7 @@ class RedisLedger:
         def abandoned(reply: Sequence[int]) -> None:
             outcome = outcome_of(reply)
             if isinstance(outcome, Reservation):
-                self._script.send(plan.keys, self._settlement(outcome, _NOTHING, 0))
+                self._script.send(plan.keys, _settlement(plan, outcome, _NOTHING, 0))
 
         outcome = outcome_of(await self._script.run(plan.keys, arguments, abandoned=abandoned))
         if isinstance(outcome, Reservation):
@@ -138,27 +139,28 @@ class RedisLedger:
         False where its lease had ended or it was settled before: nothing is given back then, so what it had
         reserved stays charged. Raises ValueError where more was used than reserved.
         """
-        arguments = self._settlement(reservation, used, device_us)
+        plan = self._plan_of(reservation)
+        arguments = _settlement(plan, reservation, used, device_us)
         self._leases.discard(reservation)
-        [held] = await self._script.run(self._keys(reservation.scopes, reservation.limits), arguments)
+        [held] = await self._script.run(plan.keys, arguments)
         return bool(held)
 
     async def charge_device(self, reservation: Reservation, device_us: int) -> bool:
         """Charges measured device time. False once a scope has none left: the request is to end."""
-        arguments = ("charge", _device_us(device_us), *_device_arguments(reservation.limits))
-        [left] = await self._script.run(self._keys(reservation.scopes, reservation.limits), arguments)
+        plan = self._plan_of(reservation)
+        [left] = await self._script.run(plan.keys, ("charge", _device_us(device_us), *plan.device))
         return bool(left)
 
     async def renew(self, reservations: Iterable[Reservation] | None = None) -> list[Reservation]:
         """Renews the leases of these, else of all live reservations, as a task does. Returns those that had ended."""
-        groups = defaultdict(list)
+        groups: dict[tuple[bytes, ...], list[Reservation]] = defaultdict(list)
         for reservation in self._leases if reservations is None else reservations:
-            groups[reservation.scopes, reservation.limits].append(reservation)
+            groups[self._plan_of(reservation).keys].append(reservation)
         lost = []
-        for (scopes, limits), reservations in groups.items():
-            for first in range(0, len(reservations), _RENEWED_AT_ONCE):
-                some = {r.id: r for r in reservations[first : first + _RENEWED_AT_ONCE]}
-                reply = await self._script.run(self._keys(scopes, limits), ("renew", self._lease_us, *some))
+        for keys, group in groups.items():
+            for first in range(0, len(group), _RENEWED_AT_ONCE):
+                some = {r.id: r for r in group[first : first + _RENEWED_AT_ONCE]}
+                reply = await self._script.run(keys, ("renew", self._lease_us, *some))
                 lost += [some[name.decode()] for name in reply]
         for reservation in lost:
             self._leases.discard(reservation)
@@ -168,7 +170,7 @@ class RedisLedger:
         """What every limit of these scopes has left."""
         scopes = tuple(scopes)
         plan = self._plans.get(scopes) or self._plan(scopes)
-        now, *values = await self._script.run(plan.keys, ("remaining", *plan.arguments))
+        now, *values = await self._script.run(plan.keys, ("remaining", *plan.reserve))
         return remaining_of(scopes, plan.limits, _usages(values), now)
 
     def _plan(self, scopes: tuple[Scope, ...]) -> _Plan:
@@ -180,11 +182,21 @@ class RedisLedger:
         if len({scope.tenant for scope in scopes}) > 1:
             raise ValueError("scopes of one request are of one tenant")
         limits = tuple(self._limits[scope] for scope in scopes)
-        plan = _Plan(limits, self._keys(scopes, limits), tuple(_limit_arguments(limits)))
-        self._plans[scopes] = plan
+        plan = self._plans[scopes] = self._plan_with(scopes, limits)
         return plan
 
-    def _keys(self, scopes: tuple[Scope, ...], limits: tuple[Limits, ...]) -> tuple[str, ...]:
+    def _plan_of(self, reservation: Reservation) -> _Plan:
+        """With the limits under which it was made."""
+        plan = self._plans.get(reservation.scopes)
+        if plan is not None and plan.limits is reservation.limits:
+            return plan
+        return self._plan_with(reservation.scopes, reservation.limits)
+
+    def _plan_with(self, scopes: tuple[Scope, ...], limits: tuple[Limits, ...]) -> _Plan:
+        keys = self._keys(scopes, limits)
+        return _Plan(limits, keys, _encoded(_limit_arguments(limits)), _encoded(_device_arguments(limits)))
+
+    def _keys(self, scopes: tuple[Scope, ...], limits: tuple[Limits, ...]) -> tuple[bytes, ...]:
         """All in one hash slot of a cluster: the braces hold the tenant."""
         tenant = quote(scopes[0].tenant, safe="") if scopes else ""
         start = f"{self._prefix}:{{{tenant}}}"
@@ -201,22 +213,27 @@ class RedisLedger:
                 f"{base}:money:{_period_s(scope_limits.budget)}",
                 f"{base}:device:{_period_s(scope_limits.device_seconds)}",
             ]
-        return tuple(keys)
+        return _encoded(keys)
 
-    def _settlement(self, reservation: Reservation, used: Demand, device_us: int) -> tuple[Argument, ...]:
-        budgets: list[Argument] = []
-        for limits in reservation.limits:
-            budgets.append(_period_us(limits.budget))
-            budgets.append("" if limits.budget is None else limits.budget.period_index(reservation.at))
-        return (
-            "settle",
-            reservation.id,
-            reservation.at // MICRO,
-            *reservation.demand.unused(used),
-            _device_us(device_us),
-            *_device_arguments(reservation.limits),
-            *budgets,
-        )
+
+def _settlement(plan: _Plan, reservation: Reservation, used: Demand, device_us: int) -> tuple[Argument, ...]:
+    budgets: list[Argument] = []
+    for limits in plan.limits:
+        budgets.append(_period_us(limits.budget))
+        budgets.append("" if limits.budget is None else limits.budget.period_index(reservation.at))
+    return (
+        "settle",
+        reservation.id,
+        reservation.at // MICRO,
+        *reservation.demand.unused(used),
+        _device_us(device_us),
+        *plan.device,
+        *budgets,
+    )
+
+
+def _encoded(arguments: Iterable[Argument]) -> tuple[bytes, ...]:
+    return tuple(str(argument).encode() for argument in arguments)
 
 
 def _outcome(
