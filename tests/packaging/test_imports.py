@@ -33,6 +33,7 @@ GATEWAY = (
     "prometheus_client",
     "typer",
     "rich",
+    "redis",
 )
 
 
