@@ -151,6 +151,14 @@ async def test_no_money_is_spent_that_cannot_be_saved() -> None:
     await crash(ledger)
 
 
+async def test_an_orderly_end_that_cannot_be_saved_is_told() -> None:
+    store = Store()
+    ledger = await opened(store, table())
+    store.broken = True
+    with pytest.raises(LedgerUnavailableError):
+        await ledger.close()
+
+
 async def test_a_store_that_cannot_be_read_starts_no_ledger() -> None:
     store = Store()
     store.broken = True
@@ -264,7 +272,7 @@ async def test_device_time_is_over_by_one_step_at_most() -> None:
     assert not await ledger.charge_device(reservation, 400)
     refused = await ledger.reserve([SCOPE], Demand())
     assert isinstance(refused, Refused)
-    assert refused.name is LimitName.DEVICE
+    assert refused.message.startswith("max_device_seconds of tenant 'a' is 0.001: 0 left; retry in")
     await ledger.settle(reservation, Demand())
     await crash(ledger)
 

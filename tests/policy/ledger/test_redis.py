@@ -107,11 +107,15 @@ async def test_scopes_of_two_tenants_are_no_request(ledger: RedisLedger) -> None
         await ledger.reserve([SCOPE, SCOPE], Demand())
 
 
-async def test_without_scopes_nothing_is_limited(ledger: RedisLedger) -> None:
+async def test_without_scopes_nothing_is_limited_and_no_server_asked() -> None:
+    ledger = RedisLedger(LIMITS, connect("redis://127.0.0.1:1"))
     reservation = await ledger.reserve([], Demand(input_tokens=10**9))
     assert isinstance(reservation, Reservation)
     assert await ledger.charge_device(reservation, 5)
+    assert await ledger.renew([reservation]) == []
+    assert await ledger.remaining([]) == ()
     assert await ledger.settle(reservation, Demand())
+    await ledger.close()
 
 
 async def test_the_places_of_a_gateway_that_died_come_back_and_its_money_does_not(
@@ -189,7 +193,6 @@ async def test_without_a_server_nothing_is_admitted(redis_installed: None) -> No
         message = r"limits cannot be counted: the Redis for shared_counters fails with ConnectionError$"
         for call in (
             shared.reserve([SCOPE], Demand()),
-            shared.charge_device(reservation, 1),
             shared.renew(),
             shared.remaining([SCOPE]),
             shared.settle(reservation, Demand()),
@@ -234,6 +237,16 @@ async def test_a_server_that_may_evict_counts_is_refused(redis_installed: None) 
         with pytest.raises(ConfigError, match="maxmemory-policy 'allkeys-lru'; accepted: noeviction"):
             await shared.open()
         await shared.close()
+
+
+async def test_budgets_on_a_server_without_persistence_are_warned_of(
+    redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    for limits, warned in ((Limits(requests_per_minute=1), 0), (Limits(budget=Budget(amount_micro=1)), 1)):
+        shared = RedisLedger(LimitTable({SCOPE: limits}), connect(redis_server.url))
+        await shared.open()
+        await shared.close()
+        assert caplog.text.count("appendonly off: budgets forget what was spent") == warned
 
 
 async def test_a_server_that_is_full_admits_nothing(redis_installed: None) -> None:

@@ -124,6 +124,8 @@ class Refused:
         unit = _UNITS.get(self.name, 1)
         amounts = [format_amount(n, unit) for n in (self.limit, self.remaining, self.demanded)]
         text = "{} of {} is {}: {} left, {} needed".format(self.name, self.scope, *amounts)
+        if self.name is LimitName.DEVICE:
+            text = "{} of {} is {}: {} left".format(self.name, self.scope, *amounts)
         if self.retry_after_us is None:
             return f"{text}; waiting does not help"
         return f"{text}; retry in {-(-self.retry_after_us // MICRO)} s"

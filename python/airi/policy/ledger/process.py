@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 from airi.errors import LedgerUnavailableError
-from airi.policy.ledger.budgets import BudgetStore
+from airi.policy.ledger.budgets import BudgetRecord, BudgetStore
 from airi.policy.ledger.leases import Leases
 from airi.policy.ledger.limits import MICRO, Demand, LimitTable, Scope
 from airi.policy.ledger.local import LEASE_US, LocalLedger
@@ -62,7 +62,7 @@ class ProcessLedger:
         await self._leases.stop()
         if self._store is not None:
             async with self._saving:
-                await self._store.save_budgets(self._ledger.exact_records(self._clock()))
+                await self._write(self._ledger.exact_records(self._clock()))
 
     def set_limits(self, limits: LimitTable) -> None:
         """See `LocalLedger.set_limits`."""
@@ -113,12 +113,17 @@ class ProcessLedger:
         """Saves what is not covered yet, one at a time: a later record must not be overtaken by an earlier one."""
         async with self._saving:
             records = self._ledger.uncovered()
-            if records and self._store is not None:
-                try:
-                    await self._store.save_budgets(records)
-                except Exception as error:
-                    raise _unavailable(error) from error
+            if records:
+                await self._write(records)
             self._ledger.mark_covered(records)
+
+    async def _write(self, records: Sequence[BudgetRecord]) -> None:
+        if self._store is None:
+            return
+        try:
+            await self._store.save_budgets(records)
+        except Exception as error:
+            raise _unavailable(error) from error
 
 
 def _unavailable(error: Exception) -> LedgerUnavailableError:

@@ -13,7 +13,9 @@ what was not copied yet. A minute's limits forget no more than a minute either w
 
 from __future__ import annotations
 
+import logging
 import secrets
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -29,6 +31,7 @@ from airi.policy.ledger.script import Argument, Script
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
+_LOG = logging.getLogger(__name__)
 _NOTHING = Demand(requests=0, parallel=0)
 _USAGE = len(Usage._fields)
 _RENEWED_AT_ONCE = 256
@@ -74,7 +77,10 @@ class RedisLedger:
         self._limits = limits
 
     async def open(self) -> None:
-        """Looks at the server's settings and begins to renew leases. Raises ConfigError where it may evict keys."""
+        """Looks at the server's settings and begins to renew leases.
+
+        Raises ConfigError where it may evict keys; logs a warning where budgets would not survive its crash.
+        """
         memory = await self._script.server_info("memory")
         policy = memory.get("maxmemory_policy", "noeviction")
         if policy != "noeviction" and memory.get("maxmemory", 0):
@@ -82,6 +88,12 @@ class RedisLedger:
                 f"the Redis for shared_counters has maxmemory-policy {policy!r}; accepted: noeviction, as an "
                 "evicted key is a count forgotten",
                 field="shared_counters",
+            )
+        persistence = await self._script.server_info("persistence")
+        budgets = any(limits.budget or limits.device_seconds for limits in self._limits.values())
+        if budgets and not persistence.get("aof_enabled", 1):
+            _LOG.warning(
+                "the Redis for shared_counters has appendonly off: budgets forget what was spent when it crashes"
             )
         self._leases.start()
 
@@ -102,12 +114,16 @@ class RedisLedger:
     async def reserve(self, scopes: Sequence[Scope], demand: Demand) -> Reservation | Refused:
         """Charges `demand` to all scopes, which are of one tenant, or to none.
 
+        Without any scope nothing is counted, and Redis is not asked; so with that reservation in other calls.
         Raises ValueError for a scope that has no limits.
         """
         scopes = tuple(scopes)
-        plan = self._plans.get(scopes) or self._plan(scopes)
         self._serial += 1
         name = f"{self._gateway}-{self._serial}"
+        if not scopes:
+            now = time.time_ns() // 1000
+            return Reservation(id=name, scopes=(), demand=demand, at=now, limits=(), usages=())
+        plan = self._plans.get(scopes) or self._plan(scopes)
         arguments: tuple[Argument, ...] = (
             "reserve",
             self._lease_us,
@@ -141,21 +157,26 @@ class RedisLedger:
         """
         plan = self._plan_of(reservation)
         arguments = _settlement(plan, reservation, used, device_us)
+        if not reservation.scopes:
+            return True
         self._leases.discard(reservation)
         [held] = await self._script.run(plan.keys, arguments)
         return bool(held)
 
     async def charge_device(self, reservation: Reservation, device_us: int) -> bool:
         """Charges measured device time. False once a scope has none left: the request is to end."""
-        plan = self._plan_of(reservation)
-        [left] = await self._script.run(plan.keys, ("charge", _device_us(device_us), *plan.device))
+        plan, used = self._plan_of(reservation), _device_us(device_us)
+        if not any(limits.device_seconds for limits in plan.limits):
+            return True
+        [left] = await self._script.run(plan.keys, ("charge", used, *plan.device))
         return bool(left)
 
     async def renew(self, reservations: Iterable[Reservation] | None = None) -> list[Reservation]:
         """Renews the leases of these, else of all live reservations, as a task does. Returns those that had ended."""
         groups: dict[tuple[bytes, ...], list[Reservation]] = defaultdict(list)
         for reservation in self._leases if reservations is None else reservations:
-            groups[self._plan_of(reservation).keys].append(reservation)
+            if reservation.scopes:
+                groups[self._plan_of(reservation).keys].append(reservation)
         lost = []
         for keys, group in groups.items():
             for first in range(0, len(group), _RENEWED_AT_ONCE):
@@ -169,6 +190,8 @@ class RedisLedger:
     async def remaining(self, scopes: Sequence[Scope]) -> tuple[Remaining, ...]:
         """What every limit of these scopes has left."""
         scopes = tuple(scopes)
+        if not scopes:
+            return ()
         plan = self._plans.get(scopes) or self._plan(scopes)
         now, *values = await self._script.run(plan.keys, ("remaining", *plan.reserve))
         return remaining_of(scopes, plan.limits, _usages(values), now)
@@ -198,7 +221,7 @@ class RedisLedger:
 
     def _keys(self, scopes: tuple[Scope, ...], limits: tuple[Limits, ...]) -> tuple[bytes, ...]:
         """All in one hash slot of a cluster: the braces hold the tenant."""
-        tenant = quote(scopes[0].tenant, safe="") if scopes else ""
+        tenant = quote(scopes[0].tenant if scopes else "", safe="")
         start = f"{self._prefix}:{{{tenant}}}"
         keys = [f"{start}:clock", f"{start}:leases"]
         for scope, scope_limits in zip(scopes, limits, strict=True):
