@@ -134,6 +134,13 @@ class RedisDriver:
     def remaining(self, gateway: int, scopes: tuple[Scope, ...]) -> tuple[Remaining, ...]:
         return self._run(self.ledgers[gateway].remaining(scopes))
 
+    def forget_clocks(self) -> None:
+        """As when no call came for a day."""
+        self._run(self._forget_clocks())
+
+    async def _forget_clocks(self) -> None:
+        await self._admin.delete(*await self._admin.keys("*:clock"))
+
     def check(self) -> None:
         """Every key but budgets for good expires, and no count is negative."""
         self._run(self._check())

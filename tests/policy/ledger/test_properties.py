@@ -174,16 +174,17 @@ class LedgerMachine(RuleBasedStateMachine):
             if not lost:
                 entry.expires = now + LEASE_US
 
-    @rule(
-        items=st.lists(held, min_size=1, max_size=4, unique_by=lambda item: item[1].id),
-        slots=st.integers(58, 62),
-    )
-    def requests_run_for_about_a_minute(self, items, slots: int) -> None:  # type: ignore[no-untyped-def]
-        """With leases renewed, until the second of the first one is about to leave the window."""
-        end = (items[0][2].at // SECOND + slots) * SECOND
+    @rule(item=consumes(held), slots=st.integers(58, 62), share=st.integers(0, 4))
+    def a_request_runs_for_about_a_minute(self, item, slots: int, share: int) -> None:  # type: ignore[no-untyped-def]
+        """With its lease renewed, and ends as its second is about to leave the window, or a period has ended."""
+        gateway, _, entry = item
+        end = (entry.at // SECOND + slots) * SECOND
         while self.clock < end:
             self.pass_time(min(LEASE_US - 1, end - self.clock))
-            self.renew(items)
+            self.renew([item])
+        self.what_remains_is_what_the_log_says(gateway, entry.scopes)
+        self.settle(item, share, 0)
+        self.what_remains_is_what_the_log_says(gateway, entry.scopes)
 
     @invariant()
     def nothing_is_over(self) -> None:

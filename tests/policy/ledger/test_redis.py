@@ -25,6 +25,7 @@ from airi.policy.ledger import (
     connect,
 )
 from airi.policy.ledger.script import Script
+from tests.policy.ledger.drivers import RedisDriver
 from tests.policy.ledger.model import EVERYTHING, OTHER, TABLE
 from tests.policy.redis_server import RedisServer, running_redis
 
@@ -81,6 +82,18 @@ async def test_all_keys_of_a_tenant_are_in_one_slot_of_a_cluster(
     assert all(key.startswith(b"limits:{") for key in keys)
     slots = {key_slot(key) for key in keys}
     assert len(slots) == len({key[: key.index(b"}")] for key in keys}) == 2
+
+
+def test_a_server_that_forgot_the_time_does_not_bring_a_period_back(redis_server: RedisServer) -> None:
+    limits = LimitTable({SCOPE: Limits(budget=Budget(amount_micro=10, period_s=60))})
+    driver = RedisDriver(limits, 10**7, redis_server.url, gateways=1)
+    for now in (1_790_000_000_000_000, 1_790_000_060_000_000):
+        driver.set_time(now)
+        assert isinstance(driver.reserve(0, (SCOPE,), Demand(cost_micro=10)), Reservation)
+    driver.forget_clocks()
+    driver.set_time(1_790_000_000_000_000)
+    assert isinstance(driver.reserve(0, (SCOPE,), Demand(cost_micro=1)), Refused)
+    driver.close()
 
 
 async def test_tenants_whose_names_have_braces_or_colons_do_not_meet(redis_server: RedisServer) -> None:
