@@ -43,6 +43,8 @@ class Driver(Protocol):
 
     def set_time(self, now: int) -> None: ...
 
+    def set_limits(self, table: LimitTable) -> None: ...
+
     def reserve(self, gateway: int, scopes: tuple[Scope, ...], demand: Demand) -> Reservation | Refused: ...
 
     def settle(self, gateway: int, reservation: Reservation, used: Demand, device_us: int) -> bool: ...
@@ -69,6 +71,9 @@ class LocalDriver:
 
     def set_time(self, now: int) -> None:
         self._now = now
+
+    def set_limits(self, table: LimitTable) -> None:
+        self.ledger.set_limits(table)
 
     def reserve(self, gateway: int, scopes: tuple[Scope, ...], demand: Demand) -> Reservation | Refused:
         return self.ledger.reserve(scopes, demand, self._now)
@@ -112,6 +117,10 @@ class RedisDriver:
 
     def set_time(self, now: int) -> None:
         self._run(self._write_time(now))
+
+    def set_limits(self, table: LimitTable) -> None:
+        for ledger in self.ledgers:
+            ledger.set_limits(table)
 
     async def _clear(self) -> None:
         await self._admin.flushall()

@@ -91,9 +91,9 @@ class Model:
         fits = (at for at in sorted(moments) if at >= now and self.room(scopes, demand, at))
         return next(fits, None)
 
-    def check(self) -> None:
+    def check(self, loosest: LimitTable) -> None:
         """What must never be, whatever a ledger thinks: by the log's own times, not by slots."""
-        for scope, limits in self.table.items():
+        for scope, limits in loosest.items():
             entries = self.entries(scope)
             for name in LimitName:
                 limit = limits.value(name)
@@ -147,5 +147,23 @@ TABLE = LimitTable(
         ),
         NARROW: Limits(output_tokens_per_minute=400, budget=Budget(amount_micro=900, period_s=120)),
         OTHER: Limits(requests_per_minute=3, budget=Budget(amount_micro=2500)),
+    }
+)
+
+TIGHTER = LimitTable(
+    {
+        WIDE: Limits(
+            requests_per_minute=5,
+            tokens_per_minute=400,
+            max_parallel_requests=1,
+            budget=Budget(amount_micro=1200, period_s=300),
+        ),
+        OF_MODEL: Limits(
+            input_tokens_per_minute=200,
+            max_parallel_requests=0,
+            device_seconds=Budget(amount_micro=300, period_s=200),
+        ),
+        NARROW: Limits(output_tokens_per_minute=100, budget=Budget(amount_micro=300, period_s=120)),
+        OTHER: Limits(requests_per_minute=1, budget=Budget(amount_micro=1000)),
     }
 )

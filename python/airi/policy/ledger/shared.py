@@ -18,6 +18,7 @@ import secrets
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
@@ -209,11 +210,15 @@ class RedisLedger:
         return plan
 
     def _plan_of(self, reservation: Reservation) -> _Plan:
-        """With the limits under which it was made."""
+        """With the limits under which it was made, but device time, which is used now, with those of now."""
         plan = self._plans.get(reservation.scopes)
         if plan is not None and plan.limits is reservation.limits:
             return plan
-        return self._plan_with(reservation.scopes, reservation.limits)
+        limits = []
+        for scope, made_under in zip(reservation.scopes, reservation.limits, strict=True):
+            current = self._limits.get(scope, Limits())
+            limits.append(replace(made_under, device_seconds=current.device_seconds))
+        return self._plan_with(reservation.scopes, tuple(limits))
 
     def _plan_with(self, scopes: tuple[Scope, ...], limits: tuple[Limits, ...]) -> _Plan:
         keys = self._keys(scopes, limits)
