@@ -146,7 +146,7 @@ TABLE = LimitTable(
             device_seconds=Budget(amount_micro=1000, period_s=200),
         ),
         NARROW: Limits(output_tokens_per_minute=400, budget=Budget(amount_micro=900, period_s=120)),
-        OTHER: Limits(requests_per_minute=3, budget=Budget(amount_micro=2500)),
+        OTHER: Limits(requests_per_minute=12, max_parallel_requests=4, budget=Budget(amount_micro=6000)),
     }
 )
 
@@ -164,6 +164,6 @@ TIGHTER = LimitTable(
             device_seconds=Budget(amount_micro=300, period_s=200),
         ),
         NARROW: Limits(output_tokens_per_minute=100, budget=Budget(amount_micro=300, period_s=120)),
-        OTHER: Limits(requests_per_minute=1, budget=Budget(amount_micro=1000)),
+        OTHER: Limits(requests_per_minute=10, max_parallel_requests=1, budget=Budget(amount_micro=4000)),
     }
 )

@@ -45,7 +45,7 @@ demands = st.builds(
     parallel=st.sampled_from([1, 1, 1, 0]),
 )
 huge = st.sampled_from(
-    [Demand(input_tokens=2000), Demand(cost_micro=3000), Demand(requests=10, output_tokens=401)]
+    [Demand(input_tokens=2000), Demand(cost_micro=7000), Demand(requests=10, output_tokens=401)]
 )
 steps = st.one_of(
     st.integers(0, 2 * SECOND),
@@ -69,8 +69,10 @@ class LedgerMachine(RuleBasedStateMachine):
         self.pass_time(0)
 
     def teardown(self) -> None:
-        self.end_everything()
-        self.driver.close()
+        try:
+            self.end_everything()
+        finally:
+            self.driver.close()
 
     def pass_time(self, us: int) -> None:
         self.clock += us
@@ -180,7 +182,7 @@ class LedgerMachine(RuleBasedStateMachine):
             if not lost:
                 entry.expires = now + LEASE_US
 
-    @rule(item=consumes(held), slots=st.integers(58, 62), share=st.integers(0, 4))
+    @rule(item=consumes(held), slots=st.sampled_from([59, 60, 61]), share=st.integers(0, 4))
     def a_request_runs_for_about_a_minute(self, item, slots: int, share: int) -> None:  # type: ignore[no-untyped-def]
         """With its lease renewed, and ends as its second is about to leave the window, or a period has ended."""
         gateway, _, entry = item
@@ -216,7 +218,7 @@ class LedgerMachine(RuleBasedStateMachine):
             for one in self.driver.remaining(0, scopes):
                 for_good = one.scope == OTHER and one.name is LimitName.BUDGET
                 spent = self.model.used(one.scope, one.name, now) if for_good else 0
-                assert one.remaining == one.limit - spent, one
+                assert one.remaining == max(0, one.limit - spent), one
 
 
 def run_machine(make_driver, examples: int) -> None:  # type: ignore[no-untyped-def]
