@@ -120,7 +120,7 @@ class RedisDriver:
 
     def set_limits(self, table: LimitTable) -> None:
         for ledger in self.ledgers:
-            ledger.set_limits(table)
+            self._run(ledger.set_limits(table))
 
     async def _clear(self) -> None:
         await self._admin.flushall()

@@ -38,10 +38,11 @@ class Store:
         self.broken = False
         self.slow: asyncio.Event | None = None
 
-    async def load_budgets(self) -> Sequence[BudgetRecord]:
+    async def load_budgets(self, wanted: Sequence[BudgetRecord]) -> Sequence[BudgetRecord]:
         if self.broken:
             raise OSError("disk full, secret path")
-        return tuple(self.records.values())
+        found = [self.records.get((r.scope, r.name, r.period_s)) for r in wanted]
+        return [r for r, w in zip(found, wanted, strict=True) if r and r.period_index == w.period_index]
 
     async def save_budgets(self, records: Sequence[BudgetRecord]) -> None:
         if self.slow is not None:
@@ -124,6 +125,24 @@ async def test_an_orderly_end_saves_what_was_spent_exactly() -> None:
     assert store.spent(LimitName.DEVICE) == 77
     again = await opened(store, limits)
     assert await left(again) == 100_000 - 123
+    await crash(again)
+
+
+async def test_a_budget_that_a_reload_brings_back_is_loaded() -> None:
+    store, limits = Store(), table(amount=1000)
+    ledger = await opened(store, limits)
+    await granted(ledger, cost_micro=400)
+    await ledger.close()
+    again = await opened(store, LimitTable({}))
+    store.broken = True
+    with pytest.raises(LedgerUnavailableError):
+        await again.set_limits(limits)
+    store.broken = False
+    await again.set_limits(limits)
+    assert await left(again) == 600
+    await again.set_limits(LimitTable({}))
+    await again.set_limits(limits)
+    assert await left(again) == 600
     await crash(again)
 
 
@@ -280,13 +299,13 @@ async def test_device_time_is_over_by_one_step_at_most() -> None:
 async def test_limits_that_change_keep_the_counts() -> None:
     ledger = await opened(None, table(amount=1000, requests_per_minute=2))
     first = await granted(ledger, cost_micro=600)
-    ledger.set_limits(table(amount=700, requests_per_minute=3))
+    await ledger.set_limits(table(amount=700, requests_per_minute=3))
     assert await left(ledger) == 100
     assert await left(ledger, LimitName.REQUESTS) == 2
-    ledger.set_limits(table(amount=700, period_s=60, requests_per_minute=3))
+    await ledger.set_limits(table(amount=700, period_s=60, requests_per_minute=3))
     assert await left(ledger) == 700
     assert await ledger.settle(first, Demand(cost_micro=100))
-    ledger.set_limits(table(amount=700, requests_per_minute=3))
+    await ledger.set_limits(table(amount=700, requests_per_minute=3))
     assert await left(ledger) == 600
     await crash(ledger)
 

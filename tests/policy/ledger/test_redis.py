@@ -111,7 +111,7 @@ async def test_tenants_whose_names_have_braces_or_colons_do_not_meet(redis_serve
 
 
 async def test_scopes_of_two_tenants_are_no_request(ledger: RedisLedger) -> None:
-    ledger.set_limits(LimitTable({SCOPE: Limits(), Scope(tenant="b"): Limits()}))
+    await ledger.set_limits(LimitTable({SCOPE: Limits(), Scope(tenant="b"): Limits()}))
     with pytest.raises(ValueError, match="one tenant"):
         await ledger.reserve([SCOPE, Scope(tenant="b")], Demand())
     with pytest.raises(ValueError, match="no limits are set for tenant 'c'"):
@@ -190,7 +190,7 @@ async def test_who_leaves_before_the_answer_holds_nothing(ledger: RedisLedger) -
 
 
 async def test_calls_at_once_are_answered_each_with_its_own(ledger: RedisLedger) -> None:
-    ledger.set_limits(LimitTable({SCOPE: Limits(requests_per_minute=200)}))
+    await ledger.set_limits(LimitTable({SCOPE: Limits(requests_per_minute=200)}))
     outcomes = await asyncio.gather(*(ledger.reserve([SCOPE], Demand()) for _ in range(300)))
     reservations = [outcome for outcome in outcomes if isinstance(outcome, Reservation)]
     assert len(reservations) == 200

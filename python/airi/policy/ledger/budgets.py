@@ -30,8 +30,8 @@ class BudgetRecord:
 class BudgetStore(Protocol):
     """Keeps one record per (scope, name, period_s): the latest that was saved."""
 
-    async def load_budgets(self) -> Sequence[BudgetRecord]:
-        """Every record, also of scopes that have no limits any more."""
+    async def load_budgets(self, wanted: Sequence[BudgetRecord]) -> Sequence[BudgetRecord]:
+        """What was saved of these budgets in these periods; `wanted` say 0. Those never saved may be left out."""
         ...
 
     async def save_budgets(self, records: Sequence[BudgetRecord]) -> None:

@@ -43,19 +43,43 @@ class LocalLedger:
         *,
         lease_us: int = LEASE_US,
         durable: bool = False,
-        records: Iterable[BudgetRecord] = (),
     ) -> None:
-        """With `durable`, what budgets have spent must be saved: see `uncovered`. `records` are what was."""
+        """With `durable`, what budgets have spent must be saved: see `uncovered`."""
         self._lease_us = lease_us
         self._durable = durable
         self._now = 0
         self._serial = 0
         self._live: OrderedDict[str, _Hold] = OrderedDict()  # the first to expire comes first
-        self._meters = {(r.scope, r.name, r.period_s): Meter(r, durable=durable) for r in records}
+        self._meters: dict[tuple[Scope, LimitName, int | None], Meter] = {}
         self._uncovered: set[Meter] = set()
         self._accounts: dict[Scope, Account] = {}
         self._plans: dict[tuple[Scope, ...], tuple[list[Account], tuple[Limits, ...]]] = {}
         self.set_limits(limits)
+
+    def unknown(self, limits: LimitTable, now: int) -> tuple[BudgetRecord, ...]:
+        """The budgets of `limits` that this ledger has no meter of yet, with nothing spent in the period of now."""
+        found = []
+        for scope, scope_limits in limits.items():
+            budgets = (LimitName.BUDGET, scope_limits.budget), (LimitName.DEVICE, scope_limits.device_seconds)
+            for name, budget in budgets:
+                if budget is not None and (scope, name, budget.period_s) not in self._meters:
+                    found.append(
+                        BudgetRecord(
+                            scope=scope,
+                            name=name,
+                            period_s=budget.period_s,
+                            period_index=budget.period_index(now),
+                            spent_micro=0,
+                        )
+                    )
+        return tuple(found)
+
+    def add_records(self, records: Iterable[BudgetRecord]) -> None:
+        """What was saved of budgets that this ledger has no meter of yet."""
+        for record in records:
+            key = record.scope, record.name, record.period_s
+            if key not in self._meters:
+                self._meters[key] = Meter(record, durable=self._durable)
 
     def set_limits(self, limits: LimitTable) -> None:
         """Replaces all limits at once. Scopes that stay keep their counts; a budget of another period starts at 0."""

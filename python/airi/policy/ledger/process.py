@@ -41,32 +41,34 @@ class ProcessLedger:
     ) -> None:
         self._limits = limits
         self._store = store
-        self._lease_us = int(lease_s * MICRO)
         self._clock = clock or steady_clock()
-        self._ledger = LocalLedger(limits, lease_us=self._lease_us, durable=store is not None)
+        self._ledger = LocalLedger(LimitTable({}), lease_us=int(lease_s * MICRO), durable=store is not None)
         self._leases = Leases(lease_s, self.renew)
         self._saving = asyncio.Lock()
 
     async def open(self) -> None:
         """Loads what budgets have spent. Raises LedgerUnavailableError where the store cannot be read."""
-        if self._store is not None:
-            try:
-                records = await self._store.load_budgets()
-            except Exception as error:
-                raise _unavailable(error) from error
-            self._ledger = LocalLedger(self._limits, lease_us=self._lease_us, durable=True, records=records)
+        await self.set_limits(self._limits)
         self._leases.start()
 
     async def close(self) -> None:
         """Saves what budgets have really spent. What is still reserved then stays charged."""
         await self._leases.stop()
-        if self._store is not None:
-            async with self._saving:
-                await self._write(self._ledger.exact_records(self._clock()))
+        async with self._saving:
+            await self._write(self._ledger.exact_records(self._clock()))
 
-    def set_limits(self, limits: LimitTable) -> None:
-        """See `LocalLedger.set_limits`."""
-        self._limits = limits
+    async def set_limits(self, limits: LimitTable) -> None:
+        """Replaces all limits at once; see `LocalLedger.set_limits`.
+
+        Raises LedgerUnavailableError where what their budgets have spent cannot be loaded: then nothing changes.
+        """
+        if self._store is not None:
+            wanted = self._ledger.unknown(limits, self._clock())
+            try:
+                records = await self._store.load_budgets(wanted) if wanted else ()
+            except Exception as error:
+                raise _unavailable(error) from error
+            self._ledger.add_records(records)
         self._ledger.set_limits(limits)
 
     async def reserve(self, scopes: Sequence[Scope], demand: Demand) -> Reservation | Refused:
@@ -118,7 +120,7 @@ class ProcessLedger:
             self._ledger.mark_covered(records)
 
     async def _write(self, records: Sequence[BudgetRecord]) -> None:
-        if self._store is None:
+        if self._store is None or not records:
             return
         try:
             await self._store.save_budgets(records)

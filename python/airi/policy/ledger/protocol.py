@@ -12,14 +12,14 @@ from airi.policy.ledger.outcome import Refused, Remaining, Reservation
 class Ledger(Protocol):
     """Reserve before a request runs, settle when it has ended. `ProcessLedger` and `RedisLedger` are ledgers.
 
-    Every method but `set_limits` may raise LedgerUnavailableError: then no request is to be admitted.
+    Every method may raise LedgerUnavailableError: then no request is to be admitted, and no limit has changed.
     """
 
     async def open(self) -> None: ...
 
     async def close(self) -> None: ...
 
-    def set_limits(self, limits: LimitTable) -> None:
+    async def set_limits(self, limits: LimitTable) -> None:
         """Replaces all limits at once."""
         ...
 

@@ -125,7 +125,7 @@ class Script:
             self._flusher = None
 
     async def _execute(self, calls: list[_Call]) -> None:
-        from redis.exceptions import NoScriptError, RedisError
+        from redis.exceptions import NoScriptError
 
         try:
             replies = await self._pipeline(calls)
@@ -135,7 +135,7 @@ class Script:
                 again = await self._pipeline([calls[n] for n in unknown])
                 for n, reply in zip(unknown, again, strict=True):
                     replies[n] = reply
-        except (RedisError, OSError) as error:
+        except Exception as error:  # whatever it is, nobody may wait for ever
             replies = [error] * len(calls)
         for call, reply in zip(calls, replies, strict=True):
             self._answer(call, reply)

@@ -104,7 +104,7 @@ class RedisLedger:
         await self._script.close()
         await self._redis.aclose()
 
-    def set_limits(self, limits: LimitTable) -> None:
+    async def set_limits(self, limits: LimitTable) -> None:
         """Replaces all limits at once; every gateway has its own and should be given the same.
 
         Scopes keep their counts; a budget of another period is another count.
