@@ -36,6 +36,7 @@ GATEWAY = (
     "asyncpg",
     "jwt",
     "cryptography",
+    "redis",
 )
 
 
