@@ -1,0 +1,71 @@
+"""Budgets of an in-process ledger in the state that tenants and keys are in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from airi.policy.ledger.budgets import BudgetRecord
+from airi.policy.ledger.limits import PERIOD_ANCHOR_S, LimitName, Scope
+from airi.state.records import Charge
+
+if TYPE_CHECKING:
+    from airi.state import Store
+
+
+class StateBudgets:
+    """A `BudgetStore` over a `Store`, whose charges add up: what is saved is the difference to what was.
+
+    Thread safety: none; one `ProcessLedger` at a time. Two that share a state would each count the other's
+    spending only when they start.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        # What the store is known to say: (period, spent) per budget. Forgotten where a write may have failed.
+        self._saved: dict[tuple[Scope, LimitName, int | None], tuple[int, int]] = {}
+
+    async def load_budgets(self, wanted: Sequence[BudgetRecord]) -> Sequence[BudgetRecord]:
+        """One read per budget."""
+        return [replace(record, spent_micro=await self._read(record)) for record in wanted]
+
+    async def save_budgets(self, records: Sequence[BudgetRecord]) -> None:
+        """One write for all."""
+        charges = []
+        for record in records:
+            period, spent = self._saved.get(_key(record), (None, 0))
+            if period != record.period_index:
+                spent = await self._read(record)
+            charges.append(_charge(record, record.spent_micro - spent))
+        for record in records:
+            self._saved.pop(_key(record), None)
+        await self._store.spend(charges)
+        for record in records:
+            self._saved[_key(record)] = record.period_index, record.spent_micro
+
+    async def _read(self, record: BudgetRecord) -> int:
+        place = _charge(record, 0)
+        found = await self._store.budget(place.scope, place.period_start)
+        spent = found.device_us if record.name is LimitName.DEVICE else found.spent_micro
+        self._saved[_key(record)] = record.period_index, spent
+        return spent
+
+
+def _key(record: BudgetRecord) -> tuple[Scope, LimitName, int | None]:
+    return record.scope, record.name, record.period_s
+
+
+def _charge(record: BudgetRecord, amount: int) -> Charge:
+    scope = record.scope
+    parts = (scope.tenant, scope.model, scope.priority_class)
+    # `*` stands for any: quoted names never have one.
+    names = ["*" if part is None else quote(part, safe="") for part in parts]
+    name = "/".join((*names, record.name, str(record.period_s or 0)))
+    start = 0
+    if record.period_s is not None:
+        start = record.period_index * record.period_s + PERIOD_ANCHOR_S
+    if record.name is LimitName.DEVICE:
+        return Charge(scope=name, period_start=start, device_us=amount)
+    return Charge(scope=name, period_start=start, micro=amount)

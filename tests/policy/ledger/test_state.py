@@ -1,0 +1,91 @@
+"""Budgets of the in-process ledger in a real state."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from airi.errors import LedgerUnavailableError
+from airi.policy.ledger import (
+    Budget,
+    BudgetRecord,
+    Demand,
+    LimitName,
+    Limits,
+    LimitTable,
+    ProcessLedger,
+    Reservation,
+    Scope,
+)
+from airi.policy.ledger.state import StateBudgets
+from airi.state import Budget as Spent
+from airi.state import Store, open_store
+
+SCOPES = (Scope(tenant="a"), Scope(tenant="a", model="m/x"), Scope(tenant="a", priority_class="*"))
+LIMITS = Limits(
+    budget=Budget(amount_micro=1_280_000, period_s=86_400), device_seconds=Budget(amount_micro=10_000)
+)
+TABLE = LimitTable(dict.fromkeys(SCOPES, LIMITS))
+
+
+async def left(ledger: ProcessLedger) -> list[int]:
+    return [one.remaining for one in await ledger.remaining(SCOPES)]
+
+
+async def started(store: Store) -> ProcessLedger:
+    ledger = ProcessLedger(TABLE, store=StateBudgets(store))
+    await ledger.open()
+    return ledger
+
+
+async def test_budgets_survive_an_orderly_end_and_a_crash(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/state.db"
+    async with await open_store(url) as store:
+        ledger = await started(store)
+        outcome = await ledger.reserve(SCOPES, Demand(cost_micro=5000))
+        assert isinstance(outcome, Reservation)
+        assert await ledger.settle(outcome, Demand(cost_micro=4000), 70)
+        await ledger.close()
+    async with await open_store(url) as store:
+        ledger = await started(store)
+        assert await left(ledger) == [1_276_000, 9930] * 3
+        for _ in range(3):
+            outcome = await ledger.reserve(SCOPES[:1], Demand(cost_micro=6000))
+            assert isinstance(outcome, Reservation)
+        await ledger._leases.stop()  # a crash: nothing more is saved
+    async with await open_store(url) as store:
+        ledger = await started(store)
+        money, *others = await left(ledger)
+        assert 1_276_000 - 18_000 - 10_000 <= money <= 1_276_000 - 18_000
+        assert others == [9930, 1_276_000, 9930, 1_276_000, 9930]
+        await ledger.close()
+
+
+async def test_a_write_that_failed_is_read_again_before_the_next(tmp_path: Path) -> None:
+    async with await open_store(f"sqlite:///{tmp_path}/state.db") as store:
+        budgets, really = StateBudgets(store), store.spend
+        record = BudgetRecord(
+            scope=SCOPES[0], name=LimitName.BUDGET, period_s=60, period_index=7, spent_micro=500
+        )
+
+        async def spend_and_fail(charges: object) -> list[Spent]:
+            await really(charges)  # type: ignore[arg-type]
+            raise OSError("the answer was lost")
+
+        store.spend = spend_and_fail  # type: ignore[method-assign]
+        with pytest.raises(OSError, match="answer was lost"):
+            await budgets.save_budgets([record])
+        store.spend = really  # type: ignore[method-assign]
+        await budgets.save_budgets([record])
+        [loaded] = await StateBudgets(store).load_budgets([record])
+        assert loaded.spent_micro == 500
+
+
+async def test_a_state_that_is_closed_admits_nothing(tmp_path: Path) -> None:
+    store = await open_store(f"sqlite:///{tmp_path}/state.db")
+    ledger = await started(store)
+    await store.close()
+    with pytest.raises(LedgerUnavailableError):
+        await ledger.reserve(SCOPES, Demand(cost_micro=5))
+    await ledger._leases.stop()
