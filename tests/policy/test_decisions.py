@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airi.errors import ConfigError
@@ -90,6 +90,7 @@ def test_groups_are_those_of_the_call_whatever_came_before() -> None:
         assert not chat(decide, plain, GENERAL).allowed
 
 
+@settings(deadline=None)
 @given(
     calls=st.lists(
         st.tuples(
