@@ -6,6 +6,7 @@ The variable is read when they are imported, and any test may be the first to do
 import os
 
 import pytest
+from hypothesis import settings
 
 from airi.engine.backends.cuda.detect import has_driver
 from tests.state.fixtures import make_state_url, postgres, state_url
@@ -23,6 +24,11 @@ def _has_gpu() -> bool:
 
 if not _has_gpu():
     os.environ["TRITON_INTERPRET"] = "1"
+
+
+# Machines that run tests are shared: how long an example takes says nothing.
+settings.register_profile("untimed", settings(), deadline=None)
+settings.load_profile("untimed")
 
 
 def pytest_configure(config: pytest.Config) -> None:
