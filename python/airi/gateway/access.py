@@ -34,17 +34,17 @@ class Access:
     *Thread safety*: immutable after construction.
     """
 
-    def __init__(self, api_keys: Iterable[str] = ()) -> None:
+    def __init__(
+        self, api_keys: Iterable[str] = (), *, needs_key: bool = False, open_pages: Iterable[str] = ()
+    ) -> None:
+        """`needs_key`: calls without a key are refused though none is given here; `open_pages`: further open paths."""
+        self._open = OPEN_PATHS.union(open_pages)
         self._digests = tuple(hashlib.sha256(key.strip().encode()).digest() for key in api_keys)
-
-    @property
-    def needs_key(self) -> bool:
-        """Whether any key is configured."""
-        return bool(self._digests)
+        self.needs_key = needs_key or bool(self._digests)
 
     def principal(self, path: str, authorization: str | None) -> Principal:
         """The caller, from the `Authorization` header; raises a 401 for one that is not known."""
-        if not self._digests or path in OPEN_PATHS:
+        if not self.needs_key or path in self._open:
             return ANYONE
         scheme, _, key = (authorization or "").partition(" ")
         given = hashlib.sha256(key.strip().encode("latin-1")).digest()  # the bytes that came

@@ -26,7 +26,7 @@ from airi.gateway.options import AppOptions
 
 def create_app(models: ModelRegistry, metrics: Metrics, options: AppOptions) -> Starlette:
     """The ASGI application over these models. Unknown paths and methods get OpenAI error bodies, too."""
-    access = Access(options.api_keys)
+    access = Access(options.api_keys, needs_key=options.needs_key, open_pages=options.open_pages)
     middleware = [Middleware(RequestMiddleware, metrics=metrics), Middleware(AccessMiddleware, access=access)]
     if options.cors_origins:
         cors = Middleware(
@@ -49,18 +49,25 @@ def create_app(models: ModelRegistry, metrics: Metrics, options: AppOptions) -> 
 def _routes(models: ModelRegistry, metrics: Metrics, access: Access, options: AppOptions) -> list[BaseRoute]:
     limit = options.body_limit
     vocab_size = max((model.info.vocab_size for model in models.models), default=1)
-    document = openapi_document(models=models.names, vocab_size=vocab_size, needs_key=access.needs_key)
+    document = openapi_document(
+        models=models.names,
+        vocab_size=vocab_size,
+        needs_key=access.needs_key,
+        open_pages=options.open_pages,
+        metrics_page=options.metrics_page,
+    )
     gate = Gate(models)
     tokenize = Tokenize(gate, body_limit=limit)
     detokenize = Detokenize(gate, body_limit=limit)
     post, get = ["POST"], ["GET"]
+    pages = [Route("/metrics", system.MetricsPage(metrics), methods=get)] if options.metrics_page else []
     # The hot ones first: routes are tried in order.
     return [
         Route("/v1/chat/completions", ChatCompletions(gate, body_limit=limit), methods=post),
         Route("/v1/completions", Completions(gate, body_limit=limit), methods=post),
         Route("/health", system.Health(models), methods=get),
         Route("/ready", system.Ready(models), methods=get),
-        Route("/metrics", system.MetricsPage(metrics), methods=get),
+        *pages,
         Route("/version", system.Version(), methods=get),
         Route("/openapi.json", system.OpenApiPage(document), methods=get),
         Route("/v1/models", system.ListModels(models), methods=get),

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
 from airi.gateway.lifecycle import Stop, bind
 from airi.gateway.options import ServerOptions
+from airi.gateway.reloading import Hangup, TenantNumbers, TenantWeights
 from airi.transport import EngineClient, Progress
 from airi.transport.supervisor import EngineSupervisor
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from airi.config import ConfigFile
+    from airi.config.reload import Reloader
     from airi.engine.options import EngineOptions
     from airi.gateway.lifecycle import Listening
 
@@ -24,29 +27,44 @@ async def launch(
     source: EngineOptions | str,
     options: ServerOptions,
     *,
+    config: ConfigFile | None = None,
     log_level: str = "warning",
     on_progress: Callable[[Progress], None] | None = None,
     on_listening: Callable[[Listening], None] | None = None,
 ) -> None:
     """Serves until SIGTERM or SIGINT and returns once everything has drained.
 
-    `source` describes the engine to start, which logs at `log_level`, or is the endpoint of one that runs.
+    `source` describes the engine to start, which logs at `log_level`, or is the endpoint of one that runs. `config` is
+    where both came from, which SIGHUP reads again; without one the signal ends the process, as it does by default.
     Raises AiriError for what the user can mend: a taken port, a broken checkpoint, options that do not fit;
     EngineDeadError when the engine keeps dying.
     """
     if options.chat_template is not None:
         _check_template(options.chat_template)
-    with Stop().installed() as stop:
+    with Stop().installed() as stop, nullcontext() if config is None else Hangup().installed() as hangup:
         sock = bind(options.host, options.port)
         try:
             async with _engine(source, log_level, on_progress) as starting:
                 serve = await asyncio.to_thread(_load_server)
-                await serve(await starting, options, sock, stop=stop, on_listening=on_listening)
+                client = await starting
+                if config is not None and hangup is not None:
+                    hangup.reloads((await _reloader(config, client)).reload)
+                await serve(client, options, sock, stop=stop, on_listening=on_listening)
         except asyncio.CancelledError:
             if not stop.requested:
                 raise
         finally:
             sock.close()
+
+
+async def _reloader(config: ConfigFile, client: EngineClient) -> Reloader:
+    """What of the config can change while it is served, as it stands at the start."""
+    from airi.config.cedar import check_policies
+    from airi.config.reload import Reloader
+
+    weights = TenantWeights(client, TenantNumbers())
+    await weights.start(config.config)
+    return Reloader(config, [weights], check=check_policies)
 
 
 def _check_template(source: str | Path) -> None:

@@ -141,8 +141,15 @@ _REASONS = {
 }
 
 
-def openapi_document(*, models: list[str], vocab_size: int, needs_key: bool) -> bytes:
-    """The document as JSON; `models` become examples, `needs_key` adds the bearer scheme.
+def openapi_document(
+    *,
+    models: list[str],
+    vocab_size: int,
+    needs_key: bool,
+    open_pages: tuple[str, ...] = (),
+    metrics_page: bool = True,
+) -> bytes:
+    """The document as JSON; `models` become examples, `needs_key` adds the bearer scheme, but for `open_pages`.
 
     `vocab_size` is that of the largest vocabulary served: ids beyond it are wrong for every model.
     """
@@ -155,9 +162,10 @@ def openapi_document(*, models: list[str], vocab_size: int, needs_key: bool) -> 
     _refine(components, models, vocab_size)
     paths: Json = {}
     for operation in OPERATIONS:
-        paths.setdefault(operation.path, {})[operation.method] = _operation(
-            operation, models, needs_key=needs_key
-        )
+        if metrics_page or operation.path != "/metrics":
+            paths.setdefault(operation.path, {})[operation.method] = _operation(
+                operation, models, needs_key=needs_key and operation.path not in open_pages
+            )
     document: Json = {
         "openapi": "3.1.0",
         "info": {"title": "AIRI", "version": __version__, "license": {"name": "Apache-2.0"}},

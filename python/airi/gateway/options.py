@@ -17,7 +17,13 @@ class AppOptions:
     """How the application behaves towards its clients."""
 
     api_keys: tuple[str, ...] = ()
-    """Empty: everybody may call."""
+    """Empty: everybody may call, unless `needs_key`."""
+    needs_key: bool = False
+    """Whether calls without a key are refused though no key is configured here."""
+    metrics_page: bool = True
+    """Whether there is /metrics."""
+    open_pages: tuple[str, ...] = ()
+    """Paths that need no key, beside those that never do."""
     cors_origins: tuple[str, ...] = ()
     """Origins whose scripts may call; `*` for all; empty turns CORS off."""
     body_limit: int = DEFAULT_BODY_LIMIT
