@@ -14,11 +14,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from airi.config.load import ConfigFile, read_bounded
+from airi.config.mistakes import Mistake
 from airi.config.models import Model
 from airi.config.options import model_path
 from airi.errors import CheckpointError, ConfigError, ConfigFileError
 
-__all__ = ["Locked", "Progress", "digest_folder", "lock_path", "pinned_sources", "resolve", "write_lock"]
+__all__ = [
+    "Locked",
+    "Progress",
+    "digest_folder",
+    "lock_path",
+    "pinned_sources",
+    "resolve",
+    "stale_models",
+    "write_lock",
+]
 
 _VERSION = 1
 _CHUNK = 1 << 22
@@ -99,6 +109,17 @@ def pinned_sources(file: ConfigFile, progress: Progress | None = None) -> dict[s
     if mistakes:
         raise ConfigFileError(mistakes)
     return sources
+
+
+def stale_models(file: ConfigFile) -> list[Mistake]:
+    """Models of which the lock beside a config, where there is one, says something else; files are not read."""
+    path = lock_path(file)
+    locked = _read_lock(path) if path.exists() else None
+    return [
+        file.mistake(_source_path(i, model), f"what {path.name} says, or run `airi lock` again")
+        for i, model in enumerate(file.config.models)
+        if locked is not None and not _is_of(locked.get(model.name), model)
+    ]
 
 
 def digest_folder(folder: Path, progress: Callable[[int, int], None] | None = None) -> str:
@@ -193,7 +214,7 @@ def _read_lock(path: Path) -> dict[str, Locked]:
 
 def _pinned(file: ConfigFile, model: Model, locked: Locked | None, progress: Progress | None) -> str:
     """Where a model comes from; raises ConfigError, whose message says what is accepted."""
-    if locked is None or locked.source != model.location:
+    if locked is None or not _is_of(locked, model):
         said = "no such model" if locked is None else "another source for it"
         raise ConfigError(f"what {lock_path(file).name} says, which has {said}")
     if locked.commit is not None:
@@ -208,6 +229,10 @@ def _pinned(file: ConfigFile, model: Model, locked: Locked | None, progress: Pro
     if found != locked.sha256:
         raise ConfigError(f"the files that {lock_path(file).name} was made of; the folder's are others now")
     return path
+
+
+def _is_of(locked: Locked | None, model: Model) -> bool:
+    return locked is not None and locked.source == model.location
 
 
 def _source_path(index: int, model: Model) -> tuple[str | int, ...]:

@@ -26,11 +26,12 @@ class Mistake:
     path: tuple[str | int, ...]
     what: str
     """Continues a sentence that the path begins; with an empty path it stands alone."""
-    hint: str
+    hint: str = ""
 
     def __str__(self) -> str:
         where = f"{dotted(self.path)} " if self.path else ""
-        text = f"{self.file}:{self.line}: {where}{self.what}; {self.hint}"
+        hint = f"; {self.hint}" if self.hint else ""
+        text = f"{self.file}:{self.line}: {where}{self.what}{hint}"
         return " ".join(text.split())
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
+from airi.config.accelerators import ACCELERATORS, ANY, CPU, is_known
 from airi.config.values import Bytes, FilePath, Name, Part, PositiveNumber, Whole, accepts, mistaken
 
 __all__ = [
@@ -25,6 +26,12 @@ _HUB = re.compile(r"hf://[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[A-Za-z0-9][\w./
 _LATER_SOURCES = ("oci://", "models:/", "s3://", "gs://")
 
 
+def _check_accelerator(name: str) -> str:
+    if not is_known(name):
+        raise mistaken(f"{ANY}, {CPU}, {', '.join(ACCELERATORS)}")
+    return name
+
+
 def _check_source(source: str) -> str:
     if source.startswith(_LATER_SOURCES):
         raise mistaken(f"{_SOURCES}; this version of AIRI does not have others")
@@ -41,6 +48,7 @@ def _check_multiple(value: int) -> int:
 
 _SOURCES = "a folder, hf://org/name[@revision], or airi-demo"
 Source = Annotated[str, Field(max_length=4096), accepts(_SOURCES), AfterValidator(_check_source)]
+Accelerator = Annotated[str, Field(max_length=64), AfterValidator(_check_accelerator)]
 BlockSize = Annotated[int, Whole(8, 256), AfterValidator(_check_multiple)]
 
 
@@ -134,9 +142,7 @@ class KvMemory(Part):
 class Resources(Part):
     """A model's part of the device."""
 
-    accelerator: tuple[Annotated[str, Field(min_length=1, max_length=64)], ...] = Field(
-        default=(), strict=False
-    )
+    accelerator: tuple[Accelerator, ...] = Field(default=(), strict=False)
     """Devices that it may be placed on, by name; `airi check` says whether it fits on them."""
     share: PositiveNumber = 1.0
     """Weight of its share of device time against other models that have work."""
