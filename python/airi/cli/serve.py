@@ -68,6 +68,7 @@ def serve(
 
 def serve_config(path: str, said: list[str], models: list[str], log_level: str) -> None:
     """Serves what a config says; ConfigError for flags that it leaves no room for."""
+    from airi.cli.lock import ReadingBars
     from airi.config import load
     from airi.config.cedar import check_policies
     from airi.config.lock import pinned_sources
@@ -82,7 +83,8 @@ def serve_config(path: str, said: list[str], models: list[str], log_level: str) 
             raise ConfigError(f"{where} does not go with {path}, which says that itself", field=name)
     file = load(path)
     check_policies(file)
-    sources = pinned_sources(file)
+    with ReadingBars() as bars:
+        sources = pinned_sources(file, bars.show)
     _run(engine_options(file, sources=sources), server_options(file), log_level, file)
 
 

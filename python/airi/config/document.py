@@ -28,6 +28,8 @@ _MERGE = "<<"
 Path = tuple[str | int, ...]
 Scalar = str | int | float | bool | None
 
+_RESOLVED = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "bool", "null"))
+_TAGS = ("!", *(f"tag:yaml.org,2002:{kind}" for kind in ("str", "map", "seq")), *_RESOLVED)
 _NULLS = ("", "~", "null", "Null", "NULL")
 _BOOLS = {text: text.lower() == "true" for text in ("true", "True", "TRUE", "false", "False", "FALSE")}
 _INT = re.compile(r"[-+]?\d[\d_]{0,39}")
@@ -149,15 +151,11 @@ def parse_document(text: str | bytes, name: str) -> Document:
         raise
     except (RecursionError, ValueError):  # of the scanner, for characters and numbers that it cannot read
         reader.mistakes.append(Mistake(name, reader.line, (), "what follows is not YAML", "accepted: YAML"))
-    if not reader.mistakes and reader.root is None:
-        reader.mistakes.append(
-            Mistake(name, 1, (), "the file is empty", "accepted: a mapping with version and models")
-        )
-    elif not reader.mistakes and reader.root is not None and reader.root.entries is None:
-        what = f"the file holds {reader.root.shown}"
-        reader.mistakes.append(
-            Mistake(name, reader.root.line, (), what, "accepted: a mapping with version and models")
-        )
+    if not reader.mistakes and (reader.root is None or reader.root.entries is None):
+        empty = reader.root is None or reader.root.is_null
+        what = "is empty" if empty or reader.root is None else f"holds {reader.root.shown}"
+        accepted = "accepted: a mapping with version and models"
+        reader.mistakes.append(Mistake(name, 1, (), f"the file {what}", accepted))
     if reader.mistakes or reader.root is None:
         raise ConfigFileError(reader.mistakes)
     return Document(name=name, root=reader.root)
@@ -222,7 +220,7 @@ class _Reader:
         if isinstance(event, yaml.AliasEvent):
             self._add(self._aliased(event.anchor))
         elif isinstance(event, yaml.ScalarEvent):
-            plain = event.style is None and event.tag is None
+            plain = event.tag in _RESOLVED if event.tag else event.style is None
             self._check_tag(event)
             value = resolve(event.value) if plain else event.value
             node = Node(self.line, value, event.value, is_plain=plain, is_block=event.style == "|")
@@ -304,7 +302,7 @@ class _Reader:
             top.node.size += node.size
 
     def _check_tag(self, event: Any) -> None:
-        if event.tag is not None and event.tag not in ("!", "tag:yaml.org,2002:str"):
+        if event.tag is not None and event.tag not in _TAGS:
             self._refuse("a value has a tag", "values without tags")
 
     def _refuse(self, what: str, accepted: str) -> None:

@@ -119,8 +119,9 @@ def parse(
 
 def _text_files(config: Config) -> Iterator[tuple[Path, str]]:
     """Files whose texts belong to a config, by the path of the key that names them."""
-    if config.policies is not None and config.policies.file is not None:
-        yield ("policies", "file"), config.policies.file
+    policies = config.policies
+    if policies is not None and policies.file is not None and policies.text is None:
+        yield ("policies", "file"), policies.file
     for side in ("input", "output"):
         for i, rule in enumerate(getattr(config.content, side)):
             if rule.file is not None:

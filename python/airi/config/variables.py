@@ -57,13 +57,13 @@ def _expand_scalar(
         if match["open"] is None:
             return "$"
         if match["name"] is None:
-            wrong = _ACCEPTED
+            wrong = wrong or _ACCEPTED
             return ""
         value = environ.get(match["name"], "")
         if value or match["default"] is not None:
             return value or match["default"]
         if match["name"] not in environ:
-            wrong = f"a variable that is set, or ${{{match['name']}:-default}}"
+            wrong = wrong or f"a variable that is set, or ${{{match['name']}:-default}}"
         return ""
 
     value = _DOLLAR.sub(replace, node.value)
