@@ -71,7 +71,7 @@ def test_every_action_can_be_spoken_of(action: str) -> None:
         (
             'permit (principal, action == Action::"chat", resource)\nwhen {\n  context.max_tokns < 3 };',
             3,
-            'does not fit: attribute `max_tokns` in context for Action::"chat" not found; accepted: what AIRI\'s schema',
+            'does not fit: attribute `max_tokns` in context for Action::"chat" not found; accepted: what',
         ),
         (
             'permit (principal, action == Action::"chat", resource) when {\n context.region == "eu" };',

@@ -57,7 +57,7 @@ def translate(text: str | bytes, name: str) -> Translation:
     work = _Translator(parse_document(text, name))
     config = work.translate()
     dumped = yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=110)
-    lost = sorted(work.lost, key=lambda mistake: mistake.line)
+    lost = sorted(work.lost, key=lambda mistake: (mistake.line, len(mistake.path)))
     return Translation(dumped, tuple(map(str, lost)))
 
 
