@@ -11,6 +11,8 @@ import pytest
 from airi.config import ConfigFile, load, parse
 from airi.errors import ConfigFileError
 
+CANARY = "canary0swordfish"
+"""A secret that nothing may tell."""
 MINIMAL = "version: 1\nmodels:\n  - {name: demo, source: airi-demo}\n"
 
 

@@ -118,10 +118,11 @@ def test_every_statement_is_looked_at() -> None:
 
 
 def test_groups_may_come_from_an_identity_provider() -> None:
-    tenant = "tenants: [{name: a, auth: {oidc: {issuer: 'https://i.example', audience: x}}}]\n"
+    oidc = "{issuer: 'https://i.example', audience: x, accept_groups: [GROUP]}"
+    tenant = f"tenants: [{{name: a, auth: {{oidc: {oidc}}}}}]\n"
     text = 'policies:\n  text: permit (principal in Group::"operators", action, resource);\n'
-    assert policy_mistakes(config(with_demo(tenant + text))) == []
-    assert len(policy_mistakes(config(with_demo("tenants: [{name: a}]\n" + text)))) == 1
+    for group, count in (("operators", 0), ("'*'", 0), ("other", 1)):
+        assert len(policy_mistakes(config(with_demo(tenant.replace("GROUP", group) + text)))) == count
 
 
 def test_a_file_of_policies_has_lines_of_its_own(tmp_path: Path) -> None:

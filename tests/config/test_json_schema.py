@@ -38,7 +38,7 @@ def test_the_shipped_example_is_valid_with_its_variables_in_place() -> None:
         "engine: {dtype: int3}",
         "tenants: [{name: a, limits: {budget_duration: 1mo}}]",
         "server: {body_limit: lots}",
-        "content: {input: [{name: a, builtin: [phone]}]}",
+        "content: {input: [{name: a, detectors: [phone]}]}",
     ],
 )
 def test_what_the_loader_refuses_is_not_valid(text: str) -> None:

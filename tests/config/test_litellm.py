@@ -86,11 +86,11 @@ def test_models_limits_prices_and_aliases_are_translated() -> None:
 
 def test_guardrails_of_patterns_become_rules() -> None:
     config, _ = translated(FULL)
-    rules = [(rule.name, rule.builtin, rule.action) for rule in config.content.input]
+    rules = [(rule.name, rule.detectors, rule.action) for rule in config.content.input]
     assert rules == [
-        ("pii-redact", ("card",), "redact"),
+        ("pii-redact", ("payment_card",), "redact"),
         ("pii-block", ("email",), "block"),
-        ("secrets", ("api_key",), "redact"),
+        ("secrets", ("credentials",), "redact"),
     ]
     assert [rule.name for rule in config.content.output] == ["pii-redact", "pii-block"]
 

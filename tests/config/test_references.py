@@ -42,7 +42,7 @@ models:
         ("policies: {text: x, file: y}", "5: policies is both text and file; accepted: text or file"),
         (
             "content: {input: [{name: r}]}",
-            "5: content.input[0] is a rule without patterns; accepted: a rule with builtin, words, file",
+            "5: content.input[0] is a rule without patterns; accepted: a rule with detectors, words, file",
         ),
         (
             "content: {input: [{name: r, words: [x], models: [gpt, c]}]}",

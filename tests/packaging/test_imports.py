@@ -33,6 +33,9 @@ GATEWAY = (
     "prometheus_client",
     "typer",
     "rich",
+    "pydantic",
+    "yaml",
+    "cedarpy",
 )
 
 

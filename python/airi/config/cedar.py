@@ -190,12 +190,13 @@ def _line_of_name(message: str, tokens: list[_Token]) -> int:
 def _check_entities(file: ConfigFile, tokens: list[_Token], report: _Report) -> None:
     """Names of tenants, models and groups that nothing else has are slips: such a policy would never hold."""
     config = file.config
+    providers = [tenant.auth.oidc for tenant in config.tenants if tenant.auth.oidc is not None]
     groups = {group for tenant in config.tenants for group in tenant.groups}
+    groups |= {group for oidc in providers for group in oidc.accept_groups}
     known: Mapping[str, set[str] | None] = {
         "Tenant": {tenant.name for tenant in config.tenants},
         "Model": {model.name for model in config.models},
-        # Tokens of an identity provider may bring groups that no config names.
-        "Group": None if any(tenant.auth.oidc is not None for tenant in config.tenants) else groups,
+        "Group": None if "*" in groups else groups,
     }
     for (kind, sign), name in zip(pairwise(tokens), tokens[2:], strict=False):
         names = known.get(kind.text) if sign.text == "::" and name.text.startswith('"') else None

@@ -70,7 +70,7 @@ def _file_mistakes(file: ConfigFile) -> Iterator[Mistake]:
         if model.chat_template is not None:
             reason = _template_problem(str(file.resolve(model.chat_template)))
             if reason is not None:
-                yield file.mistake(("models", i, "chat_template"), f"a chat template ({reason})")
+                yield file.mistake(("models", i, "chat_template"), f"a chat template ({file.masked(reason)})")
 
 
 def _template_problem(path: str) -> str | None:

@@ -218,7 +218,9 @@ class _Reader:
 
     def _take_value(self, event: yaml.Event) -> None:
         if isinstance(event, yaml.AliasEvent):
-            self._add(self._aliased(event.anchor))
+            node = self._aliased(event.anchor)
+            self._count(node.size)
+            self._add(node)
         elif isinstance(event, yaml.ScalarEvent):
             plain = event.tag in _RESOLVED if event.tag else event.style is None
             self._check_tag(event)
@@ -227,11 +229,13 @@ class _Reader:
             node.text_line = self.line + node.is_block
             if event.anchor is not None:
                 self._anchors[event.anchor] = node
+            self._count(1)
             self._add(node, is_merge=plain and event.value == _MERGE)
         elif isinstance(event, yaml.CollectionStartEvent):
             self._check_tag(event)
             if len(self._open) == _MAX_DEPTH:
                 self._stop(f"values lie {_MAX_DEPTH + 1} levels deep", f"{_MAX_DEPTH} at most")
+            self._count(1)
             is_mapping = isinstance(event, yaml.MappingStartEvent)
             node = Node(self.line, entries={}) if is_mapping else Node(self.line, items=[])
             self._open.append(_Open(node, event.anchor))
@@ -245,6 +249,7 @@ class _Reader:
                 if done.node.entries is not None and key not in done.node.entries:
                     done.node.entries[key] = node
                     done.node.size += node.size
+                    self._count(node.size)
         if done.anchor is not None:
             self._anchors[done.anchor] = done.node
         self._add(done.node)
@@ -261,9 +266,6 @@ class _Reader:
 
     def _add(self, node: Node, *, is_merge: bool = False) -> None:
         """A value that is complete goes into what is open."""
-        self._nodes += node.size
-        if self._nodes > _MAX_NODES:
-            self._stop("the file, its aliases written out, has too many values", f"{_MAX_NODES} at most")
         if not self._open:
             self.root = node
             return
@@ -275,6 +277,11 @@ class _Reader:
             top.key = self._key(node, top, is_merge=is_merge), node.line
         else:
             self._add_entry(top, node)
+
+    def _count(self, nodes: int) -> None:
+        self._nodes += nodes
+        if self._nodes > _MAX_NODES:
+            self._stop("the file, its aliases written out, has too many values", f"{_MAX_NODES} at most")
 
     def _key(self, node: Node, top: _Open, *, is_merge: bool) -> str:
         if node.entries is not None or node.items is not None or node.text is None:

@@ -64,14 +64,13 @@ def check_fit(file: ConfigFile) -> Fit:
             folder = _folder(model.path)
             if folder is None:
                 notes.append(
-                    f"{model.name}: {model.path} is not on this machine yet, so its size is not known"
+                    f"{model.name}: {file.masked(model.path)} is not on this machine yet, so its size is not known"
                 )
             else:
                 opened.append(_Opened(model, _open(folder, options, model, on_device=on_device)))
         except AiriError as error:
-            mistakes.append(
-                file.mistake(_key_at_fault(file, i, error), f"a model that can be served ({error})")
-            )
+            accepted = f"a model that can be served ({file.masked(str(error))})"
+            mistakes.append(file.mistake(_key_at_fault(file, i, error), accepted))
     if devices and opened and not mistakes:
         results = [_fit_on(device, options, opened) for device in devices]
         if all(isinstance(result, MemoryBudgetError) for result in results):

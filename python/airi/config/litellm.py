@@ -263,9 +263,10 @@ class _Translator:
             return {}
         seconds = {"1mo": "30d"}.get(str(duration), duration)
         if duration is not None and (not isinstance(seconds, str) or parse_duration(seconds) is None):
-            self.lose((*path, "budget_duration"), "not a duration such as 30d; 30d is taken")
+            self.lose((*path, "budget_duration"), "not a duration such as 30d; the budget is for good")
             seconds = None
-        return {"max_budget": float(amount), "budget_duration": seconds or "30d"}
+        period = {} if seconds is None else {"budget_duration": seconds}
+        return {"max_budget": float(amount)} | period
 
     def _take_prometheus(self) -> None:
         for kind in ("callbacks", "success_callback", "failure_callback"):

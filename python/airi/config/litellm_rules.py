@@ -10,9 +10,9 @@ from airi.config.document import Document, Path
 __all__ = ["content_rules"]
 
 _ENTITIES = {
-    "CREDIT_CARD": "card",
+    "CREDIT_CARD": "payment_card",
     "IBAN_CODE": "iban",
-    "US_SSN": "ssn",
+    "US_SSN": "us_ssn",
     "EMAIL_ADDRESS": "email",
 }
 _ACTIONS = {"MASK": "redact", "BLOCK": "block"}
@@ -49,10 +49,10 @@ def content_rules(work: Translator) -> dict[str, list[dict[str, Any]]]:
             continue
         for side in sides:
             rules = content.setdefault(side, [])
-            for action, builtin in patterns.items():
+            for action, detectors in patterns.items():
                 own = name if len(patterns) == 1 else f"{name}-{action}"
                 if all(rule["name"] != own for rule in rules):
-                    rules.append({"name": own, "builtin": list(builtin), "action": action})
+                    rules.append({"name": own, "detectors": list(detectors), "action": action})
     return content
 
 
@@ -66,7 +66,7 @@ def _sides(mode: Any) -> list[str]:
 def _patterns(work: Translator, at: Path, kind: Any) -> dict[str, list[str]]:
     """Built-in patterns by what is to be done about them."""
     if kind == "hide-secrets":
-        return {"redact": ["api_key"]}
+        return {"redact": ["credentials"]}
     node = work.document.find((*at, "litellm_params", "pii_entities_config"))
     patterns: dict[str, list[str]] = {}
     for entity, child in node.children() if kind == "presidio" and node is not None else ():

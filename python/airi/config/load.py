@@ -24,6 +24,9 @@ from airi.errors import ConfigError, ConfigFileError
 __all__ = ["ConfigFile", "is_config_path", "load", "parse"]
 
 _LATER = frozenset(Config.later)
+_UNEXPANDED = frozenset({("policies", "text"), *((name,) for name in _LATER)})
+_LEAST_MASKED = 3
+"""Characters of a value that can be told from the words of a message."""
 _MOST_TEXT = 16 << 20
 _PHRASES = {
     "missing": "a value",
@@ -72,6 +75,16 @@ class ConfigFile:
         """A path that the config names."""
         return self.folder / FilePath(path).expanduser()
 
+    def masked(self, text: str) -> str:
+        """A message in which values of variables stand as the file has them."""
+        pending = [self.document.root]
+        while pending:
+            node = pending.pop()
+            pending += [child for _, child in node.children()]
+            if node.expanded and node.text and len(node.expanded) >= _LEAST_MASKED:
+                text = text.replace(node.expanded, node.text)
+        return text
+
     def mistake(self, path: Path, accepted: str, *, value: str | None = None) -> Mistake:
         """As `Document.mistake`."""
         return self.document.mistake(path, accepted, value=value)
@@ -96,7 +109,7 @@ def parse(
 ) -> ConfigFile:
     """As `load`, of a text that the file at `path` might hold."""
     document = parse_document(text, str(path))
-    mistakes = expand(document, os.environ if environ is None else environ, without=_LATER)
+    mistakes = expand(document, os.environ if environ is None else environ, without=_UNEXPANDED)
     config, wrong = _validate(document)
     known = {mistake.path for mistake in mistakes}
     mistakes += [mistake for mistake in wrong if mistake.path not in known]

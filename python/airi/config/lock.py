@@ -67,7 +67,7 @@ def resolve(file: ConfigFile, progress: Progress | None = None) -> dict[str, Loc
         try:
             found[model.name] = _resolve(file, model, progress)
         except (ConfigError, CheckpointError) as error:
-            accepted = f"a source that can be read ({error})"
+            accepted = f"a source that can be read ({file.masked(str(error))})"
             mistakes.append(file.mistake(_source_path(i, model), accepted))
     if mistakes:
         raise ConfigFileError(mistakes)
@@ -105,7 +105,9 @@ def pinned_sources(file: ConfigFile, progress: Progress | None = None) -> dict[s
         try:
             sources[model.name] = _pinned(file, model, locked.get(model.name), progress)
         except ConfigError as error:
-            mistakes.append(file.mistake(_source_path(i, model), f"{error}, or run `airi lock` again"))
+            mistakes.append(
+                file.mistake(_source_path(i, model), f"{file.masked(str(error))}, or run `airi lock` again")
+            )
     if mistakes:
         raise ConfigFileError(mistakes)
     return sources

@@ -51,7 +51,7 @@ def engine_options(file: ConfigFile, *, sources: Mapping[str, str] | None = None
             (ours for ours, theirs in _ENGINE_NAMES.items() if theirs == error.field), error.field or ""
         )
         line = file.document.line(("engine", name))
-        raise ConfigFileError([f"{file.document.name}:{line}: engine: {error}"]) from None
+        raise ConfigFileError([f"{file.document.name}:{line}: engine: {file.masked(str(error))}"]) from None
 
 
 def _model(file: ConfigFile, model: Model, sources: Mapping[str, str] | None) -> ModelOptions:

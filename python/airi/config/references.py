@@ -152,7 +152,9 @@ def _content(config: Config, report: _Report) -> None:
             at: Path = ("content", side, i)
             if not rule.has_patterns:
                 report(
-                    at, "a rule with builtin, words, file, regex or judge", value="a rule without patterns"
+                    at,
+                    "a rule with detectors, words, file, regexes or judge",
+                    value="a rule without patterns",
                 )
             for field, names in known.items():
                 for k, name in enumerate(getattr(rule, field)):

@@ -10,12 +10,26 @@ from pydantic import AfterValidator, Field
 
 from airi.config.values import FilePath, Name, Part, Text, mistaken
 
-__all__ = ["ACTIONS", "BUILTIN_PATTERNS", "Content", "ContentRule", "Policies"]
+__all__ = ["Act", "Content", "ContentRule", "Detector", "Policies"]
 
-Builtin = Literal["card", "iban", "ssn", "email", "api_key"]
-BUILTIN_PATTERNS: tuple[Builtin, ...] = ("card", "iban", "ssn", "email", "api_key")
+Detector = Literal[
+    "pii",
+    "credentials",
+    "email",
+    "payment_card",
+    "iban",
+    "us_ssn",
+    "aws_access_key",
+    "github_token",
+    "google_api_key",
+    "slack_token",
+    "stripe_key",
+    "sk_key",
+    "jwt",
+    "private_key",
+]
+"""What comes with AIRI; the first two are groups of the others."""
 Act = Literal["block", "redact", "annotate", "audit"]
-ACTIONS: tuple[Act, ...] = ("block", "redact", "annotate", "audit")
 
 _MOST_WORDS = 100_000
 _MOST_REGEXES = 1000
@@ -50,8 +64,10 @@ class ContentRule(Part):
     """Texts that match any of its patterns, and what is done about them."""
 
     foreign: ClassVar[dict[str, str]] = {
-        "pii": "builtin",
-        "regexes": "regex",
+        "pii": "detectors",
+        "builtin": "detectors",
+        "regex": "regexes",
+        "patterns": "regexes",
         "block_list": "words",
         "blocklist": "words",
         "words_file": "file",
@@ -59,22 +75,22 @@ class ContentRule(Part):
 
     name: Name
     """What answers, metrics and the audit call it."""
-    builtin: tuple[Builtin, ...] = Field(default=(), strict=False)
-    """Validated patterns that come with AIRI: card numbers, IBANs, SSNs, e-mail addresses, keys."""
+    detectors: tuple[Detector, ...] = Field(default=(), strict=False)
+    """Validated patterns that come with AIRI, and groups of them: pii and credentials."""
     words: tuple[Text, ...] = Field(default=(), strict=False, max_length=_MOST_WORDS)
-    """A block list."""
+    """A block list; found whole, in upper and lower case alike."""
     file: FilePath | None = None
     """A file with a block list, one entry a line."""
-    regex: tuple[Regex, ...] = Field(default=(), strict=False, max_length=_MOST_REGEXES)
+    regexes: tuple[Regex, ...] = Field(default=(), strict=False, max_length=_MOST_REGEXES)
     """Regular expressions."""
+    ignore_case: bool = False
+    """Whether regexes match in upper and lower case alike."""
     judge: Name | None = None
     """A model that is asked about the whole text."""
-    ignore_case: bool = True
-    """Whether words and regexes match in upper and lower case alike."""
-    whole_words: bool = True
-    """Whether words match only where no letter or digit is beside them."""
     action: Act = "block"
-    """Refuse the text or end the answer, put [NAME] in place of a match, say so beside the answer, or in the audit."""
+    """Refuse the text or end the answer, replace the match, tell the client of it, or the audit alone."""
+    replacement: Annotated[str, Field(max_length=256)] = "[REDACTED]"
+    """What stands in place of a match that is redacted."""
     tenants: tuple[Name, ...] = Field(default=(), strict=False)
     """Whose texts; left out: everybody's."""
     models: tuple[Name, ...] = Field(default=(), strict=False)
@@ -83,7 +99,7 @@ class ContentRule(Part):
     @property
     def has_patterns(self) -> bool:
         """Whether it looks for anything."""
-        return bool(self.builtin or self.words or self.file or self.regex or self.judge)
+        return bool(self.detectors or self.words or self.file or self.regexes or self.judge)
 
 
 class Content(Part):

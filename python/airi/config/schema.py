@@ -2,20 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from airi.config.models import Engine, Model
 from airi.config.rules import Content, Policies
 from airi.config.tenants import Tenant
-from airi.config.values import Bytes, FilePath, Part, PositiveNumber, Text, Whole, accepts, address
+from airi.config.values import Bytes, FilePath, Part, PositiveNumber, Text, Whole, accepts, address, mistaken
 
 __all__ = ["Config", "Cors", "Observability", "OpenRoutes", "Server", "Tls"]
 
 
+def _check_state(state: str) -> str:
+    kind, _, rest = state.partition("://")
+    path = rest.removeprefix("/")
+    if kind == "sqlite" and (path == rest or not path or path.endswith("/") or path == ":memory:"):
+        raise mistaken(_STATES)
+    return state
+
+
+def _must_be_false(value: bool) -> bool:  # noqa: FBT001
+    if value:
+        raise mistaken("false; this version of AIRI never logs them")
+    return value
+
+
 def _empty_is_none(value: Any) -> Any:
     return None if value == "" else value
+
+
+_STATES = "sqlite:///PATH, with four slashes for an absolute one, or postgresql://USER@HOST/DATABASE"
+State = Annotated[
+    str,
+    address("sqlite", "postgresql", "postgres", example=_STATES, needs_host=False),
+    AfterValidator(_check_state),
+]
 
 
 class Tls(Part):
@@ -65,19 +87,15 @@ class Server(Part):
     """Address to listen on; another than this machine's own needs tenants."""
     port: Annotated[int, Whole(0, 65535)] = 8000
     """Port; 0 takes a free one."""
-    state: Annotated[
-        str,
-        address(
-            "sqlite",
-            "postgresql",
-            "postgres",
-            example="sqlite:///./airi.db or postgresql://...",
-            needs_host=False,
-        ),
-    ] = "sqlite:///./airi.db"
-    """Where keys and budgets are kept; PostgreSQL where several gateways share them."""
+    state: State = "sqlite:///./airi.db"
+    """Where keys and budgets are kept, a file from the working directory; PostgreSQL for several gateways."""
     shared_counters: Annotated[
-        Annotated[str, address("redis", "rediss", "unix", example="redis://host:6379", needs_host=False)]
+        Annotated[
+            str,
+            address(
+                "redis", "rediss", "unix", example="an address such as redis://host:6379", needs_host=False
+            ),
+        ]
         | None,
         BeforeValidator(_empty_is_none),
     ] = None
@@ -101,7 +119,7 @@ class Observability(Part):
 
     prometheus: bool = True
     """Whether there is /metrics."""
-    log_prompts: Literal[False] = False
+    log_prompts: Annotated[bool, AfterValidator(_must_be_false)] = False
     """Prompts and answers are never logged in this version."""
     audit: FilePath | None = None
     """File that gets a line for every decision, without prompts, answers and keys."""

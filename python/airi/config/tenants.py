@@ -8,7 +8,6 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, Field
 
 from airi.config.values import Name, Part, PositiveNumber, Seconds, Text, Whole, accepts, address, mistaken
-from airi.sampling_params import MAX_PRIORITY
 
 __all__ = ["PRIORITY_CLASSES", "Auth", "Limits", "Oidc", "PriorityClass", "Tenant", "TenantLimits"]
 
@@ -16,12 +15,23 @@ PriorityClass = Literal["critical", "standard", "sheddable"]
 """Of a request: priority above 0, 0, below 0. Names as the Gateway API's inference extension has them."""
 PRIORITY_CLASSES: tuple[PriorityClass, ...] = ("critical", "standard", "sheddable")
 
+Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
+ANYONE = "anyone"
+_MOST_PRIORITY = 1000
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
-_MOST = 2**53
+_MOST = 2**52
+
+
+def _check_name(name: str) -> str:
+    if name == ANYONE:
+        raise mistaken(f"another name than {ANYONE}, which is that of callers without a key")
+    return name
 
 
 def _check_issuer(issuer: str) -> str:
-    host = issuer.partition("://")[2].split("/")[0].rpartition("@")[2]
+    if any(sign in issuer for sign in "@?#"):
+        raise mistaken("an address without a user, a query or a fragment")
+    host = issuer.partition("://")[2].split("/")[0]
     if (
         issuer.startswith("http://")
         and (host if host.endswith("]") else host.rsplit(":", 1)[0]) not in _LOOPBACK
@@ -30,8 +40,16 @@ def _check_issuer(issuer: str) -> str:
     return issuer
 
 
+TenantName = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"),
+    accepts("1 to 63 letters, digits, dots, dashes and underscores, which begin with a letter or digit"),
+    AfterValidator(_check_name),
+]
 Address = Annotated[
-    str, address("https", "http", example="https://idp.example.com"), AfterValidator(_check_issuer)
+    str,
+    address("https", "http", example="an address such as https://idp.example.com"),
+    AfterValidator(_check_issuer),
 ]
 Count = Annotated[int, Whole(0, _MOST)]
 
@@ -47,6 +65,12 @@ class Oidc(Part):
     """Where its keys are; left out: where its metadata says."""
     groups_claim: Text = "groups"
     """The claim that lists a caller's groups."""
+    accept_groups: tuple[Annotated[str, Field(min_length=1, max_length=128)], ...] = Field(
+        default=(), strict=False
+    )
+    """Groups that the provider may put callers into, * for any; none unless said."""
+    algorithms: tuple[Algorithm, ...] = Field(default=(), strict=False)
+    """How tokens may be signed; left out: any of these."""
 
 
 class Auth(Part):
@@ -56,8 +80,8 @@ class Auth(Part):
 
     key_prefix: Annotated[
         str,
-        Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+){0,3}$", max_length=24),
-        accepts("a few small letters, digits and dashes, such as sk-acme; never a key"),
+        Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$"),
+        accepts("1 to 32 letters, digits, dashes and underscores, such as sk-acme; never a key"),
     ] = "sk-airi"
     """What its keys begin with; keys themselves are made by `airi keys create`."""
     oidc: Oidc | None = None
@@ -88,12 +112,12 @@ class Limits(Part):
     """Requests at the same time."""
     max_budget: Annotated[float, Field(ge=0, lt=1e9)] | None = None
     """Money per budget_duration, by the prices of models."""
-    budget_duration: Seconds = 30 * 86400
-    """The period of max_budget: 30d unless set."""
-    max_device_seconds: PositiveNumber | None = None
+    budget_duration: Seconds | None = None
+    """The period of max_budget; left out: it is for good."""
+    max_device_seconds: Annotated[float, Field(ge=0, lt=1e9)] | None = None
     """Measured seconds of device time per device_seconds_duration."""
-    device_seconds_duration: Seconds = 86400
-    """The period of max_device_seconds: 1d unless set."""
+    device_seconds_duration: Seconds | None = None
+    """The period of max_device_seconds; left out: they are for good."""
 
     @property
     def are_any(self) -> bool:
@@ -121,7 +145,7 @@ class Tenant(Part):
         "api_key": "auth.key_prefix",
     }
 
-    name: Name
+    name: TenantName
     """What policies, limits and metrics call it."""
     auth: Auth = Auth()
     """How its callers are known."""
@@ -129,7 +153,7 @@ class Tenant(Part):
     """Groups that policies speak of."""
     limits: TenantLimits = TenantLimits()
     """What it may use."""
-    priority: Annotated[int, Whole(-MAX_PRIORITY, MAX_PRIORITY)] = 0
-    """Of requests that say none; higher is served first, below 0 is shed first."""
+    priority: Annotated[int, Whole(-_MOST_PRIORITY, _MOST_PRIORITY)] = 0
+    """Added to what a request asks for itself; higher is served first, below 0 is shed first."""
     weight: PositiveNumber = 1.0
     """Its share against the other tenants of one priority."""

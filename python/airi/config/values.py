@@ -107,7 +107,7 @@ def address(*schemes: str, example: str, needs_host: bool = True) -> AfterValida
         except ValueError:
             usable = False
         if not usable or any(character.isspace() for character in value):
-            raise mistaken(f"an address such as {example}")
+            raise mistaken(example)
         return value
 
     return AfterValidator(check)

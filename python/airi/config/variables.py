@@ -1,14 +1,14 @@
 """`${NAME}` and `${NAME:-default}` in a config's values; `$$` is a dollar sign.
 
-A value that a variable gave is never shown: mistakes quote what the file says.
+A value that a variable gave is never shown: mistakes quote what the file says. Policies are taken as they are written.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
-from airi.config.document import Document, Node, resolve
+from airi.config.document import Document, Node, Path, resolve
 from airi.config.mistakes import Mistake, shown
 
 __all__ = ["escape", "expand"]
@@ -24,18 +24,18 @@ def escape(text: str) -> str:
     return re.sub(r"\$(?=[${])", "$$$$", text)
 
 
-def expand(document: Document, environ: Mapping[str, str], *, without: frozenset[str]) -> list[Mistake]:
-    """Puts variables into a document's values, but for the entries `without` of its root; returns what is wrong."""
+def expand(document: Document, environ: Mapping[str, str], *, without: Collection[Path]) -> list[Mistake]:
+    """Puts variables into a document's values, but for what is `without`; returns what is wrong."""
     mistakes: list[Mistake] = []
     done: set[int] = set()
-    pending: list[tuple[tuple[str | int, ...], Node]] = [((), document.root)]
+    pending: list[tuple[Path, Node]] = [((), document.root)]
     while pending:
         path, node = pending.pop()
         if node.text is not None:
             _expand_scalar(document, path, node, environ, mistakes)
         for key, child in node.children():
             # Nodes that aliases share are expanded once.
-            if id(child) not in done and (path or key not in without):
+            if id(child) not in done and (*path, key) not in without:
                 done.add(id(child))
                 pending.append(((*path, key), child))
     return mistakes
@@ -43,7 +43,7 @@ def expand(document: Document, environ: Mapping[str, str], *, without: frozenset
 
 def _expand_scalar(
     document: Document,
-    path: tuple[str | int, ...],
+    path: Path,
     node: Node,
     environ: Mapping[str, str],
     mistakes: list[Mistake],
