@@ -125,6 +125,12 @@ def test_groups_may_come_from_an_identity_provider() -> None:
         assert len(policy_mistakes(config(with_demo(tenant.replace("GROUP", group) + text)))) == count
 
 
+def test_callers_without_a_key_have_a_name() -> None:
+    text = 'policies:\n  text: permit (principal == Tenant::"anyone", action, resource);\n'
+    assert policy_mistakes(config(with_demo(text))) == []
+    assert len(policy_mistakes(config(with_demo(TENANTS + text)))) == 1
+
+
 def test_a_file_of_policies_has_lines_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "p.cedar").write_text("permit (principal, action, resource);\npermit (x);\n")
     file = write(tmp_path, with_demo("policies: {file: p.cedar}\n"))

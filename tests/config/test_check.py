@@ -154,6 +154,19 @@ def test_a_device_that_is_not_there_is_named(two: Path) -> None:
     )
 
 
+def test_a_gpu_of_this_machine_is_judged_by_what_is_free(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit, "has_driver", lambda: True)
+    monkeypatch.setattr("airi.engine.backends.cuda.detect.obstacle", lambda *_: None)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda index: (3 * GIB, 80 * GIB))
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda index: f"GPU {index}")
+    text = "version: 1\nengine: {device: 'cuda:1', kv_memory: 2GiB}\nmodels: [{name: a, source: m}]\n"
+    (note,) = check(write(two, text)).notes
+    assert note.startswith("fits GPU 1: ")
+    assert note.endswith("of 3.0 GiB")
+    (line,) = found(write(two, text.replace("2GiB", "3GiB")))
+    assert line.endswith("accepted: at most 3.0 GiB on GPU 1")
+
+
 @pytest.mark.usefixtures("_no_gpu")
 def test_a_repository_that_was_never_fetched_is_a_note(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from airi.config import Config, ConfigFile, load, parse
+from airi.config.tenants import priority_class
 from airi.config.values import Part
 from airi.errors import ConfigError, ConfigFileError
 
@@ -45,6 +46,21 @@ def test_the_shipped_example_says_all_there_is_to_say() -> None:
     assert found.content.output[0].detectors == ("pii", "credentials")
     missing = set(Config.model_fields) - found.model_fields_set
     assert not missing
+
+
+def test_a_config_does_not_show_its_secrets() -> None:
+    text = "server: {state: 'postgresql://u:SECRET@h/d', shared_counters: 'redis://:SECRET@h'}\n"
+    file = config(with_demo(text.replace("SECRET", CANARY)))
+    assert CANARY in file.config.server.state
+    for shown in (repr(file), repr(file.config), str(file.config), repr(file.document)):
+        assert CANARY not in shown
+
+
+@pytest.mark.parametrize(
+    ("priority", "name"), [(1000, "critical"), (1, "critical"), (0, "standard"), (-1, "sheddable")]
+)
+def test_classes_of_priority_are_told_by_their_sign(priority: int, name: str) -> None:
+    assert priority_class(priority) == name
 
 
 def test_a_config_cannot_be_changed() -> None:

@@ -8,9 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from airi.config import ConfigFile
 from airi.config.cedar import check_policies
+from airi.config.options import engine_options, server_options
 from airi.config.reload import Outcome, Prepared, Reloader, apply, diff
 from airi.errors import ConfigError
 
@@ -146,6 +149,55 @@ def test_a_text_that_has_changed_on_disk_is_a_change(tmp_path: Path) -> None:
     old = write(tmp_path, text)
     (tmp_path / "words").write_text("heron")
     assert diff(old, write(tmp_path, text)).changes == ("content.words",)
+
+
+_PIECES: dict[str, list[str]] = {
+    "server": ["{}", "{port: 1}", "{body_limit: 1MiB}", "{open: {metrics: true}}", "{cors: {origins: [x]}}"],
+    "engine": ["{}", "{threads: 2}", "{kv_memory: 1GiB}", "{max_num_seqs: 3}", "{record_steps: a}"],
+    "models": [
+        "[{name: a, source: x}]",
+        "[{name: a, source: y}]",
+        "[{name: a, source: x, price: {input_per_1m: 1}}]",
+        "[{name: a, source: x, slo: {itl_ms: {p99: 3}}}]",
+        "[{name: a, source: x, engine: {dtype: float32}}]",
+        "[{name: a, source: x, aliases: [c]}]",
+        "[{name: a, source: x, chat_template: t}]",
+        "[{name: a, source: x}, {name: b, source: y}]",
+        "[{name: b, source: y}, {name: a, source: x}]",
+    ],
+    "tenants": ["[]", "[{name: t}]", "[{name: t, weight: 2}]", "[{name: u}, {name: t}]"],
+    "content": ["{}", "{input: [{name: r, words: [w]}]}"],
+    "observability": ["{}", "{prometheus: false}"],
+}
+
+
+@st.composite
+def pairs(draw: st.DrawFn) -> tuple[ConfigFile, ConfigFile]:
+    """Two configs that differ in one piece or a few."""
+    one = {name: draw(st.sampled_from(texts)) for name, texts in _PIECES.items()}
+    others = draw(st.lists(st.sampled_from(sorted(_PIECES)), max_size=3))
+    return made(one), made(one | {name: draw(st.sampled_from(_PIECES[name])) for name in others})
+
+
+def made(pieces: dict[str, str]) -> ConfigFile:
+    return config("version: 1\n" + "".join(f"{name}: {text}\n" for name, text in pieces.items()))
+
+
+@given(pairs())
+@settings(max_examples=300)
+def test_what_is_not_refused_leaves_engine_and_server_as_they_are(
+    pair: tuple[ConfigFile, ConfigFile],
+) -> None:
+    old, new = pair
+    found, back = diff(old, new), diff(new, old)
+    if not found.refusals:
+        assert engine_options(old) == engine_options(new)
+        assert server_options(old) == server_options(new)
+    if not found.refusals and not found.changes:
+        names = [sorted(tenant.name for tenant in file.config.tenants) for file in pair]
+        assert names[0] == names[1]
+        assert old.config.content == new.config.content
+    assert (back.changes, bool(back.refusals)) == (found.changes, bool(found.refusals))
 
 
 # -- all parts or none -------------------------------------------------------------------------

@@ -9,8 +9,8 @@ Knows nothing of the gateway or the engine until `airi.config.options` is asked 
 
 from __future__ import annotations
 
-from airi.config.load import ConfigFile, is_config_path, load, parse
+from airi.config.load import ConfigFile, load, parse
 from airi.config.mistakes import Mistake
 from airi.config.schema import Config
 
-__all__ = ["Config", "ConfigFile", "Mistake", "is_config_path", "load", "parse"]
+__all__ = ["Config", "ConfigFile", "Mistake", "load", "parse"]

@@ -17,6 +17,7 @@ from typing import Any
 from airi.config.document import Path
 from airi.config.load import ConfigFile
 from airi.config.mistakes import Mistake
+from airi.config.tenants import ANYONE
 from airi.errors import ConfigFileError
 
 __all__ = ["ACTIONS", "cedar_schema", "check_policies", "policy_mistakes"]
@@ -194,7 +195,7 @@ def _check_entities(file: ConfigFile, tokens: list[_Token], report: _Report) -> 
     groups = {group for tenant in config.tenants for group in tenant.groups}
     groups |= {group for oidc in providers for group in oidc.accept_groups}
     known: Mapping[str, set[str] | None] = {
-        "Tenant": {tenant.name for tenant in config.tenants},
+        "Tenant": {tenant.name for tenant in config.tenants} or {ANYONE},
         "Model": {model.name for model in config.models},
         "Group": None if "*" in groups else groups,
     }

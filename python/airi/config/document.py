@@ -38,9 +38,12 @@ _FLOAT = re.compile(r"[-+]?(\.\d{1,99}|\d{1,99}(\.\d{0,99})?)([eE][-+]?\d{1,4})?
 _SPECIAL = re.compile(r"([-+]?)\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Node:
-    """A value and where it was written. Nodes that an alias names are shared: never change one."""
+    """A value and where it was written. Nodes that an alias names are shared, so what changes one changes each.
+
+    Its repr has no value, which may be a secret.
+    """
 
     line: int
     """From 1. Of an entry of a mapping: its key's."""
@@ -61,6 +64,9 @@ class Node:
     """Of a scalar with variables: the text that they gave."""
     size: int = 1
     """Nodes below it and itself, those of aliases each time."""
+
+    def __repr__(self) -> str:
+        return f"<Node of line {self.line}>"
 
     @property
     def shown(self) -> str:

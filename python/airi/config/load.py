@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -21,7 +21,7 @@ from airi.config.values import Part
 from airi.config.variables import expand
 from airi.errors import ConfigError, ConfigFileError
 
-__all__ = ["ConfigFile", "is_config_path", "load", "parse"]
+__all__ = ["ConfigFile", "load", "parse", "read_bounded"]
 
 _LATER = frozenset(Config.later)
 _UNEXPANDED = frozenset({("policies", "text"), *((name,) for name in _LATER)})
@@ -48,9 +48,9 @@ class ConfigFile:
     """A config with the file it came from."""
 
     path: FilePath
-    document: Document
+    document: Document = field(repr=False)
     config: Config
-    texts: Mapping[str, str]
+    texts: Mapping[str, str] = field(repr=False)
     """What the files hold that it names for policies and block lists, by their paths as written."""
 
     @property
@@ -88,11 +88,6 @@ class ConfigFile:
     def mistake(self, path: Path, accepted: str, *, value: str | None = None) -> Mistake:
         """As `Document.mistake`."""
         return self.document.mistake(path, accepted, value=value)
-
-
-def is_config_path(path: str) -> bool:
-    """Whether a path names a config rather than a model."""
-    return path.lower().endswith((".yaml", ".yml"))
 
 
 def load(path: str | FilePath, environ: Mapping[str, str] | None = None) -> ConfigFile:

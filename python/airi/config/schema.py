@@ -40,6 +40,13 @@ State = Annotated[
 ]
 
 
+_REDIS = "an address such as redis://host:6379"
+Counters = Annotated[
+    Annotated[str, address("redis", "rediss", "unix", example=_REDIS, needs_host=False)] | None,
+    BeforeValidator(_empty_is_none),
+]
+
+
 class Tls(Part):
     """HTTPS."""
 
@@ -87,18 +94,9 @@ class Server(Part):
     """Address to listen on; another than this machine's own needs tenants."""
     port: Annotated[int, Whole(0, 65535)] = 8000
     """Port; 0 takes a free one."""
-    state: State = "sqlite:///./airi.db"
+    state: State = Field(default="sqlite:///./airi.db", repr=False)
     """Where keys and budgets are kept, a file from the working directory; PostgreSQL for several gateways."""
-    shared_counters: Annotated[
-        Annotated[
-            str,
-            address(
-                "redis", "rediss", "unix", example="an address such as redis://host:6379", needs_host=False
-            ),
-        ]
-        | None,
-        BeforeValidator(_empty_is_none),
-    ] = None
+    shared_counters: Counters = Field(default=None, repr=False)
     """Redis that counts for several gateways; left out: exact in this process."""
     tls: Tls | None = None
     """HTTPS instead of HTTP."""
