@@ -46,6 +46,7 @@ general_settings:
   database_url: postgresql://u:{SECRET}@h/d
   max_parallel_requests: 50
 litellm_settings:
+  model_alias_map: {{z: llama}}
   max_budget: 100
   budget_duration: 1mo
   callbacks: [prometheus, langfuse]
@@ -72,7 +73,7 @@ def test_models_limits_prices_and_aliases_are_translated() -> None:
     config, _ = translated(FULL, {"REDIS_HOST": "r", "REDIS_PASSWORD": "p"})
     (model,) = config.models
     assert (model.name, model.source) == ("llama", "hf://meta-llama/Llama-3.1-8B-Instruct")
-    assert model.aliases == ("gpt-3.5-turbo", "y")
+    assert model.aliases == ("gpt-3.5-turbo", "y", "z")
     assert model.price is not None
     assert (model.price.input_per_1m, model.price.output_per_1m) == (0.2, 1.0)
     (tenant,) = config.tenants
@@ -111,10 +112,10 @@ def test_everything_that_was_not_translated_has_its_line() -> None:
         ("25:", "router_settings.redis_password"),
         ("27:", "general_settings.master_key"),
         ("28:", "general_settings.database_url"),
-        ("33:", "litellm_settings.callbacks[1]"),
-        ("34:", "environment_variables"),
-        ("40:", "guardrails[0].litellm_params.pii_entities_config.PERSON"),
-        ("42:", "guardrails[2]"),
+        ("34:", "litellm_settings.callbacks[1]"),
+        ("35:", "environment_variables"),
+        ("41:", "guardrails[0].litellm_params.pii_entities_config.PERSON"),
+        ("43:", "guardrails[2]"),
     ]
 
 

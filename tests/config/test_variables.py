@@ -35,6 +35,19 @@ def test_variables_stand_for_texts_whatever_they_look_like() -> None:
     assert tenants.config.tenants[0].groups == ("12",)
 
 
+def test_an_alias_has_what_its_anchor_has() -> None:
+    found = config(
+        with_demo(
+            "tenants:\n  - name: a\n    groups: [&n '${N}', *n]\n    priority: &p ${N}\n    weight: *p\n"
+        ),
+        {"N": "3"},
+    )
+    (tenant,) = found.config.tenants
+    assert (tenant.groups, tenant.priority, tenant.weight) == (("3", "3"), 3, 3.0)
+    plain = "tenants:\n  - name: a\n    groups: [&n '${N}', *n]\n"
+    assert config(with_demo(plain), {"N": "3"}).config.tenants[0].groups == ("3", "3")
+
+
 def test_two_dollar_signs_are_one_and_one_alone_is_itself() -> None:
     rules = "content:\n  input:\n    - {name: a, regexes: ['^x$', 'a$$b', '$${c}', '\\\\$5']}\n"
     (rule,) = config(with_demo(rules)).config.content.input

@@ -177,9 +177,12 @@ class _Translator:
             self._limits.setdefault("models", {})[name] = own
 
     def _take_aliases(self) -> None:
-        at = ("router_settings", "model_group_alias")
-        node = self.document.find(at)
         used = set(self._models)
+        for at in (("router_settings", "model_group_alias"), ("litellm_settings", "model_alias_map")):
+            self._take_alias_map(at, used)
+
+    def _take_alias_map(self, at: Path, used: set[str]) -> None:
+        node = self.document.find(at)
         for alias, child in node.children() if node is not None else ():
             target = child.plain()
             if isinstance(target, dict):

@@ -111,18 +111,31 @@ def parse(
     mistakes += [_later(document, (key,)) for key in document.root.plain() if key in _LATER]
     if config is not None:
         mistakes += wrong_references(config, document)
-    texts: dict[str, str] = {}
-    for where, name in _text_files(config) if config is not None else ():
-        try:
-            found = FilePath(path).parent / FilePath(name).expanduser()
-            texts[name] = read_bounded(found, _MOST_TEXT).decode()
-        except (ConfigError, ValueError, RuntimeError) as error:
-            reason = str(error).rpartition(": ")[2] if isinstance(error, ConfigError) else "it is not UTF-8"
-            mistakes.append(document.mistake(where, f"a file that can be read ({reason})"))
+    texts = {} if config is None else _read_texts(config, document, FilePath(path).parent, mistakes)
     if mistakes or config is None:
         mistakes.sort(key=lambda mistake: mistake.line)
         raise ConfigFileError(mistakes)
     return ConfigFile(path=FilePath(path), document=document, config=config, texts=texts)
+
+
+def _read_texts(
+    config: Config, document: Document, folder: FilePath, mistakes: list[Mistake]
+) -> dict[str, str]:
+    """What the files hold whose texts belong to a config, by their paths as written."""
+    texts: dict[str, str] = {}
+    for where, name in _text_files(config):
+        try:
+            texts[name] = read_bounded(folder / FilePath(name).expanduser(), _MOST_TEXT).decode()
+        except ConfigError as error:
+            reason = str(error).rpartition(": ")[2]
+        except UnicodeDecodeError:
+            reason = "it is not UTF-8"
+        except RuntimeError:  # of expanduser
+            reason = "there is no such home"
+        else:
+            continue
+        mistakes.append(document.mistake(where, f"a file that can be read ({reason})"))
+    return texts
 
 
 def _text_files(config: Config) -> Iterator[tuple[Path, str]]:
@@ -146,8 +159,9 @@ def _validate(document: Document) -> tuple[Config | None, list[Mistake]]:
             ), []
         except ValidationError as error:
             found = error.errors(include_url=False, include_input=False)
-        nodes = [document.find(details["loc"]) for details in found]
-        tried = [node.try_other_kind() for node in nodes if node is not None]
+        # Aliases share nodes: each is tried once.
+        nodes = {id(node): node for details in found if (node := document.find(details["loc"])) is not None}
+        tried = [node.try_other_kind() for node in nodes.values()]
         if not any(tried):
             break
     return None, [_mistake(document, details) for details in found]
