@@ -34,6 +34,8 @@ from urllib.parse import urlsplit
 from airi import builtin
 from airi.bench.rows import percentile
 from airi.bench.server import free_port, server_process, wait_until_ready
+from airi.policy.keys import create_key
+from airi.state import open_store
 from benches.common import plain_parser, print_rows
 
 TARGET_MS = 0.5
@@ -54,6 +56,8 @@ class Target:
     pid: int
     children: bool = True
     """Whether the process's children count, too."""
+    key: str = "x"
+    """What callers send as their key."""
 
     def cpu_seconds(self) -> float:
         """User and system time used so far."""
@@ -74,8 +78,9 @@ def cpu_seconds(pid: int, *, children: bool) -> float:
 class Connection:
     """One keep-alive HTTP/1.1 connection that only does what the bench needs."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, key: str) -> None:
         parts = urlsplit(url)
+        self._key = key
         self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 80
         self._prefix = parts.path.rstrip("/")
 
@@ -86,7 +91,7 @@ class Connection:
         """The body of the answer; RuntimeError for any status but 200."""
         data = json.dumps(body).encode()
         head = (
-            f"POST {self._prefix}{path} HTTP/1.1\r\nhost: {self._host}\r\nauthorization: Bearer x\r\n"
+            f"POST {self._prefix}{path} HTTP/1.1\r\nhost: {self._host}\r\nauthorization: Bearer {self._key}\r\n"
             f"content-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
         )
         self._writer.write(head.encode() + data)
@@ -113,7 +118,7 @@ class Connection:
 
 async def whole_requests(target: Target, *, requests: int, connections: int, tokens: int) -> dict[str, float]:
     """`requests` chats that do not stream, over a few connections: CPU ms each, requests/s, latency."""
-    pool = [Connection(target.url) for _ in range(connections)]
+    pool = [Connection(target.url, target.key) for _ in range(connections)]
     for connection in pool:
         await connection.open()
     body: dict[str, object] = {
@@ -163,7 +168,9 @@ async def streams(target: Target, *, connections: int, tokens: int, rounds: int)
     async def worker(count: int) -> int:
         events = 0
         for _ in range(count):
-            connection = Connection(target.url)  # a new one: a slow server's may idle away between rounds
+            connection = Connection(
+                target.url, target.key
+            )  # a new one: a slow server's may idle away between rounds
             await connection.open()
             content = await connection.post("/chat/completions", body)
             connection.close()
@@ -182,8 +189,15 @@ async def streams(target: Target, *, connections: int, tokens: int, rounds: int)
     return {"tokens_per_cpu_s": total / cpu, "tokens_per_s": total / wall, "events_per_token": events / total}
 
 
+async def make_keys(state: str, count: int) -> str:
+    """One of so many keys in a new state."""
+    async with await open_store(state) as store:
+        keys = [await create_key(store, f"tenant-{i % 100}") for i in range(count)]
+    return keys[count // 2].text
+
+
 @contextmanager
-def our_gateway(model_path: Path, *, step_us: int) -> Iterator[Target]:
+def our_gateway(model_path: Path, *, step_us: int, keys: int = 0) -> Iterator[Target]:
     """A stub engine and the gateway in front of it, each in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         endpoint, port = f"ipc://{folder}/engine", free_port()
@@ -191,13 +205,19 @@ def our_gateway(model_path: Path, *, step_us: int) -> Iterator[Target]:
         stub += ["--model-path", str(model_path), "--name", "bench", "--max-model-len", "8192"]
         stub += ["--step-us", str(step_us)]
         command = [sys.executable, "-m", "airi", "serve", "--engine", endpoint, "--port", str(port)]
+        key = "x"
+        if keys:
+            state = f"sqlite:///{folder}/airi.db"
+            key = asyncio.run(make_keys(state, keys))
+            command += ["--state", state]
         with (
             (Path(folder) / "log").open("w+b") as log,
             server_process(stub, log),
             server_process(command, log) as gateway,
         ):
             wait_until_ready(gateway, f"http://127.0.0.1:{port}/ready", log)
-            yield Target("airi", f"http://127.0.0.1:{port}/v1", "bench", gateway.pid)
+            name = f"airi, one of {keys} keys" if keys else "airi"
+            yield Target(name, f"http://127.0.0.1:{port}/v1", "bench", gateway.pid, key=key)
 
 
 def measure_whole(target: Target, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -254,6 +274,9 @@ def main() -> None:
     parser.add_argument(
         "--step-us", type=int, default=5000, help="pace of the engine in the second measurement"
     )
+    parser.add_argument(
+        "--keys", type=int, default=0, help="also with so many keys in a state, one of them sent"
+    )
     parser.add_argument("--peer-base-url", help="OpenAI base URL of a running peer")
     parser.add_argument("--peer-pid", type=int, help="process of the peer; its children count, too")
     parser.add_argument(
@@ -269,6 +292,9 @@ def main() -> None:
         rows = [measure_whole(ours, arguments), measure_streams(ours, arguments, "full speed")]
     with our_gateway(arguments.model_path, step_us=arguments.step_us) as ours:
         rows.append(measure_streams(ours, arguments, f"a step every {arguments.step_us} us"))
+    if arguments.keys:
+        with our_gateway(arguments.model_path, step_us=0, keys=arguments.keys) as ours:
+            rows.append(measure_whole(ours, arguments))
     if arguments.peer_base_url is not None:
         if arguments.peer_pid is None:
             parser.error("--peer-base-url needs --peer-pid")

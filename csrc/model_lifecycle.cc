@@ -16,6 +16,7 @@ struct Transition {
 
 constexpr std::array kTransitions{
     Transition{ModelEvent::kSleep, ModelState::kAwake, ModelState::kDraining},
+    Transition{ModelEvent::kSleep, ModelState::kMovingIn, ModelState::kDraining},
     Transition{ModelEvent::kQuiet, ModelState::kDraining, ModelState::kMovingOut},
     Transition{ModelEvent::kMoved, ModelState::kMovingOut, ModelState::kAsleep},
     Transition{ModelEvent::kWake, ModelState::kAsleep, ModelState::kReclaiming},

@@ -11,7 +11,7 @@ namespace airi {
 //   kMovingOut   the caller copies the weights away, then confirms
 //   kAsleep      its slabs are lent; its requests wait
 //   kReclaiming  told to wake: its home slabs are its own again, steps on the device may still use them
-//   kMovingIn    the caller copies the weights back, then confirms
+//   kMovingIn    the caller copies the weights back, then confirms; where it cannot, it tells it to sleep
 //   kRemoving    its last requests end
 //   kRemoved     it owns nothing; its id is not given again
 enum class ModelState : std::uint8_t {

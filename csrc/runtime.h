@@ -127,7 +127,7 @@ class Runtime {
   // kRemoved.
   void remove_model(ModelId model, bool drains);
   // Takes the model's requests off the device; they wait until it is awake again. When its state is
-  // kMovingOut, copy its weights, and confirm: then its slabs are lent.
+  // kMovingOut, copy its weights, and confirm: then its slabs are lent. Also of one that is kMovingIn.
   void sleep(ModelId model);
   // Takes its weights' slabs back from whoever has them. When its state is kMovingIn, copy its weights, and
   // confirm: then its requests run.

@@ -102,9 +102,9 @@ def gather(shape: Shape, batch: Batch) -> None:
         meta(torch.int32, batch.rows + 1),
         meta(torch.uint8, blocks * block_granules(floats) * GRANULE_BYTES),
         floats,
+        meta(torch.int32, batch.rows, blocks),
         layer_offset=shape.layer_offset,
         num_blocks=blocks,
-        scratch_table=meta(torch.int32, batch.rows, blocks),
     )
 
 

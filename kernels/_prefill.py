@@ -9,9 +9,13 @@ from typing import Protocol
 import torch
 
 from ._checks import FLOATS, check, check_tensor
+from ._values import check_attended, is_seen, tiled_rows
 from .arch import Arch
 from .decode_tiles import HEAD_DIMS, MAX_GROUP
-from .layout import GRANULE_BYTES, QUANTISED_MAX, KvLayout
+from .layout import GRANULE_BYTES, KvLayout
+
+_MOST_KEYS = 64
+"""Of a tile of keys in blocks that may be smaller than it."""
 
 
 class HasTiles(Protocol):
@@ -44,7 +48,7 @@ def prefill_tiles(
     `tile_queries` does not depend on `has_window`: layers with and without one share a plan's tiles.
     """
     check_shapes(head_dim, group, block_size)
-    check("dtype", dtype, "a float or quantised dtype", ok=dtype in (*FLOATS, *QUANTISED_MAX))
+    check("dtype", dtype, f"one of {FLOATS}", ok=dtype in FLOATS)
     is_masked = has_window or block_size < 64
     block_m, tile, num_warps, num_stages = _cut(arch, head_dim, group, dtype, is_masked=is_masked)
     return Tiles(
@@ -63,10 +67,13 @@ def _cut(
 
     `is_masked`: a window, or blocks of less than 64 keys, which take registers of their own.
     """
-    if dtype in QUANTISED_MAX:
-        return _cut_quantised(arch, head_dim)
-    if dtype is torch.float32:  # for checks only: without matrix units sm_90 spills at every size
-        return (32, 32, 4, 2) if head_dim <= 128 else (32, 16, 4, 2)
+    if dtype is torch.float32:
+        # Without matrix units threads hold whole rows of their operands: 32 rows spill up to 8 KiB on sm_90, 16 of
+        # four warps 350 bytes at 128, and masked tiles of 32 keys 8 bytes on sm_100. Eight warps have too little of
+        # rows of 32 or 64 to read them wide.
+        rows, is_wide = 32 if arch.is_amd else 16, head_dim > 64
+        tile = 16 if head_dim > 128 or (is_wide and is_masked) else 32
+        return (rows, tile, 8 if is_wide and head_dim <= 128 and not arch.is_amd else 4, 2)
     if arch.is_amd:
         return _cut_amd(head_dim, is_masked=is_masked)
     if arch.has_tma:
@@ -92,21 +99,6 @@ def _cut_blackwell(head_dim: int) -> tuple[int, int, int, int]:
     if head_dim == 64:
         return (128, 64, 4, 3)  # eight warps have 128 registers each with 3.7.1 and spill 16 bytes
     return (128, 64, 8, 3) if head_dim <= 128 else (128, 32, 8, 3)  # 64 keys spill 40 bytes at 256
-
-
-def _cut_quantised(arch: Arch, head_dim: int) -> tuple[int, int, int, int]:
-    """Conversions take registers: with a group of 7, a window and a soft cap, one size up spills everywhere."""
-    if arch.is_amd:
-        # Tiles of 4 KiB are 16 bytes for each of 256 threads.
-        return (64, 64, 4, 2) if head_dim <= 64 else (64, 32, 4, 2)
-    if arch.has_tma and head_dim == 32:
-        return (64, 64, 4, 2)
-    if arch.has_tma:
-        # Three stages have more addresses to keep and spill at 256.
-        return (128, 64, 8, 2) if head_dim <= 128 else (64, 32, 8, 2)
-    if head_dim <= 64:
-        return (128, 64, 8, 3)
-    return (64, 32, 8, 3) if head_dim <= 128 else (32, 32, 8, 2)
 
 
 def check_shapes(head_dim: int, group: int, block_size: int) -> None:
@@ -141,8 +133,8 @@ class Prefill:
         check_tensor("q", q, FLOATS, (layout.num_kv_heads, None, None, layout.head_dim), contiguous=False)
         kv_heads, tokens, group, head_dim = q.shape
         check_shapes(head_dim, group, layout.block_size)
-        accepted = f"{q.dtype}, as q, or quantised"
-        check("layout.dtype", layout.dtype, accepted, ok=layout.is_quantised or layout.dtype is q.dtype)
+        accepted = f"{q.dtype}, as q (quantised blocks are multiplied out by gather_dequant first)"
+        check("layout.dtype", layout.dtype, accepted, ok=layout.dtype is q.dtype)
         check_tensor("arena", self.arena, torch.uint8, (None,), device)
         size = self.arena.numel()
         check("arena", f"{size} bytes", f"a multiple of {GRANULE_BYTES}", ok=size % GRANULE_BYTES == 0)
@@ -157,6 +149,8 @@ class Prefill:
         if self.lse is not None:
             check_tensor("lse", self.lse, torch.float32, (tokens, heads), device)
         self._check_numbers()
+        if is_seen(device):
+            self._check_values()
 
     def _check_numbers(self) -> None:
         most, itemsize = self.tiles.shape[0], self.layout.dtype.itemsize
@@ -168,6 +162,21 @@ class Prefill:
         offset_ok = 0 <= self.layer_offset < max(1, self.arena.numel()) and self.layer_offset % itemsize == 0
         accepted = f"a multiple of {itemsize} inside the arena's {self.arena.numel()} bytes"
         check("layer_offset", self.layer_offset, accepted, ok=offset_ok)
+
+    def _check_values(self) -> None:
+        check_attended(
+            tiled_rows(self.tiles[: self.num_tiles], self.seq_lens),
+            self.query_start,
+            self.q.shape[1],
+            self.seq_lens,
+            self.slots,
+            self.block_table,
+            self.layout,
+            self.arena,
+            self.layer_offset,
+            self.window,
+            _MOST_KEYS,
+        )
 
     @property
     def group(self) -> int:

@@ -98,7 +98,7 @@ class Batch:
 
 
 LLAMA = Shape(name="llama-3-8b", head_dim=128, group=4)
-FP8, INT8, FP16 = torch.float8_e4m3fn, torch.int8, torch.float16
+FP8, INT8, FP16, FP32 = torch.float8_e4m3fn, torch.int8, torch.float16, torch.float32
 
 # What models have: every head dim, groups that divide a tile and groups that do not, windows and soft caps.
 MODELS = (
@@ -147,4 +147,23 @@ KEPT = (
     Shape(name="int8", head_dim=128, group=4, kv_dtype=INT8),
     Shape(name="int8 d64", head_dim=64, group=7, num_kv_heads=2, kv_dtype=INT8),
     Shape(name="int8 d256", head_dim=256, group=2, kv_dtype=INT8),
+)
+# Without matrix units: what is compiled in 16 bits above, where registers are fewest.
+FULL = (
+    Shape(name="fp32", head_dim=128, group=4, dtype=FP32),
+    Shape(name="fp32 d32", head_dim=32, group=2, num_kv_heads=2, dtype=FP32),
+    Shape(name="fp32 d64", head_dim=64, group=7, num_kv_heads=2, dtype=FP32),
+    Shape(name="fp32 d80", head_dim=80, group=1, num_kv_heads=32, dtype=FP32, rotary_dim=32),
+    Shape(name="fp32 d96", head_dim=96, group=1, num_kv_heads=32, dtype=FP32),
+    Shape(
+        name="fp32 d256", head_dim=256, group=2, dtype=FP32, window=4096, softcap=50.0, has_head_norms=True
+    ),
+    Shape(name="fp32 corner d64", head_dim=64, group=7, dtype=FP32, softcap=50.0, window=4096, block_size=16),
+    Shape(name="fp32 corner d96", head_dim=96, group=7, dtype=FP32, softcap=50.0, window=4096, block_size=16),
+    Shape(
+        name="fp32 corner d128", head_dim=128, group=5, dtype=FP32, softcap=50.0, window=4096, block_size=16
+    ),
+    Shape(
+        name="fp32 corner d256", head_dim=256, group=7, dtype=FP32, softcap=50.0, window=4096, block_size=16
+    ),
 )

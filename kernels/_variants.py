@@ -2,8 +2,7 @@
 
 A launcher is called on meta tensors for an architecture that need not be present; each kernel launch on the way is
 written down instead of compiled: signature, constants, divisibility, warps and stages exactly as that launcher would
-have them compiled on such a device. The compile gate and the warm-up at start both read that list, so neither can
-drift from what launchers do.
+have them compiled on such a device. That is what the compile gate compiles, so it cannot drift from what launchers do.
 """
 
 from __future__ import annotations

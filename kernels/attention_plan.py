@@ -23,6 +23,8 @@ from ._checks import check
 
 PlanMode = Literal["invariant", "fast"]
 CHUNK_LIMITS: dict[PlanMode, tuple[int, int]] = {"invariant": (128, 1024), "fast": (256, 8192)}
+MAX_ROWS = 4096
+"""Of a plan: what one program looks through while a step waits for it."""
 FAST_ITEMS_PER_SM = 4
 """What the fast mode aims at: 4 programs of a multiprocessor hold some 128 KB of loads in flight."""
 NO_PARTIAL = -1

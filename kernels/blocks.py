@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ._blocks import Gather, block_granules, check_entries
+from ._blocks import Gather, block_granules, check_pairs, check_ranges
 from ._launch import check, launch_guard
 from ._quantised import FP8_UNIT, half
 from .layout import GRANULE_BYTES, KvLayout
@@ -25,11 +25,9 @@ _GATHER_BYTES = 8192
 def copy_blocks(arena: torch.Tensor, pairs: torch.Tensor, granules: int) -> None:
     """Copies blocks of `granules` granules: pairs is int32 [pairs, 2], (source, target) entries, source -1 for none.
 
-    All pairs are copied at once: a granule that one of them writes must be in no other. Entries are not checked.
+    All pairs are copied at once: a granule that one of them writes must be in no other.
     """
-    check_entries("pairs", arena, pairs)
-    most = arena.numel() // GRANULE_BYTES
-    check("granules", granules, f"1 to the arena's {most}", ok=1 <= granules <= most)
+    check_pairs(arena, pairs, granules)
     if pairs.shape[0] == 0:
         return
     pieces = triton.cdiv(granules, PIECE_GRANULES)
@@ -40,8 +38,8 @@ def copy_blocks(arena: torch.Tensor, pairs: torch.Tensor, granules: int) -> None
 
 
 def zero_granules(arena: torch.Tensor, ranges: torch.Tensor) -> None:
-    """Zeroes granules: ranges is int32 [ranges, 2], (first, how many), count 0 for none. Ranges are not checked."""
-    check_entries("ranges", arena, ranges)
+    """Zeroes granules: ranges is int32 [ranges, 2], (first, how many), count 0 for none."""
+    check_ranges(arena, ranges)
     count = ranges.shape[0]
     check("ranges", f"{count} rows", "65,535 rows or less", ok=count < 2**16)
     if count == 0:
@@ -62,17 +60,17 @@ def gather_dequant(
     starts: torch.Tensor,
     scratch: torch.Tensor,
     scratch_layout: KvLayout,
+    scratch_table: torch.Tensor,
     *,
     layer_offset: int = 0,
     num_blocks: int | None = None,
-    scratch_table: torch.Tensor | None = None,
 ) -> None:
     """Writes rows' quantised keys and values as floats: out[t] = stored[t] * scale[t].
 
     Row r gets blocks [starts[r], starts[r + 1]) of the scratch (starts is int32 [rows + 1] and ascends; a row without
     blocks is left out), of which block b lies at entry b * block_granules(scratch_layout); what lies behind the row's
-    last key in them becomes 0. The grid is num_blocks (all that the scratch holds, when left out) times kv heads.
-    scratch_table, int32 [rows, blocks], gets those entries: prefill reads the scratch by it, row r in slot r.
+    last key in them becomes 0. scratch_table, int32 [rows, blocks], gets those entries: prefill reads the scratch by
+    it, row r in slot r. The grid is num_blocks (all that the scratch holds, when left out) times kv heads.
     """
     call = Gather(
         arena=arena,
@@ -83,9 +81,9 @@ def gather_dequant(
         starts=starts,
         scratch=scratch,
         scratch_layout=scratch_layout,
+        scratch_table=scratch_table,
         layer_offset=layer_offset,
         num_blocks=num_blocks,
-        scratch_table=scratch_table,
     )
     if call.blocks == 0:
         return
@@ -105,7 +103,7 @@ def gather_dequant(
             scratch_table,
             seq_lens.shape[0],
             block_table.stride(0),
-            0 if scratch_table is None else scratch_table.stride(0),
+            scratch_table.stride(0),
             layer_offset,
             layout.head_stride,
             layout.kv_stride,
@@ -202,9 +200,8 @@ def _gather_dequant_kernel(
         row = tl.where(is_low, middle, row)
         above = tl.where(is_low, above, middle)
     column = i_block - tl.load(start_ptr + row)
-    if to_table_ptr is not None:
-        o_entry = row.to(tl.int64) * stride_to_table + column
-        tl.store(to_table_ptr + o_entry, i_block * TO_GRANULES, mask=(i_part == 0) & (i_head == 0))
+    o_entry = row.to(tl.int64) * stride_to_table + column
+    tl.store(to_table_ptr + o_entry, i_block * TO_GRANULES, mask=(i_part == 0) & (i_head == 0))
 
     o_slot = i_part * TOKENS + tl.arange(0, TOKENS)
     o_token = column * TO_SIZE + o_slot

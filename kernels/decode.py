@@ -27,6 +27,7 @@ from ._attend import LN_2, LOG2_E
 from ._checks import FLOATS, check, check_tensor
 from ._launch import INTERPRETED, launch_guard
 from ._quantised import quarters
+from ._values import check_attended, is_seen, planned_rows
 from .arch import arch_of
 from .attention_plan import AttentionPlan, DecodeWorkspace
 from .combine import check_workspace, combine_partials
@@ -273,6 +274,9 @@ def paged_decode(
     max_items = plan.items.shape[0]
     if not rows or not max_items:
         return
+    if is_seen(q.device):
+        read = query_start, q.shape[1], seq_lens, slots, block_table, layout, arena, layer_offset
+        check_attended(planned_rows(plan, seq_lens), *read, window)
     arch = arch_of(q.device)
     kv_heads, _, group, head_dim = q.shape
     tiles = decode_tiles(arch, head_dim, layout.block_size, layout.dtype, group)

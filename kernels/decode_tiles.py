@@ -49,7 +49,8 @@ def decode_tiles(arch: Arch, head_dim: int, block_size: int, dtype: torch.dtype,
     check("dtype", dtype, "float32, float16, bfloat16, float8_e4m3fn or int8", ok=dtype in KV_DTYPES)
     check("group", group, f"1 to {MAX_GROUP} query heads per kv head", ok=1 <= group <= MAX_GROUP)
     wide = head_dim > 128
-    tile = {4: 16 if wide else 32, 2: 32 if wide else 64, 1: 64}[dtype.itemsize]
+    # Addresses of several blocks beside 32 keys of 32 bits spill 16 bytes on sm_90.
+    tile = {4: 16 if wide or block_size < 32 else 32, 2: 32 if wide else 64, 1: 64}[dtype.itemsize]
     stages = 5 if arch.max_shared >= 160 * 1024 and dtype.itemsize < 4 else 3
     num_warps = 1 if dtype.itemsize == 1 and head_dim <= 64 else 4
     if num_warps == 1:

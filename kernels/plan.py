@@ -15,6 +15,7 @@ from ._launch import check, check_tensor, launch_guard
 from .attention_plan import (
     CHUNK_LIMITS,
     FAST_ITEMS_PER_SM,
+    MAX_ROWS,
     NO_PARTIAL,
     NO_TILE,
     AttentionPlan,
@@ -45,7 +46,6 @@ __all__ = [
 _SMALL_ROWS, _LARGE_ROWS = 256, 512
 # Items of a row that are written together: 8 x 256 rows are 8 stores a thread.
 _WIDTH = 8
-_MAX_ROWS = 4096
 
 
 @triton.jit
@@ -228,7 +228,7 @@ def plan_attention(
     check_plan(plan, device)
     check_rows(query_start, seq_lens, None, device)
     rows = seq_lens.shape[0]
-    most = min(plan.row_items.shape[0] - 1, _MAX_ROWS)
+    most = min(plan.row_items.shape[0] - 1, MAX_ROWS)
     check("seq_lens", f"{rows} rows", f"at most {most} rows", ok=rows <= most)
     check("num_kv_heads", num_kv_heads, "1 or more", ok=num_kv_heads >= 1)
     check("tile_queries", tile_queries, "1 or more", ok=tile_queries >= 1)

@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-from . import prefill_quantised, prefill_tma
+from . import prefill_tma
 from ._attend import log_sum, scores, softmax_step, visible
 from ._launch import INTERPRETED, check, launch_guard
 from ._prefill import HasTiles, Prefill, Tiles, prefill_tiles
@@ -41,8 +41,9 @@ def paged_prefill(
     up to t's own position, the last `window` of them where that is not 0; cap(s) = softcap * tanh(s / softcap).
 
     q is [kv_heads, tokens, group, head_dim], out [tokens, kv_heads * group, head_dim], lse (the natural logarithm of
-    each softmax's denominator) float32 [tokens, kv_heads * group]. Tokens in none of the plan's first `num_tiles`
-    tiles are not written; a query that sees no key gets zeros, and -inf in lse. Raises ValueError naming the argument.
+    each softmax's denominator) float32 [tokens, kv_heads * group]. Keys and values have q's dtype: what is quantised
+    goes through `gather_dequant` first. Tokens in none of the plan's first `num_tiles` tiles are not written; a query
+    that sees no key gets zeros, and -inf in lse. Raises ValueError naming the argument.
     """
     call = Prefill(
         q=q,
@@ -73,10 +74,7 @@ def paged_prefill(
         check("variant", f"tma, for which {misfit}", "auto or pointer", ok=misfit is None)
         prefill_tma.launch(call)
     elif misfit is not None or not prefill_tma.try_launch(call):
-        if layout.is_quantised:
-            prefill_quantised.launch(call, tiles, arch)
-        else:
-            _launch_pointer(call, tiles)
+        _launch_pointer(call, tiles)
 
 
 def _launch_pointer(call: Prefill, tiles: Tiles) -> None:

@@ -11,6 +11,7 @@ import triton.language as tl
 from ._checks import FLOATS, check, check_tensor
 from ._convert import e4m3_bits, int8_bits, rounded
 from ._launch import INTERPRETED, launch_guard
+from ._values import check_places, is_seen
 from .arch import Arch, arch_of
 from .layout import GRANULE_BYTES, QUANTISED_MAX, KvLayout
 
@@ -287,4 +288,6 @@ def _check(
     for name, weight in (("q_norm", q_norm), ("k_norm", k_norm)):
         if weight is not None:
             check_tensor(name, weight, torch.float32, (dim,), device)
+    if is_seen(device):
+        check_places(entries, positions, cos_sin.shape[0], layout, arena, layer_offset)
     return heads

@@ -13,7 +13,7 @@ from functools import partial
 import torch
 
 from . import _calls
-from ._shapes import FP8, INT8, KEPT, LLAMA, MODELS, Batch, Shape
+from ._shapes import FP8, FP32, FULL, INT8, KEPT, LLAMA, MODELS, Batch, Shape
 from ._variants import TARGETS, Expects, Variant, variants_of
 from .arch import ARCHS
 from .expert_plan import TILE_ROWS
@@ -35,7 +35,8 @@ SAME_WRITE = {
     *("llama-3-70b", "qwen-2.5-14b", "qwen-2-7b", "mistral-7b", "tinyllama", "gemma-2-9b"),
     *(f"corner {kind}" for kind in ("d64", "d96", "d128", "d128 window", "d256", "d256 window")),
     *("blocks of 16", "blocks of 32", "blocks of 128", "fp16 d256", "fp8 window", "int8 d64", "int8 d256"),
-    *("fp8 corner d64", "fp8 corner d128"),
+    *("fp8 corner d64", "fp8 corner d128", "fp32 d64"),
+    *(f"fp32 corner {kind}" for kind in ("d64", "d96", "d128", "d256")),
 }
 WIDE = Expects(wide_loads=True)
 SCALED = Expects(wide_loads=True, scaled=True)
@@ -81,7 +82,7 @@ def case_variants(case: Case, arch: str, sizes: Iterable[Batch]) -> Iterator[Var
 
 
 def cases() -> Iterator[Case]:
-    for shape in (*MODELS, *KEPT):
+    for shape in (*MODELS, *KEPT, *FULL):
         yield from _attention(shape)
     yield Case(name="plan_attention", launch=partial(_calls.plan, "invariant"), sizes=ROWS, quick=True)
     yield Case(name="plan_attention fast", launch=partial(_calls.plan, "fast"), sizes=ROWS)
@@ -89,10 +90,12 @@ def cases() -> Iterator[Case]:
     yield Case(name="blocks", launch=_calls.blocks, sizes=ONE, quick=True)
     for hidden in HIDDEN:
         yield from _norms(hidden, torch.bfloat16)
-    yield from _norms(4096, torch.float16)
+    for dtype in (torch.float16, FP32):
+        yield from _norms(4096, dtype)
     for width, name in WIDTHS:
         yield from _activation(width, name, torch.bfloat16)
-    yield from _activation(14336, "silu", torch.float16)
+    for dtype in (torch.float16, FP32):
+        yield from _activation(14336, "silu", dtype)
     for vocab in VOCABS:
         yield from _sampling(vocab, torch.float32)
     yield from _sampling(128256, torch.bfloat16)
@@ -101,7 +104,7 @@ def cases() -> Iterator[Case]:
 
 
 def _attention(shape: Shape) -> Iterator[Case]:
-    quick, is_quantised = shape is LLAMA, shape.layout.is_quantised
+    quick = shape is LLAMA
     if shape.name not in SAME_WRITE:
         write = partial(_calls.write, shape)
         yield Case(name=f"qkv_post {shape.name}", launch=write, expects=WIDE, quick=quick, sizes=SIZES)
@@ -113,22 +116,25 @@ def _attention(shape: Shape) -> Iterator[Case]:
         quick=quick,
         sizes=ONE,
     )
+    if shape.layout.is_quantised:
+        gather = partial(_calls.gather, shape)
+        yield Case(name=f"gather_dequant {shape.name}", launch=gather, expects=SCALED, sizes=ONE)
+        return
     prefill = Case(
         name=f"paged_prefill {shape.name}",
         launch=partial(_calls.prefill, shape, "pointer"),
-        expects=replace(PREFILL, scaled=is_quantised, no_byte_reads=is_quantised),
+        expects=WIDE if shape.dtype is FP32 else PREFILL,
         quick=quick,
         sizes=ONE,
     )
     yield prefill
-    if is_quantised:
-        gather = partial(_calls.gather, shape)
-        yield Case(name=f"gather_dequant {shape.name}", launch=gather, expects=SCALED, sizes=ONE)
-    elif shape.head_dim not in (80, 96) and shape.block_size % 64 == 0:
+    if shape.dtype is not FP32 and shape.head_dim not in (80, 96) and shape.block_size % 64 == 0:
         yield replace(prefill, launch=partial(_calls.prefill, shape, "tma"), archs=("sm_90",))
 
 
 def _decode_expects(shape: Shape) -> Expects:
+    if shape.dtype is FP32:
+        return replace(WIDE, narrow_tiles=1)
     if not shape.layout.is_quantised:
         return DECODE
     # Where keys come as four bytes an int32, so do queries: each element is loaded alone, once per item.

@@ -5,11 +5,13 @@ Names in kernels: `*_ptr` pointers, `stride_*` in elements, `i_*` program ids, `
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import triton
 import triton.language as tl
 
 from ._launch import check, check_tensor, launch_guard
+from ._values import check_lines, check_queries, check_range, is_seen
 
 # Tokens, or rows, of one program: one each thread, what a step of 256 rows fills two programs with.
 _BLOCK = 128
@@ -77,6 +79,10 @@ def map_tokens(
     if not rows:
         out_entries.fill_(-1)
         return
+    if is_seen(device):
+        live = np.flatnonzero(query_start.diff().numpy())
+        check_queries(live, query_start, tokens)
+        check_lines(live, seq_lens, slots, block_table, block_size)
     with launch_guard():
         _map_tokens_kernel[(triton.cdiv(tokens, _BLOCK),)](
             query_start,
@@ -204,6 +210,10 @@ def fill_tokens(
     check("pending_flag", pending_flag, "one bit of a byte", ok=pending_flag in {1 << i for i in range(8)})
     if not rows:
         return
+    if is_seen(tokens.device):
+        live = np.flatnonzero((query_start.diff() > 0).numpy() & ((row_flags & pending_flag) != 0).numpy())
+        check_queries(live, query_start, tokens.shape[0])
+        check_range("slots", slots.numpy()[live], 0, last_tokens.shape[0] - 1, at=live)
     with launch_guard():
         _fill_tokens_kernel[(triton.cdiv(rows, _BLOCK),)](
             tokens,

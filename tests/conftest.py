@@ -8,6 +8,9 @@ import os
 import pytest
 
 from airi.engine.backends.cuda.detect import has_driver
+from tests.state.fixtures import make_state_url, postgres, state_url
+
+__all__ = ["make_state_url", "postgres", "state_url"]
 
 
 def _has_gpu() -> bool:

@@ -42,9 +42,10 @@ class Attend:
         self.window, self.softcap, self.mode, self.variant = window, softcap, mode, variant
         arch = arch_of(device)
         self.num_sms = arch.num_sms
-        self._tile_queries = prefill_tiles(
-            arch, heads.head_dim, heads.group, pool.layout.dtype, pool.layout.block_size
-        ).tile_queries
+        self._tile_queries = 1  # over quantised keys, which prefill does not read, there are no tiles
+        if not pool.layout.is_quantised:
+            shape = heads.head_dim, heads.group, pool.layout.dtype, pool.layout.block_size
+            self._tile_queries = prefill_tiles(arch, *shape).tile_queries
         decoding = [n for n, q in zip(batch.lens, batch.query_lens, strict=True) if q == 1]
         chunks = [q for q in batch.query_lens if q > 1]
         self.decodes = bool(decoding) and part != "prefill"
@@ -112,7 +113,10 @@ class Attend:
 
 
 class Widened:
-    """Chunks over quantised keys: the rows' blocks as `dtype` in a scratch arena, gathered before each layer."""
+    """Chunks over quantised keys: the rows' blocks as `dtype` in a scratch arena, gathered before each layer.
+
+    The block table of `batch` is written by that, too.
+    """
 
     def __init__(self, pool: Pool, batch: Batch, dtype: torch.dtype) -> None:
         from airi.kernels.blocks import gather_dequant
@@ -124,14 +128,11 @@ class Widened:
         one = Pool.unit_bytes(pool.heads, dtype, size)
         scratch = torch.full((sum(counts) * one,), 255, dtype=torch.uint8, device=device)
         self.pool = Pool(scratch, pool.heads, dtype=dtype, block_size=size, layers=1)
-        table = torch.zeros((batch.rows, max(counts)), dtype=torch.int32)
-        for row, count in enumerate(counts):
-            table[row, :count] = self.pool.entries(sum(counts[:row]) + torch.arange(count))
         self.batch = Batch(
             query_start=batch.query_start,
             seq_lens=batch.seq_lens,
             slots=torch.arange(batch.rows, dtype=torch.int32, device=device),
-            block_table=table.to(device),
+            block_table=torch.zeros((batch.rows, max(counts)), dtype=torch.int32, device=device),
             query_lens=batch.query_lens,
             lens=batch.lens,
         )
@@ -148,6 +149,7 @@ class Widened:
             self._starts,
             self.pool.arena,
             self.pool.layout,
+            self.batch.block_table,
             layer_offset=source.layer_offset(layer),
         )
 

@@ -62,6 +62,18 @@ class Bench:
             torch.cuda.empty_cache()
 
 
+def device_answers() -> bool:
+    """False once an illegal access or the like has ended the device's context for this process."""
+    if not torch.cuda.is_available():
+        return True
+    try:
+        torch.cuda.synchronize()
+        torch.zeros(1, device="cuda").add_(1).item()
+    except RuntimeError:
+        return False
+    return True
+
+
 class Wrong(Exception):
     """A result that is not what it must be: no speed is shown for it."""
 

@@ -1,9 +1,6 @@
-"""Decoding and prefill against float64: dtypes, head dims, groups, windows, soft caps, layouts, and what must not
-change a bit."""
+"""Decoding and prefill against float64: dtypes, head dims, groups, windows, soft caps, block sizes, far places."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 
@@ -13,7 +10,6 @@ from benches.gpu.attend import Attend, Mode, Variant, Widened, empty_out
 from benches.gpu.bench import Bench, Case, NotHere, Row
 from benches.gpu.checks import Checks
 from benches.gpu.pool import Batch, Heads, Pool, make_batch, random_queries
-from benches.gpu.timing import capture
 
 _STORED = {"fp8": torch.float8_e4m3fn, "int8": torch.int8}
 _DIMS = (64, 80, 96, 128, 256)
@@ -24,6 +20,8 @@ _QUERIES = (1, 1, 0, 1, 1, 1, 1, 1, 1, 1, 1, 300)
 _PREFILL_LENS = (17, 64, 0, 200, 513, 1030, 129, 4097)
 _PREFILL_QUERIES = (17, 64, 0, 130, 512, 6, 2, 257)
 _VARIANTS: tuple[Variant, ...] = ("pointer", "tma")
+SEEDS = (1, 2, 3)
+"""Each draws other keys, values, queries and places."""
 _ARENA_BYTES = 512 << 20
 _FAR_BYTES = 9 << 30
 """Enough that 16-bit elements lie beyond 2**32, 8-bit ones beyond 2**33."""
@@ -44,16 +42,11 @@ def cases(bench: Bench) -> list[Case]:
     ]
     full = [case for dim in dims for case in _pair("float32", dim, torch.float32, torch.float32)]
     half = len(plain) // 2
-    return [*plain[:half], *_invariants(), *quantised, *plain[half:], *full]
+    return [*plain[:half], *_places(), *quantised, *plain[half:], *full]
 
 
-def _invariants() -> list[Case]:
+def _places() -> list[Case]:
     return [
-        Case(name="attention: graph replay is eager", run=_replay, seconds=10),
-        Case(name="attention: block-major is layer-major", run=_orders, seconds=10),
-        Case(name="attention: permuted tables", run=_permuted, seconds=10),
-        Case(name="attention: alone is mixed", run=_alone, seconds=10),
-        Case(name="attention: fast mode", run=_fast, seconds=10),
         Case(name="attention: far in the arena", run=_far, seconds=20),
         Case(name="attention: TMA is pointer", run=_tma, seconds=20),
         Case(name="attention: blocks of 16 and 32", run=_small_blocks, seconds=20),
@@ -71,9 +64,11 @@ def _pair(name: str, dim: int, dtype: torch.dtype, stored: torch.dtype) -> list[
     def prefill(bench: Bench) -> list[Row]:
         return _against_oracle(bench, dim, dtype, stored, prefill=True)
 
+    # Products in float32 take four times as long to compile: 4 s for prefill of 128 elements.
+    times = 3 if dtype is torch.float32 else 1
     return [
-        Case(name=f"decode {name} D{dim}", run=decode, seconds=12),
-        Case(name=f"prefill {name} D{dim}", run=prefill, seconds=15),
+        Case(name=f"decode {name} D{dim}", run=decode, seconds=12 * times),
+        Case(name=f"prefill {name} D{dim}", run=prefill, seconds=15 * times),
     ]
 
 
@@ -85,6 +80,7 @@ def small_pool(
     block_size: int = 64,
     toy_block_size: int = 16,
     layers: int = 2,
+    seed: int = 0,
 ) -> Pool:
     """A pool over the process's arena, filled with random keys and values."""
     arena = bench.arena(None if bench.toy else _ARENA_BYTES)
@@ -92,7 +88,7 @@ def small_pool(
     pool = Pool(arena, heads, dtype=stored, block_size=size, layers=layers)
     blocks = min(pool.blocks, 40 if bench.toy else 512)
     pool = Pool(arena, heads, dtype=stored, block_size=size, layers=layers, blocks=blocks)
-    pool.fill(seed=heads.head_dim + heads.group)
+    pool.fill(seed=seed + heads.head_dim + heads.group)
     return pool
 
 
@@ -126,22 +122,28 @@ def _against_oracle(
     bench: Bench, dim: int, dtype: torch.dtype, stored: torch.dtype, *, prefill: bool
 ) -> list[Row]:
     checks = Checks()
-    groups = (3,) if bench.toy else _GROUPS
-    for group in groups:
+    for group in (3,) if bench.toy else _GROUPS:
         heads = Heads(kv_heads=2, group=group, head_dim=dim)
-        pool = small_pool(bench, heads, stored)
-        batch = a_batch(bench, pool, prefill=prefill)
-        poison(pool, batch, slots=False)
-        features = (
-            [(0, 0.0)] if bench.toy or group not in (1, 4) else [(0, 0.0), (100, 0.0), (0, 30.0), (77, 20.0)]
-        )
-        for window, softcap in features:
-            label = f"G{group}" + f" window {window}" * (window > 0) + f" softcap {softcap:g}" * (softcap > 0)
-            _compare(checks, label, pool, batch, dtype, window=window, softcap=softcap)
+        for seed in seeds(bench):
+            pool = small_pool(bench, heads, stored, seed=seed)
+            batch = a_batch(bench, pool, prefill=prefill, seed=seed)
+            poison(pool, batch, slots=False)
+            features = [(0, 0.0)]
+            if not bench.toy and group in (1, 4) and seed == SEEDS[0]:
+                features += [(100, 0.0), (0, 30.0), (77, 20.0)]
+            for window, softcap in features:
+                label = f"G{group} seed {seed}"
+                label += f" window {window}" * (window > 0) + f" softcap {softcap:g}" * (softcap > 0)
+                compare(checks, label, pool, batch, dtype, window=window, softcap=softcap, seed=seed)
     return checks.rows()
 
 
-def _compare(
+def seeds(bench: Bench) -> tuple[int, ...]:
+    """What a case draws from; one at toy sizes."""
+    return SEEDS[:1] if bench.toy else SEEDS
+
+
+def compare(
     checks: Checks,
     label: str,
     pool: Pool,
@@ -153,9 +155,11 @@ def _compare(
     variant: Variant = "auto",
     layer: int = 1,
     mode: Mode = "invariant",
+    seed: int = 3,
 ) -> None:
+    """Outputs and log-sum-exps of a layer against float64; chunks over 8 bits also as they are widened first."""
     device, scale = pool.arena.device, pool.heads.head_dim**-0.5
-    q = random_queries(batch, pool.heads, dtype, device, seed=3)
+    q = random_queries(batch, pool.heads, dtype, device, seed=seed)
     expected, sums, tokens = oracle.attention(
         q,
         pool.arena,
@@ -169,23 +173,22 @@ def _compare(
     chunks = max(batch.query_lens) > 1
     limits = _limits(pool, dtype, chunks=chunks)
 
-    def run(attends: Sequence[tuple[Attend, int]], what: str) -> None:
-        out = empty_out(batch, pool, dtype, poison=True)
-        lse = torch.full(out.shape[:2], float("nan"), device=device)
-        for attend, at_layer in attends:
-            attend(q, out, at_layer, lse=lse)
-        exact = dtype is torch.bfloat16 and not pool.layout.is_quantised and device.type != "cpu"
-        checks.near(what, out[tokens], expected, limits[0], elements=exact)
-        checks.within(f"{what} lse", lse[tokens], sums, limits[1])
-
     features = {"window": window, "softcap": softcap, "mode": mode, "variant": variant}
-    run([(Attend(pool, batch, **features), layer)], label)  # type: ignore[arg-type]
     if pool.layout.is_quantised and chunks:
         wide = Widened(pool, batch, dtype)
         wide.gather(layer)
         decode = Attend(pool, batch, **features, part="decode")  # type: ignore[arg-type]
         prefill = Attend(wide.pool, wide.batch, **features, part="prefill")  # type: ignore[arg-type]
-        run([(decode, layer), (prefill, 0)], f"{label} widened")
+        attends = [(decode, layer), (prefill, 0)]
+    else:
+        attends = [(Attend(pool, batch, **features), layer)]  # type: ignore[arg-type]
+    out = empty_out(batch, pool, dtype, poison=True)
+    lse = torch.full(out.shape[:2], float("nan"), device=device)
+    for attend, at_layer in attends:
+        attend(q, out, at_layer, lse=lse)
+    exact = dtype is torch.bfloat16 and not pool.layout.is_quantised and device.type != "cpu"
+    checks.near(label, out[tokens], expected, limits[0], elements=exact)
+    checks.within(f"{label} lse", lse[tokens], sums, limits[1])
 
 
 def _limits(pool: Pool, dtype: torch.dtype, *, chunks: bool) -> tuple[float, float]:
@@ -197,143 +200,18 @@ def _limits(pool: Pool, dtype: torch.dtype, *, chunks: bool) -> tuple[float, flo
     return oracle.tolerance(dtype, pool.layout, interpreted=interpreted), loose * lse
 
 
-def _run(
-    pool: Pool, batch: Batch, dtype: torch.dtype, *, variant: Variant = "auto", q: torch.Tensor | None = None
-) -> torch.Tensor:
-    q = random_queries(batch, pool.heads, dtype, pool.arena.device, seed=3) if q is None else q
-    out = empty_out(batch, pool, dtype)
-    Attend(pool, batch, variant=variant)(q, out, pool.layers - 1)
-    return out
-
-
-def _usual(bench: Bench) -> tuple[Heads, torch.dtype]:
+def usual(bench: Bench) -> tuple[Heads, torch.dtype]:
+    """The shape that most models have, at toy sizes the smallest."""
     if bench.toy:
         return Heads(kv_heads=2, group=2, head_dim=32), torch.float32
     return Heads(kv_heads=8, group=4, head_dim=128), torch.bfloat16
-
-
-def _replay(bench: Bench) -> list[Row]:
-    """A graph captured at one set of lengths, replayed at another, gives what eager calls give there."""
-    if bench.toy:
-        raise NotHere("graphs need a GPU")
-    heads, dtype = _usual(bench)
-    checks = Checks()
-    for prefill in (False, True):
-        pool = small_pool(bench, heads, dtype)
-        batch = a_batch(bench, pool, prefill=prefill)
-        q = random_queries(batch, heads, dtype, bench.device, seed=3)
-        out = empty_out(batch, pool, dtype)
-        attend = Attend(pool, batch)
-
-        def step(attend: Attend = attend, q: torch.Tensor = q, out: torch.Tensor = out) -> None:
-            attend.plan()
-            attend(q, out, 1)
-
-        graph = capture([step])
-        context = batch.seq_lens - batch.query_start.diff()
-        batch.seq_lens.copy_(torch.where(context > 200, batch.seq_lens - 100, batch.seq_lens))
-        out.fill_(float("nan"))
-        graph.replay()
-        torch.cuda.synchronize()
-        replayed = out.clone()
-        out.fill_(float("nan"))
-        step()
-        checks.same_bits("prefill" if prefill else "decode", replayed, out)
-    return checks.rows()
-
-
-def _orders(bench: Bench) -> list[Row]:
-    heads, dtype = _usual(bench)
-    checks = Checks()
-    for prefill in (False, True):
-        pool = small_pool(bench, heads, dtype)
-        batch = a_batch(bench, pool, prefill=prefill)
-        first = _run(pool, batch, dtype)
-        other = pool.with_order("layer-major")
-        step = pool.unit * pool.layers // GRANULE_BYTES
-        blocks = torch.div(batch.block_table, step, rounding_mode="floor")
-        moved = _moved(batch, other.entries(blocks).to(batch.block_table.device))
-        _copy_units(pool, other)
-        checks.same_bits("prefill" if prefill else "decode", first, _run(other, moved, dtype))
-    return checks.rows()
-
-
-def _moved(batch: Batch, table: torch.Tensor) -> Batch:
-    return Batch(
-        query_start=batch.query_start,
-        seq_lens=batch.seq_lens,
-        slots=batch.slots,
-        block_table=table,
-        query_lens=batch.query_lens,
-        lens=batch.lens,
-    )
-
-
-def _copy_units(source: Pool, target: Pool) -> None:
-    """Rewrites the arena, read in one order, so that it reads the same in the other."""
-    raw = source.arena[source.base : source.base + source.nbytes]
-    units = raw.view(source.blocks, source.layers, source.unit).transpose(0, 1).clone()
-    raw.view(target.layers, target.blocks, target.unit).copy_(units)
-
-
-def _permuted(bench: Bench) -> list[Row]:
-    """The same keys in other blocks give the same bits."""
-    heads, dtype = _usual(bench)
-    checks = Checks()
-    for prefill in (False, True):
-        pool = small_pool(bench, heads, dtype)
-        batch = a_batch(bench, pool, prefill=prefill)
-        first = _run(pool, batch, dtype)
-        step = pool.unit * pool.layers
-        order = torch.randperm(pool.blocks, generator=torch.Generator().manual_seed(7)).to(bench.device)
-        raw = pool.arena[: pool.nbytes].view(pool.blocks, step)
-        raw[order] = raw.clone()
-        blocks = batch.block_table.long() * GRANULE_BYTES // step
-        moved = _moved(batch, pool.entries(order[blocks]))
-        checks.same_bits("prefill" if prefill else "decode", first, _run(pool, moved, dtype))
-    return checks.rows()
-
-
-def _alone(bench: Bench) -> list[Row]:
-    """In the invariant mode a row's bits do not depend on what runs beside it."""
-    heads, dtype = _usual(bench)
-    checks = Checks()
-    for prefill in (False, True):
-        pool = small_pool(bench, heads, dtype)
-        batch = a_batch(bench, pool, prefill=prefill)
-        q = random_queries(batch, heads, dtype, bench.device, seed=3)
-        together = _run(pool, batch, dtype, q=q)
-        starts = batch.query_start.tolist()
-        for row in range(batch.rows):
-            begin, end = starts[row], starts[row + 1]
-            if begin == end:
-                continue
-            single = Batch(
-                query_start=torch.tensor([0, end - begin], dtype=torch.int32, device=bench.device),
-                seq_lens=batch.seq_lens[row : row + 1].clone(),
-                slots=batch.slots[row : row + 1].clone(),
-                block_table=batch.block_table,
-                query_lens=batch.query_lens[row : row + 1],
-                lens=batch.lens[row : row + 1],
-            )
-            alone = _run(pool, single, dtype, q=q[:, begin:end].contiguous())
-            checks.same_bits(f"{batch.lens[row]} keys, {end - begin} queries", alone, together[begin:end])
-    return checks.rows()
-
-
-def _fast(bench: Bench) -> list[Row]:
-    heads, dtype = _usual(bench)
-    checks = Checks()
-    pool = small_pool(bench, heads, dtype)
-    _compare(checks, "fast", pool, a_batch(bench, pool, prefill=False), dtype, mode="fast")
-    return checks.rows()
 
 
 def _far(bench: Bench) -> list[Row]:
     """Blocks whose bytes, and whose elements, lie beyond what 32 bits count."""
     if bench.toy:
         raise NotHere("needs more memory than toy sizes take")
-    heads, _ = _usual(bench)
+    heads, _ = usual(bench)
     checks = Checks()
     bench.drop_arena()
     arena = bench.arena(_FAR_BYTES)
@@ -344,7 +222,7 @@ def _far(bench: Bench) -> list[Row]:
         for prefill in (False, True):
             batch = a_batch(bench, pool, prefill=prefill)
             label = f"{'prefill' if prefill else 'decode'} {name_of(stored)}"
-            _compare(checks, label, pool, batch, torch.bfloat16)
+            compare(checks, label, pool, batch, torch.bfloat16)
     bench.drop_arena()
     return checks.rows()
 
@@ -360,12 +238,12 @@ def _tma(bench: Bench) -> list[Row]:
             pool = small_pool(bench, heads, dtype, block_size=128, toy_block_size=64)
             batch = a_batch(bench, pool, prefill=True)
             for variant in _VARIANTS:
-                _compare(checks, f"{variant} D{dim} G{group}", pool, batch, dtype, variant=variant)
+                compare(checks, f"{variant} D{dim} G{group}", pool, batch, dtype, variant=variant)
     return checks.rows()
 
 
 def _small_blocks(bench: Bench) -> list[Row]:
-    heads, dtype = _usual(bench)
+    heads, dtype = usual(bench)
     checks = Checks()
     for size in (16,) if bench.toy else (16, 32):
         pool = small_pool(bench, heads, dtype, block_size=size)
@@ -375,5 +253,5 @@ def _small_blocks(bench: Bench) -> list[Row]:
             pool.fill(seed=size)
             batch = a_batch(bench, pool, prefill=prefill)
             poison(pool, batch, slots=prefill is False)
-            _compare(checks, f"N{size} {'prefill' if prefill else 'decode'}", pool, batch, dtype)
+            compare(checks, f"N{size} {'prefill' if prefill else 'decode'}", pool, batch, dtype)
     return checks.rows()

@@ -13,6 +13,7 @@ from unittest import mock
 import torch
 
 from airi.bench.shapes import Shape
+from benches.gpu.device_time import Outside, outside_of, traced
 from benches.gpu.random_model import random_folder
 
 _MODEL = "random"
@@ -26,8 +27,8 @@ class Steps:
     wall_us: list[float] = field(default_factory=list)
     lens: list[int] = field(default_factory=list)
     """Keys of each request half way through."""
-    outside: float | None = None
-    """Share of the time in which the device had nothing of a step to run; None without a device."""
+    between: float | None = None
+    """Share of the time that lies between steps on the device; None without one."""
 
 
 class StepClock:
@@ -51,7 +52,7 @@ class StepClock:
         with mock.patch.object(DevicePipeline, "collect", noted):
             yield
 
-    def outside(self) -> float:
+    def between(self) -> float:
         """The share of time between the first step's begin and the last one's end that lies between steps."""
         gaps = [
             max(0.0, later[0].micros_since(earlier[1])) for earlier, later in itertools.pairwise(self._steps)
@@ -100,21 +101,50 @@ class RandomEngine:
 
     def decode(self, rows: int, keys: int, *, steps: int, warm: int) -> Steps:
         """`rows` requests with prompts of `keys` tokens; measures once all of them decode."""
-        before = -(-rows * keys // 512) + warm + steps + 8
-        lens = {self._submit(keys, before + steps): keys for _ in range(rows)}
-        while not self._all_began(lens, keys):
-            self._take(lens)
-        for _ in range(warm):
-            self._take(lens)
+        lens = self._decoding(rows, keys, warm=warm, steps=steps)
         found = Steps(lens=[n + steps // 2 for n in lens.values()])
         clock = StepClock()
         with clock.watching():
-            for _ in range(steps):
-                start = time.perf_counter()
-                self._take(lens)
-                found.wall_us.append((time.perf_counter() - start) * 1e6)
-        found.outside = clock.outside() if self._on_device else None
+            found.wall_us = self._walls(lens, steps)
+        found.between = clock.between() if self._on_device else None
         self._drop(lens)
+        return found
+
+    def outside(self, rows: int, keys: int, *, steps: int, warm: int) -> Outside | None:
+        """As `decode`, but asks how much of a step is not spent on the device; None where no device is seen.
+
+        Half of the steps that are timed come before those that are traced and half after, so that rows are as long in
+        both on average.
+        """
+        half = steps // 2
+        lens = self._decoding(rows, keys, warm=warm, steps=2 * steps + 3 * warm)
+        with traced(on_device=self._on_device):  # the first trace sets things up
+            self._walls(lens, warm)
+        self._walls(lens, warm)
+        walls = self._walls(lens, half)
+        with traced(on_device=self._on_device) as intervals:
+            self._walls(lens, steps)
+        self._walls(lens, warm)
+        walls += self._walls(lens, half)
+        self._drop(lens)
+        return outside_of(walls, intervals, steps)
+
+    def _decoding(self, rows: int, keys: int, *, warm: int, steps: int) -> dict[int, int]:
+        """The lengths of requests, by id, of which all decode and will for `steps` more steps."""
+        most = -(-rows * keys // 512) + warm + steps + 8
+        lens = {self._submit(keys, most): keys for _ in range(rows)}
+        while not self._all_began(lens, keys):
+            self._take(lens)
+        self._walls(lens, warm)
+        return lens
+
+    def _walls(self, lens: dict[int, int], steps: int) -> list[float]:
+        """Microseconds of each of so many steps."""
+        found = []
+        for _ in range(steps):
+            start = time.perf_counter()
+            self._take(lens)
+            found.append((time.perf_counter() - start) * 1e6)
         return found
 
     def prefill(self, prompts: int, tokens: int) -> Steps:

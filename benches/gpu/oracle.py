@@ -143,6 +143,6 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
 def rotated(x: torch.Tensor, cos_sin: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     """x [tokens, heads, dim] with its first rot_dim elements rotated in halves, in float64."""
     half = cos_sin.shape[1] // 2
-    cos, sin = cos_sin.double()[positions.long(), None].split(half, -1)
+    cos, sin = cos_sin.double()[positions.long(), None].split((half, half), -1)
     a, b, rest = x.double().split((half, half, x.shape[2] - 2 * half), -1)
     return torch.cat((a * cos - b * sin, b * cos + a * sin, rest), -1)

@@ -15,7 +15,7 @@ from benches.gpu.bench import Bench, NotHere
 from benches.gpu.pool import Batch, Pool
 
 Run = Callable[[int], torch.Tensor]
-"""Attends over a layer; outputs [tokens, q_heads, dim]."""
+"""Attends over a layer; outputs [tokens, q_heads, dim], or [rows, q_heads, queries, dim] where it makes those."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,8 +65,8 @@ class Inputs:
         return q, found
 
     def flattened(self, out: torch.Tensor) -> torch.Tensor:
-        """[rows, q_heads, queries, dim] as [tokens, q_heads, dim]."""
-        return out.transpose(1, 2).reshape(-1, out.shape[1], out.shape[3])
+        """A run's outputs as [tokens, q_heads, dim]: a copy for some, which is none of their attention's time."""
+        return out if out.dim() == 3 else out.transpose(1, 2).reshape(-1, out.shape[1], out.shape[3])
 
     def blocks(self) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
         """Block numbers int32 [rows, blocks] and each layer's keys and values as views [blocks, heads, tokens, dim]."""
@@ -106,10 +106,9 @@ def torch_attention(backend: str) -> Callable[[Inputs], Run]:
         def run(layer: int) -> torch.Tensor:
             keys, values = layers[layer]
             with sdpa_kernel(chosen):
-                out = torch.nn.functional.scaled_dot_product_attention(
+                return torch.nn.functional.scaled_dot_product_attention(
                     q, keys, values, attn_mask=mask, is_causal=causal, scale=inputs.scale, enable_gqa=True
                 )
-            return inputs.flattened(out)
 
         return run
 
@@ -135,7 +134,8 @@ def flex_attention(inputs: Inputs) -> Run:
 
     def run(layer: int) -> torch.Tensor:
         keys, values = layers[layer]
-        return inputs.flattened(attend(q, keys, values, block_mask=mask, scale=inputs.scale, enable_gqa=True))
+        out: torch.Tensor = attend(q, keys, values, block_mask=mask, scale=inputs.scale, enable_gqa=True)
+        return out
 
     return run
 

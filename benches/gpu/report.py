@@ -32,6 +32,7 @@ COLUMNS = (
 FIGURES = {
     *("p20", "p50", "p80", "n", "how", "unit", "value", "fraction", "roofline_us", "reached", "verdict"),
     *("copy_gbs", "read_gbs", "matmul_tflops", "over_layer_major", "over_airi", "best", "tok_s", "refused"),
+    *("between_steps", "wall_us", "busy_us", "while_traced", "events"),
 }
 """Keys of a row that only a GPU can fill."""
 _INNER = ("verdict", "bytes", "flops", "how", "unit", "variant", "suite", "goal_case", "value")
@@ -177,19 +178,41 @@ def commit_of(root: Path, given: str | None) -> str:
 
 
 class RowFile:
-    """`gpu_<suite>.jsonl`, a row per line, on the disk as soon as it is known; nothing without a folder."""
+    """`gpu_<suite>.jsonl`, a row per line, on the disk as soon as it is known; nothing without a folder.
+
+    Rows that are there stay until there are newer ones of their case: a run that ends early, or of some cases only,
+    loses nothing of the run before.
+    """
 
     def __init__(self, folder: Path | None, suite: str) -> None:
+        self._path = None if folder is None else folder / f"gpu_{suite}.jsonl"
         self._file: TextIO | None = None
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._file = (folder / f"gpu_{suite}.jsonl").open("w", encoding="utf-8")
+        self._cases: set[str] = set()
 
     def add(self, row: Row) -> None:
-        if self._file is not None:
-            self._file.write(json.dumps(row) + "\n")
-            self._file.flush()
+        if self._path is None:
+            return
+        if row["case"] not in self._cases:
+            self._cases.add(row["case"])
+            self._drop_older(self._path, row["case"])
+        if self._file is None:
+            self._file = self._path.open("a", encoding="utf-8")
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+
+    def _drop_older(self, path: Path, case: str) -> None:
+        """Rewrites the file without a case's rows, where it has some."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+        kept = [line for line in lines if json.loads(line)["case"] != case]
+        if len(kept) == len(lines):
+            return
+        self.close()
+        fresh = path.with_suffix(".new")
+        fresh.write_text("".join(kept), encoding="utf-8")
+        fresh.replace(path)
 
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
+            self._file = None

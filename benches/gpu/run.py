@@ -72,18 +72,41 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def ensure_airi() -> None:
-    """Builds and installs AIRI where it cannot be imported. Raises RuntimeError with the end of pip's output."""
+    """Builds and installs AIRI where it cannot be imported, or is another one than this folder's.
+
+    Raises RuntimeError with the end of pip's output, or naming a file that differs and cannot be replaced.
+    """
     found = importlib.util.find_spec("airi")
-    if found is not None:
+    why = "airi is not installed"
+    if found is not None and found.origin is not None:
         if importlib.util.find_spec("airi._core") is None:
             raise RuntimeError(f"{found.origin} has no core built for this Python; take it off PYTHONPATH")
-        return
+        installed = Path(found.origin).parent
+        differs = first_difference(ROOT, installed)
+        if differs is None:
+            return
+        if not {"site-packages", "dist-packages"} & {*installed.parts}:
+            raise RuntimeError(f"{installed / differs} is not this folder's; take it off PYTHONPATH")
+        why = f"the airi that is installed has another {differs}"
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-build-isolation", "--no-deps", "."]
-    print("airi is not installed: building it", file=sys.stderr, flush=True)
+    print(f"{why}: building it", file=sys.stderr, flush=True)
     environment = {"CMAKE_BUILD_PARALLEL_LEVEL": str(os.cpu_count() or 1), **os.environ}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command[1:])} failed:\n{(done.stdout + done.stderr)[-3000:]}")
+
+
+def first_difference(root: Path, installed: Path) -> Path | None:
+    """The first Python file of the project that an installed package lacks or has otherwise."""
+    for folder, target in ((root / "python" / "airi", installed), (root / "kernels", installed / "kernels")):
+        for path in sorted(folder.rglob("*.py")):
+            below = path.relative_to(folder)
+            if folder.name == "airi" and below.parts[0] == "kernels":
+                continue  # a link to the kernels where the core is built in place
+            twin = target / below
+            if not twin.is_file() or twin.read_bytes() != path.read_bytes():
+                return twin.relative_to(installed)
+    return None
 
 
 class Progress:
@@ -144,7 +167,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     budget, outcome = Budget(arguments.seconds), Outcome()
     progress = Progress(arguments, budget, outcome)
-    environment = worker_environment(arguments.device)
     more = ["--tune"] * arguments.tune
     if arguments.vllm_kernels is not None:
         more += ["--vllm-kernels", str(arguments.vllm_kernels.resolve())]
@@ -154,6 +176,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return Worker(command, env=environment, cwd=str(ROOT))
 
     parallel = _CHECK_WORKERS if arguments.suite == "check" and arguments.device != "cpu" else 1
+    environment = worker_environment(arguments.device, parallel)
     suite = Suite(start, budget, workers=parallel, only=arguments.only, on_reply=progress)
     try:
         ensure_airi()
@@ -192,13 +215,17 @@ def conclude(arguments: argparse.Namespace, outcome: Outcome, progress: Progress
     return 1 if outcome.failures else 0
 
 
-def worker_environment(device: str) -> dict[str, str]:
+def worker_environment(device: str, workers: int = 1) -> dict[str, str]:
     """Where there is no GPU, kernels run in the interpreter; Triton reads that when it is imported."""
     found = dict(os.environ)
     if device == "cpu":
         found |= {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     else:
         found.pop("TRITON_INTERPRET", None)
+        # A second trace in a process that has graphs crashes where the tracer was torn down after the first.
+        found |= {"TEARDOWN_CUPTI": "0", "DISABLE_CUPTI_LAZY_REINIT": "1"}
+    if workers > 1:
+        found["OMP_NUM_THREADS"] = "1"
     return found
 
 

@@ -34,6 +34,8 @@ class Shape:
     order: Order = "block-major"
     block_size: int = 64
     mode: Mode = "invariant"
+    layers: int = _LAYERS
+    """Of a block; fewer where the rows' blocks would not fit otherwise."""
 
 
 def _even(rows: int, keys: int) -> tuple[int, ...]:
@@ -61,6 +63,7 @@ def shapes(bench: Bench) -> dict[str, Shape]:
             lens=_even(128, 8192), goal="decode fp8 B128 n8k", stored=torch.float8_e4m3fn
         ),
         "decode int8 B128 n8k": Shape(lens=_even(128, 8192), stored=torch.int8),
+        "decode B256 n4k": Shape(lens=_even(256, 4096), goal="decode >= 2 GB per layer", layers=16),
         "decode B256 n2k": Shape(lens=_even(256, 2048)),
         "decode B32 n4k fast": Shape(lens=_even(32, 4096), mode="fast"),
         "decode B32 n4k N16": Shape(lens=_even(32, 4096), block_size=16),
@@ -81,7 +84,7 @@ def cases(bench: Bench) -> list[Case]:
 
 def pool_for(bench: Bench, shape: Shape) -> Pool:
     """As many blocks of 32 layers as the arena has room for, filled."""
-    layers = 2 if bench.toy else _LAYERS
+    layers = 2 if bench.toy else shape.layers
     arena = bench.arena()
     pool = Pool(
         arena, shape.heads, dtype=shape.stored, block_size=shape.block_size, layers=layers, order=shape.order

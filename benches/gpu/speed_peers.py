@@ -142,7 +142,7 @@ def _right_ones(inputs: Inputs) -> tuple[dict[str, Run], dict[str, float], list[
     for name, make in ({"AIRI": _airi} | PEERS).items():
         try:
             run = make(inputs)
-            errors[name] = oracle.relative_error(run(layer)[tokens], expected)
+            errors[name] = oracle.relative_error(inputs.flattened(run(layer))[tokens], expected)
         except NotHere as error:
             absent.append(f"{name}: {error}")
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -17,8 +18,15 @@ from benches.gpu.budget import Budget
 
 Reply = dict[str, Any]
 
+BASIS = "ceilings"
+"""The case whose rates all others are held against: it runs whatever is chosen."""
 START_S = 120.0
 """The longest a worker may take to import and to list its cases."""
+_PATIENCE_S = 120.0
+_PATIENCE = 8
+"""A case hangs once it took this long and so many times what it says: a wrong guess must not lose its rows."""
+_END_S = 10.0
+"""How long an ended process may take to go; one that a device holds on to is left behind."""
 
 
 class Worker:
@@ -57,7 +65,11 @@ class Worker:
             return reply
         if late.is_set():
             return {"died": f"no answer within {timeout_s:.0f} s"}
-        return {"died": f"the process ended with {self._process.wait()}: {self.last_words()}"}
+        try:
+            code: int | str = self._process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            code = "no code yet"
+        return {"died": f"the process ended with {code}: {self.last_words()}"}
 
     def ask(self, name: str, timeout_s: float) -> Reply:
         """Runs the case called `name`."""
@@ -84,10 +96,11 @@ class Worker:
         if self._process.stdin:
             self._process.stdin.close()
         try:
-            self._process.wait(5)
+            self._process.wait(_END_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_END_S)
         if self._process.stdout:
             self._process.stdout.close()
         self._stderr.close()
@@ -126,9 +139,11 @@ class Suite:
         workers: int = 1,
         only: Sequence[str] = (),
         on_reply: Callable[[Reply, int, int], None] = lambda _reply, _done, _total: None,
+        patience_s: float = _PATIENCE_S,
     ) -> None:
+        """A case that takes longer than `patience_s`, and far longer than it says, hangs: it is ended and named."""
         self._start, self._budget, self._workers = start, budget, workers
-        self._only, self._on_reply = only, on_reply
+        self._only, self._on_reply, self._patience_s = only, on_reply, patience_s
         self._names: queue.SimpleQueue[tuple[str, float]] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[Reply | None] = queue.SimpleQueue()
         self._running: list[Worker] = []
@@ -145,10 +160,12 @@ class Suite:
     def _run(self, outcome: Outcome) -> None:
         first, hello = self._begin()
         outcome.hardware = hello["hardware"]
-        listed = [(n, s) for n, s in hello["cases"] if not self._only or any(o in n for o in self._only)]
-        if not listed:
+        chosen = {n for n, _ in hello["cases"] if not self._only or any(o in n for o in self._only)}
+        if not chosen:
             first.close()
             raise ValueError(f"--only matches none of {', '.join(n for n, _ in hello['cases'])}")
+        # Without what others are fractions of, they would have none.
+        listed = [(n, s) for n, s in hello["cases"] if n in chosen or n == BASIS]
         for entry in listed:
             self._names.put(entry)
         count = min(self._workers, len(listed))
@@ -191,9 +208,13 @@ class Suite:
                 if not self._budget.allows(seconds):
                     self._answers.put({"skipped": name})
                     continue
-                if worker is None:
-                    worker, _ = self._begin()
-                reply = worker.ask(name, max(1.0, self._budget.left))
+                try:
+                    worker = worker or self._begin()[0]
+                except RuntimeError as error:
+                    self._answers.put({"case": name, "failed": str(error)})
+                    continue
+                patience = max(self._patience_s, _PATIENCE * seconds)
+                reply = worker.ask(name, max(1.0, min(patience, self._budget.left)))
                 if "died" in reply:
                     reply = {"case": name, "failed": reply["died"], "fatal": True}
                 self._answers.put(reply)

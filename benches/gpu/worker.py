@@ -19,7 +19,17 @@ from pathlib import Path
 from typing import IO, Any
 
 SUITES = {
-    "check": ("check_attention", "check_writes", "check_rows", "check_experts", "check_sampling"),
+    "check": (
+        "check_steps",
+        "check_logits",
+        "check_bits",
+        "check_errors",
+        "check_attention",
+        "check_writes",
+        "check_rows",
+        "check_experts",
+        "check_sampling",
+    ),
     "attention": (
         "speed_layout",
         "speed_decode",
@@ -91,7 +101,7 @@ def run_case(case: Any, bench: Any) -> dict[str, Any]:
     """The reply to one name; nothing that a case raises ends the process."""
     import torch
 
-    from benches.gpu.bench import NotHere, Wrong
+    from benches.gpu.bench import NotHere, Wrong, device_answers
 
     try:
         rows = case.run(bench)
@@ -107,21 +117,9 @@ def run_case(case: Any, bench: Any) -> dict[str, Any]:
         return {
             "case": case.name,
             "failed": f"{type(error).__name__}: {lines[0]}"[:300],
-            "fatal": not bench.toy and not _device_answers(),
+            "fatal": not bench.toy and not device_answers(),
         }
     return {"case": case.name, "rows": rows}
-
-
-def _device_answers() -> bool:
-    """False once an illegal access or the like has ended the device's context for this process."""
-    import torch
-
-    try:
-        torch.cuda.synchronize()
-        torch.zeros(1, device="cuda").add_(1).item()
-    except RuntimeError:
-        return False
-    return True
 
 
 def hardware(device: Any) -> dict[str, str]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .._blocks import Gather, block_granules, check_entries
-from .._checks import check
+from .._blocks import Gather, block_granules, check_pairs, check_ranges
 from ..layout import GRANULE_BYTES, KvLayout
 from .attention import PagedBatch, gather_kv
 
@@ -15,9 +14,7 @@ def copy_blocks(arena: torch.Tensor, pairs: torch.Tensor, granules: int) -> None
 
     All sources are read before a target is written.
     """
-    check_entries("pairs", arena, pairs)
-    most = arena.numel() // GRANULE_BYTES
-    check("granules", granules, f"1 to the arena's {most}", ok=1 <= granules <= most)
+    check_pairs(arena, pairs, granules)
     whole = arena.view(-1, GRANULE_BYTES)
     taken = [(whole[s : s + granules].clone(), t) for s, t in pairs.tolist() if s >= 0]
     for block, target in taken:
@@ -26,7 +23,7 @@ def copy_blocks(arena: torch.Tensor, pairs: torch.Tensor, granules: int) -> None
 
 def zero_granules(arena: torch.Tensor, ranges: torch.Tensor) -> None:
     """Zeroes granules: ranges is int32 [ranges, 2], (first, how many)."""
-    check_entries("ranges", arena, ranges)
+    check_ranges(arena, ranges)
     for first, count in ranges.tolist():
         arena.view(-1, GRANULE_BYTES)[first : first + count] = 0
 
@@ -40,12 +37,13 @@ def gather_dequant(
     starts: torch.Tensor,
     scratch: torch.Tensor,
     scratch_layout: KvLayout,
+    scratch_table: torch.Tensor,
     *,
     layer_offset: int = 0,
     num_blocks: int | None = None,
-    scratch_table: torch.Tensor | None = None,
 ) -> None:
-    """Writes rows' quantised keys and values as floats into blocks [starts[r], starts[r + 1]) of the scratch."""
+    """Writes rows' quantised keys and values as floats into blocks [starts[r], starts[r + 1]) of the scratch, and
+    where these are into `scratch_table`."""
     call = Gather(
         arena=arena,
         layout=layout,
@@ -55,9 +53,9 @@ def gather_dequant(
         starts=starts,
         scratch=scratch,
         scratch_layout=scratch_layout,
+        scratch_table=scratch_table,
         layer_offset=layer_offset,
         num_blocks=num_blocks,
-        scratch_table=scratch_table,
     )
     size, step = scratch_layout.block_size, block_granules(scratch_layout)
     for row, (begin, end) in enumerate(zip(starts.tolist(), starts[1:].tolist(), strict=False)):
@@ -76,5 +74,4 @@ def gather_dequant(
             place = scratch_layout.block(scratch, block * step, 0)
             place.zero_()
             place[:, :, : part.shape[2]] = part
-            if scratch_table is not None:
-                scratch_table[row, column] = block * step
+            scratch_table[row, column] = block * step

@@ -5,6 +5,7 @@
     │   ├── MemoryBudgetError  the KV arena does not fit the memory that was given or found
     │   └── ConfigFileError    a config file has mistakes: one line each
     ├── CheckpointError        a model folder is missing, incomplete or of an unknown architecture
+    ├── StateError             what must survive (keys, budgets) cannot be read or kept
     ├── RequestError           one request cannot be accepted; the engine itself is fine
     │   ├── ContextLengthError   prompt (and what was asked for) exceed the window or the arena
     │   ├── ModelNotFoundError   no model of that name is loaded
@@ -36,6 +37,7 @@ __all__ = [
     "ModelNotFoundError",
     "QueueFullError",
     "RequestError",
+    "StateError",
     "error_from_code",
 ]
 
@@ -77,6 +79,12 @@ class CheckpointError(AiriError):
     """A model folder is missing, incomplete, truncated or of an unknown architecture."""
 
     code = "invalid_checkpoint"
+
+
+class StateError(AiriError):
+    """The database of keys and budgets cannot be opened, does not answer, or has tables of another version."""
+
+    code = "state_error"
 
 
 class RequestError(AiriError, ValueError):
@@ -143,7 +151,8 @@ _FIELD_ERRORS: dict[str, type[ConfigError] | type[RequestError]] = {
     )
 }
 _PLAIN_ERRORS: dict[str, type[AiriError]] = {
-    cls.code: cls for cls in (CheckpointError, EngineError, EngineStartError, EngineDeadError, ExecutionError)
+    cls.code: cls
+    for cls in (CheckpointError, StateError, EngineError, EngineStartError, EngineDeadError, ExecutionError)
 }
 
 

@@ -173,6 +173,21 @@ def test_rows_are_on_the_disk_as_soon_as_they_are_known(tmp_path: Path) -> None:
     assert json.loads(text) == {"case": "a"}
 
 
+def test_newer_rows_of_a_case_take_the_place_of_older_ones(tmp_path: Path) -> None:
+    def lines() -> list[tuple[str, int]]:
+        text = (tmp_path / "gpu_check.jsonl").read_text()
+        return [(row["case"], row["n"]) for row in map(json.loads, text.splitlines())]
+
+    for n in (1, 2):
+        file = report.RowFile(tmp_path, "check")
+        for case in ("a", "b", "a") if n == 1 else ("b", "c", "b"):
+            file.add({"case": case, "n": n})
+        file.close()
+    assert lines() == [("a", 1), ("a", 1), ("b", 2), ("c", 2), ("b", 2)]
+    report.RowFile(tmp_path, "check").close()
+    assert len(lines()) == 5
+
+
 def test_the_commit_is_given_or_named_by_the_environment_or_unknown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +55,16 @@ def test_float64_results_are_those_of_the_specification(
     # The specification multiplies stored values by their scales in float32.
     limit = 1e-5 if pool.layout.is_quantised else 1e-9
     torch.testing.assert_close(found, expected, rtol=limit, atol=limit)
+
+
+def test_heads_are_rotated_as_the_specification_rotates_them() -> None:
+    x = torch.randn(5, 2, 16, generator=torch.Generator().manual_seed(1))
+    positions = torch.tensor([0, 3, 1, 7, 2], dtype=torch.int32)
+    for rot_dim in (0, 8, 16):
+        turns = torch.arange(8)[:, None] * torch.linspace(1, 0.1, rot_dim // 2)
+        cos_sin = torch.cat((turns.cos(), turns.sin()), 1)
+        expected = reference.rope(x, cos_sin, positions)
+        torch.testing.assert_close(oracle.rotated(x, cos_sin, positions).float(), expected)
 
 
 def test_both_orders_hold_the_same_units_without_overlap() -> None:
@@ -160,3 +172,23 @@ def test_a_random_model_is_opened_as_a_checkpoint() -> None:
     values = layer.output.blocks[0].float32()
     assert 0.01 < float(values.std()) < 0.02
     assert not Path(folder).exists()
+
+
+def test_every_kernel_that_is_launched_is_checked() -> None:
+    root = Path(__file__).resolve().parents[2]
+    checks = "".join(
+        path.read_text()
+        for path in (root / "benches" / "gpu").glob("*.py")
+        if path.stem.startswith("check_") or path.stem == "attend"
+    )
+    launchers = {
+        node.name
+        for path in (root / "kernels").glob("*.py")
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
+        if any(isinstance(n, ast.Name) and n.id == "launch_guard" for n in ast.walk(node))
+    }
+    assert {"paged_decode", "qkv_post", "gather_logprobs", "fill_tokens"} <= launchers
+    # The last two are what paged_decode and paged_prefill launch.
+    inner = {"launch_guard", "combine_partials", "launch"}
+    assert {name for name in launchers if not re.search(rf"\b{name}\b", checks)} <= inner

@@ -37,6 +37,7 @@ def a_suite(
     only: tuple[str, ...] = (),
     hello: object = None,
     replies: list[Reply] | None = None,
+    patience_s: float = 60.0,
 ) -> Suite:
     hello = hello or {"hardware": {"gpu": "none"}, "cases": [[name, estimate] for name in names]}
     script = tmp_path / "worker.py"
@@ -47,6 +48,7 @@ def a_suite(
         workers=workers,
         only=only,
         on_reply=lambda reply, _done, _total: (replies if replies is not None else []).append(reply),
+        patience_s=patience_s,
     )
 
 
@@ -86,6 +88,22 @@ def test_a_case_that_hangs_ends_with_the_time(tmp_path: Path) -> None:
     assert outcome.skipped == ["b"]
 
 
+def test_a_case_that_hangs_leaves_the_others_their_time(tmp_path: Path) -> None:
+    outcome = run(a_suite(tmp_path, ["a", "hang", "b"], patience_s=1.0))
+    assert outcome.failures == [("hang", "no answer within 1 s")]
+    assert [r["case"] for r in outcome.replies if "rows" in r] == ["a", "b"]
+    assert outcome.skipped == []
+
+
+def test_a_case_whose_process_does_not_start_is_named(tmp_path: Path) -> None:
+    script = tmp_path / "worker.py"
+    script.write_text(_SCRIPT.replace("HELLO", repr({"hardware": {}, "cases": [["crash", 0], ["b", 0]]})))
+    starts = iter([str(script), "/nowhere"])
+    outcome = run(Suite(lambda: Worker([sys.executable, next(starts)]), Budget(30)))
+    assert [name for name, _ in outcome.failures] == ["crash", "b"]
+    assert "a worker did not start" in outcome.failures[1][1]
+
+
 def test_what_no_longer_fits_is_left_out_and_named(tmp_path: Path) -> None:
     outcome = run(a_suite(tmp_path, ["a", "b"], seconds=20.0, estimate=1000.0))
     assert outcome.skipped == ["a", "b"]
@@ -100,6 +118,11 @@ def test_cases_are_shared_out_to_several_processes(tmp_path: Path) -> None:
 def test_only_takes_cases_by_a_part_of_their_name(tmp_path: Path) -> None:
     outcome = run(a_suite(tmp_path, ["decode a", "prefill", "decode b"], only=("decode",)))
     assert [r["case"] for r in outcome.replies] == ["decode a", "decode b"]
+
+
+def test_what_others_are_held_against_runs_whatever_is_chosen(tmp_path: Path) -> None:
+    outcome = run(a_suite(tmp_path, ["ceilings", "decode", "prefill"], only=("prefill",)))
+    assert [r["case"] for r in outcome.replies] == ["ceilings", "prefill"]
 
 
 def test_an_only_that_matches_nothing_says_what_there_is(tmp_path: Path) -> None:

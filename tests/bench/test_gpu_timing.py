@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +22,12 @@ class FakeCuda:
         self.now_ms = 0.0
         self._captured: list[float] | None = None
         self.refuses_capture = False
+        self.launch_ms = 0.0
+        """What an idle device waits for a replay to be launched."""
+        self._idle = False
+
+    def synchronize(self) -> None:
+        self._idle = True
 
     def call(self, ms: float) -> Any:
         """Work that takes so long when it runs, and nothing when it is captured."""
@@ -52,7 +59,8 @@ class FakeCuda:
             calls: list[float]
 
             def replay(self) -> None:
-                device.now_ms += sum(self.calls)
+                device.now_ms += sum(self.calls) + device.launch_ms * device._idle
+                device._idle = False
 
         class Stream:
             def wait_stream(self, _other: object) -> None:
@@ -68,7 +76,7 @@ class FakeCuda:
 
         for name, value in (
             ("is_available", lambda: True),
-            ("synchronize", lambda: None),
+            ("synchronize", self.synchronize),
             ("Stream", Stream),
             ("current_stream", Stream),
             ("stream", lambda _stream: contextlib.nullcontext()),
@@ -102,6 +110,13 @@ def test_contestants_run_in_turns_each_over_its_own_calls(cuda: FakeCuda) -> Non
     found = timing.time_in_turns({"a": [cuda.call(1.0)], "b": [cuda.call(2.0), cuda.call(4.0)]})
     assert {name: t.p50 for name, t in found.items()} == pytest.approx({"a": 1000, "b": 3000})
     assert {t.n for t in found.values()} == {timing.MIN_REPLAYS}
+
+
+def test_an_idle_device_that_waits_for_a_launch_is_not_counted(cuda: FakeCuda) -> None:
+    cuda.launch_ms = 0.5
+    assert timing.time_calls([cuda.call(1.0)]).p50 == pytest.approx(1000)
+    found = timing.time_in_turns({"a": [cuda.call(1.0)], "b": [cuda.call(2.0)]})
+    assert {name: t.p80 for name, t in found.items()} == pytest.approx({"a": 1000, "b": 2000})
 
 
 def test_what_cannot_be_captured_is_timed_as_it_is_and_says_so(cuda: FakeCuda) -> None:
@@ -149,6 +164,20 @@ def test_every_shape_fits_an_arena_of_a_hundred_gigabytes(bench: Bench) -> None:
     for name, peer in speed_peers.shapes(bench).items():
         pool, _ = speed_peers._pool_and_batch(bench, peer, torch.bfloat16)
         assert pool.blocks >= peer.rows * -(-peer.keys // peer.block_size), name
+
+
+def test_every_goal_is_measured_by_a_case(bench: Bench) -> None:
+    from benches.gpu import speed_engine, speed_rest, speed_sampling
+    from benches.gpu.goals import GOALS
+
+    found = {shape.goal for shape in speed_decode.shapes(bench).values()}
+    found |= {shape.goal for shape in speed_prefill.shapes(bench).values()}
+    for module in (speed_rest, speed_sampling, speed_engine):
+        found |= {case.name for case in module.cases(bench)}
+    peers = {shape.what for shape in speed_peers.shapes(bench).values()}
+    found |= {f"{what} over {peer}" for what in peers for peer in ("vLLM's Triton", "the best peer")}
+    source = "".join(path.read_text() for path in Path(timing.__file__).parent.glob("speed_*.py"))
+    assert [goal for goal in GOALS if goal not in found and f'"{goal}"' not in source] == []
 
 
 def test_every_goal_of_attention_has_a_case(bench: Bench) -> None:

@@ -65,61 +65,64 @@ class StubServer:
     """Hang up after so many words."""
 
 
+class _Handler(BaseHTTPRequestHandler):
+    stub: StubServer
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.stub.keys.append(self.headers.get("Authorization"))
+        models = json.dumps({"data": [{"id": name} for name in self.stub.models]}).encode()
+        self._send(200, models if self.stub.page is None else self.stub.page)
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.stub.bodies.append({"path": self.path, **body})
+        if self.stub.status != 200:
+            self._send(
+                self.stub.status,
+                json.dumps({"error": {"message": "not today", "code": self.stub.code}}).encode(),
+            )
+            return
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked" if self.stub.chunked else "identity")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        for word in self.stub.words[: self.stub.cut_after]:
+            chat = self.path.endswith("/chat/completions")
+            self._event({"choices": [{"delta": {"content": word}} if chat else {"text": word}]})
+        if self.stub.cut_after is not None:
+            return
+        if self.stub.error_event:
+            self._event({"error": {"message": "engine died"}})
+        else:
+            self._event({"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 6}})
+        self._write(b"data: [DONE]\n\n")
+        self._write(b"")
+
+    def _event(self, event: dict[str, Any]) -> None:
+        data = f"data: {json.dumps(event)}\n\n".encode()
+        self._write(data[:9])  # an event cut into two chunks
+        self._write(data[9:])
+
+    def _write(self, data: bytes) -> None:
+        self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data) if self.stub.chunked else data)
+        self.wfile.flush()
+
+    def _send(self, status: int, data: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
 @pytest.fixture
 def server() -> Iterator[StubServer]:
     stub = StubServer()
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            stub.keys.append(self.headers.get("Authorization"))
-            models = json.dumps({"data": [{"id": name} for name in stub.models]}).encode()
-            self._send(200, models if stub.page is None else stub.page)
-
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            stub.bodies.append({"path": self.path, **body})
-            if stub.status != 200:
-                self._send(
-                    stub.status, json.dumps({"error": {"message": "not today", "code": stub.code}}).encode()
-                )
-                return
-            self.send_response(200)
-            self.send_header("Transfer-Encoding", "chunked" if stub.chunked else "identity")
-            self.send_header("Connection", "close")
-            self.end_headers()
-            for word in stub.words[: stub.cut_after]:
-                chat = self.path.endswith("/chat/completions")
-                self._event({"choices": [{"delta": {"content": word}} if chat else {"text": word}]})
-            if stub.cut_after is not None:
-                return
-            if stub.error_event:
-                self._event({"error": {"message": "engine died"}})
-            else:
-                self._event({"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 6}})
-            self._write(b"data: [DONE]\n\n")
-            self._write(b"")
-
-        def _event(self, event: dict[str, Any]) -> None:
-            data = f"data: {json.dumps(event)}\n\n".encode()
-            self._write(data[:9])  # an event cut into two chunks
-            self._write(data[9:])
-
-        def _write(self, data: bytes) -> None:
-            self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data) if stub.chunked else data)
-            self.wfile.flush()
-
-        def _send(self, status: int, data: bytes) -> None:
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"stub": stub}))
     httpd.daemon_threads = True
     thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()

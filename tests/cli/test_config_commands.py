@@ -176,7 +176,8 @@ def test_without_keys_only_this_machine_is_served(airi: Airi, file: Path, host: 
     result = airi("serve", "--host", host)
     assert (result.code, result.err) == (
         2,
-        f"airi: host is '{host}'; without --api-key it must be 127.0.0.1, ::1 or localhost\n",
+        f"airi: host is '{host}', which others can reach, and there are no keys: give --api-key or --state, or listen "
+        "on 127.0.0.1\n",
     )
 
 

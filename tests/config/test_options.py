@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from airi import builtin
 from airi.config.models import Engine, EngineSettings
 from airi.config.options import engine_options, server_options
+from airi.config.tenants import Algorithm, Auth, Oidc, Tenant
 from airi.engine.options import EngineOptions, ModelOptions
 from airi.errors import ConfigFileError
+from airi.policy.oidc import ALGORITHMS, OidcOptions
+from airi.policy.tenants import TenantOptions
 
 from .conftest import MINIMAL, config, with_demo
 
@@ -92,6 +96,37 @@ def test_everything_that_is_said_of_the_server_reaches_it() -> None:
     app = options.app
     assert (app.needs_key, app.body_limit, app.cors_origins) == (True, 2**20, ("https://a.example",))
     assert (app.metrics_page, app.open_pages) == (False, ("/openapi.json",))
+
+
+def test_tenants_reach_those_who_know_callers() -> None:
+    text = """\
+        version: 1
+        server: {state: "sqlite:///x.db"}
+        models: [{name: a, source: x}]
+        tenants:
+          - name: acme
+            auth: {key_prefix: sk-acme, oidc: {issuer: "https://i.example", audience: airi, accept_groups: [ops]}}
+            groups: [gold]
+            priority: 10
+            weight: 3
+          - {name: lab}
+        """
+    app = server_options(config(text)).app
+    assert app.state == "sqlite:///x.db"
+    acme, lab = app.tenants
+    oidc = OidcOptions(issuer="https://i.example", audience="airi", accept_groups=("ops",))
+    assert acme == TenantOptions(
+        name="acme", groups=("gold",), priority=10, weight=3, key_prefix="sk-acme", oidc=oidc
+    )
+    assert lab == TenantOptions(name="lab")
+    assert server_options(config(MINIMAL)).app.state is None
+
+
+def test_every_option_of_a_tenant_has_a_key() -> None:
+    keys = {*Tenant.model_fields, *Auth.model_fields} - {"auth", "limits"}
+    assert keys == set(TenantOptions.__dataclass_fields__)
+    assert set(Oidc.model_fields) == set(OidcOptions.__dataclass_fields__)
+    assert get_args(Algorithm) == ALGORITHMS
 
 
 def test_every_option_of_the_engine_has_a_key() -> None:

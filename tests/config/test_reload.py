@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -192,7 +193,10 @@ def test_what_is_not_refused_leaves_engine_and_server_as_they_are(
     found, back = diff(old, new), diff(new, old)
     if not found.refusals:
         assert engine_options(old) == engine_options(new)
-        assert server_options(old) == server_options(new)
+        kept = [
+            replace(options, app=replace(options.app, tenants=())) for options in map(server_options, pair)
+        ]
+        assert kept[0] == kept[1]
     if not found.refusals and not found.changes:
         names = [sorted(tenant.name for tenant in file.config.tenants) for file in pair]
         assert names[0] == names[1]

@@ -157,6 +157,31 @@ def test_a_sleeping_models_space_is_lent_and_comes_back() -> None:
     assert ex.outputs[first] == expected([1] * 8, 8, first)
 
 
+def test_a_model_that_cannot_be_moved_in_sleeps_on_lends_its_space_and_is_woken_later() -> None:
+    specs = [spec(2, 12, weight_slabs=4), spec(2, 12)]
+    ex = Elastic(specs, Config(arena_slabs=12, slab_blocks=2))
+    first = ex.accepted([1] * 8, model=0, max_new=8)
+    for _ in range(3):
+        ex.step()
+    asleep(ex, 0)
+    ex.runtime.wake(0)
+    assert ex.runtime.state(0) == ModelState.MOVING_IN
+    ex.runtime.sleep(0)
+    assert ex.runtime.state(0) == ModelState.MOVING_OUT
+    ex.runtime.confirm_moved(0)
+    assert ex.runtime.state(0) == ModelState.ASLEEP
+    ex.runtime.check_invariants()
+    for _ in range(8):
+        ex.accepted([2] * 10, model=1, max_new=12)
+    for _ in range(8):
+        ex.step()
+    assert ex.owned(1) > 8, "also where the weights would have been"
+    ex.runtime.wake(0)
+    ex.run()
+    assert ex.outputs[first] == expected([1] * 8, 8, first)
+    ex.runtime.check_invariants()
+
+
 def test_weights_move_only_when_no_step_in_flight_can_touch_them() -> None:
     ex = Elastic([spec(1, 6, weight_slabs=2), spec(1, 6)], Config(arena_slabs=8))
     ex.accepted([1] * 4, model=0, max_new=4)
@@ -260,6 +285,7 @@ def test_every_state_accepts_exactly_its_events() -> None:
         (S.ASLEEP, E.WAKE): S.RECLAIMING,
         (S.RECLAIMING, E.QUIET): S.MOVING_IN,
         (S.MOVING_IN, E.MOVED): S.AWAKE,
+        (S.MOVING_IN, E.SLEEP): S.DRAINING,
         (S.AWAKE, E.REMOVE): S.REMOVING,
         (S.ASLEEP, E.REMOVE): S.REMOVING,
         (S.REMOVING, E.QUIET): S.REMOVED,

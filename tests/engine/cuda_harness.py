@@ -44,6 +44,11 @@ class HostModel:
     def info(self) -> ModelInfo:
         return self.decoder.info
 
+    @property
+    def max_tokens(self) -> int:
+        """Of a step, once bound."""
+        return self._batch.max_tokens
+
     def bytes_per_block(self, block_size: int) -> int:
         return self.decoder.bytes_per_block(block_size)
 

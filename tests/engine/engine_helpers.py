@@ -13,6 +13,7 @@ from airi.engine import Engine, EngineOptions, ModelOptions
 from airi.engine.step_log import MAGIC
 from airi.outputs import Output
 from airi.sampling_params import SamplingParams
+from tests.engine.tiny_models import Reference
 
 MIB = 2**20
 GREEDY: dict[str, Any] = {"temperature": 0.0, "ignore_eos": True}
@@ -85,6 +86,17 @@ def generate(engine: Engine, prompt: Sequence[int], **fields: Any) -> Output:
     """One request, run to its end."""
     add(engine, 1, prompt, **fields)
     return run(engine)[1]
+
+
+def beside_a_sound_one(engine: Engine, sound: Reference, prompt: Sequence[int], **fields: Any) -> Output:
+    """What ends a request with these fields, of which nothing may reach a sound one that runs with it."""
+    add(engine, 1, sound.prompt, max_tokens=64, **GREEDY)
+    add(engine, 2, prompt, max_tokens=64, **fields, **GREEDY)
+    outputs = run(engine)
+    assert outputs[1].tokens == sound.tokens
+    assert (outputs[2].finish_reason, outputs[2].tokens) == ("error", [])
+    assert engine.stats()[0].active_blocks == 0
+    return outputs[2]
 
 
 def records(path: Path) -> list[list[Any]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +18,7 @@ from airi.engine import EngineOptions, ModelOptions
 from airi.engine.backends import LoadOptions
 from airi.engine.backends.cuda import detect
 from airi.engine.backends.cuda.budget import enough_memory
-from airi.engine.backends.cuda.device import CpuDevice
+from airi.engine.backends.cuda.device import CpuDevice, CudaDevice
 from airi.engine.backends.cuda.ops import triton_ops
 from airi.engine.loader import open_model
 from airi.engine.platform import HostPlatform, platform_of
@@ -205,8 +207,8 @@ def test_memory_that_is_missing_at_the_start_is_named(
     with pytest.raises(MemoryBudgetError) as error:
         make_engine(tiny_llama, backend="cuda", device="cpu", kv_memory=2**33)
     assert "kv_memory is 8.0 GiB, but only" in str(error.value)
-    monkeypatch.setattr("airi.engine.backends.cuda.device.CpuDevice", lambda: FullDevice(6 * MIB))
-    table = {"max_num_seqs": 40_000, "max_batch_tokens": 8, "block_size": 16}
+    monkeypatch.setattr("airi.engine.backends.cuda.device.CpuDevice", lambda: FullDevice(2 * MIB))
+    table = {"max_num_seqs": 4096, "max_batch_tokens": 8, "block_size": 8}
     with pytest.raises(MemoryBudgetError) as error:
         make_engine(tiny_llama, backend="cuda", device="cpu", kv_memory=MIB, **table)
     said = str(error.value)
@@ -214,6 +216,13 @@ def test_memory_that_is_missing_at_the_start_is_named(
     assert "missing: " in said
     assert "do not fit cuda:0 (Device 3000), of whose 80.0 GiB" in said
     assert said.endswith("lower kv_memory, max_batch_tokens or max_num_seqs")
+
+
+def test_more_rows_than_attention_is_planned_for_are_refused_in_a_line(tiny_llama: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        make_engine(tiny_llama, backend="cuda", device="cpu", max_num_seqs=4097)
+    assert str(error.value) == "max_num_seqs is 4097; on GPUs it must be at most 4096"
+    assert error.value.field == "max_num_seqs"
 
 
 def test_weights_that_cannot_fit_are_told_whole_before_any_is_copied(
@@ -255,3 +264,75 @@ def test_other_errors_of_a_device_stay_what_they_are() -> None:
         enough_memory(FullDevice(0), "llama", "graphs", "kv_memory"),
     ):
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
+def broken_off() -> None:
+    """As a capture ends, whatever broke it."""
+    raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+
+
+def test_a_capture_that_memory_was_missing_for_says_so_whatever_it_ends_with() -> None:
+    def capture() -> None:
+        try:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        finally:
+            broken_off()
+
+    with (
+        pytest.raises(MemoryBudgetError, match=r"^llama: .* are missing: graphs do not fit"),
+        enough_memory(FullDevice(0), "llama", "graphs", "kv_memory"),
+    ):
+        capture()
+
+
+def test_memory_that_was_missing_before_is_not_why_something_else_fails() -> None:
+    try:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+    except RuntimeError:
+        with (
+            pytest.raises(RuntimeError, match="previous error during capture"),
+            enough_memory(FullDevice(0), "llama", "graphs", "kv_memory"),
+        ):
+            broken_off()
+
+
+class FakeGraphs:
+    """What a GPU's device needs of torch to capture; refuses a pool into which a capture has failed, as torch may."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.pools = 0
+        self.spoilt: set[int] = set()
+        patch.setattr(torch.cuda, "get_device_name", lambda _: "none")
+        patch.setattr(torch.cuda, "Stream", lambda _: None)
+        patch.setattr(torch.cuda, "CUDAGraph", object)
+        patch.setattr(torch.cuda, "graph_pool_handle", self.handle)
+        patch.setattr(torch.cuda, "graph", self.graph)
+        patch.setattr(torch, "zeros", lambda *_, **__: None)
+
+    def handle(self) -> int:
+        self.pools += 1
+        return self.pools
+
+    @contextmanager
+    def graph(self, graph: object, *, pool: int, **_: object) -> Iterator[None]:
+        if pool in self.spoilt:
+            raise RuntimeError("already recording to mempool_id")
+        self.spoilt.add(pool)
+        yield
+        self.spoilt.remove(pool)
+
+
+def test_a_capture_that_fails_does_not_fail_those_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs = FakeGraphs(monkeypatch)
+    device = CudaDevice()
+    device.capture(lambda: None)
+    device.capture(lambda: None)
+    assert graphs.pools == 1, "they share their memory"
+
+    def fails() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        device.capture(fails)
+    device.capture(lambda: None)
+    assert graphs.pools == 2

@@ -118,7 +118,7 @@ def test_steps_are_measured_as_they_are_going_to_run(
     seen: list[tuple[str, bool]] = []
 
     def measured(runner: DeviceRunner, step: Any) -> None:
-        graphs = runner.model._bound._graphs._graphs  # type: ignore[attr-defined]
+        graphs = runner.model._bound._decodes._graphs  # type: ignore[attr-defined]
         seen.append((runner.model.info.path.name, bool(graphs)))
         run_apart(runner, step)
 
@@ -137,3 +137,13 @@ def test_steps_are_measured_as_they_are_going_to_run(
 def run_one(engine: Engine, model: int) -> list[int]:
     add(engine, 1, PROMPTS[0], model=model, max_tokens=12, **GREEDY)
     return run(engine)[1].tokens
+
+
+def test_the_block_table_is_what_it_was_once_steps_have_been_measured(tiny_llama: Path) -> None:
+    engine = make_engine(tiny_llama, **ON_DEVICE)
+    run_one(engine, 0)
+    runner: Any = engine.models[0].runner
+    before = runner.block_table.clone()
+    with runner.spread_out(4):
+        assert not runner.block_table.equal(before)
+    assert runner.block_table.equal(before)

@@ -11,7 +11,7 @@ import torch
 from airi.engine import Engine
 from airi.outputs import Output
 
-from .engine_helpers import GREEDY, add, generate, make_engine, run
+from .engine_helpers import GREEDY, add, beside_a_sound_one, generate, make_engine, run
 from .tiny_models import Reference
 
 PROMPT = [5, 6, 7]
@@ -45,13 +45,9 @@ def test_not_a_number_ends_its_own_row_only(
         return logits
 
     monkeypatch.setattr(model_of(engine), "enqueue", broken)
-    reference = llama_references[1]
-    add(engine, 1, reference.prompt, max_tokens=64, **GREEDY)
-    add(engine, 2, PROMPT, max_tokens=64, logprobs=3, repetition_penalty=1.1, **GREEDY)
-    outputs = run(engine)
-    assert outputs[1].tokens == reference.tokens
-    assert "not-a-number" in failed(outputs[2])
-    assert engine.stats()[0].active_blocks == 0
+    fields = {"logprobs": 3, "repetition_penalty": 1.1}
+    output = beside_a_sound_one(engine, llama_references[1], PROMPT, **fields)
+    assert "not-a-number" in failed(output)
 
 
 def test_what_is_not_a_number_is_gone_from_blocks_that_others_fill(
@@ -82,6 +78,32 @@ def test_what_is_not_a_number_is_gone_from_blocks_that_others_fill(
     again = generate(engine, cached, max_tokens=1, **GREEDY)
     assert again.num_cached_tokens == 32
     assert again.finish_reason == "length"
+
+
+def test_what_a_cancelled_request_left_that_is_not_a_number_is_gone_too(
+    tiny_llama: Path, llama_references: list[Reference], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is cancelled in the middle of its prompt, so that no row ever tells what it left."""
+    engine = make_engine(tiny_llama, backend="cuda", device="cpu", block_size=16, max_batch_tokens=16)
+    enqueue, arena = model_of(engine).enqueue, engine._hosting.arena
+
+    def broken(step: Any) -> torch.Tensor:
+        logits: torch.Tensor = enqueue(step)
+        arena.part(0, arena.nbytes).view(torch.float32).fill_(torch.nan)
+        return logits
+
+    add(engine, 1, list(range(3, 300)), max_tokens=4)
+    with monkeypatch.context() as patch:
+        patch.setattr(model_of(engine), "enqueue", broken)
+        engine.step()
+        engine.cancel(1)
+        run(engine)
+    reference = llama_references[1]
+    assert generate(engine, reference.prompt, max_tokens=64, **GREEDY).tokens == reference.tokens
+    size = model_of(engine).bytes_per_block(16)
+    columns = -(-(len(reference.prompt) + 63) // 16)
+    for entry in engine.models[0].runner.block_table[0, :columns].tolist():  # type: ignore[attr-defined]
+        assert bool(arena.part(entry * 4096, size).view(torch.float32).isfinite().all())
 
 
 def test_a_step_that_cannot_be_enqueued_ends_its_requests_and_the_engine_lives(
@@ -117,13 +139,8 @@ def test_parameters_that_cannot_be_applied_end_their_own_row_only(
         raise ValueError
 
     monkeypatch.setattr(broken, fails)
-    reference = llama_references[1]
-    add(engine, 1, reference.prompt, max_tokens=64, **GREEDY)
-    add(engine, 2, PROMPT, max_tokens=64, **fields, **GREEDY)
-    outputs = run(engine)
-    assert outputs[1].tokens == reference.tokens
-    assert "running the model failed" in failed(outputs[2])
-    assert engine.stats()[0].active_blocks == 0
+    output = beside_a_sound_one(engine, llama_references[1], PROMPT, **fields)
+    assert "running the model failed" in failed(output)
 
 
 def test_a_slot_that_had_penalties_has_none_for_the_next_request(tiny_llama: Path) -> None:

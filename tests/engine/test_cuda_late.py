@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from airi.engine import ModelOptions
+from airi.engine.backends.cuda.arena import DeviceArena
 from tests.engine import engine_helpers
 from tests.engine.engine_helpers import GREEDY, MIB, add, make_engine, run
 from tests.engine.late_device import LateDevice, install
@@ -80,3 +81,18 @@ def test_a_late_device_finds_what_a_host_does_too_early() -> None:
         memory.fill_(5)
         loaded.synchronize()
         assert torch.equal(memory, host)
+
+
+def test_what_was_saved_is_there_when_that_returns_and_is_not_needed_once_it_is_back() -> None:
+    device = LateDevice()
+    arena = DeviceArena(device, MIB)
+    arena.part(4096, 8192)[:] = 7
+    room = arena.room(8192)
+    arena.save(4096, room)
+    assert (room == 7).all()
+    arena.zero(4096, 8192)
+    arena.restore(4096, room)
+    room[:] = 9  # the next to sleep
+    device.synchronize()
+    assert device.faults == []
+    assert (arena.part(4096, 8192) == 7).all()

@@ -107,9 +107,17 @@ def test_memory_that_is_not_pinned_is_an_error(monkeypatch: pytest.MonkeyPatch) 
     def refuses(error: int) -> None:
         raise RuntimeError(f"CUDA error {error}")
 
+    told = []
+
+    def ones(count: int, device: torch.device) -> torch.Tensor:
+        told.append((count, device))
+        raise RuntimeError("CUDA error: out of memory")
+
     driver = SimpleNamespace(cudaHostRegister=lambda *_: 2)
+    monkeypatch.setattr(torch, "ones", ones)
     monkeypatch.setattr(torch.cuda, "cudart", lambda: driver)
     monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
     monkeypatch.setattr(torch.cuda, "check_error", refuses)
     with pytest.raises(RuntimeError, match="CUDA error 2"):
         registered(4096, torch.device("cuda:0"))
+    assert told == [(1, torch.device("cuda:0"))], "or the next step would be told"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from airi.engine.backends.cuda.attention import Limits
 from airi.engine.backends.cuda.device import CpuDevice
-from airi.engine.backends.cuda.graphs import DecodeGraphs, decode_buckets
+from airi.engine.backends.cuda.graphs import StepGraphs, capture_all, decode_buckets, token_buckets
 from airi.engine.backends.cuda.reference_ops import ReferenceOps
 from tests.engine.cuda_harness import HostModel, load
 from tests.engine.harness import Harness, relative_error
@@ -40,6 +40,16 @@ def test_buckets_cover_every_number_of_rows_with_little_padding() -> None:
             assert bucket - rows < max(8, rows, 32 if rows > 256 else 0)
 
 
+def test_buckets_of_tokens_cover_small_steps_with_little_padding() -> None:
+    for most in (1, 15, 16, 17, 100, 128, 250, 512, 513, 2048):
+        buckets = token_buckets(most)
+        assert list(buckets) == sorted(set(buckets))
+        assert buckets[-1] == min(most, 512)
+        for tokens in range(1, buckets[-1] + 1):
+            bucket = next(size for size in buckets if size >= tokens)
+            assert bucket - tokens < max(16, bucket / 4)
+
+
 @pytest.mark.parametrize("name", ["llama", "gemma3", "qwen3-moe", "olmo2"])
 def test_a_replayed_step_gives_the_bits_of_an_eager_one_in_every_bucket(
     name: str, checkpoint: Checkpoints
@@ -56,6 +66,27 @@ def test_a_replayed_step_gives_the_bits_of_an_eager_one_in_every_bucket(
         np.testing.assert_array_equal(found[0], found[1])
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("llama", {}), ("gemma3", {}), ("qwen3-moe", {}), ("llama", {"kv_cache_dtype": "int8"})],
+)
+def test_steps_with_prompts_are_replayed_with_the_bits_of_eager_ones(
+    name: str, options: dict[str, Any], checkpoint: Checkpoints
+) -> None:
+    rng = np.random.default_rng(5)
+    steps = [
+        {slot: rng.integers(3, 300, count).tolist() for slot, count in enumerate(counts)}
+        for counts in ((5,), (1, 30, 7), (40, 1, 1, 2), (1, 1, 90), (1, 1, 1, 1))
+    ]
+    harnesses = [
+        Harness(load(checkpoint(name), max_rows=7, capture=capture, **options), max_len=320)
+        for capture in (True, False)
+    ]
+    for step in steps:
+        found = [np.concatenate(harness.step(step)) for harness in harnesses]
+        np.testing.assert_array_equal(found[0], found[1])
+
+
 class Work:
     """Notes the sizes it is run in."""
 
@@ -69,9 +100,9 @@ class Work:
 @pytest.mark.parametrize("capture", [False, True])
 def test_a_step_runs_in_the_smallest_bucket_that_holds_it(capture: bool) -> None:  # noqa: FBT001
     work = Work()
-    graphs = DecodeGraphs(CpuDevice(), 20, work.run)
+    graphs = StepGraphs(CpuDevice(), decode_buckets(20), work.run)
     if capture:
-        graphs.capture(None)
+        capture_all([graphs], None)
     work.ran.clear()
     for rows in (1, 2, 3, 4, 5, 8, 9, 16, 17, 20):
         graphs.run(rows)
@@ -84,7 +115,7 @@ def test_capture_tells_its_progress_and_leaves_the_arena_alone(checkpoint: Check
     seen: list[tuple[int, int]] = []
     with torch.inference_mode():
         model.decoder.capture(lambda done, total: seen.append((done, total)))
-    total = len(decode_buckets(7))
+    total = len(decode_buckets(7)) + len(token_buckets(model.max_tokens))
     assert seen == [(done, total) for done in range(total + 1)]
 
 
@@ -108,8 +139,8 @@ class CountingOps(ReferenceOps):
 
     def _count_and_gather(self, *args: Any, **options: Any) -> None:
         starts, scratch, layout = args[5:8]
-        assert int(starts[-1]) == options["num_blocks"] <= len(scratch) // layout.layer_bytes
-        self.gathered.append(options["num_blocks"])
+        assert int(starts[-1]) <= options["num_blocks"] <= len(scratch) // layout.layer_bytes
+        self.gathered.append(int(starts[-1]))
         self._gather(*args, **options)
 
 

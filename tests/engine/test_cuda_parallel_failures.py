@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,16 +13,21 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from airi.engine import EngineOptions, ModelOptions, platform
+from airi.engine.backends.cuda import team as teams
 from airi.engine.backends.cuda.device import CpuDevice
+from airi.engine.backends.cuda.parallel_platform import ParallelPlatform
 from airi.engine.backends.cuda.ranks import Allocate, Deltas, Load, Order, Probe
 from airi.engine.backends.cuda.team import Team
 from airi.errors import CheckpointError, ConfigError, EngineDeadError, MemoryBudgetError
+from tests.engine import watched_worker
 from tests.engine.engine_helpers import GREEDY, add, make_engine, run
 from tests.engine.parallel_helpers import wait_until_ended, workers_of
 
 PROMPT = [5, 6, 7]
+_BROKEN = 40
 TWO: dict[str, Any] = {"backend": "cuda", "device": "cpu", "tensor_parallel_size": 2}
 
 
@@ -122,6 +128,42 @@ def test_a_killed_worker_ends_the_engine_at_once(tiny_llama: Path) -> None:
             engine.step()
     engine.close()
     engine.close()
+
+
+def test_what_is_not_a_number_is_gone_from_blocks_of_every_device_that_others_fill(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = _with_a_token_that_is_not_a_number(tiny_llama, tmp_path / "broken")
+    monkeypatch.setattr(teams, "_WORKER", watched_worker.NAME)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    engine = make_engine(path, **TWO, block_size=16, kv_memory=16 * 8192)  # 16 blocks
+    platform = engine._hosting.platform
+    assert isinstance(platform, ParallelPlatform)
+
+    def num_not_finite() -> list[int]:
+        ours = watched_worker.num_not_finite(engine._hosting.arena.part(0, 16 * 8192))
+        return [ours, *platform._team.ask(Probe())]
+
+    assert num_not_finite() == [0, 0]
+    add(engine, 1, [_BROKEN] * 255, max_tokens=1, **GREEDY)
+    assert "not-a-number" in str(run(engine)[1].error)
+    assert min(num_not_finite()) > 15 * 8192 // 4, "all blocks have some"
+    add(engine, 2, PROMPT, max_tokens=1, **GREEDY)
+    add(engine, 3, [9, *PROMPT] * 56, max_tokens=2, **GREEDY)  # together all blocks, two of them not whole
+    outputs = run(engine)
+    assert [outputs[index].finish_reason for index in (2, 3)] == ["length"] * 2
+    assert num_not_finite() == [0, 0]
+    engine.close()
+
+
+def _with_a_token_that_is_not_a_number(checkpoint: Path, folder: Path) -> Path:
+    """A copy in which the embedding of `_BROKEN` is not finite: nor are keys and values of it, on any device."""
+    shutil.copytree(checkpoint, folder)
+    weights = folder / "model.safetensors"
+    tensors = load_file(weights)
+    tensors["model.embed_tokens.weight"][_BROKEN] = torch.nan
+    save_file(tensors, weights, metadata={"format": "pt"})
+    return folder
 
 
 _SCRIPT = """

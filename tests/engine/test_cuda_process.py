@@ -15,7 +15,7 @@ from airi.transport import EngineSupervisor
 from tests.transport.calls import collect
 
 from .engine_helpers import GREEDY, MIB
-from .test_engine_process import options, request
+from .process_helpers import options, request
 from .tiny_models import Reference
 
 SHAPE = Shape(hidden=64, inner=128, layers=2, heads=4, kv_heads=2, head_dim=32, vocab=512, window=256)

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from airi.engine.backends.cuda import platform
-from airi.engine.backends.cuda.sampling_ops import DeviceSamplingOps
+from airi.engine.backends.cuda.sampling_ops import DeviceSamplingOps, GatheredLogprobs
+from airi.kernels.logits import MAX_TOP
 from airi.outputs import Output
 
 from .engine_helpers import GREEDY, add, make_engine, run
@@ -28,6 +30,34 @@ def serve(path: Path, **options: Any) -> dict[int, Output]:
     for i, features in enumerate(REQUESTS):
         add(engine, i, PROMPT[i:], **{"max_tokens": 5, **features})
     return run(engine)
+
+
+def test_what_any_request_may_ask_of_sampling_is_compiled_before_the_first_one(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launched: list[tuple[str, int]] = []
+
+    class Watched(DeviceSamplingOps):
+        def sample(self, logits: torch.Tensor, *rest: Any) -> None:
+            launched.append(("sample", len(logits)))
+            super().sample(logits, *rest)
+
+        def penalise(self, *arguments: Any) -> None:
+            launched.append(("penalise", 1))
+            super().penalise(*arguments)
+
+        def add_to_logits(self, *arguments: Any) -> None:
+            launched.append(("edit", 1))
+            super().add_to_logits(*arguments)
+
+        def gather_logprobs(self, logits: torch.Tensor, tokens: torch.Tensor, count: int) -> GatheredLogprobs:
+            launched.append(("logprobs", 16 if count <= 16 else MAX_TOP))
+            return super().gather_logprobs(logits, tokens, count)
+
+    monkeypatch.setattr(platform, "sampling_ops_for", Watched)
+    make_engine(tiny_llama, backend="cuda", device="cpu", max_num_seqs=16)
+    rarer = {("penalise", 1), ("edit", 1), ("logprobs", 16), ("logprobs", MAX_TOP)}
+    assert set(launched) == {("sample", rows) for rows in (1, 2, 16)} | rarer
 
 
 def test_kernels_sample_what_the_cpu_does(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:

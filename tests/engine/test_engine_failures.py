@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from airi.engine import Engine
-from tests.engine.engine_helpers import GREEDY, add, generate, make_engine, run
+from tests.engine.engine_helpers import beside_a_sound_one, generate, make_engine
 from tests.engine.tiny_models import Reference
 
 PROMPT = list(range(40, 80))
@@ -33,15 +33,10 @@ def test_not_a_number_ends_its_own_row_only(
         return logits
 
     monkeypatch.setattr(engine.models[0].runner, "model", _Replaced(model, broken))
-    reference = llama_references[1]
-    add(engine, 1, reference.prompt, max_tokens=64, **GREEDY)
-    add(engine, 2, PROMPT, max_tokens=64, logprobs=3, repetition_penalty=1.1, **GREEDY)
-    outputs = run(engine)
-    assert outputs[1].tokens == reference.tokens
-    assert outputs[2].finish_reason == "error"
-    assert outputs[2].error is not None
-    assert "not-a-number" in outputs[2].error.message
-    assert engine.stats()[0].active_blocks == 0
+    fields = {"logprobs": 3, "repetition_penalty": 1.1}
+    output = beside_a_sound_one(engine, llama_references[1], PROMPT, **fields)
+    assert output.error is not None
+    assert "not-a-number" in output.error.message
 
 
 @pytest.mark.parametrize(
@@ -63,14 +58,9 @@ def test_parameters_that_cannot_be_applied_end_their_own_row_only(
         raise ValueError
 
     monkeypatch.setattr(broken, fails)
-    reference = llama_references[1]
-    add(engine, 1, reference.prompt, max_tokens=64, **GREEDY)
-    add(engine, 2, PROMPT, max_tokens=64, **fields, **GREEDY)
-    outputs = run(engine)
-    assert outputs[1].tokens == reference.tokens
-    assert outputs[2].error is not None
-    assert outputs[2].error.code == "execution_failed"
-    assert engine.stats()[0].active_blocks == 0
+    output = beside_a_sound_one(engine, llama_references[1], PROMPT, **fields)
+    assert output.error is not None
+    assert output.error.code == "execution_failed"
 
 
 @pytest.mark.parametrize(

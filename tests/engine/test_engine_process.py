@@ -7,42 +7,23 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import pytest
 
 from airi.engine import Engine
 from airi.engine.options import EngineOptions, ModelOptions
-from airi.errors import CheckpointError, ConfigError, EngineDeadError, ModelNotFoundError, RequestError
-from airi.sampling_params import SamplingParams
-from airi.transport import EngineClient, EngineSupervisor, GenerateRequest
+from airi.errors import ConfigError, EngineDeadError, ModelNotFoundError, RequestError
+from airi.transport import EngineClient, EngineSupervisor
 from tests.engine.engine_helpers import GREEDY, MIB, records
 from tests.engine.tiny_models import Reference
 from tests.transport.calls import collect
 
-
-def options(*paths: Path, **fields: Any) -> EngineOptions:
-    defaults: dict[str, Any] = {"kv_memory": 8 * MIB, "max_num_seqs": 64, "threads": 1}
-    models = tuple(ModelOptions(path=str(path)) for path in paths)
-    return EngineOptions(models=models, **{**defaults, **fields})
-
-
-def request(
-    prompt: list[int], *, model: str = "llama", timeout_us: int | None = None, **params: Any
-) -> GenerateRequest:
-    return GenerateRequest(
-        model=model,
-        tokens=GenerateRequest.pack_tokens(prompt),
-        params=SamplingParams(**params),
-        timeout_us=timeout_us,
-    )
+from .process_helpers import COMMAND, options, request, start_process
 
 
 @pytest.fixture
@@ -143,7 +124,9 @@ async def test_models_sleep_and_wake_from_afar(tiny_llama: Path, tiny_qwen3: Pat
         busy = client.open(request([5] * 8, model="qwen3", max_tokens=300, **GREEDY))
         await anext(busy)
         await client.sleep("llama")
-        with pytest.raises(ConfigError, match="llama: a model must be awake to sleep, got asleep"):
+        with pytest.raises(
+            ConfigError, match="llama: a model must be awake or moving in to sleep, got asleep"
+        ):
             await client.sleep("llama")
         waiting = client.open(request([5], max_tokens=3, **GREEDY))
         assert len((await collect(client, request([5], model="qwen3", max_tokens=5, **GREEDY))).tokens) == 5
@@ -276,11 +259,6 @@ async def test_what_outlasts_draining_ends_with_an_error(tiny_llama: Path, tmp_p
         assert await asyncio.to_thread(process.wait, 20) == 0
 
 
-async def test_a_checkpoint_error_reaches_the_caller_as_itself(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="nowhere"):
-        await EngineSupervisor(options(tmp_path / "nowhere")).start()
-
-
 async def test_why_a_dead_engine_cannot_start_again_is_logged(
     tiny_llama: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -294,66 +272,6 @@ async def test_why_a_dead_engine_cannot_start_again_is_logged(
         with pytest.raises(EngineDeadError, match="given up"):
             await collect(client, request([5], model="model", max_tokens=500, **GREEDY))
     assert f"the engine cannot start again: {folder}/config.json is missing" in caplog.messages
-
-
-async def test_an_arena_error_reaches_the_caller_as_itself(tiny_llama: Path) -> None:
-    with pytest.raises(ConfigError, match="kv_memory"):
-        await EngineSupervisor(options(tiny_llama, kv_memory=2**50)).start()
-
-
-_SMALL_MACHINE = """
-import resource, sys
-from airi.engine import Engine, EngineOptions, ModelOptions
-from airi.errors import MemoryBudgetError
-resource.setrlimit(resource.RLIMIT_AS, (2**33, 2**33))
-models = (ModelOptions(path=sys.argv[1]),)
-try:
-    Engine(EngineOptions(models=models, kv_memory=2**23, threads=1, max_batch_tokens=2**30))
-except MemoryBudgetError as error:
-    print(error)
-"""
-
-
-def test_limits_that_do_not_fit_the_memory_are_one_line(tiny_llama: Path) -> None:
-    command = [sys.executable, "-c", _SMALL_MACHINE, str(tiny_llama)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.stdout.startswith("not enough memory: "), done.stderr
-    assert "max_batch_tokens" in done.stdout
-    assert done.stdout.count("\n") == 1
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_during_a_download_ends_it_at_once(tmp_path: Path, number: int) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        silent.settimeout(60)
-        environment = {
-            "HF_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}",
-            "HF_HOME": str(tmp_path / "home"),
-            "HF_HUB_ETAG_TIMEOUT": "600",
-            "NO_PROXY": "127.0.0.1",
-        }
-        encoded = json.dumps({"models": [{"path": "hf://acme/tiny"}]})
-        command = [*COMMAND, "--endpoint", f"ipc://{tmp_path}/engine", "--options", encoded]
-        with subprocess.Popen(command, env=os.environ | environment) as process:
-            connection, _ = silent.accept()  # it asks the hub, and waits
-            process.send_signal(number)
-            try:
-                assert process.wait(60) == 0
-            finally:
-                process.kill()
-                connection.close()
-
-
-def test_options_that_cannot_be_read_are_one_line_and_status_two(tmp_path: Path) -> None:
-    result = subprocess.run(
-        [*COMMAND, "--endpoint", f"ipc://{tmp_path}/e", "--options", '{"models": []}'],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 2
-    assert "models is empty" in result.stderr
-    assert "Traceback" not in result.stderr
 
 
 def test_an_engine_whose_parent_dies_does_not_stay(tiny_llama: Path, tmp_path: Path) -> None:
@@ -373,14 +291,6 @@ def test_an_engine_whose_parent_dies_does_not_stay(tiny_llama: Path, tmp_path: P
         assert asyncio.run(_serves(endpoint))
         parent.kill()
     wait_gone(pid)
-
-
-COMMAND = [sys.executable, "-m", "airi.engine.process"]
-
-
-def start_process(given: EngineOptions, endpoint: str, *arguments: str) -> subprocess.Popen[bytes]:
-    encoded = msgspec.json.encode(given).decode()
-    return subprocess.Popen([*COMMAND, "--endpoint", endpoint, "--options", encoded, *arguments])
 
 
 async def _serves(endpoint: str) -> bool:

@@ -23,6 +23,7 @@ import uvloop
 from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from airi.gateway.access import open_access
 from airi.gateway.lifecycle import Listening, Stop, bind
 from airi.gateway.options import AppOptions, ServerOptions
 from airi.gateway.server import serve
@@ -169,9 +170,12 @@ def gateway_thread(
     async def main() -> None:
         with Stop().installed() as stop:
             stops.append((asyncio.get_running_loop(), stop))
-            async with await EngineClient.connect(endpoint, timeout_s=10) as client:
+            async with (
+                open_access(options.app) as access,
+                await EngineClient.connect(endpoint, timeout_s=10) as client,
+            ):
                 sock = bind(options.host, options.port)
-                await serve(client, options, sock, stop=stop, on_listening=on_listening)
+                await serve(client, options, sock, stop=stop, access=access, on_listening=on_listening)
 
     thread = threading.Thread(target=lambda: uvloop.run(main()))
     thread.start()

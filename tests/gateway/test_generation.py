@@ -8,11 +8,11 @@ from typing import Any, cast
 import pytest
 
 from airi.errors import EngineDeadError
-from airi.gateway.access import ANYONE
 from airi.gateway.generation import Generation
 from airi.gateway.metrics import Metrics, now
 from airi.gateway.models import ServedModel
 from airi.outputs import ErrorInfo, FinishReason
+from airi.policy import ANYONE
 from airi.sampling_params import SamplingParams
 from airi.text import Tokenizer
 from airi.transport import EngineClient, GenerateRequest, ModelInfo, Output

@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from airi.errors import EngineDeadError
+from airi.gateway.access import Access
 from airi.gateway.app import create_app
 from airi.gateway.lifecycle import Listening, Stop, bind
 from airi.gateway.metrics import Metrics
@@ -157,8 +158,9 @@ async def test_a_server_whose_engine_keeps_dying_ends_with_an_error(
         os.kill(supervisor.pid, signal.SIGKILL)
 
     async with supervisor as client:
+        sock = bind("127.0.0.1", 0)
         with pytest.raises(EngineDeadError, match="died 2 times in a row and was given up"):
-            await serve(client, ServerOptions(port=0), bind("127.0.0.1", 0), stop=Stop(), on_listening=kill)
+            await serve(client, ServerOptions(port=0), sock, stop=Stop(), access=Access(), on_listening=kill)
 
 
 async def test_a_server_whose_engine_was_given_up_is_not_healthy(model_folder: Path, tmp_path: Path) -> None:
@@ -166,7 +168,9 @@ async def test_a_server_whose_engine_was_given_up_is_not_healthy(model_folder: P
     with stub_engine(stub):
         async with await EngineClient.connect(stub.endpoint, timeout_s=10) as client:
             metrics = Metrics("1")
-            app = create_app(ModelRegistry(serve_models(client, metrics)), metrics, AppOptions())
+            app = create_app(
+                ModelRegistry(serve_models(client, metrics)), metrics, AppOptions(), access=Access()
+            )
             async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as http:
                 assert (await http.get("/health")).status_code == 200
                 client.give_up(EngineDeadError("it died too often"))

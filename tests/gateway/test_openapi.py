@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from starlette.routing import Route
 
-from airi.gateway.access import OPEN_PATHS
+from airi.gateway.access import OPEN_PATHS, Access
 from airi.gateway.app import create_app
 from airi.gateway.metrics import Metrics
 from airi.gateway.models import ModelRegistry
@@ -32,7 +32,7 @@ def references(value: Any) -> set[str]:
 
 
 def test_every_route_is_documented_and_every_operation_is_routed() -> None:
-    app = create_app(ModelRegistry([]), Metrics("1"), AppOptions())
+    app = create_app(ModelRegistry([]), Metrics("1"), AppOptions(), access=Access())
     routed = {
         (route.path.replace(":path", ""), method.lower())
         for route in app.routes
@@ -41,7 +41,7 @@ def test_every_route_is_documented_and_every_operation_is_routed() -> None:
         if method != "HEAD"
     }
     assert routed == {(operation.path, operation.method) for operation in OPERATIONS}
-    assert {operation.path for operation in OPERATIONS if operation.open} == OPEN_PATHS
+    assert {operation.path for operation in OPERATIONS} >= OPEN_PATHS
 
 
 def test_the_document_holds_together(gateway: Gateway) -> None:
@@ -59,13 +59,15 @@ def test_the_document_holds_together(gateway: Gateway) -> None:
     assert (priority["minimum"], priority["maximum"]) == (-MAX_PRIORITY, MAX_PRIORITY)
 
 
-def test_with_keys_every_guarded_operation_says_so() -> None:
-    document = msgspec.json.decode(openapi_document(models=["m"], vocab_size=9, needs_key=True))
+@pytest.mark.parametrize("more", [set(), {"/metrics"}])
+def test_with_keys_every_guarded_operation_says_so(more: set[str]) -> None:
+    open_paths = OPEN_PATHS | more
+    document = msgspec.json.decode(openapi_document(models=["m"], vocab_size=9, open_paths=open_paths))
     assert document["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
     for path, methods in document["paths"].items():
         for operation in methods.values():
-            assert ("security" in operation) == (path not in OPEN_PATHS)
-            assert ("401" in operation["responses"]) == (path not in OPEN_PATHS)
+            assert ("security" in operation) == (path not in open_paths)
+            assert ("401" in operation["responses"]) == (path not in open_paths)
 
 
 @pytest.mark.slow  # about 60 s

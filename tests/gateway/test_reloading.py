@@ -7,16 +7,17 @@ import json
 import os
 import signal
 from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 from airi.config import ConfigFile, parse
+from airi.config.options import tenant_options
 from airi.config.reload import apply
 from airi.errors import ConfigError
+from airi.gateway.access import open_access
 from airi.gateway.options import AppOptions
-from airi.gateway.reloading import Hangup, TenantNumbers, TenantWeights
-from airi.transport import EngineClient
+from airi.gateway.reloading import Hangup, TenantsPart
 
 from .conftest import StartGateway
 
@@ -29,13 +30,13 @@ def answers(start_gateway: StartGateway, app: AppOptions) -> dict[str, int]:
 
 
 def test_where_keys_are_asked_for_only_probes_are_open(start_gateway: StartGateway) -> None:
-    found = answers(start_gateway, AppOptions(needs_key=True))
+    found = answers(start_gateway, AppOptions(api_keys=("k",)))
     assert [page for page, status in found.items() if status == 200] == ["/health", "/ready", "/version"]
     assert {status for status in found.values() if status != 200} == {401}
 
 
 def test_pages_are_open_that_are_said_to_be(start_gateway: StartGateway) -> None:
-    app = AppOptions(needs_key=True, open_pages=("/metrics", "/openapi.json"))
+    app = AppOptions(api_keys=("k",), open_pages=("/metrics", "/openapi.json"))
     gateway = start_gateway(app=app)
     assert gateway.http.get("/metrics").status_code == 200
     assert gateway.http.get("/v1/models").status_code == 401
@@ -50,14 +51,14 @@ def test_without_prometheus_there_is_no_page_of_metrics(start_gateway: StartGate
     assert "/metrics" not in gateway.http.get("/openapi.json").json()["paths"]
 
 
-class FakeClient:
-    """An engine that hears weights."""
+class FakeEngine:
+    """Hears weights."""
 
     def __init__(self, refuses: float | None = None) -> None:
         self.weights: list[tuple[int, float]] = []
         self.refuses = refuses
 
-    async def set_tenant(self, tenant: int, weight: float, *, kv_quota: float | None = None) -> None:
+    async def set_tenant(self, tenant: int, weight: float) -> None:
         if weight == self.refuses:
             raise ConfigError("no such weight")
         self.weights.append((tenant, weight))
@@ -69,32 +70,30 @@ def tenants(**weights: float) -> ConfigFile:
     return parse(json.dumps(document))
 
 
-def change(client: FakeClient, old: ConfigFile, new: ConfigFile) -> None:
+def change(engine: FakeEngine, old: ConfigFile, new: ConfigFile) -> None:
     async def run() -> None:
-        part = TenantWeights(cast(EngineClient, client), TenantNumbers())
-        await part.start(old.config)
-        client.weights.clear()
-        await apply(old, new, [part])
+        async with open_access(AppOptions(api_keys=("k",), tenants=tenant_options(old))) as access:
+            await access.tell(engine)
+            engine.weights.clear()
+            await apply(old, new, [TenantsPart(access, engine)])
 
     asyncio.run(run())
 
 
-def test_the_engine_hears_the_weights_that_are_other_than_before() -> None:
-    client = FakeClient()
-    change(client, tenants(a=2, b=3, c=1), tenants(a=2, b=4, d=5, c=1))
-    assert client.weights == [(2, 4.0), (3, 5.0)]
+def test_the_engine_hears_the_weights_of_a_reload() -> None:
+    engine = FakeEngine()
+    change(engine, tenants(a=2, b=3), tenants(a=2, b=4, d=5))
+    assert sorted(weight for _, weight in engine.weights) == [2.0, 4.0, 5.0]
+    assert len({number for number, _ in engine.weights}) == 3
 
 
 def test_a_weight_that_is_refused_takes_the_others_back() -> None:
-    client = FakeClient(refuses=9)
+    engine = FakeEngine(refuses=9)
     with pytest.raises(ConfigError, match="no such weight"):
-        change(client, tenants(a=2, b=3), tenants(a=7, b=9))
-    assert client.weights == [(1, 7.0), (1, 2.0), (2, 3.0)]
-
-
-def test_numbers_of_tenants_stay_and_begin_at_1() -> None:
-    number = TenantNumbers()
-    assert [number(name) for name in ("a", "b", "a", "c")] == [1, 2, 1, 3]
+        change(engine, tenants(a=2, b=3), tenants(a=7, b=9))
+    first, *rest = (weight for _, weight in engine.weights)
+    assert first == 7.0
+    assert rest == [2.0, 3.0]
 
 
 def on_main_thread(check: Callable[[Hangup], Awaitable[None]]) -> None:

@@ -15,7 +15,6 @@ import openai
 import pytest
 
 from airi.errors import ConfigError
-from airi.gateway.access import Access
 from airi.gateway.launch import launch
 from airi.gateway.lifecycle import bind
 from airi.gateway.metrics import Metrics
@@ -52,12 +51,6 @@ def test_without_the_key_only_probes_are_answered(start_gateway: StartGateway) -
         pytest.raises(openai.AuthenticationError),
     ):
         client.models.list()
-
-
-def test_keys_are_kept_only_as_digests() -> None:
-    access = Access(["sk-secret"])
-    assert "sk-secret" not in repr(vars(access))
-    assert "sk-secret" not in repr(access.principal("/v1/models", "Bearer sk-secret"))
 
 
 def test_each_key_is_a_tenant_of_its_own(
@@ -105,11 +98,6 @@ def requests_of(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> list[Gener
 def test_an_empty_key_is_refused_and_opens_nothing(key: str) -> None:
     with pytest.raises(ConfigError, match="api_key is empty"):
         AppOptions(api_keys=("sk-one", key))
-
-
-def test_a_key_may_hold_any_characters() -> None:
-    sent = "Bearer schlüssel 🔑".encode().decode("latin-1")  # headers are read so
-    assert Access(["other", "schlüssel 🔑"]).principal("/v1/models", sent).tenant == 2
 
 
 def test_a_request_id_is_kept_or_made(gateway: Gateway) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from airi.kernels import reference
 from airi.kernels.layout import GRANULE_BYTES, KvLayout
@@ -85,37 +86,39 @@ def make_case(
         # A layer's blocks lie together; a block-table entry still counts granules.
         step = -(-layout.layer_bytes // GRANULE_BYTES)
         layer_offset = layer * total * step * GRANULE_BYTES
-    granules = total * step * (layers if layer_major else 1)
+    arena = _arena(total * step * (layers if layer_major else 1), layout, finite=finite)
+    batch = _batch(rows, counts, drawn * step)
+    whole = replace(batch, query_start=int32([0, *np.cumsum([keys for _, keys in rows]).tolist()]))
+    kv = torch.randn(2, whole.tokens, kv_heads, head_dim, generator=generator)
+    reference.write_kv(kv[0], kv[1], arena, layout, whole, layer_offset=layer_offset)
+    q = torch.randn(kv_heads, batch.tokens, group, head_dim, generator=generator).to(dtype)
+    if layout.is_quantised:
+        q = q.half().to(dtype)  # as kernels round them beside quantised keys
+    return Case(layout=layout, batch=batch, arena=arena, q=q, layer_offset=layer_offset)
+
+
+def _arena(granules: int, layout: KvLayout, *, finite: bool) -> torch.Tensor:
     arena = torch.full((granules * GRANULE_BYTES,), POISON, dtype=torch.uint8)
     if finite:
         arena.view(layout.dtype).fill_(1)
         if layout.is_quantised:
             arena.view(torch.float32).fill_(1)
-    # What a row must not read leads to a block that is NaN throughout.
-    table = np.full((len(rows) + 1, max(counts, default=0) + 1), drawn[-1] * step, dtype=np.int32)
+    return arena
+
+
+def _batch(rows: list[tuple[int, int]], counts: list[int], entries: NDArray[np.int64]) -> PagedBatch:
+    """Each row has its number of the entries; what it must not read leads to the last, NaN throughout."""
+    table = np.full((len(rows) + 1, max(counts, default=0) + 1), entries[-1], dtype=np.int32)
     slots, at = [(row + 1) % (len(rows) + 1) for row in range(len(rows))], 0
     for slot, count in zip(slots, counts, strict=True):
-        table[slot, :count] = drawn[at : at + count] * step
+        table[slot, :count] = entries[at : at + count]
         at += count
-    lens = [queries for queries, _ in rows]
-    batch = PagedBatch(
-        query_start=int32([0, *np.cumsum(lens).tolist()]),
+    return PagedBatch(
+        query_start=int32([0, *np.cumsum([queries for queries, _ in rows]).tolist()]),
         seq_lens=int32([keys for _, keys in rows]),
         slots=int32(slots),
         block_table=torch.from_numpy(table),
     )
-    whole = PagedBatch(
-        query_start=int32([0, *np.cumsum([keys for _, keys in rows]).tolist()]),
-        seq_lens=batch.seq_lens,
-        slots=batch.slots,
-        block_table=batch.block_table,
-    )
-    kv = torch.randn(2, whole.tokens, kv_heads, head_dim, generator=generator)
-    reference.write_kv(kv[0], kv[1], arena, layout, whole, layer_offset=layer_offset)
-    q = torch.randn(kv_heads, sum(lens), group, head_dim, generator=generator).to(dtype)
-    if layout.is_quantised:
-        q = q.half().to(dtype)  # as kernels round them beside quantised keys
-    return Case(layout=layout, batch=batch, arena=arena, q=q, layer_offset=layer_offset)
 
 
 def sparse_arena(path: Path, size: int) -> torch.Tensor:

@@ -14,8 +14,8 @@ from airi.kernels import blocks, reference
 from airi.kernels.layout import GRANULE_BYTES, KvLayout
 
 from .paged import Case, int32, make_case, sparse_arena
-from .prefills import run
-from .tolerances import RELATIVE, relative_error
+from .prefills import in_tiles, run
+from .tolerances import RELATIVE, RELATIVE_QUANTISED, relative_error
 
 FP8, INT8 = torch.float8_e4m3fn, torch.int8
 Op = Callable[..., None]
@@ -95,8 +95,8 @@ def gathered(
     scratch = torch.full((size,), 0xFF, dtype=torch.uint8)
     table = torch.full((len(counts), max(int(counts.max()), 1)), -1, dtype=torch.int32)
     op(
-        case.arena, layout, batch.block_table, batch.slots, batch.seq_lens, starts, scratch, to,
-        **{"layer_offset": case.layer_offset, "scratch_table": table} | options,
+        case.arena, layout, batch.block_table, batch.slots, batch.seq_lens, starts, scratch, to, table,
+        **{"layer_offset": case.layer_offset} | options,
     )  # fmt: skip
     return scratch, to, table
 
@@ -143,23 +143,74 @@ def test_gathered_halves_are_rounded_once(kv_dtype: torch.dtype) -> None:
     assert torch.equal(found[0], expected[0])
 
 
+def prefilled(case: Case, variant: str = "pointer", **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Outputs and log-sums of prefill over what was gathered in the queries' dtype; NaN of rows without a tile."""
+    scratch, layout, table = gathered(case, blocks.gather_dequant, dtype=case.q.dtype, block_size=64)
+    rows = torch.arange(len(case.batch.seq_lens), dtype=torch.int32)
+    batch = dataclasses.replace(case.batch, slots=rows, block_table=table)
+    return run(Case(layout=layout, batch=batch, arena=scratch, q=case.q), variant=variant, **options)
+
+
+def check_prefilled(
+    case: Case, limit: float = RELATIVE_QUANTISED, variant: str = "pointer", **options: Any
+) -> None:
+    """Against dense attention in float64 over what the quantised blocks say."""
+    out, lse = prefilled(case, variant, **options)
+    expected, expected_lse = case.expected(scale=case.q.shape[3] ** -0.5, **options)
+    taken = in_tiles(case)
+    assert relative_error(out[taken], expected[taken]) <= limit
+    assert (lse[taken] - expected_lse[taken]).abs().max() <= 1e-2  # keys are rounded once more
+    assert bool(out[~taken].isnan().all())
+
+
+@pytest.mark.parametrize("variant", ["pointer", "tma"])
 @pytest.mark.parametrize("kv_dtype", [FP8, INT8])
 @pytest.mark.parametrize("seed", range(3))
-def test_prefill_over_gathered_blocks_agrees_with_dense_attention(kv_dtype: torch.dtype, seed: int) -> None:
+def test_prefill_over_gathered_blocks_agrees_with_dense_attention(
+    kv_dtype: torch.dtype, seed: int, variant: str
+) -> None:
     case = make_case(ROWS, head_dim=32, block_size=16, dtype=torch.float16, kv_dtype=kv_dtype, seed=seed)
-    expected, _ = case.expected(scale=0.2)
-    scratch, layout, table = gathered(case, blocks.gather_dequant, dtype=torch.float16, block_size=64)
-    batch = reference.PagedBatch(
-        query_start=case.batch.query_start,
-        seq_lens=case.batch.seq_lens,
-        slots=torch.arange(len(ROWS), dtype=torch.int32),
-        block_table=table,
+    check_prefilled(case, RELATIVE[torch.float16], variant)
+
+
+@pytest.mark.parametrize("kv_dtype", [INT8, FP8])
+@pytest.mark.parametrize("head_dim", [32, 64, 80, 96, 128, 256])
+def test_prefill_over_gathered_blocks_of_every_head_dim_agrees(kv_dtype: torch.dtype, head_dim: int) -> None:
+    case = make_case(
+        [(44, 66), (1, 9), (2, 2)], head_dim=head_dim, group=3, kv_heads=1, block_size=16, kv_dtype=kv_dtype
     )
-    whole = Case(layout=layout, batch=batch, arena=scratch, q=case.q)
-    taken = torch.repeat_interleave(batch.query_start.diff() > 1, batch.query_start.diff().long())
-    for variant in ("pointer", "tma"):
-        out, _ = run(whole, variant=variant, scale=0.2)
-        assert relative_error(out[taken], expected[taken]) <= RELATIVE[torch.float16]
+    check_prefilled(case, RELATIVE[torch.float32])
+
+
+@pytest.mark.parametrize("kv_dtype", [INT8, FP8])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("options", [{"window": 21}, {"softcap": 2.0}, {"window": 70, "softcap": 2.0}])
+def test_windows_and_caps_hold_over_gathered_blocks(
+    dtype: torch.dtype, kv_dtype: torch.dtype, options: dict[str, Any]
+) -> None:
+    case = make_case([(40, 140)], head_dim=32, kv_heads=1, block_size=64, dtype=dtype, kv_dtype=kv_dtype)
+    check_prefilled(case, RELATIVE_QUANTISED + (RELATIVE[dtype] if dtype is torch.bfloat16 else 0), **options)
+
+
+@pytest.mark.parametrize("size", [1e-3, 1e3])
+@pytest.mark.parametrize("kv_dtype", [INT8, FP8])
+def test_gathered_values_small_and_large_stay_within_tolerance(kv_dtype: torch.dtype, size: float) -> None:
+    case = make_case(
+        [(20, 70)], head_dim=32, kv_heads=1, block_size=16, dtype=torch.float16, kv_dtype=kv_dtype
+    )
+    for entry in case.batch.block_table[1, :5].tolist():
+        case.layout.scales(case.arena, entry, case.layer_offset)[:, 1] *= size
+    check_prefilled(case)
+
+
+@pytest.mark.parametrize("kv_dtype", [INT8, FP8])
+def test_bits_do_not_depend_on_where_quantised_blocks_lie(kv_dtype: torch.dtype) -> None:
+    shape: dict[str, Any] = {"head_dim": 32, "block_size": 16, "kv_dtype": kv_dtype}
+    outs = [
+        prefilled(make_case([(20, 45), (9, 31)], **shape, layer_major=major, order=order))[0]
+        for major, order in ((False, 0), (False, 1), (True, 0))
+    ]
+    assert all(torch.equal(out, outs[0]) for out in outs)
 
 
 def test_only_as_many_blocks_as_asked_for_are_gathered() -> None:
@@ -236,7 +287,7 @@ def test_a_bad_argument_of_a_gather_is_named(change: dict[str, Any], message: st
     arguments: dict[str, Any] = {
         "arena": case.arena, "layout": case.layout, "block_table": batch.block_table, "slots": batch.slots,
         "seq_lens": batch.seq_lens, "starts": int32([0, 1]), "scratch": noise(3 * 1),
-        "scratch_layout": named["float"],
+        "scratch_layout": named["float"], "scratch_table": int32([[0]]),
     }  # fmt: skip
     change = {key: named[value] if isinstance(value, str) else value for key, value in change.items()}
     for op in (blocks.gather_dequant, reference.gather_dequant):

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
+from triton.runtime import interpreter
 
 from airi.kernels import reference
 from airi.kernels.arch import ARCHS, Arch
@@ -105,6 +111,36 @@ def test_a_token_of_nan_leaves_the_others_alone() -> None:
     assert plan.experts[[0, 1, 4, 5]].tolist() == scores[[0, 2]].topk(2).indices.flatten().tolist()
     assert plan.weights.isnan().tolist() == [False, False, True, True, False, False]
     assert int(plan.tiles[:, 2].sum()) == 6
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+@pytest.mark.parametrize("experts", [3, 5, 6])
+def test_a_token_of_nan_goes_to_experts_that_there_are_whichever_a_device_finds_greatest(
+    experts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device compares in pairs, and NaN is not less than anything: the last place may win, which is padding."""
+
+    def last_of_nan(values: NDArray[Any], axis: int, *, keepdims: bool) -> NDArray[Any]:
+        has_nan = np.isnan(values).any(axis, keepdims=keepdims)
+        return np.where(has_nan, values.shape[axis] - 1, np.argmax(values, axis, keepdims=keepdims))
+
+    min_max = interpreter.ReduceOps.min_max
+
+    def as_on_a_device(self: Any, values: Any, val_reduce_op: Any, idx_reduce_op: Any = None) -> Any:
+        return min_max(self, values, val_reduce_op, idx_reduce_op and last_of_nan)
+
+    monkeypatch.setattr(interpreter.ReduceOps, "min_max", as_on_a_device)
+    plan = ExpertPlan.allocate("cpu", 6, experts).narrow(6, 16)
+    behind = {name: torch.zeros(16, dtype=torch.int32) for name in ("counts", "cursors", "order")}
+    plan = replace(plan, **{name: memory[: len(getattr(plan, name))] for name, memory in behind.items()})
+    scores = torch.randn(3, experts)
+    scores[1] = torch.nan
+    route_experts(scores, torch.zeros(3, dtype=torch.int32), plan, top_k=2, normalize=True, tile_rows=16)
+    assert plan.experts[[0, 1, 4, 5]].tolist() == scores[[0, 2]].topk(2).indices.flatten().tolist()
+    assert all(0 <= expert < experts for expert in plan.experts.tolist())
+    assert int(plan.tiles[:, 2].sum()) == 6
+    assert plan.order.sort().values.tolist() == list(range(6))
+    assert not any(behind[name][len(getattr(plan, name)) :].any() for name in behind)
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,9 @@ GATEWAY = (
     "pydantic",
     "yaml",
     "cedarpy",
+    "asyncpg",
+    "jwt",
+    "cryptography",
 )
 
 

@@ -16,10 +16,7 @@ from airi.errors import AiriError, ConfigFileError
 
 __all__ = ["main"]
 
-COMMANDS = ("serve", "chat", "check", "schema", "lock", "import", "bench", "simulate")
-"""In the order of `--help`; `airi.cli.<name>` has a function of that name, or a Typer application `app`.
-
-A name that Python keeps for itself has an underscore after it there."""
+COMMANDS = ("serve", "chat", "keys", "check", "schema", "lock", "import", "bench", "simulate")
 
 _USER_ERROR = 2
 _INTERRUPTED = 130

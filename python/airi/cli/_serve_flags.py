@@ -36,13 +36,24 @@ _schedule = partial(typer.Option, rich_help_panel="Scheduling")
 class HttpFlags:
     """Where to listen, and to whom."""
 
-    host: Annotated[str, _http(help="Address to listen on.")] = "127.0.0.1"
+    host: Annotated[str, _http(help="Address to listen on; one that others can reach needs keys.")] = (
+        "127.0.0.1"
+    )
     port: Annotated[int, _http(help="Port; 0 takes a free one.")] = 8000
     api_key: Annotated[
         list[str] | None,
         _http(
             envvar="AIRI_API_KEY",
             help="Key that clients must send; may be repeated. Keys share the device evenly.",
+            show_envvar=True,
+        ),
+    ] = None
+    state: Annotated[
+        str | None,
+        _http(
+            envvar="AIRI_STATE",
+            help="Database of the keys that `airi keys` makes: sqlite:///PATH or postgresql://...; with it, callers "
+            "must have one.",
             show_envvar=True,
         ),
     ] = None
@@ -60,6 +71,7 @@ class HttpFlags:
 
         app = AppOptions(
             api_keys=tuple(self.api_key or ()),
+            state=self.state,
             cors_origins=tuple(self.cors_origin or ()),
             body_limit=parse_size("max_body", self.max_body),
         )

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from airi._hosts import is_loopback
 from airi.cli._flags import given_names, said_names, takes_groups
 from airi.cli._model_flags import ModelFlags
 from airi.cli._serve_flags import EngineFlags, HttpFlags, MemoryFlags, ScheduleFlags, engine_options
@@ -111,11 +110,6 @@ def _run(
     from airi.cli._serve_output import ServeOutput
     from airi.gateway.launch import launch
 
-    if not (options.app.api_keys or options.app.needs_key or is_loopback(options.host)):
-        raise ConfigError(
-            f"host is {options.host!r}; without --api-key it must be 127.0.0.1, ::1 or localhost",
-            field="host",
-        )
     if isinstance(source, str):
         logging.getLogger("airi.gateway").info("waiting for the engine at %s", source)
     with ServeOutput() as output:

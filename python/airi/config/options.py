@@ -8,6 +8,7 @@ from airi import builtin
 from airi.config.load import ConfigFile
 from airi.config.models import Engine, Model
 from airi.config.references import ENGINE_WIDE
+from airi.config.tenants import Oidc
 from airi.errors import ConfigError, ConfigFileError
 
 if TYPE_CHECKING:
@@ -15,8 +16,10 @@ if TYPE_CHECKING:
 
     from airi.engine.options import EngineOptions, ModelOptions
     from airi.gateway.options import ServerOptions
+    from airi.policy.oidc import OidcOptions
+    from airi.policy.tenants import TenantOptions
 
-__all__ = ["engine_options", "model_path", "server_options"]
+__all__ = ["engine_options", "model_path", "server_options", "tenant_options"]
 
 _ENGINE_NAMES = {"max_num_batched_tokens": "max_batch_tokens", "enable_prefix_caching": "prefix_caching"}
 """Settings whose names here are vLLM's, with the engine's own."""
@@ -84,6 +87,40 @@ def model_path(file: ConfigFile, model: Model) -> str:
     return str(file.resolve(source))
 
 
+def tenant_options(file: ConfigFile) -> tuple[TenantOptions, ...]:
+    """The tenants that are served. Raises ConfigFileError for what the policies' own checks find wrong."""
+    from airi.policy.tenants import TenantOptions
+
+    options: list[TenantOptions] = []
+    mistakes = []
+    for i, tenant in enumerate(file.config.tenants):
+        try:
+            made = TenantOptions(
+                name=tenant.name,
+                groups=tenant.groups,
+                priority=tenant.priority,
+                weight=tenant.weight,
+                key_prefix=tenant.auth.key_prefix,
+                oidc=_oidc(tenant.auth.oidc),
+            )
+        except ConfigError as error:
+            mistakes.append(file.mistake(("tenants", i), file.masked(str(error))))
+        else:
+            options.append(made)
+    if mistakes:
+        raise ConfigFileError(mistakes)
+    return tuple(options)
+
+
+def _oidc(oidc: Oidc | None) -> OidcOptions | None:
+    from airi.policy.oidc import OidcOptions
+
+    if oidc is None:
+        return None
+    given = {name: getattr(oidc, name) for name in Oidc.model_fields}
+    return OidcOptions(**{name: value for name, value in given.items() if name != "algorithms" or value})
+
+
 def server_options(file: ConfigFile) -> ServerOptions:
     """The gateway that serves a config's models."""
     from airi.gateway.options import AppOptions, ServerOptions
@@ -91,7 +128,8 @@ def server_options(file: ConfigFile) -> ServerOptions:
     config, server = file.config, file.config.server
     template = config.models[0].chat_template
     app = AppOptions(
-        needs_key=bool(config.tenants),
+        state=server.state if config.tenants else None,
+        tenants=tenant_options(file),
         cors_origins=server.cors.origins,
         body_limit=server.body_limit,
         metrics_page=config.observability.prometheus,

@@ -41,10 +41,10 @@ class Control:
             self._server.reply(message.call, error=failed)
 
     def answer_settled(self) -> None:
-        """Answers calls whose models have arrived. To be called after every step."""
+        """Answers calls whose models have arrived, or sleep on. To be called after every step."""
         for call, model in self._moving:
             if self._engine.model_state(model) in _SETTLED:
-                self._server.reply(call)
+                self._server.reply(call, error=self._engine.wake_failure(model))
         self._moving = [
             (call, model) for call, model in self._moving if self._engine.model_state(model) not in _SETTLED
         ]

@@ -18,10 +18,10 @@ from airi.engine.loading import EngineProgress, HostedModel, host_models, larger
 from airi.engine.options import EngineOptions, ModelOptions
 from airi.engine.outcomes import REASONS, ModelCounters, StepOutputs, execution_error, first_output, refusal
 from airi.engine.prompts import check_ids, check_place, check_priority, check_prompt, check_room
-from airi.engine.requests import Feature, RequestState
+from airi.engine.requests import Feature, RequestState, now_us
 from airi.engine.runner import StepResult
 from airi.engine.tenants import Tenants
-from airi.errors import ConfigError, ModelNotFoundError
+from airi.errors import ConfigError, MemoryBudgetError, ModelNotFoundError
 from airi.observability import explain
 from airi.outputs import Output
 from airi.sampling_params import MAX_PRIORITY, SamplingParams
@@ -30,11 +30,6 @@ __all__ = ["Engine", "ModelCounters", "StepOutputs", "now_us"]
 
 _TIER_WAIT_S = 0.05
 """How long a step without a batch waits for what is being loaded, before it looks at clients again."""
-
-
-def now_us() -> int:
-    """The clock of deadlines and arrivals: microseconds, monotonic, the same in every process of a host."""
-    return time.monotonic_ns() // 1000
 
 
 class Engine:
@@ -128,12 +123,18 @@ class Engine:
         """Takes a `sleepable` model's requests off the device, saves its weights and lends its memory to the others.
 
         Its requests wait, new ones too, until `wake`. It sleeps when `model_state` is ASLEEP, at most two steps later.
+        Raises ConfigError, or MemoryBudgetError where the host has no room for the weights.
         """
         self._fleet.sleep(self.find_model(model).index)
 
     def wake(self, model: str | int) -> None:
-        """Brings a sleeping model back; its requests go on where they were taken off."""
+        """Brings a sleeping model back; its requests go on where they were taken off. Raises ConfigError, and
+        MemoryBudgetError where it sleeps on for want of memory: that is `wake_failure` where it showed later."""
         self._fleet.wake(self.find_model(model).index)
+
+    def wake_failure(self, model: int) -> MemoryBudgetError | None:
+        """Why the latest `wake` has left the model of this index asleep; None where it has not."""
+        return self._fleet.wake_failure(model)
 
     def release_memory(self) -> None:
         """Gives the arena's memory back to the system while all models sleep and no request waits.

@@ -10,7 +10,7 @@ from airi.engine.loading import Addition, EngineProgress, HostedModel, Hosting, 
 from airi.engine.options import ModelOptions, SettledOptions
 from airi.engine.tenants import Tenants
 from airi.engine.warmup import learn_step_times, measure_apart, teach
-from airi.errors import ConfigError
+from airi.errors import ConfigError, MemoryBudgetError
 
 __all__ = ["Fleet"]
 
@@ -34,7 +34,14 @@ class Fleet:
         self._runtime = hosting.runtime
         self.models: list[HostedModel] = list(hosting.models)
         """By the core's index; those that were removed stay, without a runner's model."""
+        self._rooms: dict[int, Any] = {}
+        """Of models that are told to sleep, for their weights."""
         self._saved: dict[int, Any] = {}
+        """Such rooms, with the weights of models that sleep."""
+        self._is_released = False
+        """Whether all sleep and the arena's memory is the system's."""
+        self._failures: dict[int, MemoryBudgetError] = {}
+        """Of models that were woken and sleep on."""
         self._coming: set[int] = set()
         self._moving: set[int] = set()
 
@@ -46,6 +53,10 @@ class Fleet:
     def state(self, index: int) -> _core.ModelState:
         """Where a model stands."""
         return self._runtime.state(index)
+
+    def wake_failure(self, index: int) -> MemoryBudgetError | None:
+        """Why the latest wake has left a model asleep."""
+        return self._failures.get(index)
 
     def all_asleep(self, stats: Sequence[_core.ModelStats]) -> bool:
         """Whether every request that these counters of the core tell of is of a model that sleeps."""
@@ -90,15 +101,25 @@ class Fleet:
         self._share_out()
 
     def sleep(self, index: int) -> None:
-        """Takes a model's requests off the device, then lends its memory."""
+        """Takes a model's requests off the device, then lends its memory. Raises ConfigError, or MemoryBudgetError
+        where the host has no room for its weights; then nothing has changed."""
         model = self.models[index]
         if not model.options.sleepable:
             raise ConfigError(f"{model.name} cannot sleep; sleepable is not set for it", field="model")
+        if self.state(index) == _core.ModelState.AWAKE:
+            self._rooms[index] = self._hosting.arena.room(self._home(index)[1])
         self._change(index, lambda: self._runtime.sleep(index))
 
     def wake(self, index: int) -> None:
-        """Takes a sleeping model's memory back, then lets its requests run."""
+        """Takes a sleeping model's memory back, then lets its requests run. Raises ConfigError.
+
+        Where the device has too little memory it sleeps on, and can be woken again: MemoryBudgetError, or
+        `wake_failure` where that shows later.
+        """
+        self._failures.pop(index, None)
         self._change(index, lambda: self._runtime.wake(index))
+        if index in self._failures:
+            raise self._failures[index]
 
     def _change(self, index: int, change: Callable[[], None]) -> None:
         try:
@@ -117,12 +138,11 @@ class Fleet:
     def advance(self) -> None:
         """Moves what the core says may move now. To be called after every commit."""
         for index in sorted(self._moving):
+            if self.state(index) == _core.ModelState.MOVING_IN:
+                self._move_in(index)
             state = self.state(index)
             if state == _core.ModelState.MOVING_OUT:
-                self._saved[index] = self._hosting.arena.save(*self._home(index))
-                self._runtime.confirm_moved(index)
-            elif state == _core.ModelState.MOVING_IN:
-                self._bring_in(index)
+                self._save(index)
                 self._runtime.confirm_moved(index)
             elif state == _core.ModelState.REMOVED:
                 self.models[index].runner.close()
@@ -140,6 +160,7 @@ class Fleet:
                     f"{model.name} is not asleep; memory is released while all sleep", field="model"
                 )
         self._hosting.arena.release()
+        self._is_released = True
 
     def settle(self, progress: EngineProgress | None) -> None:
         """Puts the weights of the first models where they stay, measures steps, and prepares for the first one."""
@@ -154,10 +175,35 @@ class Fleet:
                 self._place(model)
                 self._set_up(model, progress)
 
+    def _save(self, index: int) -> None:
+        if index in self._saved:  # it was woken, and did not get as far as to need them
+            return
+        room = self._rooms.pop(index)
+        self._hosting.arena.save(self._home(index)[0], room)
+        self._saved[index] = room
+
+    def _move_in(self, index: int) -> None:
+        """Brings a model's weights in, or has it sleep on where there is no memory for that."""
+        try:
+            self._bring_in(index)
+        except MemoryBudgetError as error:
+            if index not in self._saved:
+                raise
+            name = self.models[index].name
+            self._failures[index] = MemoryBudgetError(f"{name} stays asleep: {error}", field="model")
+            self._runtime.sleep(index)
+            if self._is_released:
+                self._hosting.arena.release()
+        else:
+            self._is_released = False
+            self._runtime.confirm_moved(index)
+
     def _bring_in(self, index: int) -> None:
         if index not in self._coming:
-            self._hosting.arena.restore(self._home(index)[0], self._saved.pop(index))
+            arena = self._hosting.arena
+            arena.restore(self._home(index)[0], self._saved[index])
             self.models[index].runner.refresh()
+            arena.free(self._saved.pop(index))
         elif self.models[index].weight_slabs:
             self._place(self.models[index])
             self._set_up(self.models[index], None)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from airi.engine.arena import release_pages
 
-__all__ = ["Arena", "HostArena"]
+__all__ = ["Arena", "HostArena", "own"]
+
+_T = TypeVar("_T")
 
 
 class Arena(Protocol):
@@ -27,17 +29,32 @@ class Arena(Protocol):
 
     def zero(self, start: int, count: int) -> None: ...
 
-    def save(self, start: int, count: int) -> Any:
-        """A copy of what is there, in host memory."""
+    def room(self, count: int) -> Any:
+        """Host memory to save so much in; raises MemoryBudgetError."""
         ...
 
-    def restore(self, start: int, saved: Any) -> None:
-        """Puts what was saved there."""
+    def save(self, start: int, room: Any) -> None:
+        """Copies what is there to such memory, as much as it holds."""
+        ...
+
+    def restore(self, start: int, room: Any) -> None:
+        """Puts what was saved there. Raises MemoryBudgetError where the arena was released and cannot be had again."""
+        ...
+
+    def free(self, room: Any) -> None:
+        """Takes such memory back, which may be what the next `room` gives."""
         ...
 
     def release(self) -> None:
         """Gives the memory back until it is written again; it is zeros then. Raises ConfigError where it cannot be."""
         ...
+
+
+def own(thing: object, kind: type[_T]) -> _T:
+    """What a platform has made itself, as what it is; raises TypeError for another's."""
+    if not isinstance(thing, kind):
+        raise TypeError(f"a {kind.__name__} is needed, not another platform's {type(thing).__name__}")
+    return thing
 
 
 class HostArena:
@@ -59,13 +76,20 @@ class HostArena:
         """As `Arena.zero`."""
         self.array[start : start + count] = 0
 
-    def save(self, start: int, count: int) -> NDArray[np.uint8]:
-        """As `Arena.save`."""
-        return self.part(start, count).copy()
+    def room(self, count: int) -> NDArray[np.uint8]:
+        """As `Arena.room`."""
+        return np.empty(count, np.uint8)
 
-    def restore(self, start: int, saved: NDArray[np.uint8]) -> None:
+    def save(self, start: int, room: NDArray[np.uint8]) -> None:
+        """As `Arena.save`."""
+        room[:] = self.part(start, len(room))
+
+    def restore(self, start: int, room: NDArray[np.uint8]) -> None:
         """As `Arena.restore`."""
-        self.array[start : start + len(saved)] = saved
+        self.part(start, len(room))[:] = room
+
+    def free(self, room: NDArray[np.uint8]) -> None:
+        """As `Arena.free`: it goes with whoever held it."""
 
     def release(self) -> None:
         """As `Arena.release`."""

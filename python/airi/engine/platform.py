@@ -24,7 +24,7 @@ from airi.engine.backends import (
     get_backend,
 )
 from airi.engine.backends.cuda.detect import has_driver, obstacle
-from airi.engine.memory import Arena, HostArena
+from airi.engine.memory import Arena, HostArena, own
 from airi.engine.options import EngineOptions, SettledOptions
 from airi.engine.pipeline import StepPipeline
 from airi.engine.requests import RequestState
@@ -286,7 +286,7 @@ class HostPlatform:
         return ModelRunner(
             index,
             model,
-            _host(arena),
+            own(arena, HostArena),
             block_size=options.block_size,
             max_num_seqs=options.max_num_seqs,
             max_batch_tokens=max(options.max_batch_tokens, options.max_num_seqs),
@@ -297,7 +297,7 @@ class HostPlatform:
         """As `Platform.tiers`."""
         options = self.options
         return KvTiers(
-            _host(arena).array,
+            own(arena, HostArena).array,
             host_bytes=options.host_kv_memory,
             disk_folder=options.disk_kv_path,
             disk_bytes=options.disk_kv_memory,
@@ -311,18 +311,12 @@ class HostPlatform:
         tiers: Tiers | None,
     ) -> StepPipeline:
         """As `Platform.pipeline`."""
-        if not (tiers is None or isinstance(tiers, KvTiers)):
-            raise TypeError("the tiers are another platform's")
-        return StepPipeline(models, arrays, _host(arena), tiers)
+        return StepPipeline(
+            models, arrays, own(arena, HostArena), None if tiers is None else own(tiers, KvTiers)
+        )
 
     def raise_if_dead(self) -> None:
         """As `Platform.raise_if_dead`: all is in this process."""
 
     def close(self) -> None:
         """As `Platform.close`: there is nothing."""
-
-
-def _host(arena: Arena) -> HostArena:
-    if not isinstance(arena, HostArena):
-        raise TypeError("the arena is another platform's")
-    return arena

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from enum import IntFlag
 
 import numpy as np
@@ -10,7 +11,12 @@ from numpy.typing import NDArray
 from airi.outputs import TokenLogprobs
 from airi.sampling_params import SamplingParams
 
-__all__ = ["Feature", "RequestState"]
+__all__ = ["Feature", "RequestState", "now_us"]
+
+
+def now_us() -> int:
+    """The clock of deadlines and arrivals: microseconds, monotonic, the same in every process of a host."""
+    return time.monotonic_ns() // 1000
 
 
 class Feature(IntFlag):

@@ -1,55 +1,163 @@
 """Who calls: the one place where principals come from.
 
-A principal is the holder of one of the configured keys, or anybody where none is configured. What a principal may do
-to a model is decided in one other place, `airi.gateway.gate`.
+A principal is the tenant whose key or token a request bears, or anybody where none is configured. What a principal
+may do to a model is decided in one other place, `airi.gateway.gate`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING
 
-from airi.gateway.errors import unauthorized
+from airi.errors import ConfigError
+from airi.policy import ANYONE, Principal
+
+if TYPE_CHECKING:
+    from airi.gateway.options import AppOptions
+    from airi.policy.jwt import TokenVerifier
+    from airi.policy.tenants import TellsTenants, TenantOptions, Tenants
+    from airi.state import Store
 
 # Probes must work without a key; all else is the owner's business.
 OPEN_PATHS = frozenset({"/health", "/ready", "/version"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Principal:
-    """A caller, as the core needs to know it to be fair to all."""
-
-    tenant: int
-    """Its requests share the device evenly with those of every other tenant."""
-
-
-ANYONE = Principal(tenant=0)
-
-
 class Access:
-    """Names the caller of a request: each key is a tenant of its own. Never keeps a key, only digests.
+    """Names the caller of a request. Never keeps a key or a token, only digests.
 
-    *Thread safety*: immutable after construction.
+    *Thread safety*: none; one event loop.
+    *Invariant*: keys and tokens speak for the same tenants.
     """
 
-    def __init__(
-        self, api_keys: Iterable[str] = (), *, needs_key: bool = False, open_pages: Iterable[str] = ()
-    ) -> None:
-        """`needs_key`: calls without a key are refused though none is given here; `open_pages`: further open paths."""
-        self._open = OPEN_PATHS.union(open_pages)
-        self._digests = tuple(hashlib.sha256(key.strip().encode()).digest() for key in api_keys)
-        self.needs_key = needs_key or bool(self._digests)
+    def __init__(self, keys: _Keys | None = None, *, open_paths: frozenset[str] = OPEN_PATHS) -> None:
+        self._keys = keys
+        self.open_paths = open_paths
+        """What is answered without a key."""
 
-    def principal(self, path: str, authorization: str | None) -> Principal:
-        """The caller, from the `Authorization` header; raises a 401 for one that is not known."""
-        if not self.needs_key or path in self._open:
+    @property
+    def needs_key(self) -> bool:
+        """Whether callers must have a key or a token."""
+        return self._keys is not None
+
+    def find(self, path: str, authorization: str | None) -> Principal | None:
+        """The caller, from the `Authorization` header; None for one that is not known. Does no I/O."""
+        keys = self._keys
+        if keys is None or path in self.open_paths:
             return ANYONE
-        scheme, _, key = (authorization or "").partition(" ")
-        given = hashlib.sha256(key.strip().encode("latin-1")).digest()  # the bytes that came
-        # Every key is compared, so that time tells nothing.
-        matches = [hmac.compare_digest(digest, given) for digest in self._digests]
-        if True not in matches or scheme.lower() != "bearer":
-            raise unauthorized()
-        return Principal(tenant=1 + matches.index(True))
+        principal = keys.ring.find(authorization)
+        if principal is None and keys.verifier is not None:
+            return keys.verifier.find(authorization)
+        return principal
+
+    async def find_late(self, authorization: str | None) -> Principal | None:
+        """As `find`, for one that was not known: its issuer's new keys may be on their way."""
+        if self._keys is None or self._keys.verifier is None:
+            return None
+        return await self._keys.verifier.find_late(authorization)
+
+    async def tell(self, engine: TellsTenants) -> None:
+        """Gives an engine the weights of the tenants. Raises ConfigError where it refuses one."""
+        if self._keys is not None:
+            await self._keys.tenants.tell(engine)
+
+    async def prepare(self, options: Iterable[TenantOptions]) -> Exchange:
+        """Tenants that can take the place of those that are served: all that can fail of it is done here.
+
+        Raises ConfigError and StateError. Engines are told by `tell`, after the exchange.
+        """
+        options = tuple(options)
+        if self._keys is None:
+            if options:
+                raise ConfigError(
+                    "tenants cannot be added to a server that was started without keys; start it again",
+                    field="tenants",
+                )
+            return Exchange(None, None)
+        return Exchange(self._keys, await self._keys.prepared(options))
+
+
+class Exchange:
+    """Tenants that are ready to be served in place of others; requests that run go on."""
+
+    def __init__(self, keys: _Keys | None, after: Tenants | None) -> None:
+        self._keys, self._after = keys, after
+        self._before: Tenants | None = None
+
+    async def commit(self) -> None:
+        """From now on these are served, and no others."""
+        if self._keys is not None and self._after is not None:
+            self._before = self._keys.tenants
+            await self._keys.place(self._after)
+
+    async def undo(self) -> None:
+        """Serves those before again, where it was committed."""
+        if self._keys is not None and self._before is not None:
+            await self._keys.place(self._before)
+            self._before = None
+
+
+class _Keys:
+    """The ring, the verifier where there are issuers, and where tenants' numbers come from."""
+
+    def __init__(self, api_keys: tuple[str, ...], store: Store | None, stack: AsyncExitStack) -> None:
+        from airi.policy.ring import KeyRing, name_of_fixed
+        from airi.policy.tenants import Tenants
+
+        self._fixed = [name_of_fixed(index) for index in range(len(api_keys))]
+        self._store = store
+        self._stack = stack
+        self.tenants = Tenants()
+        self.ring = KeyRing(self.tenants, api_keys)
+        self.verifier: TokenVerifier | None = None
+
+    async def prepared(self, options: tuple[TenantOptions, ...]) -> Tenants:
+        """These tenants with their numbers, if nothing speaks against them."""
+        tenants = await self._numbered(options)
+        if any(option.oidc is not None for option in options):
+            from airi.policy.jwt import check_issuers
+
+            check_issuers(tenants)
+        return tenants
+
+    async def place(self, tenants: Tenants) -> None:
+        """Has keys and tokens speak for tenants that were prepared."""
+        if self.verifier is not None:
+            self.verifier.use(tenants)
+        elif any(option.oidc is not None for option in tenants.options):
+            from airi.policy.jwt import TokenVerifier
+
+            self.verifier = await self._stack.enter_async_context(TokenVerifier(tenants))
+        self.ring.use(tenants)
+        self.tenants = tenants
+
+    async def _numbered(self, options: tuple[TenantOptions, ...]) -> Tenants:
+        from airi.policy.tenants import Tenants
+
+        if self._store is not None:
+            return await Tenants.numbered(options, self._store, others=self._fixed)
+        known = {name: 1 + index for index, name in enumerate(self._fixed)}
+        return Tenants(options, known | self.tenants.numbers)
+
+
+@asynccontextmanager
+async def open_access(options: AppOptions) -> AsyncIterator[Access]:
+    """The access that these options describe, kept as the state is until the block ends.
+
+    Raises ConfigError and StateError for options and a state that cannot be used.
+    """
+    if not options.needs_key:
+        yield Access()
+        return
+    from airi.policy.ring import KeyWatch
+    from airi.state import open_store
+
+    async with AsyncExitStack() as stack:
+        store = None
+        if options.state is not None:
+            store = await stack.enter_async_context(await open_store(options.state))
+        keys = _Keys(options.api_keys, store, stack)
+        await keys.place(await keys.prepared(options.tenants))
+        if store is not None:
+            await stack.enter_async_context(KeyWatch(store, keys.ring))
+        yield Access(keys, open_paths=OPEN_PATHS.union(options.open_pages))

@@ -24,9 +24,8 @@ from airi.gateway.openapi import openapi_document
 from airi.gateway.options import AppOptions
 
 
-def create_app(models: ModelRegistry, metrics: Metrics, options: AppOptions) -> Starlette:
+def create_app(models: ModelRegistry, metrics: Metrics, options: AppOptions, *, access: Access) -> Starlette:
     """The ASGI application over these models. Unknown paths and methods get OpenAI error bodies, too."""
-    access = Access(options.api_keys, needs_key=options.needs_key, open_pages=options.open_pages)
     middleware = [Middleware(RequestMiddleware, metrics=metrics), Middleware(AccessMiddleware, access=access)]
     if options.cors_origins:
         cors = Middleware(
@@ -49,11 +48,11 @@ def create_app(models: ModelRegistry, metrics: Metrics, options: AppOptions) -> 
 def _routes(models: ModelRegistry, metrics: Metrics, access: Access, options: AppOptions) -> list[BaseRoute]:
     limit = options.body_limit
     vocab_size = max((model.info.vocab_size for model in models.models), default=1)
+    open_paths = access.open_paths if access.needs_key else None
     document = openapi_document(
         models=models.names,
         vocab_size=vocab_size,
-        needs_key=access.needs_key,
-        open_pages=options.open_pages,
+        open_paths=open_paths,
         metrics_page=options.metrics_page,
     )
     gate = Gate(models)

@@ -11,10 +11,10 @@ from functools import partial
 from typing import NamedTuple
 
 from airi.errors import EngineDeadError
-from airi.gateway.access import Principal
 from airi.gateway.errors import ApiError
 from airi.gateway.metrics import ChoiceTimer, now
 from airi.gateway.models import ServedModel
+from airi.policy import Principal
 from airi.sampling_params import SamplingParams
 from airi.text import TextStream
 from airi.transport import GenerateRequest, Output, TokenLogprobs, error_of
@@ -153,8 +153,8 @@ class Generation:
             model=self._model.name,
             tokens=GenerateRequest.pack_tokens(tokens),
             params=params,
-            tenant=self._principal.tenant,
-            priority=priority or 0,
+            tenant=self._principal.number,
+            priority=self._principal.priority_of(priority),
             cache_salt=None if cache_salt is None else cache_salt.encode(),
         )
         text = self._model.tokenizer.stream(

@@ -12,8 +12,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from airi.gateway.access import ANYONE, Principal
 from airi.gateway.errors import ApiError
+from airi.policy import ANYONE, Principal
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]

@@ -8,9 +8,10 @@ from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
+from airi.gateway.access import Access, open_access
 from airi.gateway.lifecycle import Stop, bind
 from airi.gateway.options import ServerOptions
-from airi.gateway.reloading import Hangup, TenantNumbers, TenantWeights
+from airi.gateway.reloading import Hangup
 from airi.transport import EngineClient, Progress
 from airi.transport.supervisor import EngineSupervisor
 
@@ -36,7 +37,8 @@ async def launch(
 
     `source` describes the engine to start, which logs at `log_level`, or is the endpoint of one that runs. `config` is
     where both came from, which SIGHUP reads again; without one the signal ends the process, as it does by default.
-    Raises AiriError for what the user can mend: a taken port, a broken checkpoint, options that do not fit;
+    Raises AiriError for what the user can mend: a taken port, a state that cannot be opened, a broken checkpoint,
+    options that do not fit;
     EngineDeadError when the engine keeps dying.
     """
     if options.chat_template is not None:
@@ -44,12 +46,15 @@ async def launch(
     with Stop().installed() as stop, nullcontext() if config is None else Hangup().installed() as hangup:
         sock = bind(options.host, options.port)
         try:
-            async with _engine(source, log_level, on_progress) as starting:
+            async with (
+                open_access(options.app) as access,
+                _engine(source, log_level, on_progress) as starting,
+            ):
                 serve = await asyncio.to_thread(_load_server)
                 client = await starting
                 if config is not None and hangup is not None:
-                    hangup.reloads((await _reloader(config, client)).reload)
-                await serve(client, options, sock, stop=stop, on_listening=on_listening)
+                    hangup.reloads(_reloader(config, access, client).reload)
+                await serve(client, options, sock, stop=stop, access=access, on_listening=on_listening)
         except asyncio.CancelledError:
             if not stop.requested:
                 raise
@@ -57,14 +62,13 @@ async def launch(
             sock.close()
 
 
-async def _reloader(config: ConfigFile, client: EngineClient) -> Reloader:
-    """What of the config can change while it is served, as it stands at the start."""
+def _reloader(config: ConfigFile, access: Access, client: EngineClient) -> Reloader:
+    """What of the config can change while it is served."""
     from airi.config.cedar import check_policies
     from airi.config.reload import Reloader
+    from airi.gateway.reloading import TenantsPart
 
-    weights = TenantWeights(client, TenantNumbers())
-    await weights.start(config.config)
-    return Reloader(config, [weights], check=check_policies)
+    return Reloader(config, [TenantsPart(access, client)], check=check_policies)
 
 
 def _check_template(source: str | Path) -> None:

@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Awaitable, Callable
 
 from airi.gateway.access import Access
-from airi.gateway.errors import ApiError, api_error_from, internal_error, without_text
+from airi.gateway.errors import api_error_from, internal_error, unauthorized, without_text
 from airi.gateway.http import (
     CLIENT_GONE_STATUS,
     CallRecord,
@@ -110,10 +110,12 @@ class AccessMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI scope; anything but HTTP passes through."""
         if scope["type"] == "http":
-            try:
-                principal = self._access.principal(scope["path"], header(scope, b"authorization"))
-            except ApiError as error:
-                await respond_error(send, error)
+            authorization = header(scope, b"authorization")
+            principal = self._access.find(scope["path"], authorization)
+            if principal is None:
+                principal = await self._access.find_late(authorization)
+            if principal is None:
+                await respond_error(send, unauthorized())
                 return
             scope["airi.record"].principal = principal
         await self._app(scope, receive, send)

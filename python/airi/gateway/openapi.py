@@ -29,8 +29,6 @@ class Operation:
     events: type[Any] | None = None
     """Schema of the events of a streamed answer."""
     errors: tuple[int, ...] = ()
-    open: bool = False
-    """Served without a key, also where keys are configured."""
 
 
 _GENERATE_ERRORS = (400, 404, 413, 429, 500, 503, 504)
@@ -103,7 +101,6 @@ OPERATIONS: tuple[Operation, ...] = (
         summary="Whether this process answers.",
         response=common.HealthResponse,
         errors=(503,),
-        open=True,
     ),
     Operation(
         path="/ready",
@@ -112,7 +109,6 @@ OPERATIONS: tuple[Operation, ...] = (
         summary="Whether every engine serves.",
         response=common.HealthResponse,
         errors=(503,),
-        open=True,
     ),
     Operation(
         path="/version",
@@ -120,7 +116,6 @@ OPERATIONS: tuple[Operation, ...] = (
         name="version",
         summary="The server's version.",
         response=common.VersionResponse,
-        open=True,
     ),
     Operation(path="/metrics", method="get", name="metrics", summary="Prometheus metrics."),
     Operation(
@@ -142,14 +137,9 @@ _REASONS = {
 
 
 def openapi_document(
-    *,
-    models: list[str],
-    vocab_size: int,
-    needs_key: bool,
-    open_pages: tuple[str, ...] = (),
-    metrics_page: bool = True,
+    *, models: list[str], vocab_size: int, open_paths: frozenset[str] | None, metrics_page: bool = True
 ) -> bytes:
-    """The document as JSON; `models` become examples, `needs_key` adds the bearer scheme, but for `open_pages`.
+    """The document as JSON; `models` become examples. All but `open_paths` need a key; None: nothing does.
 
     `vocab_size` is that of the largest vocabulary served: ids beyond it are wrong for every model.
     """
@@ -162,17 +152,18 @@ def openapi_document(
     _refine(components, models, vocab_size)
     paths: Json = {}
     for operation in OPERATIONS:
-        if metrics_page or operation.path != "/metrics":
-            paths.setdefault(operation.path, {})[operation.method] = _operation(
-                operation, models, needs_key=needs_key and operation.path not in open_pages
-            )
+        if operation.path == "/metrics" and not metrics_page:
+            continue
+        guarded = open_paths is not None and operation.path not in open_paths
+        described = _operation(operation, models, guarded=guarded)
+        paths.setdefault(operation.path, {})[operation.method] = described
     document: Json = {
         "openapi": "3.1.0",
         "info": {"title": "AIRI", "version": __version__, "license": {"name": "Apache-2.0"}},
         "paths": paths,
         "components": {"schemas": components},
     }
-    if needs_key:
+    if open_paths is not None:
         document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     return msgspec.json.encode(document)
 
@@ -213,8 +204,7 @@ def _part(kind: str) -> Json:
     return {"type": "object", "required": ["type", kind], "properties": properties}
 
 
-def _operation(operation: Operation, models: list[str], *, needs_key: bool) -> Json:
-    guarded = needs_key and not operation.open
+def _operation(operation: Operation, models: list[str], *, guarded: bool) -> Json:
     errors = sorted({*operation.errors, 405, *((401,) if guarded else ())})
     described: Json = {
         "operationId": operation.name,

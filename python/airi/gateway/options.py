@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from airi._hosts import is_loopback
 from airi.errors import ConfigError
+from airi.policy.tenants import TenantOptions
 
 __all__ = ["AppOptions", "ServerOptions"]
 
 DEFAULT_BODY_LIMIT = 32 * 2**20
+_PAGES = ("/metrics", "/openapi.json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,13 +20,15 @@ class AppOptions:
     """How the application behaves towards its clients."""
 
     api_keys: tuple[str, ...] = ()
-    """Empty: everybody may call, unless `needs_key`."""
-    needs_key: bool = False
-    """Whether calls without a key are refused though no key is configured here."""
+    """Each is a tenant of its own. Without keys, a state and tenants everybody on this machine may call."""
+    state: str | None = None
+    """URL of the database that keys are in; see `airi.state`."""
+    tenants: tuple[TenantOptions, ...] = ()
+    """Those that are served, where any are listed; else every tenant that has a key."""
     metrics_page: bool = True
     """Whether there is /metrics."""
     open_pages: tuple[str, ...] = ()
-    """Paths that need no key, beside those that never do."""
+    """Of `/metrics` and `/openapi.json`: those that need no key."""
     cors_origins: tuple[str, ...] = ()
     """Origins whose scripts may call; `*` for all; empty turns CORS off."""
     body_limit: int = DEFAULT_BODY_LIMIT
@@ -32,6 +37,16 @@ class AppOptions:
     def __post_init__(self) -> None:
         if not all(key.strip() for key in self.api_keys):
             raise ConfigError("api_key is empty; leave the option out to let everybody call", field="api_key")
+        for page in self.open_pages:
+            if page not in _PAGES:
+                raise ConfigError(
+                    f"open_pages has {page!r}; accepted: {', '.join(_PAGES)}", field="open_pages"
+                )
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether callers must have a key or a token."""
+        return bool(self.api_keys or self.tenants or self.state is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +65,12 @@ class ServerOptions:
     """How long running requests may take to finish after SIGTERM."""
 
     def __post_init__(self) -> None:
+        if not self.app.needs_key and not is_loopback(self.host):
+            raise ConfigError(
+                f"host is {self.host!r}, which others can reach, and there are no keys: give --api-key or --state, "
+                "or listen on 127.0.0.1",
+                field="host",
+            )
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"port is {self.port}; it must be in [0, 65535]", field="port")
         if (self.tls_cert is None) != (self.tls_key is None):

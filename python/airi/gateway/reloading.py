@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING
 
-from airi.transport import EngineClient
-
 if TYPE_CHECKING:
-    from airi.config import Config, ConfigFile
+    from airi.config import ConfigFile
+    from airi.gateway.access import Access, Exchange
+    from airi.policy.tenants import TellsTenants
 
-__all__ = ["Hangup", "TenantNumbers", "TenantWeights"]
+__all__ = ["Hangup", "TenantsPart"]
 
 
 class Hangup:
@@ -58,58 +58,35 @@ class Hangup:
                 task.cancel()
 
 
-class TenantNumbers:
-    """What the core calls tenants: numbers from 1, stable for a name as long as this process lives."""
+class TenantsPart:
+    """The part of a reload that keys and tokens speak for, and whose weights the engine knows."""
 
-    def __init__(self) -> None:
-        self._numbers: dict[str, int] = {}
+    name = "tenants"
 
-    def __call__(self, name: str) -> int:
-        """The number of a tenant, a new one where it has none."""
-        return self._numbers.setdefault(name, len(self._numbers) + 1)
+    def __init__(self, access: Access, engine: TellsTenants) -> None:
+        self._access = access
+        self._engine = engine
 
+    async def prepare(self, old: ConfigFile, new: ConfigFile) -> _Tenants:
+        """Tenants that can take the place of those that are served."""
+        from airi.config.options import tenant_options
 
-class TenantWeights:
-    """The part of a reload that tells the engine what tenants are due. A tenant that is gone keeps its weight."""
-
-    name = "the weights of tenants"
-
-    def __init__(self, client: EngineClient, number: Callable[[str], int]) -> None:
-        self._client = client
-        self._number = number
-
-    async def start(self, config: Config) -> None:
-        """Tells the weights of the start; raises ConfigError where the engine refuses one."""
-        await self._tell({tenant.name: tenant.weight for tenant in config.tenants if tenant.weight != 1.0})
-
-    async def prepare(self, old: ConfigFile, new: ConfigFile) -> _Weights:
-        """What has to be told; the engine hears nothing yet."""
-        before = {tenant.name: tenant.weight for tenant in old.config.tenants}
-        after = {tenant.name: tenant.weight for tenant in new.config.tenants}
-        changed = {name: weight for name, weight in after.items() if before.get(name, 1.0) != weight}
-        return _Weights(self._tell, changed, {name: before.get(name, 1.0) for name in changed})
-
-    async def _tell(self, weights: Mapping[str, float]) -> None:
-        for name, weight in weights.items():
-            await self._client.set_tenant(self._number(name), weight)
+        return _Tenants(self._access, self._engine, await self._access.prepare(tenant_options(new)))
 
 
-class _Weights:
-    def __init__(
-        self,
-        tell: Callable[[Mapping[str, float]], Awaitable[None]],
-        after: Mapping[str, float],
-        before: Mapping[str, float],
-    ) -> None:
-        self._tell, self._after, self._before = tell, after, before
+class _Tenants:
+    def __init__(self, access: Access, engine: TellsTenants, exchange: Exchange) -> None:
+        self._access, self._engine, self._exchange = access, engine, exchange
         self._begun = False
 
     async def commit(self) -> None:
-        """Tells the engine."""
+        """Serves them, and tells the engine what they are due."""
         self._begun = True
-        await self._tell(self._after)
+        await self._exchange.commit()
+        await self._access.tell(self._engine)
 
     async def undo(self) -> None:
-        """Tells it what held before, where it was told anything."""
+        """Serves those before, and tells the engine what they were due."""
         if self._begun:
-            await self._tell(self._before)
+            await self._exchange.undo()
+            await self._access.tell(self._engine)

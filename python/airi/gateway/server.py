@@ -14,6 +14,7 @@ import uvicorn
 
 from airi import __version__
 from airi.errors import ConfigError, EngineDeadError
+from airi.gateway.access import Access
 from airi.gateway.app import create_app
 from airi.gateway.lifecycle import Listening, Stop
 from airi.gateway.metrics import Metrics
@@ -63,9 +64,10 @@ async def serve(
     sock: socket.socket,
     *,
     stop: Stop,
+    access: Access,
     on_listening: Callable[[Listening], None] | None = None,
 ) -> None:
-    """Answers requests with the models of `client` until a signal, then drains.
+    """Answers requests with the models of `client`, of callers that `access` knows, until a signal, then drains.
 
     Raises ConfigError or CheckpointError for TLS files or a text side that cannot be used, and EngineDeadError
     when the engine was given up: whoever runs this process may start it afresh.
@@ -73,7 +75,8 @@ async def serve(
     metrics = Metrics(__version__)
     metrics.watch_engine(lambda: client.stats, lambda: client.alive)
     models = ModelRegistry(serve_models(client, metrics, chat_template=options.chat_template))
-    app = create_app(models, metrics, options.app)
+    await access.tell(client)
+    app = create_app(models, metrics, options.app, access=access)
     server = _Server(_config(app, options), client, options.drain_timeout_s)
     stop.serves(server)
     host, port = sock.getsockname()[:2]

@@ -145,7 +145,10 @@ class LLM:
             self._asleep = True
 
     def wake_up(self) -> None:
-        """Brings the model back after `sleep`; awake already, it does nothing."""
+        """Brings the model back after `sleep`; awake already, it does nothing.
+
+        Raises MemoryBudgetError where its memory is somebody else's by now; it sleeps on, and can be woken later.
+        """
         with self._lock:
             self._raise_if_closed()
             if self._asleep:

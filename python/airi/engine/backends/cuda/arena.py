@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
+from airi.engine.arena import format_bytes
+from airi.engine.backends.cuda.budget import enough_memory, first_line
 from airi.engine.backends.cuda.device import Device
+from airi.errors import MemoryBudgetError
 
 if TYPE_CHECKING:
     import torch
@@ -20,20 +24,23 @@ class DeviceArena:
     """
 
     def __init__(self, device: Device, num_bytes: int) -> None:
-        """Zeroed; raises torch.OutOfMemoryError, as does whatever uses it after a release."""
+        """Zeroed; raises MemoryBudgetError, as does whatever uses it after a release."""
         self._device = device
         self.nbytes = num_bytes
         self.generation = 0
         """How often its address may have changed."""
         self._is_released = False
-        with device.active():
+        self._spare: torch.Tensor | None = None
+        """Host memory that weights were in last: to pin as much takes longer than to copy it."""
+        with self._enough("kv_memory"), device.active():
             self._memory = device.zeros(num_bytes)
 
     @property
     def memory(self) -> torch.Tensor:
         """uint8 [bytes]"""
         if self._is_released:
-            with self._device.active():
+            less = "kv_memory, or free what others take"
+            with self._enough(less), self._device.active():
                 self._memory.untyped_storage().resize_(self.nbytes)
                 self._memory.zero_()
             self._is_released = False
@@ -49,19 +56,36 @@ class DeviceArena:
         with self._device.active():
             self.part(start, count).zero_()
 
-    def save(self, start: int, count: int) -> torch.Tensor:
-        """As `Arena.save`: in pinned memory, which comes back as fast as the bus goes."""
-        saved = self._device.pinned(count)
-        with self._device.active():
-            saved.copy_(self.part(start, count), non_blocking=True)
-            self._device.record().synchronize()
-        return saved
+    def room(self, count: int) -> torch.Tensor:
+        """As `Arena.room`: pinned, so that it comes back as fast as the bus goes; the last one again where it fits."""
+        spare, self._spare = self._spare, None
+        if spare is not None and len(spare) == count:
+            return spare
+        del spare  # before as much again is pinned
+        try:
+            return self._device.pinned(count)
+        except RuntimeError as error:
+            raise MemoryBudgetError(
+                f"{format_bytes(count)} of the host's memory, to save weights in, are not to be had "
+                f"({first_line(error)}); free as much, or raise the limit of locked memory",
+                field="model",
+            ) from None
 
-    def restore(self, start: int, saved: torch.Tensor) -> None:
+    def save(self, start: int, room: torch.Tensor) -> None:
+        """As `Arena.save`."""
+        with self._device.active():
+            room.copy_(self.part(start, len(room)), non_blocking=True)
+            self._device.record().synchronize()  # others overwrite what is there from other streams, too
+
+    def restore(self, start: int, room: torch.Tensor) -> None:
         """As `Arena.restore`."""
         with self._device.active():
-            self.part(start, len(saved)).copy_(saved, non_blocking=True)
-            self._device.record().synchronize()  # the caller frees what was saved
+            self.part(start, len(room)).copy_(room, non_blocking=True)
+            self._device.record().synchronize()  # the caller writes something else there
+
+    def free(self, room: torch.Tensor) -> None:
+        """As `Arena.free`: one is kept, the last."""
+        self._spare = room
 
     def release(self) -> None:
         """As `Arena.release`."""
@@ -70,3 +94,6 @@ class DeviceArena:
             self._memory.untyped_storage().resize_(0)
         self._is_released = True
         self._device.give_back()
+
+    def _enough(self, less: str) -> AbstractContextManager[None]:
+        return enough_memory(self._device, "the engine", f"a KV arena of {format_bytes(self.nbytes)}", less)

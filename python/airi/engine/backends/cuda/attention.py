@@ -48,7 +48,7 @@ class _Scratch:
     memory: torch.Tensor
     layout: KvLayout
     table: torch.Tensor
-    """int32 [rows, columns]: row r's blocks."""
+    """int32 [rows, columns]: row r's blocks, written as they are gathered."""
     rows: torch.Tensor
     """int32 [rows]: 0, 1, 2, ... in the slots' place."""
     starts: torch.Tensor
@@ -107,6 +107,7 @@ class Attention:
     ) -> None:
         import torch
 
+        from airi.kernels._blocks import block_granules
         from airi.kernels.attention_plan import DecodeWorkspace
         from airi.kernels.layout import KvLayout
 
@@ -118,16 +119,13 @@ class Attention:
             head_dim=spec.head_dim,
             dtype=dtype,
         )
-        self._scratch_step = -(-self._scratch_layout.layer_bytes // KV_GRANULE)
         self._scratch_blocks = 0
         batch, device = binding.batch, binding.arena.device
+        block_bytes = block_granules(self._scratch_layout) * KV_GRANULE
         if layout.is_quantised:
             columns = binding.block_table.shape[1]
-            wanted = limits.scratch // (KV_GRANULE * self._scratch_step)
-            self._scratch_blocks = max(columns, min(batch.max_rows * columns, wanted))
-        self._scratch = torch.zeros(
-            self._scratch_blocks * self._scratch_step * KV_GRANULE, dtype=torch.uint8, device=device
-        )
+            self._scratch_blocks = max(columns, min(batch.max_rows * columns, limits.scratch // block_bytes))
+        self._scratch = torch.zeros(self._scratch_blocks * block_bytes, dtype=torch.uint8, device=device)
         self._most_per_row = self._items_per_row(np.arange(1, max_model_len + 1)).max()
         per_item = 4 * spec.num_heads * (spec.head_dim + 1)
         most = batch.max_rows * int(self._most_per_row)
@@ -139,11 +137,11 @@ class Attention:
         tiles = batch.max_rows + batch.max_tokens // self._tile_queries
         self._shared_plans = self._allocate_plans(batch.max_rows, self._max_items, tiles)
 
-    def fits_decode(self, step: CudaStep) -> bool:
-        """Whether a decoding step needs no second wave, so that `decode_work` may run it."""
-        if step.num_rows * int(self._most_per_row) <= self._max_items:
+    def fits(self, step: CudaStep) -> bool:
+        """Whether a step needs no second wave, so that `decode_work` or `mixed_work` may run it."""
+        if step.is_decode and step.num_rows * int(self._most_per_row) <= self._max_items:
             return True
-        return int(self._items_per_row(step.seq_lens).sum()) <= self._max_items
+        return self._fit(*self._needs(np.diff(step.query_start), step.seq_lens))
 
     def decode_work(self, rows: int) -> AttentionWork:
         """Enqueues what precedes the layers of a decoding step of up to `rows` rows, padded to them.
@@ -156,6 +154,16 @@ class Attention:
             plans = self._plans[rows] = self._allocate_plans(rows, most, 0)
         wave = self._wave(0, rows, plans, has_decode=True, num_tiles=0, scratch_blocks=0)
         return AttentionWork(self._map_tokens(rows, rows), (wave,))
+
+    def mixed_work(self, tokens: int) -> AttentionWork:
+        """As `decode_work`, of any step that fits, padded to `tokens` tokens; whichever rows they are of."""
+        rows = min(self._binding.batch.max_rows, tokens)
+        items = min(self._max_items, rows * int(self._most_per_row))
+        tiles = min(rows, tokens // 2) + tokens // self._tile_queries
+        plans = self._step_plans(items, tiles)
+        blocks = self._scratch_blocks
+        wave = self._wave(0, rows, plans, has_decode=True, num_tiles=tiles, scratch_blocks=blocks)
+        return AttentionWork(self._map_tokens(rows, tokens), (wave,))
 
     def work(self, step: CudaStep, tokens: int) -> AttentionWork:
         """Enqueues what precedes the layers of any step, whose tokens are padded to `tokens`."""
@@ -208,7 +216,7 @@ class Attention:
         arena, layout, table, slots = self._binding.arena, self._layout, self._binding.block_table, wave.slots
         scratch = wave.scratch
         if scratch is not None:
-            into = scratch.starts, scratch.memory, scratch.layout
+            into = scratch.starts, scratch.memory, scratch.layout, scratch.table
             self._ops.gather_dequant(
                 arena,
                 layout,
@@ -262,13 +270,23 @@ class Attention:
         most: NDArray[np.int64] = np.max(counts, axis=0)
         return most
 
-    def _cuts(self, queries: NDArray[np.int32], seq_lens: NDArray[np.int32]) -> Iterator[range]:
-        """Ranges of rows that run together: as many as workspace and scratch memory hold."""
+    def _needs(
+        self, queries: NDArray[np.int32], seq_lens: NDArray[np.int32]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Items of partial results and blocks of scratch memory that each row needs."""
         items = np.where(queries == 1, self._items_per_row(seq_lens), 0)
         blocks = np.zeros_like(items)
         if self._layout.is_quantised:
             blocks = np.where(queries > 1, -(-seq_lens.astype(np.int64) // self._layout.block_size), 0)
-        if items.sum() <= self._max_items and blocks.sum() <= self._scratch_blocks:
+        return items, blocks
+
+    def _fit(self, items: NDArray[np.int64], blocks: NDArray[np.int64]) -> bool:
+        return bool(items.sum() <= self._max_items and blocks.sum() <= self._scratch_blocks)
+
+    def _cuts(self, queries: NDArray[np.int32], seq_lens: NDArray[np.int32]) -> Iterator[range]:
+        """Ranges of rows that run together: as many as workspace and scratch memory hold."""
+        items, blocks = self._needs(queries, seq_lens)
+        if self._fit(items, blocks):
             yield range(len(queries))
             return
         first = 0
@@ -360,11 +378,11 @@ class Attention:
         blocks = torch.where(queries > 1, (batch.seq_lens[first:end] + (size - 1)) // size, 0)
         starts = torch.zeros(end - first + 1, dtype=torch.int32, device=blocks.device)
         torch.cumsum(blocks, 0, dtype=torch.int32, out=starts[1:])
-        columns = torch.arange(self._binding.block_table.shape[1], dtype=torch.int32, device=blocks.device)
+        columns = self._binding.block_table.shape[1]
         return _Scratch(
             memory=self._scratch,
             layout=self._scratch_layout,
-            table=(starts[:-1, None] + columns) * self._scratch_step,
+            table=torch.empty((end - first, columns), dtype=torch.int32, device=blocks.device),
             rows=torch.arange(end - first, dtype=torch.int32, device=blocks.device),
             starts=starts,
             num_blocks=num_blocks,

@@ -128,6 +128,12 @@ class CudaDevice:
         self.description = f"cuda:{index} ({torch.cuda.get_device_name(index)})"
         self._steps = torch.cuda.Stream(self.torch_device)
         self._copies = torch.cuda.Stream(self.torch_device)
+        self._begin_pool()
+
+    def _begin_pool(self) -> None:
+        """Has graphs that are captured from now on share memory of their own."""
+        import torch
+
         self._graphs = torch.cuda.graph_pool_handle()
         self._keeper: Graph | None = None
         """Of the graphs' memory: torch refuses to capture into what the last graph has left."""
@@ -197,9 +203,13 @@ class CudaDevice:
         """As `Device.capture`."""
         import torch
 
-        if self._keeper is None:
-            self._keeper = self._capture(lambda: torch.zeros(1, device=self.torch_device))
-        return self._capture(work)
+        try:
+            if self._keeper is None:
+                self._keeper = self._capture(lambda: torch.zeros(1, device=self.torch_device))
+            return self._capture(work)
+        except BaseException:
+            self._begin_pool()  # torch may count this one as being captured into, for good
+            raise
 
     def _capture(self, work: Callable[[], object]) -> Graph:
         import torch

@@ -17,6 +17,7 @@ any larger bucket of rows without touching them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -162,6 +163,10 @@ class CudaModel(Protocol):
         Called once after `bind` and `place_weights`, with `DeviceBatch` all padding, so that nothing is written to the
         arena. A model that was never captured runs all the same, without graphs.
         """
+        ...
+
+    def clear_blocks(self, entries: Sequence[int]) -> None:
+        """Enqueues that blocks, by their entries of the block table, hold zeros, wherever parts of them lie."""
         ...
 
     def enqueue(self, step: CudaStep) -> torch.Tensor:

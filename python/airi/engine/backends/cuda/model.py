@@ -7,6 +7,7 @@ them stay valid.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from airi.engine.backends import KV_GRANULE, LoadOptions, ModelInfo, ProgressCal
 from airi.engine.backends.cuda.attention import Attention, AttentionWork, Limits, attention_windows
 from airi.engine.backends.cuda.buffers import StepBuffers
 from airi.engine.backends.cuda.device import Device
-from airi.engine.backends.cuda.graphs import DecodeGraphs
+from airi.engine.backends.cuda.graphs import StepGraphs, capture_all, decode_buckets, token_buckets
 from airi.engine.backends.cuda.interface import CudaBinding, CudaStep
 from airi.engine.backends.cuda.layers import Layers
 from airi.engine.backends.cuda.ops import Ops, ops_for
@@ -128,6 +129,14 @@ class CudaDecoder:
         """As `CudaModel.capture`."""
         self._bound_or_raise().capture(progress)
 
+    def clear_blocks(self, entries: Sequence[int]) -> None:
+        """As `CudaModel.clear_blocks`."""
+        binding = self._bound_or_raise().binding
+        size = self.bytes_per_block(binding.block_size)
+        for entry in entries:
+            first = entry * KV_GRANULE
+            binding.arena[first : first + size].zero_()
+
     def enqueue(self, step: CudaStep) -> torch.Tensor:
         """As `CudaModel.enqueue`."""
         return self._bound_or_raise().enqueue(step)
@@ -170,29 +179,37 @@ class _Bound:
         import torch
 
         batch, place = binding.batch, binding.arena.device
-        self._binding, self._layout, self._attention, self._layers = binding, layout, attention, layers
+        self.binding, self._layout, self._attention, self._layers = binding, layout, attention, layers
         self._buffers = StepBuffers(layers.groups, batch.max_tokens, dtype, place)
         self._experts = layers.allocate_experts(batch.max_tokens, place)
         self._logits = torch.zeros((batch.max_rows, layers.vocab_size), dtype=torch.float32, device=place)
         self._more_logits = self._logits[:0]
-        self._graphs = DecodeGraphs(device, batch.max_rows, self._decode)
+        self._decodes = StepGraphs(device, decode_buckets(batch.max_rows), self._decode)
+        self._mixed = StepGraphs(device, token_buckets(batch.max_tokens), self._small)
 
     def capture(self, progress: ProgressCallback | None) -> None:
         """Runs each kind of step once, so that all kernels are compiled, then captures; all on padding."""
-        tokens = most = self._binding.batch.max_tokens
+        tokens = most = self.binding.batch.max_tokens
         # Kernels choose their tiles, and libraries their products, by powers of two at the finest.
         while tokens >= _TOKEN_MULTIPLE or tokens == most:
             self._run_layers(self._attention.warm_up_work(tokens), tokens)
             tokens = 1 << ((tokens - 1).bit_length() - 1) if tokens > 1 else 0
-        self._graphs.capture(progress)
+        capture_all((self._mixed, self._decodes), progress)
 
     def enqueue(self, step: CudaStep) -> torch.Tensor:
         """As `CudaModel.enqueue`."""
-        if step.is_decode and self._attention.fits_decode(step):
-            self._graphs.run(step.num_rows)
+        logits = self._logits[: step.num_logits]
+        fits = self._attention.fits(step)
+        if fits and step.is_decode:
+            self._decodes.run(step.num_rows)
+            return logits
+        if fits and self._mixed.holds(step.num_tokens):
+            self._mixed.run(step.num_tokens)
         else:
-            self._mixed(step)
-        return self._logits[: step.num_logits]
+            self._any(step)
+        if step.num_logits:
+            self._layers.logits(self._buffers, self.binding.batch.logit_rows[: step.num_logits], logits)
+        return logits
 
     def logits(self, rows: torch.Tensor) -> torch.Tensor:
         """As `CudaModel.logits`."""
@@ -205,20 +222,21 @@ class _Bound:
     def _decode(self, rows: int) -> None:
         """A decoding step padded to `rows` rows; touches fixed buffers alone, so that it may be captured."""
         self._run_layers(self._attention.decode_work(rows), rows)
-        self._layers.logits(self._buffers, self._binding.batch.logit_rows[:rows], self._logits[:rows])
+        self._layers.logits(self._buffers, self.binding.batch.logit_rows[:rows], self._logits[:rows])
 
-    def _mixed(self, step: CudaStep) -> None:
-        """Any step, padded to a multiple of tokens."""
-        batch = self._binding.batch
-        tokens = min(batch.max_tokens, -(-step.num_tokens // _TOKEN_MULTIPLE) * _TOKEN_MULTIPLE)
+    def _small(self, tokens: int) -> None:
+        """A step that fits, padded to `tokens` tokens, but for its logits; as `_decode` it may be captured."""
+        self._run_layers(self._attention.mixed_work(tokens), tokens)
+
+    def _any(self, step: CudaStep) -> None:
+        """Any step, padded to a multiple of tokens, but for its logits."""
+        tokens = -(-step.num_tokens // _TOKEN_MULTIPLE) * _TOKEN_MULTIPLE
+        tokens = min(self.binding.batch.max_tokens, tokens)
         self._run_layers(self._attention.work(step, tokens), tokens)
-        count = step.num_logits
-        if count:
-            self._layers.logits(self._buffers, batch.logit_rows[:count], self._logits[:count])
 
     def _run_layers(self, work: AttentionWork, tokens: int) -> None:
-        batch, layout, layers = self._binding.batch, self._layout, self._layers
-        arena, positions = self._binding.arena, batch.positions[:tokens]
+        batch, layout, layers = self.binding.batch, self._layout, self._layers
+        arena, positions = self.binding.arena, batch.positions[:tokens]
         queries = self._buffers.rows("queries", tokens).view(layout.num_kv_heads, tokens, -1, layout.head_dim)
 
         def attend(

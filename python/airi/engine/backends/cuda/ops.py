@@ -155,11 +155,15 @@ class Ops(Protocol):
         starts: torch.Tensor,
         scratch: torch.Tensor,
         scratch_layout: KvLayout,
+        scratch_table: torch.Tensor,
         *,
         layer_offset: int = 0,
         num_blocks: int | None = None,
     ) -> None:
-        """Row r's blocks, multiplied with their scales, to scratch blocks [starts[r], starts[r + 1])."""
+        """Row r's blocks, multiplied with their scales, to scratch blocks [starts[r], starts[r + 1]).
+
+        scratch_table, int32 [rows, columns], gets in row r the entries of these.
+        """
         ...
 
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from airi.engine.backends import ModelInfo, ProgressCallback
 from airi.engine.backends.cuda.interface import CudaBinding, CudaModel, CudaStep, TableOps
-from airi.engine.backends.cuda.ranks import Bind, Capture, Deltas, Logits, Step
+from airi.engine.backends.cuda.ranks import Bind, Capture, Clear, Deltas, Logits, Step
 from airi.engine.backends.cuda.team import Team
 
 if TYPE_CHECKING:
@@ -57,6 +58,12 @@ class ParallelModel:
         with self._team.alongside(Capture(self._index)):
             self._team.group.broadcast(self._batch)
             self._local.capture(progress)
+
+    def clear_blocks(self, entries: Sequence[int]) -> None:
+        """As `CudaModel.clear_blocks`; raises what a rank was lost with."""
+        with self._team.lockstep():
+            self._team.tell(Clear(self._index, tuple(entries)))
+            self._local.clear_blocks(entries)
 
     def enqueue(self, step: CudaStep) -> torch.Tensor:
         """As `CudaModel.enqueue`; raises what a rank was lost with."""

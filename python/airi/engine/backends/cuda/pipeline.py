@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 from airi import _core
 from airi.engine.backends.cuda.arena import DeviceArena
 from airi.engine.backends.cuda.batch import StagedArrays
+from airi.engine.backends.cuda.budget import first_line
 from airi.engine.backends.cuda.device import Device, Event
 from airi.engine.backends.cuda.runner import DeviceRunner, EnqueuedStep
 from airi.engine.backends.cuda.tiers import DeviceTiers, zero_ranges
@@ -195,7 +196,7 @@ class DevicePipeline:
 
 
 def _lost(error: Exception) -> EngineDeadError:
-    return EngineDeadError(f"the device failed: {str(error).partition(chr(10))[0]}")
+    return EngineDeadError(f"the device failed: {first_line(error)}")
 
 
 def _wait(ended: Event, done: Signal) -> float:

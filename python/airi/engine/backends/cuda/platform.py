@@ -11,7 +11,7 @@ from airi.engine.arena import format_bytes
 from airi.engine.backends import LoadOptions
 from airi.engine.backends.cuda.arena import DeviceArena
 from airi.engine.backends.cuda.batch import BatchBuffers
-from airi.engine.backends.cuda.budget import LESS_STEPS, LESS_WEIGHTS, enough_memory
+from airi.engine.backends.cuda.budget import LESS_STEPS, LESS_WEIGHTS, enough_memory, first_line
 from airi.engine.backends.cuda.device import Device
 from airi.engine.backends.cuda.interface import CudaModel
 from airi.engine.backends.cuda.pipeline import DevicePipeline
@@ -19,10 +19,10 @@ from airi.engine.backends.cuda.runner import DeviceRunner
 from airi.engine.backends.cuda.sampling_ops import sampling_ops_for
 from airi.engine.backends.cuda.shards import Collective
 from airi.engine.backends.cuda.tiers import DeviceTiers
-from airi.engine.memory import Arena
+from airi.engine.memory import Arena, own
 from airi.engine.options import EngineOptions
 from airi.engine.runner import StepArrays
-from airi.errors import MemoryBudgetError
+from airi.errors import ConfigError, MemoryBudgetError
 
 if TYPE_CHECKING:
     from airi.engine.loading import HostedModel
@@ -35,7 +35,14 @@ class DevicePlatform:
     """One device, for which several models' steps are enqueued. *Thread safety*: none."""
 
     def __init__(self, device: Device, options: EngineOptions) -> None:
-        """Takes the fixed buffers; raises MemoryBudgetError."""
+        """Takes the fixed buffers; raises ConfigError and MemoryBudgetError."""
+        from airi.kernels.attention_plan import MAX_ROWS
+
+        if options.max_num_seqs > MAX_ROWS:
+            raise ConfigError(
+                f"max_num_seqs is {options.max_num_seqs}; on GPUs it must be at most {MAX_ROWS}",
+                field="max_num_seqs",
+            )
         self.name = "cuda"
         self.device = device
         self._collective: Collective | None = None
@@ -58,8 +65,7 @@ class DevicePlatform:
 
     def arena(self, num_bytes: int) -> DeviceArena:
         """As `Platform.arena`."""
-        with self._enough_memory("the engine", f"a KV arena of {format_bytes(num_bytes)}", "kv_memory"):
-            return DeviceArena(self.device, num_bytes)
+        return DeviceArena(self.device, num_bytes)
 
     def host_bytes_of(self, arena: Arena) -> int:
         """As `Platform.host_bytes_of`."""
@@ -76,7 +82,7 @@ class DevicePlatform:
         return DeviceRunner(
             index,
             model,
-            _of_device(arena),
+            own(arena, DeviceArena),
             self._buffers,
             self.device,
             self._sampling_ops,
@@ -92,7 +98,7 @@ class DevicePlatform:
         try:
             return DeviceTiers(
                 self.device,
-                _of_device(arena),
+                own(arena, DeviceArena),
                 host_bytes=options.host_kv_memory,
                 disk_folder=options.disk_kv_path,
                 disk_bytes=options.disk_kv_memory,
@@ -100,7 +106,7 @@ class DevicePlatform:
         except RuntimeError as error:
             raise MemoryBudgetError(
                 f"host_kv_memory is {format_bytes(options.host_kv_memory)}, which the system does not pin for the GPU "
-                f"({_first_line(error)}); lower it, or raise the limit of locked memory",
+                f"({first_line(error)}); lower it, or raise the limit of locked memory",
                 field="host_kv_memory",
             ) from None
 
@@ -112,9 +118,13 @@ class DevicePlatform:
         tiers: Tiers | None,
     ) -> DevicePipeline:
         """As `Platform.pipeline`."""
-        if not (tiers is None or isinstance(tiers, DeviceTiers)):
-            raise TypeError("the tiers are another platform's")
-        return DevicePipeline(models, arrays, self.device, _of_device(arena), tiers)
+        return DevicePipeline(
+            models,
+            arrays,
+            self.device,
+            own(arena, DeviceArena),
+            None if tiers is None else own(tiers, DeviceTiers),
+        )
 
     def raise_if_dead(self) -> None:
         """As `Platform.raise_if_dead`: one device's failures show where steps are collected."""
@@ -124,13 +134,3 @@ class DevicePlatform:
 
     def _enough_memory(self, name: str, what: str, less: str) -> AbstractContextManager[None]:
         return enough_memory(self.device, name, what, less)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0]
-
-
-def _of_device(arena: Arena) -> DeviceArena:
-    if not isinstance(arena, DeviceArena):
-        raise TypeError("the arena is another platform's")
-    return arena

@@ -8,7 +8,7 @@
     Load, Probe, Allocate, Bind, Capture
                      ------->
                      <-------     Done or Failed
-    Step, Deltas, Logits
+    Step, Deltas, Clear, Logits
                      ------->                   nothing comes back; tensors go from device to device
                      <-------     Failed        at any time, and the worker ends
 
@@ -32,6 +32,7 @@ __all__ = [
     "Bind",
     "Capture",
     "Channel",
+    "Clear",
     "Deltas",
     "Done",
     "Failed",
@@ -110,6 +111,13 @@ class Deltas(msgspec.Struct, tag=True, frozen=True):
     rows: int
 
 
+class Clear(msgspec.Struct, tag=True, frozen=True):
+    """Zero the blocks of these entries of the block table."""
+
+    model: int
+    entries: tuple[int, ...]
+
+
 class Step(msgspec.Struct, tag=True, frozen=True):
     """Run a step; behind it comes the batch."""
 
@@ -130,7 +138,7 @@ class Logits(msgspec.Struct, tag=True, frozen=True):
     count: int
 
 
-Order = Start | Join | Load | Probe | Allocate | Bind | Capture | Deltas | Step | Logits
+Order = Start | Join | Load | Probe | Allocate | Bind | Capture | Deltas | Clear | Step | Logits
 
 
 class Ready(msgspec.Struct, tag=True, frozen=True):

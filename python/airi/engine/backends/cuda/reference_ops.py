@@ -1,7 +1,8 @@
 """The operations in plain torch on the host: what the kernels do, so that all around it runs without a device.
 
 The specification in `airi.kernels.reference` is written to be read, query by query; here whole rows are computed at
-once, each by itself, so that a row's bits do not depend on what runs beside it.
+once, each by itself, so that a row's bits do not depend on what runs beside it. Values that lead out of the block
+table or the arena are refused, as the launchers refuse them on a CPU.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from airi.engine.backends.cuda.ops import Activation
 
@@ -107,7 +110,12 @@ class ReferenceOps:
         """As `Ops.map_tokens`."""
         import torch
 
+        from airi.kernels import _values
+
         counts = query_start.diff()
+        live = np.flatnonzero(counts.numpy())
+        _values.check_queries(live, query_start, len(out_entries))
+        _values.check_lines(live, seq_lens, slots, block_table, block_size)
         rows = torch.repeat_interleave(torch.arange(len(counts)), counts)
         tokens = torch.arange(len(rows)) + int(query_start[0])
         positions = seq_lens[rows] - query_start[1:][rows] + tokens
@@ -132,8 +140,9 @@ class ReferenceOps:
         """As `Ops.qkv_post`."""
         import torch
 
-        from airi.kernels import reference
+        from airi.kernels import _values, reference
 
+        _values.check_places(entries, positions, len(cos_sin), layout, arena, layer_offset)
         kv_heads = layout.num_kv_heads
         q, k, v = qkv.float().split((qkv.shape[1] - 2 * kv_heads, kv_heads, kv_heads), 1)
         q = q if q_norm is None else reference.rms_norm(q, q_norm, eps)
@@ -271,6 +280,11 @@ def _attend(
     """Attention of all queries of these rows; q [kv_heads, T, group, dim], out [T, heads, dim]."""
     import torch
 
+    from airi.kernels import _values
+
+    of_rows = query_start, q.shape[1], seq_lens, slots, block_table
+    place = memory.layout, memory.arena, memory.layer_offset
+    _values.check_attended(np.array(rows, np.int64), *of_rows, *place, window)
     for row in rows:
         first, end, length = int(query_start[row]), int(query_start[row + 1]), int(seq_lens[row])
         position = torch.arange(length - (end - first), length)

@@ -40,13 +40,6 @@ _ROW_FAILED = int(_core.RowStatus.FAILED)
 
 
 @dataclass(slots=True)
-class Hygiene:
-    """Whether blocks may hold values that are not finite, which a request left that ended with not-a-number."""
-
-    is_needed: bool = False
-
-
-@dataclass(slots=True)
 class EnqueuedStep:
     """A step that the device has been given, and what its end needs of the host's side of it."""
 
@@ -55,8 +48,6 @@ class EnqueuedStep:
     """Whole but for what comes back from the device."""
     sampling: NDArray[np.intp]
     """[n] rows that sample."""
-    hygiene: Hygiene
-    """Of the model; told where a row gave not-a-number."""
     has_failed: bool = False
     """Whether it could not be enqueued; then all of its rows have failed."""
     special: Special = field(default_factory=Special)
@@ -71,7 +62,6 @@ class EnqueuedStep:
         n = len(self.sampling)
         result.tokens[:] = self.arrays.sampled[:n]
         result.status[self.sampling] = self.arrays.status[:n]  # 1 is RowStatus.NAN
-        self.hygiene.is_needed |= bool(self.arrays.status[:n].any())
         result.status[self.sampling[sorted(self.special.failed)]] = _ROW_FAILED
         result.logprobs = self.special.finish(result.tokens)
         if self.prompt_logprobs is not None:
@@ -124,7 +114,6 @@ class DeviceRunner:
             arena=arena.memory, block_size=block_size, block_table=table, batch=buffers.batch
         )
         self._generation = arena.generation
-        self._hygiene = Hygiene()
         self._bind(self._binding)
 
     @property
@@ -155,7 +144,7 @@ class DeviceRunner:
         granules = self.model.bytes_per_block(self._binding.block_size) // KV_GRANULE
         entries = np.arange(table.numel(), dtype=np.int64) % num_blocks * granules
         with self._device.active():
-            before = table.flatten()
+            before = table.flatten().clone()
             self._fill_table(self._device.upload(entries.astype(np.int32)))
         try:
             yield
@@ -208,9 +197,9 @@ class DeviceRunner:
     def refresh(self) -> None:
         """As `Runner.refresh`: binds anew and captures again."""
         if self._generation != self._arena.generation:
-            self._generation = self._arena.generation
             self._bind(self._binding)
             self.set_up(None)
+            self._generation = self._arena.generation  # it is asked for again where memory was missing
 
     def close(self) -> None:
         """As `Runner.close`."""
@@ -242,12 +231,12 @@ class DeviceRunner:
             tokens=np.zeros(len(sampling), np.int32),
             draws=arrays.draw_index[sampling],
         )
-        step = EnqueuedStep(arrays, result, sampling, self._hygiene)
+        step = EnqueuedStep(arrays, result, sampling)
         for row in np.flatnonzero(arrays.row_flags[:rows] & _ROW_FIRST).tolist():
             self.sampler.assign(int(arrays.slots[row]), states[int(arrays.request_ids[row])])
         try:
             self._upload(arrays, rows, tokens, deltas, sampling)
-            if deltas and self._hygiene.is_needed:
+            if deltas:
                 self._clear_new_blocks(arrays, rows, deltas)
             if rows:  # without any a step brings memory operations and deltas alone
                 self._run(step, rows, tokens)
@@ -272,21 +261,16 @@ class DeviceRunner:
     def _clear_new_blocks(self, arrays: StagedArrays, rows: int, deltas: int) -> None:
         """Zeroes the blocks that the step's rows begin to fill; those of cached prefixes stay.
 
-        Prefill reads whole tiles of values: weights of 0 do not hide what is not finite. What a failed request held
-        is given to others two steps after its last one at the earliest, when its end is known here.
+        On every device that has a part of them. Prefill reads whole tiles of values, where weights of 0 do not hide
+        what is not finite; and who had a block before may have left that there without ever telling, as a request that
+        was cancelled in its prompt, or taken off while its step ran.
         """
-        block_size = self._binding.block_size
-        size = self.model.bytes_per_block(block_size)
-        first = dict(
-            zip(
-                arrays.slots[:rows].tolist(),
-                arrays.positions[arrays.query_start[:rows]].tolist(),
-                strict=True,
-            )
-        )
-        for slot, column, entry in arrays.deltas[:deltas].tolist():
-            if slot in first and column * block_size >= first[slot]:
-                self._arena.part(entry * KV_GRANULE, size).zero_()
+        first = np.full(len(self.block_table), np.iinfo(np.int32).max, np.int32)
+        first[arrays.slots[:rows]] = arrays.positions[arrays.query_start[:rows]]
+        slots, columns, entries = arrays.deltas[:deltas].T
+        new = entries[columns * self._binding.block_size >= first[slots]]
+        if len(new):
+            self.model.clear_blocks(new.tolist())
 
     def _run(self, step: EnqueuedStep, rows: int, tokens: int) -> None:
         arrays, samples = step.arrays, len(step.sampling)

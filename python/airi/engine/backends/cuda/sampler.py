@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 _WARM_UP_ROWS = (1, 2, 16)
 """Kernels are compiled anew for one row, and for multiples of 16."""
+_WARM_UP_LOGPROBS = (0, 20)
+"""The kernel has lists of two widths, up to 16 alternatives and more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,17 @@ class DeviceSampler(SlotParameters):
             columns = _first(self._buffers.sampling, rows)
             out, status = self._buffers.sampled[:rows], self._buffers.status[:rows]
             self._ops.sample(logits.view(rows, self._vocab_size), columns, out, status)
+        self._warm_up_rarer()
+
+    def _warm_up_rarer(self) -> None:
+        """What requests ask for one at a time, and all that run would wait for while it is compiled."""
+        vocab, first, by = self._vocab_size, self._upload([0], np.int32), self._upload([1.0], np.float32)
+        logits = self._device.zeros(4 * vocab).view(by.dtype).view(1, vocab)
+        counts = self._device.zeros(4 * vocab).view(first.dtype).view(1, vocab)
+        self._ops.penalise(logits, counts, Penalties(first, first, by, by, by))
+        self._ops.add_to_logits(logits, first, first, by)
+        for count in _WARM_UP_LOGPROBS:
+            self._ops.gather_logprobs(logits, first, min(count, vocab))
 
     def assign(self, slot: int, state: RequestState) -> None:
         """As `SlotParameters.assign`; counts of the penalties are enqueued behind what used the slot before."""

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn, cast
 
+from airi.engine.backends.cuda.budget import first_line
 from airi.engine.backends.cuda.device import Device
 from airi.engine.backends.cuda.group import Group, listen
 from airi.engine.backends.cuda.ranks import (
@@ -34,6 +35,7 @@ from airi.errors import AiriError, ConfigError, EngineDeadError
 
 __all__ = ["Team", "device_kind"]
 
+_WORKER = "airi.engine.backends.cuda.worker"
 _STARTING_S = 300.0
 """What a worker has to import torch and find its device, on a disk that may be slow."""
 _ENDING_S = 5.0
@@ -82,7 +84,7 @@ class _Crew:
         """Starts a worker and listens to it."""
         ours, theirs = socket.socketpair()
         with theirs:
-            command = (sys.executable, "-m", "airi.engine.backends.cuda.worker")
+            command = (sys.executable, "-m", _WORKER)
             process = subprocess.Popen(
                 (*command, str(theirs.fileno()), str(os.getpid())),
                 stdin=subprocess.DEVNULL,
@@ -315,4 +317,4 @@ def _death(worker: _Worker) -> EngineDeadError:
 
 
 def _line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    return f"{type(error).__name__}: {first_line(error)}"

@@ -19,11 +19,10 @@ from typing import Any, cast
 
 import numpy as np
 
-from airi.engine.arena import format_bytes
 from airi.engine.backends import LoadOptions
 from airi.engine.backends.cuda.arena import DeviceArena
 from airi.engine.backends.cuda.batch import BatchBuffers
-from airi.engine.backends.cuda.budget import LESS_STEPS, LESS_WEIGHTS, enough_memory
+from airi.engine.backends.cuda.budget import LESS_STEPS, LESS_WEIGHTS, enough_memory, first_line
 from airi.engine.backends.cuda.detect import obstacle
 from airi.engine.backends.cuda.device import CpuDevice, CudaDevice, Device
 from airi.engine.backends.cuda.group import Group
@@ -34,6 +33,7 @@ from airi.engine.backends.cuda.ranks import (
     Bind,
     Capture,
     Channel,
+    Clear,
     Deltas,
     Done,
     Failed,
@@ -57,7 +57,7 @@ __all__ = ["main"]
 logger = logging.getLogger("airi.engine.worker")
 
 _LOOK_MS = 500
-_TOGETHER = (Join, Capture, Deltas, Step, Logits)
+_TOGETHER = (Join, Capture, Deltas, Clear, Step, Logits)
 """Orders that ranks carry out together: one that fails leaves the others waiting, so the worker ends with it."""
 
 
@@ -82,6 +82,7 @@ class _Worker:
             Bind: self._bind,
             Capture: self._capture,
             Deltas: self._apply,
+            Clear: self._clear,
             Step: self._step,
             Logits: self._logits,
         }
@@ -126,9 +127,7 @@ class _Worker:
         return Done(self._device.memory()[0])
 
     def _allocate(self, order: Allocate) -> Done:
-        what = f"a KV arena of {format_bytes(order.num_bytes)}"
-        with self._enough("the engine", what, "kv_memory"):
-            self._arena = DeviceArena(self._device, order.num_bytes)
+        self._arena = DeviceArena(self._device, order.num_bytes)
         return Done()
 
     def _bind(self, order: Bind) -> Done:
@@ -165,6 +164,9 @@ class _Worker:
         self._joined.broadcast(count)
         model = self._models[order.model]
         model.ops.apply_table_deltas(self._bindings[order.model].block_table, deltas, count)
+
+    def _clear(self, order: Clear) -> None:
+        self._models[order.model].clear_blocks(order.entries)
 
     def _step(self, order: Step) -> None:
         self._joined.broadcast(self._buffers.packed)
@@ -208,8 +210,7 @@ def _failure(error: Exception) -> Failed:
         info = error_info(error)
         return Failed(info.code, info.message, info.field)
     logger.error("a worker failed", exc_info=error)
-    line = str(error).partition("\n")[0]
-    return Failed(EngineDeadError.code, f"{type(error).__name__}: {line}")
+    return Failed(EngineDeadError.code, f"{type(error).__name__}: {first_line(error)}")
 
 
 def _serve(channel: Channel) -> int:

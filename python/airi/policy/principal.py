@@ -1,0 +1,37 @@
+"""A caller, as everything that decides about its calls knows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from airi.sampling_params import MAX_PRIORITY
+
+__all__ = ["ANYONE", "Principal"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Principal:
+    """A tenant, and the key or token that spoke for it. Holds neither of the two."""
+
+    tenant: str
+    number: int
+    """The tenant's, as the core knows it: stable for a name, from 1 on; 0 is anyone."""
+    key_id: str | None = None
+    """The public id of the key; None for a token and for anyone."""
+    groups: tuple[str, ...] = ()
+    priority: int = 0
+    """Added to what a request asks for itself; higher is served first."""
+    weight: float = 1.0
+    """The tenant's share against others of the same priority."""
+    claims: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
+    """What a verified token says; about people, so it is shown nowhere."""
+
+    def priority_of(self, asked: int | None) -> int:
+        """The priority of a request that asks for one of its own, within what the core has."""
+        return max(-MAX_PRIORITY, min(MAX_PRIORITY, self.priority + (asked or 0)))
+
+
+ANYONE = Principal(tenant="anyone", number=0)
+"""Everybody, where no keys are configured."""
