@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from airi import builtin
@@ -221,6 +222,38 @@ def served(file: Path) -> Iterator[tuple[subprocess.Popen[str], list[str], Calla
         reader.join()
         assert process.stderr is not None
         process.stderr.close()
+
+
+def test_tenants_of_a_config_are_let_in_with_their_keys(airi: Airi, file: Path) -> None:
+    state = f"sqlite:///{file.parent}/keys.db"
+    text = MINIMAL + (
+        f"server: {{port: 0, state: '{state}'}}\nengine: {{threads: 1, kv_memory: 8MiB, max_num_seqs: 1}}\n"
+        "tenants: [{name: acme, auth: {key_prefix: sk-acme}}, {name: lab}]\n"
+    )
+    file.write_text(text)
+    refused = airi("keys", "create", "nobody", "--store", str(file))
+    assert refused.err == (
+        f"airi: tenant is 'nobody', which {file} does not have; accepted: one of: acme, lab\n"
+    )
+    keys = [airi("keys", "create", name, "--store", str(file)).out.strip() for name in ("acme", "lab")]
+    assert keys[0].startswith("sk-acme-")
+    assert keys[1].startswith("sk-airi-")
+
+    def statuses(url: str) -> list[int]:
+        headers = [{}, *({"authorization": f"Bearer {key}"} for key in keys)]
+        return [httpx.get(f"{url}/v1/models", headers=one).status_code for one in headers]
+
+    with served(file) as (process, said, wait_for):
+        wait_for("Serving demo at ")
+        (url,) = [line.split(" at ")[1].split("/v1")[0] for line in said if "Serving demo at " in line]
+        assert statuses(url) == [401, 200, 200]
+        file.write_text(text.replace(", {name: lab}", ""))
+        process.send_signal(signal.SIGHUP)
+        wait_for(f"{file} was reloaded: tenants.lab.")
+        assert statuses(url) == [401, 200, 401]
+        process.terminate()
+        assert process.wait(60) == 0
+    assert not any(key in line for key in keys for line in said)
 
 
 def test_a_hangup_reloads_and_a_wrong_file_changes_nothing(file: Path) -> None:
