@@ -10,6 +10,7 @@
     │   ├── ContextLengthError   prompt (and what was asked for) exceed the window or the arena
     │   ├── ModelNotFoundError   no model of that name is loaded
     │   └── QueueFullError       too many requests wait; try again a little later
+    ├── LedgerUnavailableError the limits cannot be counted now, so nothing is admitted
     └── EngineError            the engine process cannot serve
         ├── EngineStartError     it ended, or reported an error, before it was ready
         ├── EngineDeadError      it died, or was given up, while it owed this request tokens
@@ -33,6 +34,7 @@ __all__ = [
     "EngineError",
     "EngineStartError",
     "ExecutionError",
+    "LedgerUnavailableError",
     "MemoryBudgetError",
     "ModelNotFoundError",
     "QueueFullError",
@@ -115,6 +117,12 @@ class QueueFullError(RequestError):
     code = "queue_full"
 
 
+class LedgerUnavailableError(AiriError):
+    """Limits cannot be counted: their store does not answer, so no request is admitted."""
+
+    code = "ledger_unavailable"
+
+
 class EngineError(AiriError):
     """The engine process cannot serve."""
 
@@ -152,7 +160,15 @@ _FIELD_ERRORS: dict[str, type[ConfigError] | type[RequestError]] = {
 }
 _PLAIN_ERRORS: dict[str, type[AiriError]] = {
     cls.code: cls
-    for cls in (CheckpointError, StateError, EngineError, EngineStartError, EngineDeadError, ExecutionError)
+    for cls in (
+        CheckpointError,
+        LedgerUnavailableError,
+        StateError,
+        EngineError,
+        EngineStartError,
+        EngineDeadError,
+        ExecutionError,
+    )
 }
 
 

@@ -39,6 +39,7 @@ GATEWAY = (
     "asyncpg",
     "jwt",
     "cryptography",
+    "redis",
 )
 
 

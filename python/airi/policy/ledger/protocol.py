@@ -1,0 +1,47 @@
+"""What a gateway needs of a ledger, wherever it counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from airi.policy.ledger.limits import Demand, LimitTable, Scope
+from airi.policy.ledger.outcome import Refused, Remaining, Reservation
+
+
+class Ledger(Protocol):
+    """Reserve before a request runs, settle when it has ended. `ProcessLedger` and `RedisLedger` are ledgers.
+
+    Every method may raise LedgerUnavailableError: then no request is to be admitted, and no limit has changed.
+    """
+
+    async def open(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def set_limits(self, limits: LimitTable) -> None:
+        """Replaces all limits at once."""
+        ...
+
+    async def reserve(self, scopes: Sequence[Scope], demand: Demand) -> Reservation | Refused:
+        """Charges `demand` to all scopes, or to none."""
+        ...
+
+    async def settle(self, reservation: Reservation, used: Demand, device_us: int = 0) -> bool:
+        """Ends a reservation and gives back what was not used. False: its lease had ended, nothing was given back."""
+        ...
+
+    async def charge_device(self, reservation: Reservation, device_us: int) -> bool:
+        """Charges measured device time. False once a scope has none left: the request is to end."""
+        ...
+
+    async def renew(self, reservations: Iterable[Reservation] | None = None) -> list[Reservation]:
+        """Renews the leases of these, else of all that are live here, as a task does three times per lease.
+
+        Returns those that had ended: their places among parallel requests may be others' by now.
+        """
+        ...
+
+    async def remaining(self, scopes: Sequence[Scope]) -> tuple[Remaining, ...]:
+        """What every limit of these scopes has left."""
+        ...
