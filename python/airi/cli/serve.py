@@ -70,6 +70,7 @@ def serve_config(path: str, said: list[str], models: list[str], log_level: str) 
     from airi.cli.lock import ReadingBars
     from airi.config import load
     from airi.config.cedar import check_policies
+    from airi.config.content import check_content
     from airi.config.lock import pinned_sources
     from airi.config.options import engine_options, server_options
 
@@ -82,6 +83,7 @@ def serve_config(path: str, said: list[str], models: list[str], log_level: str) 
             raise ConfigError(f"{where} does not go with {path}, which says that itself", field=name)
     file = load(path)
     check_policies(file)
+    check_content(file)
     with ReadingBars() as bars:
         sources = pinned_sources(file, bars.show)
     _run(engine_options(file, sources=sources), server_options(file), log_level, file)

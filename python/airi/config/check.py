@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from airi.config.cedar import policy_mistakes
+from airi.config.content import content_mistakes
 from airi.config.fit import check_fit
 from airi.config.load import ConfigFile
 from airi.config.lock import stale_models
@@ -26,7 +27,7 @@ class Report:
 
 def check(file: ConfigFile) -> Report:
     """Looks at everything that a config names. Raises ConfigFileError with a line for each mistake."""
-    mistakes: list[object] = [*policy_mistakes(file), *_file_mistakes(file)]
+    mistakes: list[object] = [*policy_mistakes(file), *content_mistakes(file), *_file_mistakes(file)]
     notes: tuple[str, ...] = ()
     try:
         mistakes += stale_models(file)

@@ -65,10 +65,15 @@ async def launch(
 def _reloader(config: ConfigFile, access: Access, client: EngineClient) -> Reloader:
     """What of the config can change while it is served."""
     from airi.config.cedar import check_policies
+    from airi.config.content import check_content
     from airi.config.reload import Reloader
     from airi.gateway.reloading import TenantsPart
 
-    return Reloader(config, [TenantsPart(access, client)], check=check_policies)
+    def check(file: ConfigFile) -> None:
+        check_policies(file)
+        check_content(file)
+
+    return Reloader(config, [TenantsPart(access, client)], check=check)
 
 
 def _check_template(source: str | Path) -> None:
