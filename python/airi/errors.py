@@ -2,7 +2,8 @@
 
     AiriError
     ├── ConfigError            an option of the engine, the server or a model cannot be accepted
-    │   └── MemoryBudgetError  the KV arena does not fit the memory that was given or found
+    │   ├── MemoryBudgetError  the KV arena does not fit the memory that was given or found
+    │   └── ConfigFileError    a config file has mistakes: one line each
     ├── CheckpointError        a model folder is missing, incomplete or of an unknown architecture
     ├── StateError             what must survive (keys, budgets) cannot be read or kept
     ├── RequestError           one request cannot be accepted; the engine itself is fine
@@ -15,16 +16,19 @@
         ├── EngineDeadError      it died, or was given up, while it owed this request tokens
         └── ExecutionError       a step failed for this request (not-a-number logits, a broken kernel)
 
-Messages are one line that names the field, the value found and what is accepted. They never
-contain prompts, completions or keys.
+Messages are one line that names the field, the value found and what is accepted; a ConfigFileError's has such a line
+for each mistake. They never contain prompts, completions or keys.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 __all__ = [
     "AiriError",
     "CheckpointError",
     "ConfigError",
+    "ConfigFileError",
     "ContextLengthError",
     "EngineDeadError",
     "EngineError",
@@ -63,6 +67,14 @@ class MemoryBudgetError(ConfigError):
     """The KV arena does not fit; the message names the amounts."""
 
     code = "memory_budget"
+
+
+class ConfigFileError(ConfigError):
+    """A config file has mistakes. The message is one line for each: file, line, key, value, what is accepted."""
+
+    def __init__(self, mistakes: Iterable[object]) -> None:
+        self.lines = tuple(str(mistake) for mistake in mistakes)
+        super().__init__("\n".join(self.lines))
 
 
 class CheckpointError(AiriError):
@@ -152,6 +164,7 @@ _PLAIN_ERRORS: dict[str, type[AiriError]] = {
         CheckpointError,
         StateError,
         LedgerUnavailableError,
+        StateError,
         EngineError,
         EngineStartError,
         EngineDeadError,

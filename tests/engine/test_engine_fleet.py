@@ -350,6 +350,12 @@ def test_elastic_limits_are_whole_slabs_and_weights_come_on_top() -> None:
         plan_elastic_arena([demand(kv_min=81 * MIB)], kv_memory=80 * MIB, available=2**40, fraction=0.5)
 
 
+def test_a_minimum_beyond_what_a_model_could_use_is_kept_all_the_same() -> None:
+    asked = demand(kv_min=2000 * MIB)
+    plan = plan_elastic_arena([asked, demand()], kv_memory=None, available=2**40, fraction=0.5)
+    assert plan.limits[0].min_slabs == 250
+
+
 def test_a_maximum_that_holds_no_slab_is_said_so_and_not_passed() -> None:
     for given, most, least in (
         (demand(kv_max=1), "1 B", 1),

@@ -5,18 +5,18 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Sequence
+from keyword import iskeyword
 from typing import Annotated, Any
 
 import typer
 import typer.core
 
 import airi
-from airi.errors import AiriError
+from airi.errors import AiriError, ConfigFileError
 
 __all__ = ["main"]
 
-COMMANDS = ("serve", "chat", "keys", "bench", "simulate")
-"""In the order of `--help`; `airi.cli.<name>` has a function of that name, or a Typer application `app`."""
+COMMANDS = ("serve", "chat", "keys", "check", "schema", "lock", "import", "bench", "simulate")
 
 _USER_ERROR = 2
 _INTERRUPTED = 130
@@ -31,7 +31,7 @@ class _LazyGroup(typer.core.TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"airi.cli.{cmd_name}")
+        module = importlib.import_module(f"airi.cli.{cmd_name}{'_' * iskeyword(cmd_name)}")
         sub = getattr(module, "app", None)
         if sub is None:
             sub = typer.Typer(add_completion=False, rich_markup_mode="markdown")
@@ -74,6 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result = typer.main.get_command(app).main(
             args=None if arguments is None else list(arguments), prog_name="airi", standalone_mode=False
         )
+    except ConfigFileError as error:
+        for line in error.lines:
+            typer.echo(line, err=True)
+        return _USER_ERROR
     except AiriError as error:
         return _fail(str(error))
     except (KeyboardInterrupt, typer.Abort):

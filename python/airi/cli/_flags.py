@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
+import typer
+
+from airi import _units as units
 from airi.errors import ConfigError
 
 if TYPE_CHECKING:
     from airi.engine.targets import TargetMs
+
+_UNSAID = ("DEFAULT", "DEFAULT_MAP")
 
 __all__ = [
     "given_names",
@@ -19,23 +23,23 @@ __all__ = [
     "parse_number",
     "parse_size",
     "parse_target",
+    "said_names",
     "takes_groups",
 ]
-
-_UNITS = {"": 1} | {
-    letter + binary: base**power
-    for power, letter in enumerate("kmgt", start=1)
-    for binary, base in (("", 10**3), ("i", 2**10))
-}
-_SIZE = re.compile(r"(\d{1,18}(?:\.\d+)?) ?([kmgt]i?)?b?", re.IGNORECASE)
 
 _Value = TypeVar("_Value")
 
 
 def takes_groups(command: Callable[..., None]) -> Callable[..., None]:
-    """A command whose flags are the fields of the dataclasses that `command` takes, in their order."""
+    """A command whose flags are the fields of the dataclasses that `command` takes, in their order.
+
+    A parameter that is a `typer.Context` is given that.
+    """
     groups = get_type_hints(command, include_extras=True)
     del groups["return"]
+    contexts = [name for name, group in groups.items() if group is typer.Context]
+    for name in contexts:
+        del groups[name]
     flags: dict[str, inspect.Parameter] = {}
     for group in groups.values():
         if not is_dataclass(group):
@@ -53,16 +57,25 @@ def takes_groups(command: Callable[..., None]) -> Callable[..., None]:
 
     def run(**given: Any) -> None:
         command(
+            **{name: given[name] for name in contexts},
             **{
                 name: group(**{field.name: given[field.name] for field in fields(group)})
                 for name, group in groups.items()
-            }
+            },
         )
 
     run.__name__, run.__doc__ = command.__name__, command.__doc__
+    context = inspect.Parameter.KEYWORD_ONLY
+    flags |= {name: inspect.Parameter(name, context, annotation=typer.Context) for name in contexts}
     run.__annotations__ = {name: flag.annotation for name, flag in flags.items()}
     run.__signature__ = inspect.Signature(list(flags.values()))  # type: ignore[attr-defined]
     return run
+
+
+def said_names(context: typer.Context) -> list[str]:
+    """Names of all flags that were given, on the command line or by the environment, whatever they say."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return [name for name, source in sources.items() if source is not None and source.name not in _UNSAID]
 
 
 def given_names(group: Any) -> list[str]:
@@ -72,9 +85,8 @@ def given_names(group: Any) -> list[str]:
 
 def parse_size(name: str, text: str) -> int:
     """Bytes of a size such as 8GiB, 500MB or 4096; ConfigError names what is accepted."""
-    match = _SIZE.fullmatch(text.strip())
-    size = 0 if match is None else int(float(match[1]) * _UNITS[(match[2] or "").lower()])
-    if size < 1:
+    size = units.parse_size(text)
+    if size is None:
         raise ConfigError(f"{name} is {text!r}; give bytes or a size such as 8GiB or 500MB", field=name)
     return size
 

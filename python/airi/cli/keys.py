@@ -30,7 +30,8 @@ StoreFlag = Annotated[
         "--store",
         envvar="AIRI_STATE",
         show_envvar=True,
-        help="Database of the keys: sqlite:///PATH or postgresql://...; the one that `airi serve --state` names.",
+        help="Database of the keys: sqlite:///PATH or postgresql://..., the one that `airi serve --state` names; or a "
+        "config, such as airi.yaml, which names it.",
     ),
 ]
 JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON object, or a list of them, on stdout.")]
@@ -56,7 +57,12 @@ def keys(context: typer.Context) -> None:
 def create(
     tenant: Annotated[str, typer.Argument(help="Whose key it is; a new name makes a new tenant.")],
     *,
-    prefix: Annotated[str, typer.Option(help="What the key begins with.")] = "sk-airi",
+    prefix: Annotated[
+        str | None,
+        typer.Option(
+            help="What the key begins with; left out: sk-airi, or what a config says of the tenant."
+        ),
+    ] = None,
     expires: Annotated[
         str | None,
         typer.Option(help="How long it is accepted, such as 90d or 12h; left out: until it is revoked."),
@@ -68,7 +74,8 @@ def create(
     from airi.policy.keys import create_key
 
     lifetime_s = None if expires is None else _seconds("expires", expires)
-    new = _with(store, lambda opened: create_key(opened, tenant, prefix=prefix, lifetime_s=lifetime_s))
+    begins = prefix or _prefix_of(store, tenant)
+    new = _with(store, lambda opened: create_key(opened, tenant, prefix=begins, lifetime_s=lifetime_s))
     _show_new(new, as_json=json)
 
 
@@ -125,12 +132,42 @@ def rotate(
     _show_new(new, as_json=json)
 
 
+def _is_config(store: str) -> bool:
+    return store.lower().endswith((".yaml", ".yml")) and "://" not in store
+
+
+def _prefix_of(store: str, tenant: str) -> str:
+    """What the keys of a tenant begin with; ConfigError where a config does not have the tenant."""
+    from airi.policy.tenants import DEFAULT_PREFIX
+
+    if not _is_config(store):
+        return DEFAULT_PREFIX
+    from airi.config import load
+
+    tenants = {entry.name: entry.auth.key_prefix for entry in load(store).config.tenants}
+    if tenant not in tenants:
+        known = f"one of: {', '.join(tenants)}" if tenants else "a tenant, once the file has some"
+        raise ConfigError(
+            f"tenant is {tenant!r}, which {store} does not have; accepted: {known}", field="tenant"
+        )
+    return tenants[tenant]
+
+
+def _url_of(store: str) -> str:
+    """The database that is meant."""
+    if not _is_config(store):
+        return store
+    from airi.config import load
+
+    return load(store).config.server.state
+
+
 def _with(url: str, work: Callable[[Store], Awaitable[T]]) -> T:
     """Runs `work` over the store."""
     from airi.state import open_store
 
     async def run() -> T:
-        async with await open_store(url) as store:
+        async with await open_store(_url_of(url)) as store:
             return await work(store)
 
     return asyncio.run(run())

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from airi.cli._flags import given_names, takes_groups
+from airi.cli._flags import given_names, said_names, takes_groups
 from airi.cli._model_flags import ModelFlags
 from airi.cli._serve_flags import EngineFlags, HttpFlags, MemoryFlags, ScheduleFlags, engine_options
 from airi.errors import ConfigError
 
 if TYPE_CHECKING:
+    from airi.config import ConfigFile
     from airi.engine.options import EngineOptions
     from airi.gateway.options import ServerOptions
 
@@ -29,6 +30,7 @@ class LogFlags:
 
 @takes_groups
 def serve(
+    context: typer.Context,
     models: ModelFlags,
     http: HttpFlags,
     engine: EngineFlags,
@@ -38,9 +40,14 @@ def serve(
 ) -> None:
     """Serve models over OpenAI's API: chat, completions, streams, metrics.
 
-    Try `airi serve` and ask the demonstration model, or `airi serve ./my-checkpoint --port 9000`.
+    Try `airi serve` and ask the demonstration model, or `airi serve ./my-checkpoint --port 9000`. A path that ends in
+    .yaml or .yml is a config, which says all that flags would, and more: `airi serve airi.yaml`.
     """
     setup_logging(log.log_level)
+    config = next((path for path in models.models or () if path.lower().endswith((".yaml", ".yml"))), None)
+    if config is not None:
+        serve_config(config, said_names(context), models.models or [], log.log_level)
+        return
     server_options = http.options(chat_template=models.chat_template)
     if engine.engine is None:
         _run(engine_options(models, engine, memory, schedule), server_options, log.log_level)
@@ -58,6 +65,30 @@ def serve(
     _run(engine.engine, server_options, log.log_level)
 
 
+def serve_config(path: str, said: list[str], models: list[str], log_level: str) -> None:
+    """Serves what a config says; ConfigError for flags that it leaves no room for."""
+    from airi.cli.lock import ReadingBars
+    from airi.config import load
+    from airi.config.cedar import check_policies
+    from airi.config.content import check_content
+    from airi.config.lock import pinned_sources
+    from airi.config.options import engine_options, server_options
+
+    if len(models) > 1:
+        other = next(model for model in models if model != path)
+        raise ConfigError(f"models is {other!r} beside {path}; name it in that file", field="models")
+    for name in said:
+        if name not in ("models", "log_level"):
+            where = "AIRI_API_KEY (--api-key)" if name == "api_key" else f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{where} does not go with {path}, which says that itself", field=name)
+    file = load(path)
+    check_policies(file)
+    check_content(file)
+    with ReadingBars() as bars:
+        sources = pinned_sources(file, bars.show)
+    _run(engine_options(file, sources=sources), server_options(file), log_level, file)
+
+
 def setup_logging(level: str) -> None:
     """Plain lines on stderr for `airi.*` and the server below it; ConfigError for an unknown level."""
     if level.lower() not in _LOG_LEVELS:
@@ -73,7 +104,9 @@ def setup_logging(level: str) -> None:
     below.setLevel(max(logging.WARNING, logger.level))
 
 
-def _run(source: EngineOptions | str, options: ServerOptions, log_level: str) -> None:
+def _run(
+    source: EngineOptions | str, options: ServerOptions, log_level: str, config: ConfigFile | None = None
+) -> None:
     import uvloop
 
     from airi.cli._serve_output import ServeOutput
@@ -85,6 +118,7 @@ def _run(source: EngineOptions | str, options: ServerOptions, log_level: str) ->
         run = launch(
             source,
             options,
+            config=config,
             log_level=log_level.lower(),
             on_progress=output.progress,
             on_listening=output.listening,

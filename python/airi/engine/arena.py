@@ -122,7 +122,11 @@ def plan_elastic_arena(
     budget = _budget(kv_memory, available, fraction)
     total = budget // slab_bytes
     if kv_memory is None:
-        wanted = sum(-(-d.max_blocks // (slab_bytes // d.bytes_per_block)) for d in demands)
+        # A model keeps its kv_min also where that is more than it could use.
+        wanted = sum(
+            max(-(-d.max_blocks // (slab_bytes // d.bytes_per_block)), -(-d.kv_min // slab_bytes))
+            for d in demands
+        )
         total = min(total, wanted + len(demands))
     limits = [elastic_limits(demand, slab_bytes, total) for demand in demands]
     spare = total - sum(limit.min_slabs for limit in limits)

@@ -49,18 +49,24 @@ def _routes(models: ModelRegistry, metrics: Metrics, access: Access, options: Ap
     limit = options.body_limit
     vocab_size = max((model.info.vocab_size for model in models.models), default=1)
     open_paths = access.open_paths if access.needs_key else None
-    document = openapi_document(models=models.names, vocab_size=vocab_size, open_paths=open_paths)
+    document = openapi_document(
+        models=models.names,
+        vocab_size=vocab_size,
+        open_paths=open_paths,
+        metrics_page=options.metrics_page,
+    )
     gate = Gate(models)
     tokenize = Tokenize(gate, body_limit=limit)
     detokenize = Detokenize(gate, body_limit=limit)
     post, get = ["POST"], ["GET"]
+    pages = [Route("/metrics", system.MetricsPage(metrics), methods=get)] if options.metrics_page else []
     # The hot ones first: routes are tried in order.
     return [
         Route("/v1/chat/completions", ChatCompletions(gate, body_limit=limit), methods=post),
         Route("/v1/completions", Completions(gate, body_limit=limit), methods=post),
         Route("/health", system.Health(models), methods=get),
         Route("/ready", system.Ready(models), methods=get),
-        Route("/metrics", system.MetricsPage(metrics), methods=get),
+        *pages,
         Route("/version", system.Version(), methods=get),
         Route("/openapi.json", system.OpenApiPage(document), methods=get),
         Route("/v1/models", system.ListModels(models), methods=get),

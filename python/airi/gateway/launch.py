@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
-from airi.gateway.access import open_access
+from airi.gateway.access import Access, open_access
 from airi.gateway.lifecycle import Stop, bind
 from airi.gateway.options import ServerOptions
+from airi.gateway.reloading import Hangup
 from airi.transport import EngineClient, Progress
 from airi.transport.supervisor import EngineSupervisor
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from airi.config import ConfigFile
+    from airi.config.reload import Reloader
     from airi.engine.options import EngineOptions
     from airi.gateway.lifecycle import Listening
 
@@ -25,20 +28,22 @@ async def launch(
     source: EngineOptions | str,
     options: ServerOptions,
     *,
+    config: ConfigFile | None = None,
     log_level: str = "warning",
     on_progress: Callable[[Progress], None] | None = None,
     on_listening: Callable[[Listening], None] | None = None,
 ) -> None:
     """Serves until SIGTERM or SIGINT and returns once everything has drained.
 
-    `source` describes the engine to start, which logs at `log_level`, or is the endpoint of one that runs.
+    `source` describes the engine to start, which logs at `log_level`, or is the endpoint of one that runs. `config` is
+    where both came from, which SIGHUP reads again; without one the signal ends the process, as it does by default.
     Raises AiriError for what the user can mend: a taken port, a state that cannot be opened, a broken checkpoint,
     options that do not fit;
     EngineDeadError when the engine keeps dying.
     """
     if options.chat_template is not None:
         _check_template(options.chat_template)
-    with Stop().installed() as stop:
+    with Stop().installed() as stop, nullcontext() if config is None else Hangup().installed() as hangup:
         sock = bind(options.host, options.port)
         try:
             async with (
@@ -47,12 +52,28 @@ async def launch(
             ):
                 serve = await asyncio.to_thread(_load_server)
                 client = await starting
+                if config is not None and hangup is not None:
+                    hangup.reloads(_reloader(config, access, client).reload)
                 await serve(client, options, sock, stop=stop, access=access, on_listening=on_listening)
         except asyncio.CancelledError:
             if not stop.requested:
                 raise
         finally:
             sock.close()
+
+
+def _reloader(config: ConfigFile, access: Access, client: EngineClient) -> Reloader:
+    """What of the config can change while it is served."""
+    from airi.config.cedar import check_policies
+    from airi.config.content import check_content
+    from airi.config.reload import Reloader
+    from airi.gateway.reloading import TenantsPart
+
+    def check(file: ConfigFile) -> None:
+        check_policies(file)
+        check_content(file)
+
+    return Reloader(config, [TenantsPart(access, client)], check=check)
 
 
 def _check_template(source: str | Path) -> None:

@@ -136,7 +136,9 @@ _REASONS = {
 }
 
 
-def openapi_document(*, models: list[str], vocab_size: int, open_paths: frozenset[str] | None) -> bytes:
+def openapi_document(
+    *, models: list[str], vocab_size: int, open_paths: frozenset[str] | None, metrics_page: bool = True
+) -> bytes:
     """The document as JSON; `models` become examples. All but `open_paths` need a key; None: nothing does.
 
     `vocab_size` is that of the largest vocabulary served: ids beyond it are wrong for every model.
@@ -150,6 +152,8 @@ def openapi_document(*, models: list[str], vocab_size: int, open_paths: frozense
     _refine(components, models, vocab_size)
     paths: Json = {}
     for operation in OPERATIONS:
+        if operation.path == "/metrics" and not metrics_page:
+            continue
         guarded = open_paths is not None and operation.path not in open_paths
         described = _operation(operation, models, guarded=guarded)
         paths.setdefault(operation.path, {})[operation.method] = described

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from airi._hosts import is_loopback
 from airi.errors import ConfigError
 from airi.policy.tenants import TenantOptions
 
-__all__ = ["AppOptions", "ServerOptions", "is_loopback"]
+__all__ = ["AppOptions", "ServerOptions"]
 
 DEFAULT_BODY_LIMIT = 32 * 2**20
 _PAGES = ("/metrics", "/openapi.json")
@@ -24,6 +25,8 @@ class AppOptions:
     """URL of the database that keys are in; see `airi.state`."""
     tenants: tuple[TenantOptions, ...] = ()
     """Those that are served, where any are listed; else every tenant that has a key."""
+    metrics_page: bool = True
+    """Whether there is /metrics."""
     open_pages: tuple[str, ...] = ()
     """Of `/metrics` and `/openapi.json`: those that need no key."""
     cors_origins: tuple[str, ...] = ()
@@ -81,8 +84,3 @@ class ServerOptions:
     def scheme(self) -> str:
         """http or https."""
         return "http" if self.tls_cert is None else "https"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches what listens there."""
-    return host in ("localhost", "::1") or host.startswith("127.")

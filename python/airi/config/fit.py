@@ -1,0 +1,206 @@
+"""Whether a config's models fit the memory of the device that they are to run on, with the amounts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from airi.config.accelerators import ACCELERATORS, ANY, CPU
+from airi.config.load import ConfigFile
+from airi.config.mistakes import Mistake
+from airi.config.options import engine_options
+from airi.engine.arena import KvDemand, format_bytes, plan_arena, plan_elastic_arena
+from airi.engine.backends import LoadOptions, ModelInfo
+from airi.engine.backends.cuda.detect import has_driver
+from airi.engine.hub import is_hub_reference, parse_hub_reference
+from airi.engine.loader import open_model
+from airi.engine.options import EngineOptions, ModelOptions
+from airi.engine.resources import available_memory
+from airi.errors import AiriError, CheckpointError, MemoryBudgetError
+
+__all__ = ["Device", "Fit", "check_fit"]
+
+_HOST_BLOCK_SIZE, _GPU_BLOCK_SIZE = 16, 64
+_HOST_FRACTION, _GPU_FRACTION = 0.5, 0.85
+_WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Memory that models would share."""
+
+    name: str
+    free: int
+    """Bytes of one of it."""
+    is_host: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """What was found out; `mistakes` is empty where all fits."""
+
+    mistakes: tuple[Mistake, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What could not be found out, and what fits how well."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    options: ModelOptions
+    info: ModelInfo
+
+
+def check_fit(file: ConfigFile) -> Fit:
+    """Reads the models' configs and the headers of their weights; computes what they take of each device."""
+    options = engine_options(file)
+    mistakes: list[Mistake] = []
+    notes: list[str] = []
+    devices = _devices(file, options, mistakes)
+    on_device = bool(devices) and not any(device.is_host for device in devices)
+    opened: list[_Opened] = []
+    for i, model in enumerate(options.models):
+        try:
+            folder = _folder(model.path)
+            if folder is None:
+                notes.append(
+                    f"{model.name}: {file.masked(model.path)} is not on this machine yet, so its size is not known"
+                )
+            else:
+                opened.append(_Opened(model, _open(folder, options, model, on_device=on_device)))
+        except AiriError as error:
+            accepted = f"a model that can be served ({file.masked(str(error))})"
+            mistakes.append(file.mistake(_key_at_fault(file, i, error), accepted))
+    if devices and opened and not mistakes:
+        results = [_fit_on(device, options, opened) for device in devices]
+        if all(isinstance(result, MemoryBudgetError) for result in results):
+            mistakes += _misfits(file, results)
+        notes += [result for result in results if isinstance(result, str)]
+    return Fit(mistakes=tuple(mistakes), notes=tuple(notes))
+
+
+def _devices(file: ConfigFile, options: EngineOptions, mistakes: list[Mistake]) -> list[Device]:
+    """The devices that models name, or the one of this machine that the engine would take."""
+    named = [
+        (i, {name.lower() for name in model.resources.accelerator})
+        for i, model in enumerate(file.config.models)
+        if model.resources.accelerator and ANY not in map(str.lower, model.resources.accelerator)
+    ]
+    if not named:
+        return _own_device(file, options, mistakes)
+    common = set.intersection(*(names for _, names in named))
+    if not common:
+        accepted = "one that the other models name too, as all run on one device"
+        mistakes.append(file.mistake(("models", named[-1][0], "resources", "accelerator"), accepted))
+    found = [
+        Device(name, size, is_host=False) for name, size in ACCELERATORS.items() if name.lower() in common
+    ]
+    return found + [Device("this machine", available_memory(), is_host=True)] * (CPU in common)
+
+
+def _own_device(file: ConfigFile, options: EngineOptions, mistakes: list[Mistake]) -> list[Device]:
+    if options.device == "cpu" or (options.device == "auto" and not has_driver()):
+        return [Device("this machine", available_memory(), is_host=True)]
+    from airi.engine.backends.cuda.detect import obstacle
+
+    index = int(options.device.partition(":")[2] or 0)
+    problem = obstacle(index, options.tensor_parallel_size) if has_driver() else "no GPU's driver was found"
+    if problem is None:
+        import torch
+
+        free, _ = torch.cuda.mem_get_info(index)
+        return [Device(torch.cuda.get_device_name(index), free, is_host=False)]
+    if options.device == "auto":
+        return [Device("this machine", available_memory(), is_host=True)]
+    accepted = (
+        f"a device that there is ({problem}), or resources.accelerator of models that will run elsewhere"
+    )
+    mistakes.append(file.mistake(("engine", "device"), accepted))
+    return []
+
+
+def _folder(path: str) -> Path | None:
+    """Where a model's files are on this machine; None for a repository that was never fetched."""
+    if not is_hub_reference(path):
+        folder = Path(path)
+        if not folder.is_dir():
+            raise CheckpointError("it is a file" if folder.exists() else "there is no such folder")
+        return folder
+    from huggingface_hub import snapshot_download
+
+    reference = parse_hub_reference(path)
+    try:
+        folder = Path(snapshot_download(reference.repo, revision=reference.revision, local_files_only=True))
+    except Exception:  # its errors differ between releases, and each means that it is not there
+        return None
+    return folder if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")) else None
+
+
+def _open(folder: Path, options: EngineOptions, model: ModelOptions, *, on_device: bool) -> ModelInfo:
+    load = LoadOptions(
+        dtype=model.dtype or options.dtype,
+        max_model_len=model.max_model_len or options.max_model_len,
+        kv_cache_dtype=options.kv_cache_dtype,
+        quantization=options.quantization,
+        tensor_parallel_size=options.tensor_parallel_size,
+    )
+    return open_model(folder, load, on_device=on_device).info
+
+
+def _key_at_fault(file: ConfigFile, index: int, error: AiriError) -> tuple[str | int, ...]:
+    """The key that an error is about: its model's source unless a setting is named."""
+    model = file.config.models[index]
+    for name in ("max_model_len", "dtype"):
+        if str(error).startswith(f"{name} is"):
+            own = getattr(model.engine, name) is not None
+            return ("models", index, "engine", name) if own else ("engine", name)
+    return ("models", index, "source") if model.source else ("models", index, "versions", 0, "source")
+
+
+def _fit_on(device: Device, options: EngineOptions, models: Sequence[_Opened]) -> str | MemoryBudgetError:
+    """A sentence with the amounts, or why it does not fit."""
+    weights = {model.options.name: _weight_bytes(options, model.info) for model in models}
+    block_size = options.block_size or (_HOST_BLOCK_SIZE if device.is_host else _GPU_BLOCK_SIZE)
+    demands = list(_demands(options, models, block_size))
+    least = sum(max(demand.kv_min, demand.bytes_per_block) for demand in demands)
+    kv = max(least, options.kv_memory or 0)
+    total = sum(weights.values())
+    each = ", ".join(f"{name} {format_bytes(size)}" for name, size in weights.items())
+    amounts = f"{format_bytes(total)} of weights ({each}) and {format_bytes(kv)} of keys and values"
+    if total + kv > device.free:
+        free = f"{format_bytes(device.free)} on {device.name}"
+        return MemoryBudgetError(f"{format_bytes(total + kv)}, {amounts}; accepted: at most {free}")
+    plan = plan_elastic_arena if any(model.options.is_elastic for model in models) else plan_arena
+    fraction = options.kv_fraction or (_HOST_FRACTION if device.is_host else _GPU_FRACTION)
+    try:
+        plan(demands, kv_memory=options.kv_memory, available=device.free - total, fraction=fraction)
+    except MemoryBudgetError as error:
+        return MemoryBudgetError(
+            f"more than fits {device.name}; accepted: a plan of memory that adds up ({error})"
+        )
+    return f"fits {device.name}: {amounts}, of {format_bytes(device.free)}"
+
+
+def _weight_bytes(options: EngineOptions, info: ModelInfo) -> int:
+    """Of one device. Scales of quantised weights, and what stays unquantised, are small beside the rest."""
+    width = 1 if options.quantization is not None else _WIDTHS[info.dtype]
+    return -(-info.num_parameters * width // options.tensor_parallel_size)
+
+
+def _demands(options: EngineOptions, models: Sequence[_Opened], block_size: int) -> Iterator[KvDemand]:
+    for model in models:
+        per_block = -(-model.info.bytes_per_block(block_size) // options.tensor_parallel_size)
+        yield KvDemand(
+            name=model.options.name,
+            bytes_per_block=-(-per_block // 4096) * 4096,
+            max_blocks=-(-model.info.max_model_len // block_size) * options.max_num_seqs,
+            share=model.options.kv_share,
+            kv_min=model.options.kv_min or 0,
+            kv_max=model.options.kv_max,
+        )
+
+
+def _misfits(file: ConfigFile, results: Sequence[str | MemoryBudgetError]) -> Iterator[Mistake]:
+    for result in results:
+        what, _, hint = str(result).partition("; ")
+        yield Mistake(file.document.name, file.document.line(("models",)), ("models",), f"is {what}", hint)

@@ -1,0 +1,146 @@
+"""From a config to what the engine and the gateway take. Imports them when it is called."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airi import builtin
+from airi.config.load import ConfigFile
+from airi.config.models import Engine, Model
+from airi.config.references import ENGINE_WIDE
+from airi.config.tenants import Oidc
+from airi.errors import ConfigError, ConfigFileError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from airi.engine.options import EngineOptions, ModelOptions
+    from airi.gateway.options import ServerOptions
+    from airi.policy.oidc import OidcOptions
+    from airi.policy.tenants import TenantOptions
+
+__all__ = ["engine_options", "model_path", "server_options", "tenant_options"]
+
+_ENGINE_NAMES = {"max_num_batched_tokens": "max_batch_tokens", "enable_prefix_caching": "prefix_caching"}
+"""Settings whose names here are vLLM's, with the engine's own."""
+_PAGES = {"metrics": "/metrics", "openapi": "/openapi.json"}
+_FILES = ("disk_kv_path", "record_steps")
+
+
+def engine_options(file: ConfigFile, *, sources: Mapping[str, str] | None = None) -> EngineOptions:
+    """The engine that runs a config's models. Raises ConfigFileError for what the engine alone can tell is wrong.
+
+    `sources`: by model, where it comes from instead, as a lock pins it.
+    """
+    from airi.engine.options import EngineOptions
+
+    config = file.config
+    engine = config.engine
+    given: dict[str, Any] = {
+        "device": engine.device,
+        "models": tuple(_model(file, m, sources) for m in config.models),
+    }
+    given |= {"dtype": engine.dtype, "max_model_len": engine.max_model_len}
+    for name in ENGINE_WIDE:
+        values = [getattr(engine, name), *(getattr(model.engine, name) for model in config.models)]
+        given[_ENGINE_NAMES.get(name, name)] = next((value for value in values if value is not None), None)
+    for name in Engine.model_fields.keys() - type(config.models[0].engine).model_fields.keys():
+        value = getattr(engine, name)
+        given[name] = str(file.resolve(value).absolute()) if name in _FILES and value is not None else value
+    try:
+        return EngineOptions(**{name: value for name, value in given.items() if value is not None})
+    except ConfigError as error:
+        name = next(
+            (ours for ours, theirs in _ENGINE_NAMES.items() if theirs == error.field), error.field or ""
+        )
+        line = file.document.line(("engine", name))
+        raise ConfigFileError([f"{file.document.name}:{line}: engine: {file.masked(str(error))}"]) from None
+
+
+def _model(file: ConfigFile, model: Model, sources: Mapping[str, str] | None) -> ModelOptions:
+    from airi.engine.options import ModelOptions
+
+    slo, memory = model.slo, model.resources.kv_memory
+    return ModelOptions(
+        path=(sources or {}).get(model.name) or model_path(file, model),
+        name=model.name,
+        aliases=model.aliases,
+        weight=model.resources.share,
+        kv_share=model.resources.kv_share,
+        kv_min=memory.min,
+        kv_max=memory.max,
+        sleepable=model.resources.sleepable,
+        max_model_len=model.engine.max_model_len,
+        dtype=model.engine.dtype,
+        ttft_ms=None if slo.ttft_ms is None else slo.ttft_ms.p99,
+        itl_ms=None if slo.itl_ms is None else slo.itl_ms.p99,
+    )
+
+
+def model_path(file: ConfigFile, model: Model) -> str:
+    """Where a model's checkpoint is, as the engine takes it: relative folders are from the config's."""
+    source = model.location
+    if source.startswith("hf://"):
+        return source
+    if source == builtin.NAME and not file.resolve(source).is_dir():
+        return builtin.resolve(None)
+    return str(file.resolve(source))
+
+
+def tenant_options(file: ConfigFile) -> tuple[TenantOptions, ...]:
+    """The tenants that are served. Raises ConfigFileError for what the policies' own checks find wrong."""
+    from airi.policy.tenants import TenantOptions
+
+    options: list[TenantOptions] = []
+    mistakes = []
+    for i, tenant in enumerate(file.config.tenants):
+        try:
+            made = TenantOptions(
+                name=tenant.name,
+                groups=tenant.groups,
+                priority=tenant.priority,
+                weight=tenant.weight,
+                key_prefix=tenant.auth.key_prefix,
+                oidc=_oidc(tenant.auth.oidc),
+            )
+        except ConfigError as error:
+            mistakes.append(file.mistake(("tenants", i), file.masked(str(error))))
+        else:
+            options.append(made)
+    if mistakes:
+        raise ConfigFileError(mistakes)
+    return tuple(options)
+
+
+def _oidc(oidc: Oidc | None) -> OidcOptions | None:
+    from airi.policy.oidc import OidcOptions
+
+    if oidc is None:
+        return None
+    given = {name: getattr(oidc, name) for name in Oidc.model_fields}
+    return OidcOptions(**{name: value for name, value in given.items() if name != "algorithms" or value})
+
+
+def server_options(file: ConfigFile) -> ServerOptions:
+    """The gateway that serves a config's models."""
+    from airi.gateway.options import AppOptions, ServerOptions
+
+    config, server = file.config, file.config.server
+    template = config.models[0].chat_template
+    app = AppOptions(
+        state=server.state if config.tenants else None,
+        tenants=tenant_options(file),
+        cors_origins=server.cors.origins,
+        body_limit=server.body_limit,
+        metrics_page=config.observability.prometheus,
+        open_pages=tuple(path for name, path in _PAGES.items() if getattr(server.open, name)),
+    )
+    return ServerOptions(
+        app=app,
+        host=server.host.strip("[]"),
+        port=server.port,
+        tls_cert=None if server.tls is None else file.resolve(server.tls.cert),
+        tls_key=None if server.tls is None else file.resolve(server.tls.key),
+        chat_template=None if template is None else file.resolve(template),
+        drain_timeout_s=server.drain_timeout_s,
+    )

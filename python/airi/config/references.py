@@ -1,0 +1,168 @@
+"""What the parts of a config say of each other: names that must be there, and must differ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from airi._hosts import is_loopback
+from airi.config.document import Document, Path
+from airi.config.mistakes import Mistake, shown
+from airi.config.models import EngineSettings
+from airi.config.schema import Config
+
+__all__ = ["ENGINE_WIDE", "wrong_references"]
+
+ENGINE_WIDE = tuple(name for name in EngineSettings.model_fields if name not in ("dtype", "max_model_len"))
+"""Settings that all models of an engine share."""
+
+_Report = Callable[..., None]
+
+
+def wrong_references(config: Config, document: Document) -> list[Mistake]:
+    """Every mistake of a config whose parts are each right by themselves."""
+    mistakes: list[Mistake] = []
+
+    def report(path: Path, accepted: str, *, value: str | None = None) -> None:
+        mistakes.append(document.mistake(path, accepted, value=value))
+
+    for check in (_names, _models, _engine_wide, _server, _tenants, _policies, _content):
+        check(config, report)
+    return mistakes
+
+
+def _unique(names: Iterable[tuple[Path, str]], what: str, report: _Report) -> None:
+    seen: dict[str, Path] = {}
+    for path, name in names:
+        if name in seen:
+            report(path, f"a name that no other {what} has")
+        seen.setdefault(name, path)
+
+
+def _names(config: Config, report: _Report) -> None:
+    def models() -> Iterator[tuple[Path, str]]:
+        for i, model in enumerate(config.models):
+            yield ("models", i, "name"), model.name
+            for k, alias in enumerate(model.aliases):
+                yield ("models", i, "aliases", k), alias
+
+    _unique(models(), "model or alias", report)
+    _unique(
+        ((("tenants", i, "name"), tenant.name) for i, tenant in enumerate(config.tenants)), "tenant", report
+    )
+    for side in ("input", "output"):
+        rules = enumerate(getattr(config.content, side))
+        _unique(((("content", side, i, "name"), rule.name) for i, rule in rules), f"rule of {side}", report)
+
+
+def _models(config: Config, report: _Report) -> None:
+    if not config.models:
+        report(("models",), "at least one model", value="empty")
+    templates = {model.chat_template for model in config.models}
+    for i, model in enumerate(config.models):
+        at: Path = ("models", i)
+        if (model.source is None) == (not model.versions):
+            both = "both source and versions" if model.source else "without source"
+            report((*at, "source"), "source, or versions with one", value=both)
+        elif len(model.versions) > 1:
+            count = f"{len(model.versions)} versions"
+            report((*at, "versions"), "one; this version of AIRI does not have more of a model", value=count)
+        memory = model.resources.kv_memory
+        if memory.min is not None and memory.max is not None and memory.min > memory.max:
+            report((*at, "resources", "kv_memory", "min"), "at most kv_memory.max")
+        if len(templates) > 1 and model.chat_template is not None:
+            report((*at, "chat_template"), "the same file for all models, or none")
+        parallel = config.engine.tensor_parallel_size or model.engine.tensor_parallel_size or 1
+        if parallel > 1 and (memory.min or memory.max or model.resources.sleepable):
+            report((*at, "resources"), "neither kv_memory nor sleepable, with tensor_parallel_size above 1")
+
+
+def _engine_wide(config: Config, report: _Report) -> None:
+    for name in ENGINE_WIDE:
+        first: tuple[str, object] | None = None
+        given: list[tuple[Path, object]] = [(("engine", name), getattr(config.engine, name))]
+        for i, model in enumerate(config.models):
+            given.append((("models", i, "engine", name), getattr(model.engine, name)))
+        for path, value in given:
+            if value is None:
+                continue
+            if first is None:
+                first = ("engine" if path[0] == "engine" else f"models[{path[1]}]", value)
+            elif first[1] != value:
+                report(path, f"{_as_yaml(first[1])} as in {first[0]}: models on one device share it")
+    engine = config.engine
+    if (engine.disk_kv_path is None) != (engine.disk_kv_memory is None):
+        missing = "disk_kv_path" if engine.disk_kv_path is None else "disk_kv_memory"
+        report(("engine", missing), "disk_kv_path and disk_kv_memory, or neither")
+    if engine.disk_kv_memory is not None and engine.host_kv_memory is None:
+        report(("engine", "host_kv_memory"), "some, as the disk is reached through host memory")
+
+
+def _as_yaml(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _server(config: Config, report: _Report) -> None:
+    if not config.tenants and not is_loopback(config.server.host):
+        accepted = "127.0.0.1, ::1 or localhost, unless tenants says who may call"
+        report(("server", "host"), accepted)
+
+
+def _tenants(config: Config, report: _Report) -> None:
+    models = [model.name for model in config.models]
+    priced = {model.name for model in config.models if model.price is not None}
+    issuers: set[tuple[str, str]] = set()
+    for i, tenant in enumerate(config.tenants):
+        at: Path = ("tenants", i, "limits")
+        for name, limits in tenant.limits.models.items():
+            if name not in models:
+                report(
+                    (*at, "models", name), _one_of(models), value="the limit of a model that is not served"
+                )
+            elif limits.max_budget is not None and name not in priced:
+                report(
+                    (*at, "models", name, "max_budget"), f"a budget for a model with a price; {name} has none"
+                )
+        budgets: list[tuple[Path, float | None]] = [(at, tenant.limits.max_budget)]
+        budgets += [((*at, "classes", name), of.max_budget) for name, of in tenant.limits.classes.items()]
+        for path, budget in budgets:
+            if budget is not None and priced != set(models):
+                free = ", ".join(name for name in models if name not in priced)
+                report((*path, "max_budget"), f"a budget where every model has a price; none have: {free}")
+        oidc = tenant.auth.oidc
+        if oidc is not None:
+            if (oidc.issuer, oidc.audience) in issuers:
+                report(("tenants", i, "auth", "oidc"), "an issuer and audience that no other tenant has")
+            issuers.add((oidc.issuer, oidc.audience))
+
+
+def _policies(config: Config, report: _Report) -> None:
+    policies = config.policies
+    if policies is not None and (policies.text is None) == (policies.file is None):
+        given = "both text and file" if policies.text is not None else "without text"
+        report(("policies",), "text or file", value=given)
+
+
+def _content(config: Config, report: _Report) -> None:
+    known = {
+        "models": [name for model in config.models for name in (model.name, *model.aliases)],
+        "tenants": [tenant.name for tenant in config.tenants],
+    }
+    for side in ("input", "output"):
+        for i, rule in enumerate(getattr(config.content, side)):
+            at: Path = ("content", side, i)
+            if not rule.has_patterns:
+                report(
+                    at,
+                    "a rule with detectors, words, file, regexes or judge",
+                    value="a rule without patterns",
+                )
+            for field, names in known.items():
+                for k, name in enumerate(getattr(rule, field)):
+                    if name not in names:
+                        report((*at, field, k), _one_of(names))
+            if rule.judge is not None and rule.judge not in known["models"]:
+                report((*at, "judge"), _one_of(known["models"]))
+
+
+def _one_of(names: list[str]) -> str:
+    return f"one of: {', '.join(shown(name, quoted=False) for name in names[:20])}" if names else "none"

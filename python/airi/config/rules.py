@@ -1,0 +1,111 @@
+"""`policies` and `content`: what callers may do, and what texts may hold. Data alone; others act on it."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import AfterValidator, Field
+
+from airi.config.values import FilePath, Name, Part, Text, mistaken
+
+__all__ = ["Act", "Content", "ContentRule", "Detector", "Policies"]
+
+Detector = Literal[
+    "pii",
+    "credentials",
+    "email",
+    "payment_card",
+    "iban",
+    "us_ssn",
+    "aws_access_key",
+    "github_token",
+    "google_api_key",
+    "slack_token",
+    "stripe_key",
+    "sk_key",
+    "jwt",
+    "private_key",
+]
+"""What comes with AIRI; the first two are groups of the others."""
+Act = Literal["block", "redact", "annotate", "audit"]
+
+_MOST_WORDS = 100_000
+_MOST_REGEXES = 1000
+
+
+def _check_regex(pattern: str) -> str:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            re.compile(pattern)
+    except (re.error, Warning, OverflowError, RecursionError) as error:
+        reason = getattr(error, "msg", None) or "it cannot be read"
+        raise mistaken(f"a regular expression ({reason})") from None
+    return pattern
+
+
+Regex = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_check_regex)]
+
+
+class Policies(Part):
+    """What callers may do. Left out: everybody who is known may use every model."""
+
+    engine: Literal["cedar"] = "cedar"
+    """The language."""
+    text: Annotated[str, Field(max_length=1 << 20)] | None = None
+    """The policies."""
+    file: FilePath | None = None
+    """In place of text: the file that holds them."""
+
+
+class ContentRule(Part):
+    """Texts that match any of its patterns, and what is done about them."""
+
+    foreign: ClassVar[dict[str, str]] = {
+        "pii": "detectors",
+        "builtin": "detectors",
+        "regex": "regexes",
+        "patterns": "regexes",
+        "block_list": "words",
+        "blocklist": "words",
+        "words_file": "file",
+    }
+
+    name: Name
+    """What answers, metrics and the audit call it."""
+    detectors: tuple[Detector, ...] = Field(default=(), strict=False)
+    """Validated patterns that come with AIRI, and groups of them: pii and credentials."""
+    words: tuple[Text, ...] = Field(default=(), strict=False, max_length=_MOST_WORDS)
+    """A block list; found whole, in upper and lower case alike."""
+    file: FilePath | None = None
+    """A file with a block list, one entry a line."""
+    regexes: tuple[Regex, ...] = Field(default=(), strict=False, max_length=_MOST_REGEXES)
+    """Regular expressions."""
+    ignore_case: bool = False
+    """Whether regexes match in upper and lower case alike."""
+    judge: Name | None = None
+    """A model that is asked about the whole text."""
+    action: Act = "block"
+    """Refuse the text or end the answer, replace the match, tell the client of it, or the audit alone."""
+    replacement: Annotated[str, Field(max_length=256)] = "[REDACTED]"
+    """What stands in place of a match that is redacted."""
+    tenants: tuple[Name, ...] = Field(default=(), strict=False)
+    """Whose texts; left out: everybody's."""
+    models: tuple[Name, ...] = Field(default=(), strict=False)
+    """Texts to and from which models; left out: all."""
+
+    @property
+    def has_patterns(self) -> bool:
+        """Whether it looks for anything."""
+        return bool(self.detectors or self.words or self.file or self.regexes or self.judge)
+
+
+class Content(Part):
+    """Rules for texts."""
+
+    input: tuple[ContentRule, ...] = Field(default=(), strict=False)
+    """For prompts, before anything is spent on them."""
+    output: tuple[ContentRule, ...] = Field(default=(), strict=False)
+    """For answers, as they stream."""

@@ -1,0 +1,92 @@
+"""SIGHUP reads the config again. The parts of the gateway that a config may change while it serves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from airi.config import ConfigFile
+    from airi.gateway.access import Access, Exchange
+    from airi.policy.tenants import TellsTenants
+
+__all__ = ["Hangup", "TenantsPart"]
+
+
+class Hangup:
+    """Turns SIGHUP into a reload; one that comes before anything serves is remembered.
+
+    *Thread safety*: none; lives on the main thread's event loop.
+    """
+
+    def __init__(self) -> None:
+        self._reload: Callable[[], Awaitable[object]] | None = None
+        self._tasks: set[asyncio.Future[object]] = set()
+        self.requested = False
+
+    def reloads(self, reload: Callable[[], Awaitable[object]]) -> None:
+        """From now on a signal calls this; at once where one has come before."""
+        self._reload = reload
+        if self.requested:
+            self()
+
+    def __call__(self) -> None:
+        """Handle one signal."""
+        self.requested = True
+        if self._reload is not None:
+            task = asyncio.ensure_future(self._reload())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[Hangup]:
+        """Handles the signal inside the block, where this thread can."""
+        loop = asyncio.get_running_loop()
+        handled = False
+        try:
+            with contextlib.suppress(ValueError, RuntimeError):  # not the main thread: a test's server
+                loop.add_signal_handler(signal.SIGHUP, self)
+                handled = True
+            yield self
+        finally:
+            if handled:
+                loop.remove_signal_handler(signal.SIGHUP)
+            for task in self._tasks:
+                task.cancel()
+
+
+class TenantsPart:
+    """The part of a reload that keys and tokens speak for, and whose weights the engine knows."""
+
+    name = "tenants"
+
+    def __init__(self, access: Access, engine: TellsTenants) -> None:
+        self._access = access
+        self._engine = engine
+
+    async def prepare(self, old: ConfigFile, new: ConfigFile) -> _Tenants:
+        """Tenants that can take the place of those that are served."""
+        from airi.config.options import tenant_options
+
+        return _Tenants(self._access, self._engine, await self._access.prepare(tenant_options(new)))
+
+
+class _Tenants:
+    def __init__(self, access: Access, engine: TellsTenants, exchange: Exchange) -> None:
+        self._access, self._engine, self._exchange = access, engine, exchange
+        self._begun = False
+
+    async def commit(self) -> None:
+        """Serves them, and tells the engine what they are due."""
+        self._begun = True
+        await self._exchange.commit()
+        await self._access.tell(self._engine)
+
+    async def undo(self) -> None:
+        """Serves those before, and tells the engine what they were due."""
+        if self._begun:
+            await self._exchange.undo()
+            await self._access.tell(self._engine)

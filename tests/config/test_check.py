@@ -1,0 +1,227 @@
+"""What `airi check` finds out: models, memory, files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airi.bench.shapes import SHAPES, make_checkpoint
+from airi.config import ConfigFile, fit, load
+from airi.config.check import check
+from airi.config.lock import resolve, write_lock
+from airi.errors import ConfigFileError
+
+from .conftest import MINIMAL, with_demo, write
+
+GIB = 2**30
+EXAMPLE = Path(__file__).parents[2] / "examples" / "airi.yaml"
+
+
+def found(file: ConfigFile) -> list[str]:
+    """What is wrong, without the file's name."""
+    with pytest.raises(ConfigFileError) as caught:
+        check(file)
+    return [line.removeprefix(f"{file.path}:") for line in caught.value.lines]
+
+
+@pytest.fixture
+def _no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit, "has_driver", lambda: False)
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Path:
+    """A folder with a model of two million parameters, in `m`."""
+    (tmp_path / "m").mkdir()
+    make_checkpoint(SHAPES["llama-2m"], tmp_path / "m")
+    return tmp_path
+
+
+def free(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setattr(fit, "available_memory", lambda: count)
+
+
+@pytest.mark.usefixtures("_no_gpu")
+def test_the_shipped_example_has_no_mistake(tmp_path: Path) -> None:
+    copy = tmp_path / "airi.yaml"
+    copy.write_text(EXAMPLE.read_text())
+    report = check(load(copy, {}))
+    assert report.summary == "2 models, 2 tenants, 3 content rules, policies"
+    (note,) = report.notes
+    assert note.startswith("fits this machine: ")
+    assert "support 5.0 MiB, drafts 5.0 MiB" in note
+
+
+@pytest.mark.usefixtures("_no_gpu")
+def test_a_minimal_file_has_no_mistake(tmp_path: Path) -> None:
+    assert check(write(tmp_path, MINIMAL)).summary == "1 model"
+
+
+@pytest.mark.usefixtures("_no_gpu")
+def test_a_model_that_is_not_there_is_named_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "config.json").write_text(json.dumps({"architectures": ["OddForCausalLM"]}))
+    text = "version: 1\nmodels:\n" + "".join(
+        f"  - {{name: {name}, source: {source}}}\n"
+        for name, source in (("a", "./no"), ("b", "empty"), ("c", "odd"), ("d", "airi.yaml"))
+    )
+    lines = found(write(tmp_path, text))
+    assert (
+        lines[0]
+        == "3: models[0].source is './no'; accepted: a model that can be served (there is no such folder)"
+    )
+    assert lines[1].startswith("4: models[1].source is 'empty'; accepted: a model that can be served (")
+    assert "config.json is missing" in lines[1]
+    assert lines[2].startswith("5: models[2].source is 'odd'; accepted: a model that can be served (")
+    assert (
+        lines[3] == "6: models[3].source is 'airi.yaml'; accepted: a model that can be served (it is a file)"
+    )
+
+
+@pytest.mark.usefixtures("_no_gpu")
+def test_a_window_that_the_model_does_not_have_is_named_where_it_stands(two: Path) -> None:
+    text = "version: 1\nmodels:\n  - name: a\n    source: m\n    engine: {max_model_len: 999999}\n"
+    (line,) = found(write(two, text))
+    assert line.startswith(
+        "5: models[0].engine.max_model_len is 999999; accepted: a model that can be served ("
+    )
+
+
+@pytest.mark.usefixtures("_no_gpu")
+def test_what_does_not_fit_this_machine_is_told_with_the_amounts(
+    two: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "version: 1\nmodels:\n- {name: a, source: m, resources: {kv_memory: {min: 1GiB}}}\n- {name: b, source: m}\n"
+    file = write(two, text)
+    free(monkeypatch, 8 * GIB)
+    (note,) = check(file).notes
+    assert note.startswith("fits this machine: ")
+    assert note.endswith("of 8.0 GiB")
+    free(monkeypatch, GIB)
+    (line,) = found(file)
+    assert line.startswith("2: models is 1.0 GiB, ")
+    assert "MiB of weights (a " in line
+    assert ", b " in line
+    assert line.endswith(" and 1.0 GiB of keys and values; accepted: at most 1.0 GiB on this machine")
+
+
+@pytest.mark.usefixtures("_no_gpu")
+def test_a_plan_of_memory_that_does_not_add_up_is_told(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free(monkeypatch, 8 * GIB)
+    model = "{name: a, source: m, resources: {kv_memory: {max: 8KiB}}}"
+    text = f"version: 1\nengine: {{kv_memory: 64MiB}}\nmodels: [{model}]\n"
+    (line,) = found(write(two, text))
+    assert line.startswith(
+        "3: models is more than fits this machine; accepted: a plan of memory that adds up (kv_max"
+    )
+
+
+def test_accelerators_are_judged_by_their_names(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def with_names(names: str, kv: str, names_of_other: str = "any") -> ConfigFile:
+        return write(
+            two,
+            "version: 1\nengine: {device: cuda}\nmodels:\n"
+            f"  - {{name: a, source: m, resources: {{accelerator: [{names}], kv_memory: {{min: {kv}}}}}}}\n"
+            f"  - {{name: b, source: m, resources: {{accelerator: [{names_of_other}]}}}}\n",
+        )
+
+    assert [note.partition(":")[0] for note in check(with_names("H200, l4", "10GiB")).notes] == [
+        "fits H200",
+        "fits L4",
+    ]
+    assert [note.partition(":")[0] for note in check(with_names("H200, L4", "60GiB")).notes] == ["fits H200"]
+    lines = found(with_names("H100, L4", "100GiB"))
+    assert [line.rpartition("; ")[2] for line in lines] == [
+        "accepted: at most 74.5 GiB on H100",
+        "accepted: at most 22.4 GiB on L4",
+    ]
+    (line,) = found(with_names("H100", "1GiB", "L4"))
+    assert line == (
+        "5: models[1].resources.accelerator is a list; accepted: one that the other models name too, as all run on "
+        "one device"
+    )
+
+
+@pytest.mark.usefixtures("_no_gpu")
+def test_a_device_that_is_not_there_is_named(two: Path) -> None:
+    (line,) = found(write(two, "version: 1\nengine: {device: cuda}\nmodels: [{name: a, source: m}]\n"))
+    assert line.startswith(
+        "2: engine.device is 'cuda'; accepted: a device that there is (no GPU's driver was found)"
+    )
+
+
+def test_a_gpu_of_this_machine_is_judged_by_what_is_free(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit, "has_driver", lambda: True)
+    monkeypatch.setattr("airi.engine.backends.cuda.detect.obstacle", lambda *_: None)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda index: (3 * GIB, 80 * GIB))
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda index: f"GPU {index}")
+    text = "version: 1\nengine: {device: 'cuda:1', kv_memory: 2GiB}\nmodels: [{name: a, source: m}]\n"
+    (note,) = check(write(two, text)).notes
+    assert note.startswith("fits GPU 1: ")
+    assert note.endswith("of 3.0 GiB")
+    (line,) = found(write(two, text.replace("2GiB", "3GiB")))
+    assert line.endswith("accepted: at most 3.0 GiB on GPU 1")
+
+
+@pytest.mark.usefixtures("_no_gpu")
+def test_a_repository_that_was_never_fetched_is_a_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    file = write(tmp_path, "version: 1\nmodels: [{name: a, source: 'hf://org/never-there'}]\n")
+    assert check(file).notes == (
+        "a: hf://org/never-there is not on this machine yet, so its size is not known",
+    )
+
+
+@pytest.mark.usefixtures("_no_gpu")
+def test_files_that_are_named_must_be_there(tmp_path: Path) -> None:
+    (tmp_path / "bad.jinja").write_text("{% if %}")
+    (tmp_path / "k.pem").write_text("")
+    text = """\
+        version: 1
+        server:
+          tls: {cert: c.pem, key: k.pem}
+        models:
+          - name: demo
+            source: airi-demo
+            chat_template: bad.jinja
+        observability: {audit: ./no/audit.jsonl}
+        engine: {record_steps: no/steps}
+        """
+    lines = found(write(tmp_path, text))
+    assert lines[0] == "3: server.tls.cert is 'c.pem'; accepted: a file that can be read"
+    assert lines[1].startswith(
+        "8: observability.audit is './no/audit.jsonl'; accepted: a file in a folder that can"
+    )
+    assert lines[2].startswith(
+        "9: engine.record_steps is 'no/steps'; accepted: a file in a folder that can be"
+    )
+    assert lines[3].startswith("7: models[0].chat_template is 'bad.jinja'; accepted: a chat template (")
+
+
+@pytest.mark.usefixtures("_no_gpu")
+def test_mistakes_of_all_kinds_are_told_together(tmp_path: Path) -> None:
+    text = with_demo("policies:\n  text: permit (x);\nobservability: {audit: no/a}\n").replace(
+        "airi-demo", "./no"
+    )
+    assert [line.split()[1] for line in found(write(tmp_path, text))] == [
+        "policies.text",
+        "observability.audit",
+        "models[0].source",
+    ]
+
+
+@pytest.mark.usefixtures("_no_gpu")
+def test_a_lock_of_other_sources_is_told(two: Path) -> None:
+    file = write(two, "version: 1\nmodels: [{name: a, source: m}]\n")
+    write_lock(file, resolve(file))
+    assert check(file).summary == "1 model"
+    other: Any = write(two, "version: 1\nmodels: [{name: a, source: ./m}]\n")
+    assert found(other) == [
+        "2: models[0].source is './m'; accepted: what airi.lock says, or run `airi lock` again"
+    ]
