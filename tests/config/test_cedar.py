@@ -7,8 +7,9 @@ from textwrap import indent
 
 import pytest
 
-from airi.config.cedar import ACTIONS, check_policies, policy_mistakes
+from airi.config.cedar import check_policies, policy_mistakes
 from airi.errors import ConfigFileError
+from airi.policy.schema import ACTIONS
 
 from .conftest import config, with_demo, write
 

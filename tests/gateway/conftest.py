@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,8 @@ from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from airi.gateway.access import open_access
+from airi.gateway.gate import Government
+from airi.gateway.governing import decider_of
 from airi.gateway.lifecycle import Listening, Stop, bind
 from airi.gateway.options import AppOptions, ServerOptions
 from airi.gateway.server import serve
@@ -154,9 +156,17 @@ def stub_engine(options: StubOptions) -> Iterator[StubEngine]:
         thread.join()
 
 
+Govern = Callable[[], Awaitable[Government]]
+"""Called in the gateway's loop."""
+
+
+async def _ungoverned() -> Government:
+    return Government(decider_of(None, ()))
+
+
 @contextmanager
 def gateway_thread(
-    endpoint: str, options: ServerOptions
+    endpoint: str, options: ServerOptions, govern: Govern = _ungoverned
 ) -> Iterator[tuple[Listening, asyncio.AbstractEventLoop]]:
     """A gateway serving from a thread until the block ends."""
     ready = threading.Event()
@@ -175,7 +185,15 @@ def gateway_thread(
                 await EngineClient.connect(endpoint, timeout_s=10) as client,
             ):
                 sock = bind(options.host, options.port)
-                await serve(client, options, sock, stop=stop, access=access, on_listening=on_listening)
+                await serve(
+                    client,
+                    options,
+                    sock,
+                    stop=stop,
+                    access=access,
+                    government=await govern(),
+                    on_listening=on_listening,
+                )
 
     thread = threading.Thread(target=lambda: uvloop.run(main()))
     thread.start()
@@ -224,7 +242,7 @@ StartGateway = Callable[..., Gateway]
 @pytest.fixture
 def start_gateway(model_folder: Path, tokenizer: Tokenizer, tmp_path: Path) -> Iterator[StartGateway]:
     """Starts gateways with stubs of their own: keywords of StubOptions, `app` for AppOptions."""
-    with _starter(model_folder, tokenizer, tmp_path) as start:
+    with starter(model_folder, tokenizer, tmp_path) as start:
         yield start
 
 
@@ -233,16 +251,22 @@ def gateway(
     model_folder: Path, tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Gateway]:
     """One gateway for all tests of a module that only ask."""
-    with _starter(model_folder, tokenizer, tmp_path_factory.mktemp("gateway")) as start:
+    with starter(model_folder, tokenizer, tmp_path_factory.mktemp("gateway")) as start:
         yield start()
 
 
 @contextmanager
-def _starter(model_folder: Path, tokenizer: Tokenizer, folder: Path) -> Iterator[StartGateway]:
+def starter(model_folder: Path, tokenizer: Tokenizer, folder: Path) -> Iterator[StartGateway]:
     with ExitStack() as stack:
         count = 0
 
-        def start(*, answer: str = ANSWER, app: AppOptions | None = None, **stub: object) -> Gateway:
+        def start(
+            *,
+            answer: str = ANSWER,
+            app: AppOptions | None = None,
+            govern: Govern = _ungoverned,
+            **stub: object,
+        ) -> Gateway:
             nonlocal count
             count += 1
             settings = {
@@ -256,7 +280,7 @@ def _starter(model_folder: Path, tokenizer: Tokenizer, folder: Path) -> Iterator
             }
             engine = stack.enter_context(stub_engine(StubOptions(**settings)))  # type: ignore[arg-type]
             options = ServerOptions(port=0, app=app or AppOptions())
-            listening, loop = stack.enter_context(gateway_thread(str(settings["endpoint"]), options))
+            listening, loop = stack.enter_context(gateway_thread(str(settings["endpoint"]), options, govern))
             gateway = Gateway(url=listening.url, stub=engine, listening=listening, loop=loop)
             stack.callback(gateway.close)
             return gateway

@@ -18,6 +18,8 @@ import pytest
 from airi.errors import EngineDeadError
 from airi.gateway.access import Access
 from airi.gateway.app import create_app
+from airi.gateway.gate import Government
+from airi.gateway.governing import decider_of
 from airi.gateway.lifecycle import Listening, Stop, bind
 from airi.gateway.metrics import Metrics
 from airi.gateway.models import ModelRegistry, serve_models
@@ -160,7 +162,15 @@ async def test_a_server_whose_engine_keeps_dying_ends_with_an_error(
     async with supervisor as client:
         sock = bind("127.0.0.1", 0)
         with pytest.raises(EngineDeadError, match="died 2 times in a row and was given up"):
-            await serve(client, ServerOptions(port=0), sock, stop=Stop(), access=Access(), on_listening=kill)
+            await serve(
+                client,
+                ServerOptions(port=0),
+                sock,
+                stop=Stop(),
+                access=Access(),
+                government=Government(decider_of(None, ())),
+                on_listening=kill,
+            )
 
 
 async def test_a_server_whose_engine_was_given_up_is_not_healthy(model_folder: Path, tmp_path: Path) -> None:
@@ -169,7 +179,11 @@ async def test_a_server_whose_engine_was_given_up_is_not_healthy(model_folder: P
         async with await EngineClient.connect(stub.endpoint, timeout_s=10) as client:
             metrics = Metrics("1")
             app = create_app(
-                ModelRegistry(serve_models(client, metrics)), metrics, AppOptions(), access=Access()
+                ModelRegistry(serve_models(client, metrics)),
+                metrics,
+                AppOptions(),
+                access=Access(),
+                government=Government(decider_of(None, ())),
             )
             async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as http:
                 assert (await http.get("/health")).status_code == 200

@@ -12,6 +12,8 @@ from starlette.routing import Route
 
 from airi.gateway.access import OPEN_PATHS, Access
 from airi.gateway.app import create_app
+from airi.gateway.gate import Government
+from airi.gateway.governing import decider_of
 from airi.gateway.metrics import Metrics
 from airi.gateway.models import ModelRegistry
 from airi.gateway.openapi import OPERATIONS, openapi_document
@@ -32,7 +34,13 @@ def references(value: Any) -> set[str]:
 
 
 def test_every_route_is_documented_and_every_operation_is_routed() -> None:
-    app = create_app(ModelRegistry([]), Metrics("1"), AppOptions(), access=Access())
+    app = create_app(
+        ModelRegistry([]),
+        Metrics("1"),
+        AppOptions(),
+        access=Access(),
+        government=Government(decider_of(None, ())),
+    )
     routed = {
         (route.path.replace(":path", ""), method.lower())
         for route in app.routes

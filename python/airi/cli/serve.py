@@ -72,7 +72,7 @@ def serve_config(path: str, said: list[str], models: list[str], log_level: str) 
     from airi.config.cedar import check_policies
     from airi.config.content import check_content
     from airi.config.lock import pinned_sources
-    from airi.config.options import engine_options, server_options
+    from airi.config.options import check_enforced, engine_options, server_options
 
     if len(models) > 1:
         other = next(model for model in models if model != path)
@@ -82,6 +82,7 @@ def serve_config(path: str, said: list[str], models: list[str], log_level: str) 
             where = "AIRI_API_KEY (--api-key)" if name == "api_key" else f"--{name.replace('_', '-')}"
             raise ConfigError(f"{where} does not go with {path}, which says that itself", field=name)
     file = load(path)
+    check_enforced(file)
     check_policies(file)
     check_content(file)
     with ReadingBars() as bars:

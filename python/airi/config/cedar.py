@@ -5,12 +5,10 @@ Cedar's parser tells what is wrong but not where, so a text is cut into its stat
 
 from __future__ import annotations
 
-import json
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -19,12 +17,9 @@ from airi.config.load import ConfigFile
 from airi.config.mistakes import Mistake
 from airi.config.tenants import ANYONE
 from airi.errors import ConfigFileError
+from airi.policy.schema import parsed_schema
 
-__all__ = ["ACTIONS", "cedar_schema", "check_policies", "policy_mistakes"]
-
-MODEL_ACTIONS = ("chat", "completion", "embed", "rerank", "shadow", "tokenize")
-SERVER_ACTIONS = ("list_models", "admin", "metrics")
-ACTIONS = (*MODEL_ACTIONS, *SERVER_ACTIONS, "retrieve", "workflow", "promote")
+__all__ = ["check_policies", "policy_mistakes"]
 
 _TOKEN = re.compile(
     r"""\s+|//[^\n]*|(?P<string>"(?:[^"\\]|\\.)*")|(?P<word>[A-Za-z_]\w*|\d+)|(?P<sign>::|&&|\|\||[=!<>]=|.)""",
@@ -38,47 +33,6 @@ class _Token:
     text: str
     start: int
     line: int
-
-
-def cedar_schema() -> dict[str, Any]:
-    """What policies can speak of, as Cedar's JSON schema."""
-
-    def record(**attributes: Any) -> dict[str, Any]:
-        return {"type": "Record", "attributes": attributes}
-
-    text, number, truth = {"type": "String"}, {"type": "Long"}, {"type": "Boolean"}
-    call = record(
-        max_tokens=number,
-        stream=truth,
-        tools=truth,
-        priority=number,
-        priority_class=text,
-        region={"type": "String", "required": False},
-    )
-    resources = dict.fromkeys(MODEL_ACTIONS, (["Model"], call))
-    resources |= dict.fromkeys(SERVER_ACTIONS, (["Server"], record()))
-    resources |= {"retrieve": (["Collection"], call), "workflow": (["Workflow"], call)}
-    resources["promote"] = (["Model", "Workflow"], record())
-    actions = {
-        action: {"appliesTo": {"principalTypes": ["Tenant"], "resourceTypes": kinds, "context": context}}
-        for action, (kinds, context) in resources.items()
-    }
-    kinds = {
-        "Group": {},
-        "Tenant": {"memberOfTypes": ["Group"], "shape": record(name=text, priority=number)},
-        "Model": {"shape": record(name=text, task=text)},
-        "Collection": {"shape": record(name=text, data_class=text)},
-        "Workflow": {"shape": record(name=text)},
-        "Server": {},
-    }
-    return {"": {"entityTypes": kinds, "actions": actions}}
-
-
-@cache
-def _parsed_schema() -> Any:
-    from cedarpy import Schema
-
-    return Schema.from_json_str(json.dumps(cedar_schema()))
 
 
 def check_policies(file: ConfigFile) -> None:
@@ -151,7 +105,7 @@ def _check_statement(text: str, tokens: list[_Token], report: _Report) -> None:
     elif any(token.text == "?" for token in tokens):
         report(tokens[0].line, "has a template", "policies without ?principal and ?resource")
     else:
-        errors = validate_policies(text, _parsed_schema()).errors
+        errors = validate_policies(text, parsed_schema()).errors
         for told in sorted({re.sub(r"^for policy `[^`]*`, ", "", error.error) for error in errors}):
             report(_line_of_name(told, tokens), f"does not fit: {told}", "what AIRI's schema of policies has")
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from airi import builtin
+from airi.config.document import Path
 from airi.config.load import ConfigFile
 from airi.config.models import Engine, Model
 from airi.config.references import ENGINE_WIDE
-from airi.config.tenants import Oidc
+from airi.config.tenants import Limits, Oidc
 from airi.errors import ConfigError, ConfigFileError
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from airi.policy.oidc import OidcOptions
     from airi.policy.tenants import TenantOptions
 
-__all__ = ["engine_options", "model_path", "server_options", "tenant_options"]
+__all__ = ["check_enforced", "engine_options", "model_path", "server_options", "tenant_options"]
 
 _ENGINE_NAMES = {"max_num_batched_tokens": "max_batch_tokens", "enable_prefix_caching": "prefix_caching"}
 """Settings whose names here are vLLM's, with the engine's own."""
@@ -119,6 +120,24 @@ def _oidc(oidc: Oidc | None) -> OidcOptions | None:
         return None
     given = {name: getattr(oidc, name) for name in Oidc.model_fields}
     return OidcOptions(**{name: value for name, value in given.items() if name != "algorithms" or value})
+
+
+def check_enforced(file: ConfigFile) -> None:
+    """Raises ConfigFileError for what can be written and checked, but is not enforced by this version yet."""
+    places: list[Path] = [
+        ("content", side) for side in ("input", "output") if getattr(file.config.content, side)
+    ]
+    for i, tenant in enumerate(file.config.tenants):
+        at: Path = ("tenants", i, "limits")
+        scopes: list[tuple[Path, Limits]] = [(at, tenant.limits)]
+        scopes += [((*at, "models", name), limits) for name, limits in tenant.limits.models.items()]
+        scopes += [((*at, "classes", name), limits) for name, limits in tenant.limits.classes.items()]
+        places += [
+            (*path, "max_device_seconds") for path, given in scopes if given.max_device_seconds is not None
+        ]
+    if places:
+        accepted = "nothing; this version of AIRI checks it but does not enforce it while serving"
+        raise ConfigFileError([file.mistake(place, accepted) for place in places])
 
 
 def server_options(file: ConfigFile) -> ServerOptions:

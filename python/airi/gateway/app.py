@@ -13,18 +13,21 @@ from starlette.routing import BaseRoute, Route
 from airi.gateway import system
 from airi.gateway.access import Access
 from airi.gateway.errors import ApiError
-from airi.gateway.gate import Gate
+from airi.gateway.gate import Gate, Government, Guarded
 from airi.gateway.metrics import Metrics
-from airi.gateway.middleware import AccessMiddleware, RequestMiddleware
+from airi.gateway.middleware import AccessMiddleware, ASGIApp, RequestMiddleware
 from airi.gateway.models import ModelRegistry
 from airi.gateway.openai.chat import ChatCompletions
 from airi.gateway.openai.completions import Completions
 from airi.gateway.openai.tokens import Detokenize, Tokenize
 from airi.gateway.openapi import openapi_document
 from airi.gateway.options import AppOptions
+from airi.policy.decisions import Action
 
 
-def create_app(models: ModelRegistry, metrics: Metrics, options: AppOptions, *, access: Access) -> Starlette:
+def create_app(
+    models: ModelRegistry, metrics: Metrics, options: AppOptions, *, access: Access, government: Government
+) -> Starlette:
     """The ASGI application over these models. Unknown paths and methods get OpenAI error bodies, too."""
     middleware = [Middleware(RequestMiddleware, metrics=metrics), Middleware(AccessMiddleware, access=access)]
     if options.cors_origins:
@@ -37,7 +40,7 @@ def create_app(models: ModelRegistry, metrics: Metrics, options: AppOptions, *, 
         )
         middleware.insert(0, cors)
     app = Starlette(
-        routes=_routes(models, metrics, access, options),
+        routes=_routes(models, metrics, access, government, options),
         middleware=middleware,
         exception_handlers={HTTPException: _http_error},
     )
@@ -45,7 +48,9 @@ def create_app(models: ModelRegistry, metrics: Metrics, options: AppOptions, *, 
     return app
 
 
-def _routes(models: ModelRegistry, metrics: Metrics, access: Access, options: AppOptions) -> list[BaseRoute]:
+def _routes(
+    models: ModelRegistry, metrics: Metrics, access: Access, government: Government, options: AppOptions
+) -> list[BaseRoute]:
     limit = options.body_limit
     vocab_size = max((model.info.vocab_size for model in models.models), default=1)
     open_paths = access.open_paths if access.needs_key else None
@@ -55,11 +60,16 @@ def _routes(models: ModelRegistry, metrics: Metrics, access: Access, options: Ap
         open_paths=open_paths,
         metrics_page=options.metrics_page,
     )
-    gate = Gate(models)
+    gate = Gate(models, government)
+
+    def page(path: str, app: ASGIApp, action: Action) -> Route:
+        is_open = access.needs_key and path in access.open_paths
+        return Route(path, app if is_open else Guarded(app, gate, action), methods=["GET"])
+
     tokenize = Tokenize(gate, body_limit=limit)
     detokenize = Detokenize(gate, body_limit=limit)
     post, get = ["POST"], ["GET"]
-    pages = [Route("/metrics", system.MetricsPage(metrics), methods=get)] if options.metrics_page else []
+    pages = [page("/metrics", system.MetricsPage(metrics), Action.METRICS)] if options.metrics_page else []
     # The hot ones first: routes are tried in order.
     return [
         Route("/v1/chat/completions", ChatCompletions(gate, body_limit=limit), methods=post),
@@ -68,9 +78,9 @@ def _routes(models: ModelRegistry, metrics: Metrics, access: Access, options: Ap
         Route("/ready", system.Ready(models), methods=get),
         *pages,
         Route("/version", system.Version(), methods=get),
-        Route("/openapi.json", system.OpenApiPage(document), methods=get),
-        Route("/v1/models", system.ListModels(models), methods=get),
-        Route("/v1/models/{model:path}", system.GetModel(models), methods=get),
+        page("/openapi.json", system.OpenApiPage(document), Action.LIST_MODELS),
+        page("/v1/models", system.ListModels(models), Action.LIST_MODELS),
+        page("/v1/models/{model:path}", system.GetModel(models), Action.LIST_MODELS),
         Route("/tokenize", tokenize, methods=post),
         Route("/v1/tokenize", tokenize, methods=post),
         Route("/detokenize", detokenize, methods=post),

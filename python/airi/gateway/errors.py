@@ -16,6 +16,7 @@ from airi.errors import (
     ContextLengthError,
     EngineError,
     ExecutionError,
+    LedgerUnavailableError,
     ModelNotFoundError,
     QueueFullError,
     RequestError,
@@ -96,6 +97,20 @@ def unauthorized() -> ApiError:
     )
 
 
+def denied(policies: tuple[str, ...]) -> ApiError:
+    """A 403 that names the policies that forbid, and nothing else."""
+    named = f"by policy {', '.join(policies)}" if policies else "as no policy permits it"
+    return ApiError(403, f"the call is denied {named}", type="permission_error", code="permission_denied")
+
+
+def over_limit(
+    message: str, limit: str, headers: tuple[tuple[bytes, bytes], ...], *, money: bool
+) -> ApiError:
+    """A 429 that names the limit; `money`: waiting a minute does not help."""
+    code = "insufficient_quota" if money else "rate_limit_exceeded"
+    return ApiError(429, message, type="rate_limit_error", param=limit, code=code, headers=headers)
+
+
 def model_not_found(name: str, known: list[str]) -> ApiError:
     """A 404 that lists what is served."""
     served = ", ".join(known) or "nothing"
@@ -149,6 +164,14 @@ def api_error_from(error: Exception) -> ApiError | None:
             return ApiError(400, str(error)[:_MAX_MESSAGE], param=error.field)
         case ExecutionError():
             return ApiError(500, str(error), type="server_error", code=error.code)
+        case LedgerUnavailableError():
+            return ApiError(
+                503,
+                "limits cannot be counted at the moment",
+                type="service_unavailable",
+                code=error.code,
+                headers=_RETRY_AFTER,
+            )
         case EngineError():
             return unavailable(str(error))
         case _:

@@ -132,6 +132,7 @@ class Generation:
         self._ready: list[tuple[Choice, Output]] = []
         self._waiter: asyncio.Future[None] | None = None
         self._open: set[int] = set()
+        self._prepared: list[tuple[GenerateRequest, Choice]] = []
         self.choices: list[Choice] = []
         self.choices_per_prompt: int | None = None
         """Set for a batch of prompts; None means that all choices have one prompt."""
@@ -148,7 +149,7 @@ class Generation:
     def add(
         self, tokens: list[int], params: SamplingParams, *, priority: int | None, cache_salt: str | None
     ) -> None:
-        """One more choice, sent to the engine at once."""
+        """One more choice, for `begin` to send to the engine."""
         request = GenerateRequest(
             model=self._model.name,
             tokens=GenerateRequest.pack_tokens(tokens),
@@ -167,8 +168,26 @@ class Generation:
         )
         choice = Choice(len(self.choices), request, text, ChoiceTimer(self._model.metrics))
         self.choices.append(choice)
-        self._open.add(request.request_id)
-        self._model.client.submit(request, partial(self._push, choice))
+        self._prepared.append((request, choice))
+
+    def begin(self) -> None:
+        """Sends all choices to the engine."""
+        prepared, self._prepared = self._prepared, []
+        for request, choice in prepared:
+            self._open.add(request.request_id)
+            self._model.client.submit(request, partial(self._push, choice))
+
+    @property
+    def most(self) -> tuple[int, int]:
+        """Tokens of all prompts, and of all answers at most."""
+        window = self._model.info.max_model_len
+        answers = (min(c.params.max_tokens or window, window - c.prompt_tokens) for c in self.choices)
+        return sum(choice.prompt_tokens for choice in self.first_choices()), sum(answers)
+
+    @property
+    def num_generated(self) -> int:
+        """Tokens of all answers so far."""
+        return sum(choice.completion_tokens for choice in self.choices)
 
     async def take(self, *, per_token: bool) -> dict[Choice, list[Piece]]:
         """Waits until the engine has given something and returns all of it, by choice.

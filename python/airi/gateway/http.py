@@ -36,6 +36,10 @@ class CallRecord:
     status: int = 0
     response_started: bool = False
     model: str | None = None
+    action: str | None = None
+    """What it was decided on as; None: not yet, or an open page."""
+    headers: Headers = ()
+    """What the response says of limits."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
 

@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from airi.gateway.access import Access, open_access
+from airi.gateway.governing import LimitsPart, PoliciesPart, decider_of, open_government
 from airi.gateway.lifecycle import Stop, bind
 from airi.gateway.options import ServerOptions
 from airi.gateway.reloading import Hangup
@@ -19,9 +20,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from airi.config import ConfigFile
-    from airi.config.reload import Reloader
+    from airi.config.reload import Part, Reloader
     from airi.engine.options import EngineOptions
+    from airi.gateway.gate import Government
     from airi.gateway.lifecycle import Listening
+    from airi.policy.ledger import Ledger
 
 
 async def launch(
@@ -48,13 +51,24 @@ async def launch(
         try:
             async with (
                 open_access(options.app) as access,
+                open_government(config) as (government, ledger),
                 _engine(source, log_level, on_progress) as starting,
             ):
                 serve = await asyncio.to_thread(_load_server)
                 client = await starting
                 if config is not None and hangup is not None:
-                    hangup.reloads(_reloader(config, access, client).reload)
-                await serve(client, options, sock, stop=stop, access=access, on_listening=on_listening)
+                    hangup.reloads(_reloader(config, access, government, ledger, client).reload)
+                if config is None:
+                    government.decider = decider_of(None, [model.name for model in client.models])
+                await serve(
+                    client,
+                    options,
+                    sock,
+                    stop=stop,
+                    access=access,
+                    government=government,
+                    on_listening=on_listening,
+                )
         except asyncio.CancelledError:
             if not stop.requested:
                 raise
@@ -62,18 +76,25 @@ async def launch(
             sock.close()
 
 
-def _reloader(config: ConfigFile, access: Access, client: EngineClient) -> Reloader:
+def _reloader(
+    config: ConfigFile, access: Access, government: Government, ledger: Ledger | None, client: EngineClient
+) -> Reloader:
     """What of the config can change while it is served."""
     from airi.config.cedar import check_policies
     from airi.config.content import check_content
+    from airi.config.options import check_enforced
     from airi.config.reload import Reloader
     from airi.gateway.reloading import TenantsPart
 
     def check(file: ConfigFile) -> None:
+        check_enforced(file)
         check_policies(file)
         check_content(file)
 
-    return Reloader(config, [TenantsPart(access, client)], check=check)
+    parts: list[Part] = [TenantsPart(access, client), PoliciesPart(government)]
+    if ledger is not None:
+        parts.append(LimitsPart(government, ledger))
+    return Reloader(config, parts, check=check)
 
 
 def _check_template(source: str | Path) -> None:

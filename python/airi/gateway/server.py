@@ -16,6 +16,7 @@ from airi import __version__
 from airi.errors import ConfigError, EngineDeadError
 from airi.gateway.access import Access
 from airi.gateway.app import create_app
+from airi.gateway.gate import Government
 from airi.gateway.lifecycle import Listening, Stop
 from airi.gateway.metrics import Metrics
 from airi.gateway.models import ModelRegistry, serve_models
@@ -65,6 +66,7 @@ async def serve(
     *,
     stop: Stop,
     access: Access,
+    government: Government,
     on_listening: Callable[[Listening], None] | None = None,
 ) -> None:
     """Answers requests with the models of `client`, of callers that `access` knows, until a signal, then drains.
@@ -76,7 +78,7 @@ async def serve(
     metrics.watch_engine(lambda: client.stats, lambda: client.alive)
     models = ModelRegistry(serve_models(client, metrics, chat_template=options.chat_template))
     await access.tell(client)
-    app = create_app(models, metrics, options.app, access=access)
+    app = create_app(models, metrics, options.app, access=access, government=government)
     server = _Server(_config(app, options), client, options.drain_timeout_s)
     stop.serves(server)
     host, port = sock.getsockname()[:2]

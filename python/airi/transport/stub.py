@@ -85,6 +85,8 @@ class StubEngine:
         self._steps = 0
         self._stats_at = 0.0
         self._stopping = False
+        self.num_requests = 0
+        """That came, refused ones too."""
         self.tenants: dict[int, float] = {}
         """Weights that clients have set."""
         self.asleep = False
@@ -128,6 +130,7 @@ class StubEngine:
         self._stopping = True
 
     def _add(self, request: GenerateRequest) -> None:
+        self.num_requests += 1
         options = self._options
         room = self._info.max_model_len - request.num_tokens
         error: AiriError | None = None

@@ -11,7 +11,8 @@ import secrets
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Generic, TypeVar
+from functools import partial
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -24,6 +25,7 @@ from airi.gateway.http import CallRecord, Receive, Scope, Send, read_body, recor
 from airi.gateway.models import ServedModel
 from airi.gateway.openai.schemas_common import PromptTokensDetails, SamplingFields, Usage
 from airi.gateway.sampling import check_stream_options
+from airi.policy.decisions import Action
 
 log = logging.getLogger("airi.gateway")
 
@@ -78,6 +80,7 @@ class ModelCall(ABC, Generic[R]):
     """An ASGI endpoint that generates. Stateless between requests."""
 
     request_type: type[R]
+    action: Action
 
     def __init__(self, gate: Gate, *, body_limit: int) -> None:
         self._gate = gate
@@ -86,7 +89,11 @@ class ModelCall(ABC, Generic[R]):
 
     @abstractmethod
     async def start(self, request: R, model: ServedModel, generation: Generation) -> Answer:
-        """Checks the request, tokenises its prompt and starts its choices; raises for what cannot be served."""
+        """Checks the request, tokenises its prompt and adds its choices; raises for what cannot be served."""
+
+    @abstractmethod
+    def context(self, request: R, record: CallRecord, model: ServedModel) -> dict[str, Any]:
+        """What policies may ask of the call; one that leaves its length open may take the model's window."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one POST."""
@@ -94,16 +101,18 @@ class ModelCall(ABC, Generic[R]):
         body = await read_body(scope, receive, self._body_limit)
         request = decode_body(self._decoder, body)
         del body
-        model = self._gate.admit(record, request.model)
+        model = self._gate.admit(record, self.action, request.model, partial(self.context, request, record))
         include_usage = check_stream_options(request)
         generation = Generation(model, record.principal, arrived=record.started)
         try:
             async with watching(receive):
                 answer = await self.start(request, model, generation)
-                if request.stream:
-                    await self._stream(answer, generation, send, record, include_usage=include_usage)
-                else:
-                    await self._whole(answer, generation, send, record)
+                async with self._gate.counted(record, generation, request.priority):
+                    generation.begin()
+                    if request.stream:
+                        await self._stream(answer, generation, send, record, include_usage=include_usage)
+                    else:
+                        await self._whole(answer, generation, send, record)
         finally:
             generation.close()
             _account(model, generation, record)

@@ -9,7 +9,9 @@ import msgspec
 
 from airi.gateway import sse
 from airi.gateway.errors import bad_field, invalid_value
+from airi.gateway.gate import call_context
 from airi.gateway.generation import Choice, Generation, Piece
+from airi.gateway.http import CallRecord
 from airi.gateway.models import ServedModel
 from airi.gateway.openai.calls import FINGERPRINT, Answer, ModelCall
 from airi.gateway.openai.logprobs import chat_logprobs
@@ -26,6 +28,7 @@ from airi.gateway.openai.schemas_chat import (
 from airi.gateway.openai.schemas_common import Usage
 from airi.gateway.prompts import check_prompt, render_chat
 from airi.gateway.sampling import sampling_params
+from airi.policy.decisions import Action
 
 
 class ChatAnswer(Answer):
@@ -95,6 +98,19 @@ class ChatCompletions(ModelCall[ChatCompletionRequest]):
     """The endpoint."""
 
     request_type = ChatCompletionRequest
+    action = Action.CHAT
+
+    def context(
+        self, request: ChatCompletionRequest, record: CallRecord, model: ServedModel
+    ) -> dict[str, Any]:
+        """As `ModelCall.context`."""
+        return call_context(
+            record,
+            max_tokens=_max_tokens(request) or model.info.max_model_len,
+            stream=bool(request.stream),
+            tools=bool(request.tools),
+            priority=request.priority,
+        )
 
     async def start(
         self, request: ChatCompletionRequest, model: ServedModel, generation: Generation
@@ -103,9 +119,7 @@ class ChatCompletions(ModelCall[ChatCompletionRequest]):
         check_chat(request.messages, request.tools)
         _check_supported(request)
         tokens = await render_chat(model, request.messages, request, field="messages")
-        max_tokens = (
-            request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
-        )
+        max_tokens = _max_tokens(request)
         check_prompt(model, tokens, max_tokens, field="messages")
         if request.top_logprobs is not None and not request.logprobs:
             raise bad_field("top_logprobs", "needs `logprobs: true`")
@@ -119,6 +133,10 @@ class ChatCompletions(ModelCall[ChatCompletionRequest]):
                 cache_salt=request.cache_salt,
             )
         return ChatAnswer(request, model)
+
+
+def _max_tokens(request: ChatCompletionRequest) -> int | None:
+    return request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
 
 
 def check_chat(messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> None:

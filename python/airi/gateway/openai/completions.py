@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from airi.gateway import sse
 from airi.gateway.errors import bad_field
+from airi.gateway.gate import call_context
 from airi.gateway.generation import Choice, Generation, Piece
+from airi.gateway.http import CallRecord
 from airi.gateway.models import ServedModel
 from airi.gateway.openai.calls import FINGERPRINT, Answer, ModelCall
 from airi.gateway.openai.logprobs import completion_logprobs
@@ -20,6 +22,7 @@ from airi.gateway.openai.schemas_completions import (
 )
 from airi.gateway.prompts import ITEM_CHARACTERS, check_prompt, encode_now, in_thread_if_long
 from airi.gateway.sampling import sampling_params
+from airi.policy.decisions import Action
 
 _MAX_CHOICES = 2048
 
@@ -128,6 +131,16 @@ class Completions(ModelCall[CompletionRequest]):
     """The endpoint."""
 
     request_type = CompletionRequest
+    action = Action.COMPLETION
+
+    def context(self, request: CompletionRequest, record: CallRecord, model: ServedModel) -> dict[str, Any]:
+        """As `ModelCall.context`."""
+        return call_context(
+            record,
+            max_tokens=request.max_tokens or model.info.max_model_len,
+            stream=bool(request.stream),
+            priority=request.priority,
+        )
 
     async def start(self, request: CompletionRequest, model: ServedModel, generation: Generation) -> Answer:
         """Every prompt of the batch `n` times."""

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from airi.gateway.errors import bad_field, decode_body
-from airi.gateway.gate import Gate
-from airi.gateway.http import Receive, Scope, Send, read_body, record_of, respond
+from airi.gateway.gate import Gate, call_context
+from airi.gateway.http import CallRecord, Receive, Scope, Send, read_body, record_of, respond
 from airi.gateway.models import ServedModel
 from airi.gateway.openai.chat import check_chat
 from airi.gateway.openai.schemas_common import (
@@ -19,6 +19,7 @@ from airi.gateway.openai.schemas_common import (
     TokenizeResponse,
 )
 from airi.gateway.prompts import encode_text, in_thread_if_long, render_chat
+from airi.policy.decisions import Action
 
 T = TypeVar("T")
 
@@ -37,6 +38,10 @@ class TokenEndpoint:
         """The request that `decoder` reads; raises a 400 for anything else."""
         return decode_body(decoder, await read_body(scope, receive, self._body_limit))
 
+    def admit(self, record: CallRecord, name: str | None) -> ServedModel:
+        """The model whose tokens are asked for; raises a 404 or a 403."""
+        return self._gate.admit(record, Action.TOKENIZE, name, lambda _: call_context(record, max_tokens=0))
+
 
 class Tokenize(TokenEndpoint):
     """The endpoint."""
@@ -44,7 +49,7 @@ class Tokenize(TokenEndpoint):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one POST."""
         request = await self.read(scope, receive, _TOKENIZE)
-        model = self._gate.admit(record_of(scope), request.model)
+        model = self.admit(record_of(scope), request.model)
         tokens = await self._tokens(request, model)
         response = TokenizeResponse(count=len(tokens), max_model_len=model.info.max_model_len, tokens=tokens)
         if request.return_token_strs:
@@ -71,7 +76,7 @@ class Detokenize(TokenEndpoint):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one POST."""
         request = await self.read(scope, receive, _DETOKENIZE)
-        model = self._gate.admit(record_of(scope), request.model)
+        model = self.admit(record_of(scope), request.model)
         highest = max(request.tokens, default=0)
         if highest >= model.info.vocab_size:
             raise bad_field(

@@ -1,0 +1,194 @@
+"""Every call passes one decision, and what it may use is held before it runs and settled when it has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from starlette.routing import Route
+
+from airi.errors import LedgerUnavailableError
+from airi.gateway.access import OPEN_PATHS, Access
+from airi.gateway.app import create_app
+from airi.gateway.gate import Government
+from airi.gateway.governing import decider_of
+from airi.gateway.limits import Limiter
+from airi.gateway.metrics import Metrics
+from airi.gateway.models import ModelRegistry
+from airi.gateway.options import AppOptions
+from airi.policy.audit import AuditLog
+from airi.policy.ledger import Budget, Limits, LimitTable, ProcessLedger, Scope
+from airi.text import Tokenizer
+
+from .conftest import ANSWER, Gateway, Govern, StartGateway, events, starter
+
+CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 8}
+BODIES: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": CHAT,
+    "/v1/completions": {"model": "tiny", "prompt": "Hi", "max_tokens": 8},
+    "/tokenize": {"model": "tiny", "prompt": "Hi"},
+    "/v1/tokenize": {"model": "tiny", "prompt": "Hi"},
+    "/detokenize": {"model": "tiny", "tokens": [1]},
+    "/v1/detokenize": {"model": "tiny", "tokens": [1]},
+}
+NO = '@id("never") forbid (principal, action, resource);'
+
+
+def limited(limits: Limits, *, price: int = 0) -> Govern:
+    """Everybody under these limits; a token costs `price` millionths."""
+
+    async def govern() -> Government:
+        table = LimitTable({Scope(tenant="anyone"): limits})
+        ledger = ProcessLedger(table)
+        await ledger.set_limits(table)
+        limiter = Limiter(ledger, table, lambda _, prompt, answer: price * (prompt + answer))
+        return Government(decider_of(None, ("tiny",)), limiter)
+
+    return govern
+
+
+def ask(gateway: Gateway, **changes: Any) -> httpx.Response:
+    return gateway.http.post("/v1/chat/completions", json=CHAT | changes)
+
+
+def routes() -> list[tuple[str, str]]:
+    """All of the application: method and path."""
+    government = Government(decider_of(None, ()))
+    app = create_app(ModelRegistry([]), Metrics("1"), AppOptions(), access=Access(), government=government)
+    found = []
+    for route in app.routes:
+        assert isinstance(route, Route)
+        methods = (route.methods or set()) - {"HEAD"}
+        found += [(method, route.path.replace("{model:path}", "tiny")) for method in sorted(methods)]
+    return found
+
+
+@pytest.fixture(scope="module")
+def denying(
+    model_folder: Path, tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Gateway]:
+    async def govern() -> Government:
+        return Government(decider_of(NO, ("tiny",)))
+
+    with starter(model_folder, tokenizer, tmp_path_factory.mktemp("denying")) as start:
+        yield start(govern=govern)
+
+
+@pytest.mark.parametrize(("method", "path"), routes())
+def test_no_route_but_the_open_ones_answers_without_a_decision(
+    denying: Gateway, method: str, path: str
+) -> None:
+    response = denying.http.request(method, path, json=BODIES[path] if method == "POST" else None)
+    if path in OPEN_PATHS:
+        assert response.status_code == 200
+        return
+    assert response.status_code == 403
+    assert response.json()["error"] == {
+        "message": "the call is denied by policy never",
+        "type": "permission_error",
+        "param": None,
+        "code": "permission_denied",
+    }
+
+
+def test_a_denied_call_reaches_no_engine(denying: Gateway) -> None:
+    ask(denying)
+    assert denying.stub.num_requests == 0
+
+
+@pytest.mark.parametrize("asked", [{}, {"max_tokens": None}, {"max_completion_tokens": 9}])
+def test_policies_see_how_long_an_answer_may_become(
+    start_gateway: StartGateway, asked: dict[str, Any]
+) -> None:
+    async def govern() -> Government:
+        policies = 'permit (principal, action == Action::"chat", resource) when { context.max_tokens <= 8 };'
+        return Government(decider_of(policies, ("tiny",)))
+
+    response = ask(start_gateway(govern=govern), **asked)
+    assert response.status_code == (403 if asked else 200)
+
+
+def test_the_next_request_over_a_limit_is_told_which_and_when_to_come_back(
+    start_gateway: StartGateway,
+) -> None:
+    gateway = start_gateway(govern=limited(Limits(requests_per_minute=2)))
+    first, second, third = (ask(gateway) for _ in range(3))
+    assert first.status_code == second.status_code == 200
+    assert first.headers["x-ratelimit-limit-requests"] == "2"
+    assert [r.headers["x-ratelimit-remaining-requests"] for r in (first, second)] == ["1", "0"]
+    assert third.status_code == 429
+    error = third.json()["error"]
+    assert (error["type"], error["param"], error["code"]) == (
+        "rate_limit_error",
+        "rpm_limit",
+        "rate_limit_exceeded",
+    )
+    assert error["message"].startswith("rpm_limit of tenant 'anyone' is 2: 0 left, 1 needed")
+    assert 0 < int(third.headers["retry-after"]) <= 61
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_an_answer_did_not_use_is_given_back(start_gateway: StartGateway, stream: bool) -> None:  # noqa: FBT001
+    gateway = start_gateway(govern=limited(Limits(tokens_per_minute=400)), answer="Hello")
+    for _ in range(2):  # each holds 300 at first
+        response = ask(gateway, max_tokens=300, stream=stream, stop=["l"])
+        assert response.status_code == 200
+        if stream:
+            assert events(response.text)
+    assert ask(gateway, max_tokens=390).status_code == 429
+
+
+def test_money_that_is_spent_is_another_error_than_a_full_minute(start_gateway: StartGateway) -> None:
+    limits = Limits(budget=Budget(amount_micro=1000))
+    gateway = start_gateway(govern=limited(limits, price=100))
+    response = ask(gateway)
+    assert response.status_code == 429
+    assert (response.json()["error"]["param"], response.json()["error"]["code"]) == (
+        "max_budget",
+        "insufficient_quota",
+    )
+    assert "retry-after" not in response.headers
+
+
+def test_a_refused_request_leaves_nothing_held(start_gateway: StartGateway) -> None:
+    gateway = start_gateway(govern=limited(Limits(max_parallel_requests=1)))
+    assert ask(gateway, temperature=-1).status_code == 400
+    assert ask(gateway, messages=[{"role": "user", "content": "x" * 4000}]).status_code == 400
+    assert ask(gateway).status_code == 200
+    assert ask(gateway).status_code == 200
+
+
+def test_a_ledger_that_cannot_count_admits_nobody(start_gateway: StartGateway) -> None:
+    async def govern() -> Government:
+        government = await limited(Limits(requests_per_minute=2))()
+        assert government.limiter is not None
+
+        async def fails(*_: Any) -> Any:
+            raise LedgerUnavailableError("redis://user:password@host cannot be reached")
+
+        government.limiter._ledger.reserve = fails  # type: ignore[assignment,method-assign]
+        return government
+
+    gateway = start_gateway(govern=govern)
+    response = ask(gateway)
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "ledger_unavailable")
+    assert "password" not in response.text
+    assert gateway.stub.num_requests == 0
+
+
+def test_each_decision_is_a_line_of_the_audit_log(start_gateway: StartGateway, tmp_path: Any) -> None:
+    async def govern() -> Government:
+        return Government(decider_of(None, ("tiny",)), audit=AuditLog(tmp_path / "audit.jsonl"))
+
+    gateway = start_gateway(govern=govern)
+    assert ask(gateway, messages=[{"role": "user", "content": "a secret"}]).status_code == 200
+    gateway.http.get("/v1/models")
+    text = (tmp_path / "audit.jsonl").read_text()
+    assert text.count("\n") == 2
+    assert '"action":"chat","resource":"Model::tiny","allowed":true,"policies":["airi.anyone"' in text
+    assert '"action":"list_models","resource":"Server::airi"' in text
+    assert "secret" not in text
+    assert ANSWER[:5] not in text
