@@ -222,11 +222,15 @@ class _Translator:
             variable = _VARIABLE.fullmatch(url)
             if variable is None and "@" in url:
                 self.lose((*at, "redis_url"), "it may hold a password; put it into REDIS_URL")
-            if variable is None and "@" not in url and url.startswith(("redis://", "rediss://")):
+            if variable is None and "@" not in url and _REDIS.fullmatch(url):
                 return escape(url)
             return f"${{{variable[1] if variable else 'REDIS_URL'}:-}}"
         if not isinstance(host, str):
             return None
+        for name, value, plain in (("redis_host", host, _HOST), ("redis_port", str(port or 6379), _PORT)):
+            if not (_VARIABLE.fullmatch(value) or plain.fullmatch(value)):
+                self.lose((*at, name), "it is none")
+                return None
         secret = ""
         if isinstance(password, str):
             variable = _VARIABLE.fullmatch(password)
@@ -297,6 +301,11 @@ def _source(model: str) -> str | None:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+
+
+_HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\]")
+_PORT = re.compile(r"[0-9]{1,4}|[1-5][0-9]{4}")
+_REDIS = re.compile(rf"rediss?://({_HOST.pattern})(:({_PORT.pattern}))?(/[0-9]*)?")
 
 
 def _in_url(text: str, default: str) -> str:
