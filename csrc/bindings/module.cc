@@ -7,6 +7,7 @@ void bind_cpu(py::module_& m);
 void bind_errors(py::module_& m);
 void bind_events(const py::module_& m);
 void bind_fair(const py::module_& parts);
+void bind_guard(py::module_& m);
 void bind_kv(const py::module_& parts);
 void bind_runtime(const py::module_& m);
 void bind_sched(py::module_& parts);
@@ -29,5 +30,6 @@ PYBIND11_MODULE(_core, m) {
   airi::bindings::bind_tiers(parts);
   airi::bindings::bind_sim(m);
   airi::bindings::bind_slo(parts);
+  airi::bindings::bind_guard(m);
   airi::bindings::bind_cpu(m);
 }
