@@ -1,6 +1,7 @@
 #include "guard/dfa.h"
 
 #include <algorithm>
+#include <map>
 #include <set>
 #include <unordered_map>
 #include <utility>
@@ -127,11 +128,18 @@ class DfaBuilder {
     StateFlags flags;
     std::vector<PatternId> ends;
     std::vector<PatternId> open;
-    const auto ended = [&](PatternId pattern) { return std::ranges::find(ends, pattern) != ends.end(); };
+    // Looks that between them let everything follow ask for nothing.
+    std::map<PatternId, ByteSet> ends_before;
     for (const std::int32_t i : set) {
       const GroupPosition& position = positions_[static_cast<std::size_t>(i)];
-      if (position.ends_before.is_all() && !ended(position.pattern)) ends.push_back(position.pattern);
+      if (position.ends_before.is_empty()) continue;
+      ByteSet& all = ends_before[position.pattern];
+      all = all | position.ends_before;
     }
+    for (const auto& [pattern, before] : ends_before) {
+      if (before.is_all()) ends.push_back(pattern);
+    }
+    const auto ended = [&](PatternId pattern) { return std::ranges::find(ends, pattern) != ends.end(); };
     for (const std::int32_t i : set) {
       const GroupPosition& position = positions_[static_cast<std::size_t>(i)];
       if (!position.ends_before.is_empty()) {
@@ -142,7 +150,6 @@ class DfaBuilder {
       }
       if (std::ranges::find(open, position.pattern) == open.end()) open.push_back(position.pattern);
     }
-    std::ranges::sort(ends);
     std::ranges::sort(open);
     for (const NumberedPattern& pattern : patterns_) {
       if (!std::ranges::binary_search(open, pattern.id)) continue;

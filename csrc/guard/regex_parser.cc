@@ -149,10 +149,11 @@ class Parser {
 
   std::optional<std::int32_t> parse_count() {
     if (at_end() || !is_digit(text_[at_])) return std::nullopt;
+    const std::size_t begin = at_;
     std::int32_t count = 0;
     for (; !at_end() && is_digit(text_[at_]); ++at_) {
       count = 10 * count + static_cast<std::int32_t>(text_[at_] - '0');
-      if (count > kMostRepeats) refuse("counts go up to " + std::to_string(kMostRepeats));
+      if (count > kMostRepeats) refuse_at(begin, "counts go up to " + std::to_string(kMostRepeats));
     }
     return count;
   }

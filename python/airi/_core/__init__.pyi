@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from airi._core import cpu as cpu
+from airi._core import guard as guard
 from airi._core import parts as parts
 from airi._core import sim as sim
 

@@ -1,0 +1,1 @@
+"""What every model call must pass: content rules."""
