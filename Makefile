@@ -62,7 +62,8 @@ test: lint cpp-test
 # Every second of time has seeds of its own. A nightly run for as long as there is time: FUZZ_SEEDS=...
 FUZZ_SEEDS ?= 10000
 fuzz: cpp-configure
-	cmake --build build/test --target fuzz_runtime
+	cmake --build build/test --target fuzz_runtime fuzz_guard
+	from=$$(date +%s)000000 && build/test/tests/cpp/fuzz_guard --seeds $$from $$((from + $(FUZZ_SEEDS)))
 	from=$$(date +%s)000000 && build/test/tests/cpp/fuzz_runtime --seeds $$from $$((from + $(FUZZ_SEEDS)))
 
 tsan: install-test

@@ -7,6 +7,12 @@
 
 namespace airi::guard {
 
+// One of 64 bits for a byte, to tell quickly that none of its kind is there: a letter shares it with its
+// other case, else bytes that often stand in one text differ.
+[[nodiscard]] constexpr std::uint64_t byte_mark(std::uint8_t b) noexcept {
+  return std::uint64_t{1} << ((b & 0x1F) | ((b & 0x40) >> 1));
+}
+
 // A set of bytes and, beside them, the edge of the text: what stands before its first byte and after its
 // last. A value; compares and orders by content.
 class ByteSet {

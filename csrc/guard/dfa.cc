@@ -65,6 +65,7 @@ class DfaBuilder {
       if (std::ssize(sets_) > max_states_) return std::nullopt;
       expand(*sets_[i]);
     }
+    dfa_.find_needs();
     return std::move(dfa_);
   }
 
@@ -192,6 +193,31 @@ class DfaBuilder {
 
 std::optional<Dfa> Dfa::try_build(std::span<const NumberedPattern> patterns, std::int32_t max_states) {
   return DfaBuilder(patterns, max_states).build();
+}
+
+// What all ways to a match have in common, taken as everything until some way lacks it.
+void Dfa::find_needs() {
+  constexpr std::uint64_t kEverything = ~std::uint64_t{0};
+  std::vector<std::uint64_t> marks(num_classes_);  // of what all bytes of a class share
+  for (std::size_t c = 0; c < num_classes_; ++c) {
+    marks[c] = kEverything;
+    for (std::size_t b = 0; b < 256; ++b) {
+      if (class_of_[b] == c) marks[c] &= byte_mark(static_cast<std::uint8_t>(b));
+    }
+  }
+  needs_.assign(flags_.size(), kEverything);
+  for (bool changed = true; changed;) {
+    changed = false;
+    for (std::size_t state = flags_.size(); --state > 0;) {
+      std::uint64_t needs = flags_[state].ends || flags_[state].looks ? 0 : kEverything;
+      for (std::size_t c = 0; c < num_classes_ && needs != 0; ++c) {
+        const StateId to = next_[state * num_classes_ + c];
+        if (to != kDeadState) needs &= marks[c] | needs_[index(to)];
+      }
+      changed = changed || needs != needs_[state];
+      needs_[state] = needs;
+    }
+  }
 }
 
 void Dfa::append_canonical(std::string& out) const {

@@ -57,6 +57,10 @@ class Dfa {
   [[nodiscard]] StateFlags flags(StateId state) const noexcept {
     return flags_[static_cast<std::size_t>(state)];
   }
+  // Marks of bytes without which no match is completed from here; see byte_mark().
+  [[nodiscard]] std::uint64_t needs(StateId state) const noexcept {
+    return needs_[static_cast<std::size_t>(state)];
+  }
   // Patterns of which a match has ended in this state, whatever follows.
   [[nodiscard]] std::span<const PatternId> ends(StateId state) const noexcept { return ends_.of(state); }
   [[nodiscard]] std::span<const LookEnd> look_ends(StateId state) const noexcept { return looks_.of(state); }
@@ -71,6 +75,7 @@ class Dfa {
  private:
   friend class DfaBuilder;
   Dfa() = default;
+  void find_needs();
 
   // A list for every state.
   template <class T>
@@ -89,6 +94,7 @@ class Dfa {
   std::array<StateId, kNumContexts> starts_{};
   std::vector<StateId> next_;  // [state][class]
   std::vector<StateFlags> flags_;
+  std::vector<std::uint64_t> needs_;
   Lists<PatternId> ends_;
   Lists<LookEnd> looks_;
   Lists<PatternId> open_;

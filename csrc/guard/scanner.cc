@@ -141,10 +141,12 @@ void Scanner::drop_closed() {
   }
 }
 
-// Drops threads whose every match another one makes as well, from further left.
+// Drops threads that lie within matches, and those whose every match another one makes as well, from further
+// left.
 void Scanner::merge(Group& group) {
   std::unordered_map<StateId, Thread> first;
   std::erase_if(group.threads, [&](const Thread& thread) {
+    if (!may_match(*group.dfa, thread)) return true;
     const auto [known, is_new] = first.try_emplace(thread.state, thread);
     return !is_new && is_covered(*group.dfa, known->second, thread);
   });
@@ -222,7 +224,7 @@ void Scanner::check_invariants() const {
         << "threads stand in the order of their starts";
     for (const Thread& thread : group.threads) {
       AIRI_CHECK(thread.start < position_) << "a thread has read a byte";
-      AIRI_CHECK(may_match(*group.dfa, thread)) << "a thread is open for a pattern that may match there";
+      AIRI_CHECK(group.dfa->flags(thread.state).open) << "more bytes can complete a match of a thread";
     }
   }
   for (std::size_t i = 0; i < pending_.size(); ++i) {

@@ -38,8 +38,7 @@ struct Match {
 // not seen.
 //
 // Thread safety: none; scanners of one automaton are independent.
-// Invariant: threads of a group stand in the order of their starts, each open for a pattern that may still
-// match there.
+// Invariant: threads of a group stand in the order of their starts, and each is open.
 class Scanner {
  public:
   explicit Scanner(std::shared_ptr<const Automaton> automaton);

@@ -193,7 +193,9 @@ TokenMasks::TokenSet TokenMasks::walk(const Dfa& dfa, StateId from) const {
       ids.insert(ids.end(), below.begin(), below.end());
     }
     path[node.depth] = step.to;
-    i = step.ends || !step.open ? node.skip : i + 1;
+    // No token below has all that a match still needs, such as the @ of an address.
+    const bool is_hopeless = (dfa.needs(step.to) & ~node.below) != 0;
+    i = step.ends || !step.open || is_hopeless ? node.skip : i + 1;
   }
   return make_set(std::move(ids));
 }

@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "guard/byte_set.h"
+
 namespace airi::guard {
 
 // The byte strings of a tokenizer's tokens as a tree, depth first in one array: what begins alike is walked
@@ -17,6 +19,7 @@ class TokenTrie {
   struct Node {
     std::uint8_t byte = 0;          // the last of the prefix
     std::uint32_t depth = 0;        // bytes of the prefix, at least 1
+    std::uint64_t below = 0;        // byte_mark() of every byte that tokens below add
     std::uint32_t skip = 0;         // the next node that is not below this one
     std::uint32_t first_token = 0;  // in order(), of the tokens that begin with the prefix
     std::uint32_t end_token = 0;

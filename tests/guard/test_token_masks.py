@@ -227,7 +227,7 @@ def test_an_adversary_completes_no_match_with_the_built_in_tokenizer() -> None:
     check_adversary(200, 40)
 
 
-@pytest.mark.slow  # 8 s
+@pytest.mark.slow  # 30 s
 def test_an_adversary_completes_no_match_in_ten_thousand_generations() -> None:
     check_adversary(10_000, 40)
 
