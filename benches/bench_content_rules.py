@@ -15,7 +15,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from statistics import median
-from typing import Any
+from typing import Any, ParamSpec
 
 import numpy as np
 
@@ -38,10 +38,13 @@ FORBIDDEN = (
 )
 
 
-def cpu_us(work: Callable[[], None]) -> float:
+P = ParamSpec("P")
+
+
+def cpu_us(work: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> float:
     """Microseconds of this thread's CPU time."""
     start = time.thread_time_ns()
-    work()
+    work(*args, **kwargs)
     return (time.thread_time_ns() - start) / 1e3
 
 
@@ -100,9 +103,9 @@ def measure_rules(turns: int, length: int) -> list[dict[str, Any]]:
         cut = [data[i : i + PIECE] for i in range(0, len(data), PIECE)]
         found: dict[str, list[float]] = {"filter": [], "scanner": [], "bulk": []}
         for _ in range(turns):
-            found["filter"].append(cpu_us(lambda p=pieces: push_all(rules, p)) / len(pieces))
-            found["scanner"].append(cpu_us(lambda c=cut: feed_all(rules, c)) / len(cut))
-            found["bulk"].append(cpu_us(lambda d=data: feed_all(rules, [d])) / len(data))
+            found["filter"].append(cpu_us(push_all, rules, pieces) / len(pieces))
+            found["scanner"].append(cpu_us(feed_all, rules, cut) / len(cut))
+            found["bulk"].append(cpu_us(feed_all, rules, [data]) / len(data))
         figure = median(found["filter"])
         rows.append(
             {
@@ -200,8 +203,8 @@ def measure_masks(turns: int, count: int) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for name, ids in wishes.items():
         cached = masks.num_cached
-        cold_us = cpu_us(lambda i=ids: Walk(masks).run(i))
-        found = [cpu_us(lambda i=ids: Walk(masks).run(i)) / len(ids) for _ in range(turns)]
+        cold_us = cpu_us(Walk(masks).run, ids)
+        found = [cpu_us(Walk(masks).run, ids) / len(ids) for _ in range(turns)]
         walk = Walk(masks)
         walk.run(ids)
         rows.append(

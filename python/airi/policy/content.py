@@ -190,7 +190,7 @@ class ContentFilter:
     def __init__(self, rules: ContentRules) -> None:
         self._targets = rules.targets
         self._scanner = guard.Scanner(rules.automaton)
-        self._held = b""
+        self._held = bytearray()
         self._given = 0  # where _held begins in the text
         self._covered = 0  # where the last replaced match ends
         self._waiting: list[tuple[int, int, int]] = []  # (start, -end, pattern), decided but not passed yet
@@ -240,7 +240,7 @@ class ContentFilter:
             parts.append(self._take(start))
             if event.action is ContentAction.BLOCK:
                 self.blocked = event
-                self._held = b""
+                self._held.clear()
                 break
             if start >= self._covered:
                 parts.append(self._targets[pattern].rule.replacement.encode("utf-8", "surrogatepass"))
@@ -255,7 +255,8 @@ class ContentFilter:
         count = until - self._given
         if count <= 0:
             return b""
-        taken, self._held = self._held[:count], self._held[count:]
+        taken = bytes(self._held[:count])
+        del self._held[:count]
         self._given = until
         return taken
 
