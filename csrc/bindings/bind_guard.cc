@@ -141,6 +141,13 @@ void bind_scanner(py::module_& m) {
       .def("check_invariants", &Scanner::check_invariants);
 }
 
+MaskState after(const TokenMasks& self, const py::bytes& text) {
+  const std::span<const std::uint8_t> bytes = bytes_of(text);
+  if (bytes.size() < kReleaseAt) return self.after(bytes);
+  const py::gil_scoped_release nogil;
+  return self.after(bytes);
+}
+
 std::size_t fill(TokenMasks& self, const MaskState& state, py::array& out) {
   const std::span<std::uint32_t> words = as_writable_span<std::uint32_t>("out", out);
   const py::gil_scoped_release nogil;
@@ -162,9 +169,7 @@ void bind_masks(py::module_& m) {
            }),
            "automaton"_a.none(false), "tokens"_a, py::kw_only(),
            "cache_bytes"_a = guard::TokenMasksOptions{}.cache_bytes)
-      .def(
-          "after", [](const TokenMasks& self, const py::bytes& text) { return self.after(bytes_of(text)); },
-          "text"_a = py::bytes())
+      .def("after", &after, "text"_a = py::bytes())
       .def(
           "advance",
           [](const TokenMasks& self, const MaskState& state, std::int32_t token) {
