@@ -145,10 +145,10 @@ def activation(width: int, dtype: torch.dtype, name: str, batch: Batch) -> None:
     glu(meta(dtype, batch.tokens, 2 * width), meta(dtype, batch.tokens, width), activation=name)
 
 
-def route(experts: int, top_k: int, batch: Batch) -> None:
+def route(dtype: torch.dtype, experts: int, top_k: int, batch: Batch) -> None:
     assignments = batch.tokens * top_k
     route_experts(
-        meta(torch.bfloat16, batch.tokens, experts),
+        meta(dtype, batch.tokens, experts),
         meta(torch.int32, batch.tokens),
         ExpertPlan.allocate("meta", assignments, experts).narrow(assignments, 16),
         top_k=top_k,
@@ -158,16 +158,23 @@ def route(experts: int, top_k: int, batch: Batch) -> None:
 
 
 def experts(
-    dtype: torch.dtype, count: int, rows: int, repeats: int, columns: int, width: int, batch: Batch
+    dtype: torch.dtype,
+    weight_dtype: torch.dtype,
+    count: int,
+    rows: int,
+    repeats: int,
+    columns: int,
+    width: int,
+    batch: Batch,
 ) -> None:
     assignments = batch.tokens * repeats
     expert_matmul(
-        meta(torch.bfloat16, batch.tokens, width),
-        meta(dtype, count, columns, width),
-        None if dtype is torch.bfloat16 else meta(torch.float32, count, columns),
+        meta(dtype, batch.tokens, width),
+        meta(weight_dtype, count, columns, width),
+        None if weight_dtype is dtype else meta(torch.float32, count, columns),
         meta(torch.int32, assignments),
         meta(torch.int32, MAX_TILES, 3),
-        meta(torch.bfloat16, assignments, columns),
+        meta(dtype, assignments, columns),
         tile_rows=rows,
         row_weights=meta(torch.float32, assignments) if repeats == 1 else None,
     )

@@ -31,8 +31,8 @@ def expert_tiles(arch: Arch, rows: int, x_bytes: int, weight_bytes: int) -> Expe
 
     Few rows read weights and do little else: narrow tiles, so that a step of one token fills the device.
     """
-    if x_bytes == 4:  # for checks only
-        block_n, block_k, warps = 32, 32, 4
+    if x_bytes == 4:
+        block_n, block_k, warps = _float32_tiles(arch, rows, weight_bytes)
     elif rows == 16:
         block_n, block_k, warps = 64, 128, 4
     elif rows == 64:
@@ -47,6 +47,17 @@ def expert_tiles(arch: Arch, rows: int, x_bytes: int, weight_bytes: int) -> Expe
     most = 5 if rows == 16 and weight_bytes > 1 else 4
     stages = min(most, buffers + 1 if arch.is_amd else buffers)
     return ExpertTiles(block_n=block_n, block_k=block_k, num_warps=warps, num_stages=max(2, stages))
+
+
+def _float32_tiles(arch: Arch, rows: int, weight_bytes: int) -> tuple[int, int, int]:
+    """Columns, width and warps for float32 rows: for checks, so that all that counts is that nothing spills."""
+    if arch.is_amd:
+        return 64, 32, 2
+    if weight_bytes > 1:
+        return 32, 32, 4
+    # Without matrix units a thread holds all that it multiplies of weights it has converted: with 128 rows, 32 columns
+    # and 32 of k spill 384 bytes on sm_80; eight warps that share 16 of k are held to 128 registers on sm_90 and spill.
+    return {16: (32, 64, 4), 64: (32, 16, 4), 128: (16, 16, 4)}[rows]
 
 
 @triton.jit(do_not_specialize=["num_columns"])

@@ -13,7 +13,7 @@ from functools import partial
 import torch
 
 from . import _calls
-from ._shapes import FP8, FP32, FULL, INT8, KEPT, LLAMA, MODELS, Batch, Shape
+from ._shapes import FP8, FP16, FP32, FULL, INT8, KEPT, LLAMA, MODELS, Batch, Shape
 from ._variants import TARGETS, Expects, Variant, variants_of
 from .arch import ARCHS
 from .expert_plan import TILE_ROWS
@@ -89,18 +89,22 @@ def cases() -> Iterator[Case]:
     yield Case(name="step", launch=_calls.steps, sizes=ONE, quick=True)
     yield Case(name="blocks", launch=_calls.blocks, sizes=ONE, quick=True)
     for hidden in HIDDEN:
-        yield from _norms(hidden, torch.bfloat16)
-    for dtype in (torch.float16, FP32):
+        yield from _norms(hidden, BF16)
+    for dtype in (FP16, FP32):
         yield from _norms(4096, dtype)
     for width, name in WIDTHS:
-        yield from _activation(width, name, torch.bfloat16)
-    for dtype in (torch.float16, FP32):
+        yield from _activation(width, name, BF16)
+    for dtype in (FP16, FP32):
         yield from _activation(14336, "silu", dtype)
     for vocab in VOCABS:
         yield from _sampling(vocab, torch.float32)
-    yield from _sampling(128256, torch.bfloat16)
+    yield from _sampling(128256, BF16)
     for name, sizes in EXPERTS.items():
-        yield from _experts(name, *sizes)
+        for dtype in (BF16, FP16, FP32):
+            yield from _routing(name, *sizes[:2], dtype)
+        yield from _experts(name, sizes, BF16)
+    for dtype in (FP16, FP32):
+        yield from _experts("qwen-3-30b-a3b", EXPERTS["qwen-3-30b-a3b"], dtype)
 
 
 def _attention(shape: Shape) -> Iterator[Case]:
@@ -148,7 +152,7 @@ def _norms(hidden: int, dtype: torch.dtype) -> Iterator[Case]:
             name=f"norm {hidden} {_short(dtype)} residual {add}",
             launch=partial(_calls.norm, hidden, dtype, add),
             expects=WIDE,
-            quick=hidden == 4096 and dtype is torch.bfloat16,
+            quick=hidden == 4096 and dtype is BF16,
             sizes=ONE,
         )
 
@@ -158,7 +162,7 @@ def _activation(width: int, name: str, dtype: torch.dtype) -> Iterator[Case]:
         name=f"glu {name} {width} {_short(dtype)}",
         launch=partial(_calls.activation, width, dtype, name),
         expects=WIDE,
-        quick=width == 14336 and dtype is torch.bfloat16,
+        quick=width == 14336 and dtype is BF16,
         sizes=ONE,
     )
 
@@ -177,18 +181,27 @@ def _sampling(vocab: int, dtype: torch.dtype) -> Iterator[Case]:
         yield Case(name=f"gather_logprobs {kind} top {count}", launch=logprobs, expects=expects, sizes=ONE)
 
 
-def _experts(name: str, experts: int, top_k: int, hidden: int, inner: int) -> Iterator[Case]:
-    yield Case(name=f"route_experts {name}", launch=partial(_calls.route, experts, top_k), sizes=SIZES)
-    for dtype in (BF16, FP8, INT8):
-        archs = tuple(arch for arch in TARGETS if ARCHS[arch].has_fp8 or dtype is not FP8)
+def _routing(name: str, experts: int, top_k: int, dtype: torch.dtype) -> Iterator[Case]:
+    launch = partial(_calls.route, dtype, experts, top_k)
+    yield Case(name=f"route_experts {name} {_short(dtype)}", launch=launch, sizes=SIZES)
+
+
+def _experts(name: str, sizes: tuple[int, int, int, int], dtype: torch.dtype) -> Iterator[Case]:
+    experts, top_k, hidden, inner = sizes
+    for weight in (dtype, FP8, INT8):
+        archs = tuple(arch for arch in TARGETS if ARCHS[arch].has_fp8 or weight is not FP8)
+        kind = _short(dtype) if weight is dtype else f"{_short(dtype)} {_short(weight)}"
         for rows in TILE_ROWS:
+            expects = replace(PREFILL, wgmma=rows >= 64)
+            if dtype is FP32:  # with 8-bit weights many rows leave registers for narrow loads alone
+                expects = WIDE if weight is FP32 or rows == 16 else Expects()
             for repeats, columns, width in ((top_k, 2 * inner, hidden), (1, hidden, inner)):
                 yield Case(
-                    name=f"expert_matmul {name} {_short(dtype)} rows {rows} {columns} x {width}",
-                    launch=partial(_calls.experts, dtype, experts, rows, repeats, columns, width),
+                    name=f"expert_matmul {name} {kind} rows {rows} {columns} x {width}",
+                    launch=partial(_calls.experts, dtype, weight, experts, rows, repeats, columns, width),
                     sizes=ONE,
                     archs=archs,
-                    expects=replace(PREFILL, wgmma=rows >= 64),
+                    expects=expects,
                 )
 
 

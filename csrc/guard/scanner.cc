@@ -11,15 +11,14 @@
 namespace airi::guard {
 namespace {
 
-// Below that many threads, equal ones cost less than to look for them.
-constexpr std::size_t kMergeAt = 16;
 // Bytes beyond what validators want that are kept before they are given up.
 constexpr std::size_t kForgetAt = 4096;
 
 }  // namespace
 
-Scanner::Scanner(std::shared_ptr<const Automaton> automaton) : automaton_(std::move(automaton)) {
-  for (const Dfa& dfa : automaton_->groups()) groups_.push_back({&dfa, {}, kMergeAt});
+Scanner::Scanner(std::shared_ptr<const Automaton> automaton, const ScannerOptions& options)
+    : automaton_(std::move(automaton)), merge_at_(options.merge_at) {
+  for (const Dfa& dfa : automaton_->groups()) groups_.push_back({&dfa, {}, merge_at_});
   pending_.resize(automaton_->patterns().size());
   floors_.resize(automaton_->patterns().size());
 }
@@ -27,7 +26,7 @@ Scanner::Scanner(std::shared_ptr<const Automaton> automaton) : automaton_(std::m
 void Scanner::reset() {
   for (Group& group : groups_) {
     group.threads.clear();
-    group.merge_at = kMergeAt;
+    group.merge_at = merge_at_;
   }
   for (auto& pending : pending_) pending.clear();
   undecided_.clear();
@@ -150,7 +149,7 @@ void Scanner::merge(Group& group) {
     const auto [known, is_new] = first.try_emplace(thread.state, thread);
     return !is_new && is_covered(*group.dfa, known->second, thread);
   });
-  group.merge_at = std::max(kMergeAt, 2 * group.threads.size());
+  group.merge_at = group.threads.size() + merge_at_;
 }
 
 // Two threads in one state have the same future. The later one counts only if a validator may refuse the span

@@ -19,6 +19,12 @@ struct Match {
   friend auto operator<=>(const Match&, const Match&) = default;
 };
 
+struct ScannerOptions {
+  // Threads of one group, more than after the last search, at which equal ones are looked for. Fewer cost
+  // less than the search: 16 are stepped in some 50 ns.
+  std::size_t merge_at = 16;
+};
+
 // Finds matches in a text that comes in pieces. Never keeps the text, but for what validators may still want
 // to see.
 //
@@ -41,7 +47,7 @@ struct Match {
 // Invariant: threads of a group stand in the order of their starts, and each is open.
 class Scanner {
  public:
-  explicit Scanner(std::shared_ptr<const Automaton> automaton);
+  explicit Scanner(std::shared_ptr<const Automaton> automaton, const ScannerOptions& options = {});
   Scanner(const Scanner&) = delete;
   Scanner& operator=(const Scanner&) = delete;
 
@@ -95,6 +101,7 @@ class Scanner {
 
   // Immutable after construction.
   std::shared_ptr<const Automaton> automaton_;
+  std::size_t merge_at_;
 
   std::vector<Group> groups_;
   std::vector<std::vector<Pending>> pending_;  // by pattern, in the order of starts

@@ -31,10 +31,11 @@ using guard::TokenId;
 using guard::TokenMasks;
 
 constexpr auto kParts = std::to_array<std::string_view>(
-    {"a",      "b",    "1",       " ",      "\xC3\xA9", ".",    "\\d",   "\\w",   "\\W",  "\\s",   "[ab]",  "[^a]",
-     "[^1-]",  "\\b",  "\\B",     "^",      "$",        "|",    "(",     ")",     "(?:",  "(?i:",  "(?=a)", "(?!\\w)",
-     "(?<=1)", "(?<!b)", "*",     "+",      "?",        "{2}",  "{1,3}", "{2,}",  "{,2}", "\\x61", "[",     "]",
-     "\\",     "{",    "\xE2\x82\xAC", "A", "-",        "\\1"});
+    {"a",   "b",    "1",    " ",     "\xC3\xA9",     ".",       "\\d",    "\\w",    "\\W",
+     "\\s", "[ab]", "[^a]", "[^1-]", "\\b",          "\\B",     "^",      "$",      "|",
+     "(",   ")",    "(?:",  "(?i:",  "(?=a)",        "(?!\\w)", "(?<=1)", "(?<!b)", "*",
+     "+",   "?",    "{2}",  "{1,3}", "{2,}",         ".*",      "|a.*b",  "{,2}",   "\\x61",
+     "[",   "]",    "\\",   "{",     "\xE2\x82\xAC", "A",       "-",      "\\1"});
 constexpr auto kTexts = std::to_array<std::string_view>(
     {"a", "b", "1", " ", "\xC3\xA9", "\xC3", "\xA9", "A", "\n", "-", "ab", "\xE2\x82\xAC", "aa", "1b"});
 
@@ -76,7 +77,7 @@ std::span<const std::uint8_t> as_bytes(std::string_view text) {
 }
 
 void check_scanner(Bytes& bytes, const std::shared_ptr<const Automaton>& automaton, std::string_view text) {
-  Scanner scanner(automaton);
+  Scanner scanner(automaton, {.merge_at = static_cast<std::size_t>(bytes.below(4))});
   std::vector<Match> found;
   for (std::size_t at = 0; at < text.size();) {
     const std::size_t count = std::min(text.size() - at, static_cast<std::size_t>(bytes.below(6)));

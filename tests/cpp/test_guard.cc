@@ -59,16 +59,23 @@ TEST(a_start_is_open_until_no_text_completes_it) {
   EXPECT((found == std::vector<Match>{{PatternId{0}, 3, 6}}));
 }
 
-TEST(long_texts_are_found_as_the_naive_matcher_finds_them) {
+TEST(threads_that_are_merged_are_not_missed) {
   testing::Random random(5);
-  for (const std::string regex :
-       {"a.*b", "a|a.*b", "(?:ab*){3}c?", "b.{0,9}c|bc", "\\ba.*c\\b", "[ab]{4,9}(?!a)"}) {
+  for (const std::string regex : {"xaa(?:.*z)?|a.*b", "a.*b", "a|a.*b", "(?:ab*){3}z?", "b.{0,9}z|bx",
+                                  "\\ba.*z\\b", "[ab]{4,9}(?!a)", "ax?|xb.*z|b.*a"}) {
     const Pattern pattern{.text = regex, .name = regex};
     const auto automaton = make({regex});
-    for (int i = 0; i < 40; ++i) {
+    for (int i = 0; i < 60; ++i) {
       std::string text;
-      for (int k = 0; k < 60; ++k) text += "aaabc \n"[random.below(7)];
-      EXPECT(scan(automaton, text) == testing::NaiveMatcher(pattern).matches(text, PatternId{0}));
+      for (int k = 0; k < 60; ++k) text += "aaxxbbz \n"[random.below(9)];
+      const std::vector<Match> expected = testing::NaiveMatcher(pattern).matches(text, PatternId{0});
+      for (const std::size_t merge_at : {0U, 1U, 16U}) {
+        Scanner scanner(automaton, {.merge_at = merge_at});
+        std::vector<Match> found;
+        scanner.feed(as_bytes(text), found);
+        scanner.finish(found);
+        EXPECT(found == expected);
+      }
     }
   }
 }

@@ -35,7 +35,7 @@ def of_pattern(matches: list[tuple[int, int, int]], pattern: int) -> list[Span]:
     return [(start, end) for p, start, end in matches if p == pattern]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.lists(regexes, min_size=1, max_size=3), texts)
 @example(["a|ab1*b", "ab"], "abab")
 @example(["(?:a|b)*1"], "aab1ab")
@@ -46,7 +46,7 @@ def test_matches_are_those_of_the_naive_matcher(patterns: list[str], text: str) 
         assert of_pattern(found, i) == in_bytes(text, expected)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(regexes, min_size=1, max_size=3), texts, st.data())
 def test_the_same_is_found_whatever_the_cuts(patterns: list[str], text: str, data: st.DataObject) -> None:
     machine = try_automaton(*patterns)
@@ -68,7 +68,7 @@ def test_the_same_is_found_whatever_the_cuts(patterns: list[str], text: str, dat
 FOLLOWING = "ab12 -"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(short_regexes, min_size=1, max_size=2), st.text("ab1 ", max_size=7))
 @example(["ab|abab"], "ab")
 @example(["a|a.*b"], "a1a")
@@ -95,7 +95,7 @@ def test_a_match_is_decided_and_a_start_is_open_exactly_when_some_text_says_so(
         assert found == naive(5)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.sampled_from(
         [

@@ -69,7 +69,7 @@ def has_match(naive: NaivePattern, text: str) -> bool:
     )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(short_regexes, st.lists(st.integers(0, len(VOCABULARY) - 1), max_size=4))
 def test_a_token_is_forbidden_exactly_where_it_completes_a_match(regex: str, output: list[int]) -> None:
     naive = NaivePattern(regex=regex)

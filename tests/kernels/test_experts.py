@@ -170,7 +170,7 @@ def test_a_wrong_argument_of_routing_is_named(change: dict[str, object], message
 @pytest.mark.parametrize("arch", ARCHS.values(), ids=str)
 @pytest.mark.parametrize("rows", TILE_ROWS)
 def test_tiles_fit_shared_memory(arch: Arch, rows: int) -> None:
-    for x_bytes, weight_bytes in ((2, 2), (2, 1), (4, 4)):
+    for x_bytes, weight_bytes in ((2, 2), (2, 1), (4, 4), (4, 1)):
         cut = expert_tiles(arch, rows, x_bytes, weight_bytes)
         stage = cut.block_k * (rows * x_bytes + cut.block_n * weight_bytes)
         buffers = cut.num_stages - arch.is_amd

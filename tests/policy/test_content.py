@@ -54,7 +54,7 @@ def naive_redacted(patterns: list[NaivePattern], text: str) -> str:
     return out + text[done:]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(short_regexes, min_size=1, max_size=3), st.text("ab1 é", max_size=16), st.data())
 def test_what_passes_does_not_depend_on_the_pieces(
     regexes: list[str], text: str, data: st.DataObject
@@ -70,7 +70,7 @@ def test_what_passes_does_not_depend_on_the_pieces(
     assert (passed, tuple(events)) == content.check(text)[0]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(short_regexes, min_size=1, max_size=2), st.text("ab1 ", max_size=6))
 def test_nothing_is_given_out_that_some_continuation_would_redact(regexes: list[str], text: str) -> None:
     try:
@@ -83,7 +83,7 @@ def test_nothing_is_given_out_that_some_continuation_would_redact(regexes: list[
         assert naive_redacted(naive, text + more).startswith(given_out)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(short_regexes, st.text("ab1 ", max_size=6))
 def test_no_more_is_held_than_from_the_first_open_match_on(regex: str, text: str) -> None:
     try:
