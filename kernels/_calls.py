@@ -203,7 +203,6 @@ def penalties(vocab: int, dtype: torch.dtype, batch: Batch) -> None:
     start_counts(counts, 0, rows, rows)
     count_tokens(counts, rows, rows)
     edit_logits(logits, rows, rows, factors)
-    edit_logits(logits, rows, rows, factors, meta(torch.uint8, 8))
 
 
 def logprobs(vocab: int, dtype: torch.dtype, count: int, batch: Batch) -> None:
