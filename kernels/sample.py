@@ -12,10 +12,10 @@ from ._launch import launch_guard
 from ._sample_chunks import FIELDS, pick_kernel, stats_kernel
 from ._sample_rows import bounds_kernel, choose_kernel
 from .arch import Arch, arch_of
+from .limits import MAX_VOCAB
 
 _BINS = 512
 """Lines of 1/16 that a histogram tells apart: what is 32 nats below the maximum weighs nothing."""
-MAX_VOCAB = 524288
 
 
 def chunk_tokens(vocab: int) -> int:

@@ -18,6 +18,7 @@ from airi.engine.backends.cuda.graphs import StepGraphs, capture_all, decode_buc
 from airi.engine.backends.cuda.interface import CudaBinding, CudaStep, TableChanges
 from airi.engine.backends.cuda.layers import Layers
 from airi.engine.backends.cuda.ops import Ops, ops_for
+from airi.engine.backends.cuda.shapes import check_shapes
 from airi.engine.backends.cuda.shards import Collective, SingleDevice, local_spec
 from airi.engine.backends.cuda.tensors import place, placed_bytes
 from airi.engine.backends.cuda.weights import DeviceWeights, load_weights
@@ -55,6 +56,7 @@ class CudaBackend:
     def load_model(self, path: Path, options: LoadOptions) -> CudaDecoder:
         """Loads a Hugging Face checkpoint folder; raises `CheckpointError` or `ConfigError`."""
         opened = open_model(path, options, on_device=True)
+        check_shapes(opened.spec, self._collective.shard)
         with self._device.active():
             weights = load_weights(
                 opened,
