@@ -110,7 +110,13 @@ def gather(shape: Shape, batch: Batch) -> None:
 
 def plan(mode: PlanMode, batch: Batch) -> None:
     plan_attention(
-        batch.query_start, batch.seq_lens, _plan(batch), num_kv_heads=8, tile_queries=32, window=0, mode=mode
+        batch.query_start,
+        batch.seq_lens,
+        _plan(batch),
+        num_kv_heads=8,
+        tile_queries=32,
+        num_sms=132,
+        mode=mode,
     )
 
 
