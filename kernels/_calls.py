@@ -110,7 +110,13 @@ def gather(shape: Shape, batch: Batch) -> None:
 
 def plan(mode: PlanMode, batch: Batch) -> None:
     plan_attention(
-        batch.query_start, batch.seq_lens, _plan(batch), num_kv_heads=8, tile_queries=32, window=0, mode=mode
+        batch.query_start,
+        batch.seq_lens,
+        _plan(batch),
+        num_kv_heads=8,
+        tile_queries=32,
+        num_sms=132,
+        mode=mode,
     )
 
 
@@ -203,7 +209,6 @@ def penalties(vocab: int, dtype: torch.dtype, batch: Batch) -> None:
     start_counts(counts, 0, rows, rows)
     count_tokens(counts, rows, rows)
     edit_logits(logits, rows, rows, factors)
-    edit_logits(logits, rows, rows, factors, meta(torch.uint8, 8))
 
 
 def logprobs(vocab: int, dtype: torch.dtype, count: int, batch: Batch) -> None:

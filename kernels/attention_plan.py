@@ -93,15 +93,13 @@ class HostPlan:
     counts: npt.NDArray[np.int32]
 
 
-def items_per_row(
-    seq_lens: npt.ArrayLike, *, num_kv_heads: int, window: int = 0, num_sms: int = 132
-) -> _Counts:
+def items_per_row(seq_lens: npt.ArrayLike, *, num_kv_heads: int, num_sms: int, window: int = 0) -> _Counts:
     """How many items each row of one query and `seq_lens` keys has in the invariant mode, int64 [R]."""
     lows, ends = _visible(np.asarray(seq_lens, np.int64), window)
     return _pieces(lows, ends, _chunks(ends - lows, num_kv_heads, num_sms))
 
 
-def count_items(seq_lens: npt.ArrayLike, *, num_kv_heads: int, window: int = 0, num_sms: int = 132) -> int:
+def count_items(seq_lens: npt.ArrayLike, *, num_kv_heads: int, num_sms: int, window: int = 0) -> int:
     """How many items decode rows with these many keys need in the invariant mode."""
     return int(items_per_row(seq_lens, num_kv_heads=num_kv_heads, window=window, num_sms=num_sms).sum())
 
@@ -114,8 +112,8 @@ def plan_on_host(
     max_tiles: int,
     num_kv_heads: int,
     tile_queries: int,
+    num_sms: int,
     window: int = 0,
-    num_sms: int = 132,
     mode: PlanMode = "invariant",
 ) -> HostPlan:
     """The plan that plan_attention makes of the same arguments; `items` without its unused end."""

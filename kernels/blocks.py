@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from ._blocks import Gather, block_granules, check_pairs, check_ranges
-from ._launch import check, launch_guard
+from ._launch import launch_guard
 from ._quantised import FP8_UNIT, half
 from .layout import GRANULE_BYTES, KvLayout
 
@@ -41,12 +41,11 @@ def zero_granules(arena: torch.Tensor, ranges: torch.Tensor) -> None:
     """Zeroes granules: ranges is int32 [ranges, 2], (first, how many), count 0 for none."""
     check_ranges(arena, ranges)
     count = ranges.shape[0]
-    check("ranges", f"{count} rows", "65,535 rows or less", ok=count < 2**16)
     if count == 0:
         return
     programs = max(8, _ZERO_PROGRAMS // count)
     with launch_guard():
-        _zero_granules_kernel[(programs, count)](
+        _zero_granules_kernel[(count, programs)](
             arena.view(torch.int32), ranges, _WORDS, PIECE_GRANULES, num_warps=4
         )
 
@@ -142,13 +141,13 @@ def _copy_blocks_kernel(arena_ptr, pair_ptr, pieces, granules, WORDS: tl.constex
 
 @triton.jit
 def _zero_granules_kernel(arena_ptr, range_ptr, WORDS: tl.constexpr, PIECE: tl.constexpr):
-    """Every num_programs(0)-th piece of one range. Grid: (programs, ranges)."""
-    first = tl.load(range_ptr + 2 * tl.program_id(1)).to(tl.int64)
-    count = tl.load(range_ptr + 2 * tl.program_id(1) + 1)
+    """Every num_programs(1)-th piece of one range. Grid: (ranges, programs)."""
+    first = tl.load(range_ptr + 2 * tl.program_id(0)).to(tl.int64)
+    count = tl.load(range_ptr + 2 * tl.program_id(0) + 1)
     o_granule = tl.arange(0, PIECE * WORDS) // WORDS
     o_word = tl.arange(0, PIECE * WORDS)
     b_zero = tl.zeros([PIECE * WORDS], tl.int32)
-    for begin in tl.range(tl.program_id(0) * PIECE, count, tl.num_programs(0) * PIECE):
+    for begin in tl.range(tl.program_id(1) * PIECE, count, tl.num_programs(1) * PIECE):
         m_word = begin + o_granule < count
         tl.store(arena_ptr + (first + begin) * WORDS + o_word, b_zero, mask=m_word)
 

@@ -8,11 +8,11 @@ import torch
 import triton
 import triton.language as tl
 
+from ._checks import FLOATS, check, check_tensor
 from ._convert import rounded
-from ._launch import INTERPRETED, check, check_tensor, launch_guard
+from ._launch import INTERPRETED, launch_guard
 from .token_counts import IN_PROMPT, ONE_OUTPUT
 
-_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 _BLOCK = 1024
 _CHUNK = 4096
 MAX_TOP = 64
@@ -67,7 +67,7 @@ def penalise(
 
     Grid: (n, V / 1024). Raises ValueError for tensors that do not fit.
     """
-    check_tensor("logits", logits, _FLOATS, (None, None), contiguous=False)
+    check_tensor("logits", logits, FLOATS, (None, None), contiguous=False)
     vocab, device = int(logits.shape[1]), logits.device
     check_tensor("rows", rows, torch.int32, (None,), device)
     check_tensor("lines", lines, torch.int32, rows.shape, device)
@@ -145,7 +145,7 @@ def count_tokens(seen: torch.Tensor, lines: torch.Tensor, tokens: torch.Tensor) 
 
 @triton.jit(do_not_specialize=["count", "rows", "vocab"])
 def _edit_kernel(
-    logits_ptr, rows_ptr, tokens_ptr, values_ptr, sets_ptr, count, rows, vocab, stride_row: tl.int64,
+    logits_ptr, rows_ptr, tokens_ptr, values_ptr, count, rows, vocab, stride_row: tl.int64,
     BLOCK: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
     o_at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -156,8 +156,6 @@ def _edit_kernel(
     at = logits_ptr + b_rows.to(tl.int64) * stride_row + b_tokens
     b_x = tl.load(values_ptr + o_at, mask=mask, other=0.0)
     b_old = tl.load(at, mask=mask, other=0.0).to(tl.float32)
-    if sets_ptr is not None:
-        b_old = tl.where(tl.load(sets_ptr + o_at, mask=mask, other=0) != 0, 0.0, b_old)
     tl.store(at, rounded(b_old + b_x, logits_ptr.dtype.element_ty, UPCAST), mask=mask)
 
 
@@ -166,25 +164,22 @@ def edit_logits(
     rows: torch.Tensor,
     tokens: torch.Tensor,
     values: torch.Tensor,
-    sets: torch.Tensor | None = None,
 ) -> None:
-    """logits[rows[i], tokens[i]] += values[i], or = values[i] where sets[i] is not 0; minus infinity bans a token.
+    """logits[rows[i], tokens[i]] += values[i]; minus infinity bans a token.
 
-    logits [R, V] in fp32, bf16 or fp16; rows (-1: none) and tokens int32 [n], each pair once; values float32 [n]; sets
-    uint8 [n]. What lies outside of the logits is passed over. Raises ValueError for tensors that do not fit.
+    logits [R, V] in fp32, bf16 or fp16; rows (-1: none) and tokens int32 [n], each pair once; values float32 [n]. What
+    lies outside of the logits is passed over. Raises ValueError for tensors that do not fit.
     """
-    check_tensor("logits", logits, _FLOATS, (None, None), contiguous=False)
+    check_tensor("logits", logits, FLOATS, (None, None), contiguous=False)
     check_tensor("rows", rows, torch.int32, (None,), logits.device)
     check_tensor("tokens", tokens, torch.int32, rows.shape, logits.device)
     check_tensor("values", values, torch.float32, rows.shape, logits.device)
-    if sets is not None:
-        check_tensor("sets", sets, torch.uint8, rows.shape, logits.device)
     count = int(rows.shape[0])
     if count == 0:
         return
     with launch_guard():
         _edit_kernel[(-(-count // 128),)](
-            logits, rows, tokens, values, sets, count, int(logits.shape[0]), int(logits.shape[1]), logits.stride(0),
+            logits, rows, tokens, values, count, int(logits.shape[0]), int(logits.shape[1]), logits.stride(0),
             BLOCK=128, UPCAST=INTERPRETED, num_warps=4,
         )  # fmt: skip
 
@@ -282,7 +277,7 @@ def gather_logprobs(
     (R, V / 4096) and (R): the logits are read once, the greatest of a row are those of its chunks' greatest. Allocates
     scratch of 48 to 144 KiB a row at 152,000 logits. Raises ValueError for tensors that do not fit.
     """
-    check_tensor("logits", logits, _FLOATS, (None, None), contiguous=False)
+    check_tensor("logits", logits, FLOATS, (None, None), contiguous=False)
     rows, vocab = int(logits.shape[0]), int(logits.shape[1])
     device = logits.device
     check_tensor("tokens", tokens, torch.int32, (rows,), device)

@@ -9,9 +9,7 @@ import triton.language as tl
 from ._checks import FLOATS, check, check_tensor
 from ._convert import rounded
 from ._launch import INTERPRETED, launch_guard
-
-MAX_HIDDEN = 16384
-"""Columns that one program holds in registers."""
+from .limits import MAX_HIDDEN
 
 
 @triton.jit(do_not_specialize=["rows"])

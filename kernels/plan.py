@@ -11,7 +11,8 @@ import torch
 import triton
 import triton.language as tl
 
-from ._launch import check, check_tensor, launch_guard
+from ._checks import check, check_tensor
+from ._launch import launch_guard
 from .attention_plan import (
     CHUNK_LIMITS,
     FAST_ITEMS_PER_SM,
@@ -214,8 +215,8 @@ def plan_attention(
     *,
     num_kv_heads: int,
     tile_queries: int,
+    num_sms: int,
     window: int = 0,
-    num_sms: int = 132,
     mode: PlanMode = "invariant",
 ) -> None:
     """Cuts the attention of rows into the plan's items (one query) and tiles of `tile_queries` queries (more).

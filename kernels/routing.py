@@ -9,8 +9,8 @@ import triton.language as tl
 from ._checks import FLOATS, check, check_tensor
 from ._launch import launch_guard
 from .expert_plan import TILE_ROWS, ExpertPlan, max_tiles
+from .limits import MAX_EXPERTS
 
-MAX_EXPERTS = 1024
 _TILE_ELEMENTS = 8192
 """Tiles times experts that are looked at at once: 16,384 spill registers on gfx942."""
 _ORDER_BLOCK = 256

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 import torch
 import triton
 
-from ._launch import check, check_tensor, launch_guard
+from ._checks import FLOATS, check, check_tensor
+from ._launch import launch_guard
 from ._sample_chunks import FIELDS, pick_kernel, stats_kernel
 from ._sample_rows import bounds_kernel, choose_kernel
 from .arch import Arch, arch_of
+from .limits import MAX_VOCAB
 
-_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 _BINS = 512
 """Lines of 1/16 that a histogram tells apart: what is 32 nats below the maximum weighs nothing."""
-MAX_VOCAB = 524288
 
 
 def chunk_tokens(vocab: int) -> int:
@@ -169,7 +169,7 @@ def _check(
     out_tokens: torch.Tensor,
     out_status: torch.Tensor,
 ) -> tuple[int, int]:
-    check_tensor("logits", logits, _FLOATS, (None, None), contiguous=False)
+    check_tensor("logits", logits, FLOATS, (None, None), contiguous=False)
     rows, vocab = int(logits.shape[0]), int(logits.shape[1])
     columns = {
         "temperature": (temperature, torch.float32),

@@ -10,7 +10,8 @@ import torch
 import triton
 import triton.language as tl
 
-from ._launch import check, check_tensor, launch_guard
+from ._checks import check, check_tensor
+from ._launch import launch_guard
 from ._values import check_lines, check_queries, check_range, is_seen
 
 # Tokens, or rows, of one program: one each thread, what a step of 256 rows fills two programs with.

@@ -74,7 +74,7 @@ _ALL = [
         ("layout probe", 0.97, 0.98, 1.0),
         ("block-major over layer-major", 0.95, 0.98, 1.0),
         ("fp8 context over bf16", 0.85, 0.92, 0.97),
-        ("mixed over serial", 0.95, 0.82, 0.72),
+        ("experiment: two streams over one", 0.95, 0.82, 0.72),
         ("decode over vLLM's Triton", 1.0, 1.15, 1.3),
         ("prefill over vLLM's Triton", 3.0, 4.5, 6.0),
         ("decode over the best peer", 0.90, 1.0, 1.05),

@@ -68,14 +68,11 @@ def edit_logits(
     rows: torch.Tensor,
     tokens: torch.Tensor,
     values: torch.Tensor,
-    sets: torch.Tensor | None = None,
 ) -> None:
-    """Adds values to logits[rows, tokens], or puts them there where sets is not 0; row -1: none."""
+    """Adds values to logits[rows, tokens]; row -1: none."""
     used = rows >= 0
     where = rows[used].long(), tokens[used].long()
-    old = logits[where].float()
-    old = old if sets is None else torch.where(sets[used] != 0, 0.0, old)
-    logits[where] = (old + values[used]).to(logits.dtype)
+    logits[where] = (logits[where].float() + values[used]).to(logits.dtype)
 
 
 class Logprobs(NamedTuple):

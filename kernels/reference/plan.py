@@ -16,8 +16,8 @@ def plan_attention(
     *,
     num_kv_heads: int,
     tile_queries: int,
+    num_sms: int,
     window: int = 0,
-    num_sms: int = 132,
     mode: PlanMode = "invariant",
 ) -> None:
     """Cuts the attention of rows into the plan's items (one query) and tiles of `tile_queries` queries (more)."""

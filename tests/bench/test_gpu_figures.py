@@ -102,7 +102,10 @@ def test_a_row_gets_the_figure_of_its_goal() -> None:
     assert bandwidth["roofline_us"] == pytest.approx(9.0)
     assert report.finished({**timed, "goal": "decode B1 n4k"}, H200)["value"] == 10
     assert report.finished({**timed, "goal": "prefill causal 8k D128"}, H200)["value"] == pytest.approx(480)
-    assert report.finished({**timed, "goal": "mixed over serial", "value": 0.8}, H200)["reached"] == "goal"
+    assert (
+        report.finished({**timed, "goal": "experiment: two streams over one", "value": 0.8}, H200)["reached"]
+        == "goal"
+    )
 
 
 def test_without_ceilings_no_fraction_is_made_up() -> None:

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 
 from airi.engine.backends.cuda import device as devices
 from airi.engine.backends.cuda import model as models
+from airi.engine.backends.cuda import pipeline
 from airi.engine.backends.cuda.device import CpuDevice, Graph
 from airi.engine.backends.cuda.pipeline import DevicePipeline
 from airi.engine.backends.cuda.reference_ops import ReferenceOps
@@ -142,5 +143,6 @@ def install(monkeypatch: pytest.MonkeyPatch) -> list[TapedDevice]:
     monkeypatch.setattr(DevicePipeline, "launch", stepping)
     monkeypatch.setattr(HostSamplingOps, "gather_logprobs", TorchSamplingOps.gather_logprobs)
     monkeypatch.setattr(devices, "CpuDevice", make)
-    monkeypatch.setattr(models, "ops_for", lambda _: TapedOps())
+    for module in (models, pipeline):
+        monkeypatch.setattr(module, "ops_for", lambda _: TapedOps())
     return made

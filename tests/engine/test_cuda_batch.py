@@ -53,7 +53,9 @@ def test_every_change_of_the_block_table_is_brought_over(count: int) -> None:
     buffers = BatchBuffers(CpuDevice(), 2, 4)
     arrays, _ = buffers.arrays(40, 0)
     arrays.deltas[:] = range(3)
+    arrays.cleared[:] = 7  # of an earlier step, but for the first `count`
     with torch.inference_mode():
-        deltas, _ = buffers.upload_deltas(arrays, count)
-    assert deltas[:count].tolist() == [[0, 1, 2]] * count
-    assert len(deltas) & (len(deltas) - 1) == 0, "kernels are compiled for few shapes"
+        changes = buffers.upload_changes(arrays, count)
+    assert changes.deltas[:count].tolist() == [[0, 1, 2]] * count
+    assert changes.cleared.tolist() == [[7, 7]] * count + [[0, 0]] * (len(changes.deltas) - count)
+    assert len(changes.deltas) & (len(changes.deltas) - 1) == 0, "kernels are compiled for few shapes"

@@ -307,7 +307,6 @@ class FakeGraphs:
         patch.setattr(torch.cuda, "CUDAGraph", object)
         patch.setattr(torch.cuda, "graph_pool_handle", self.handle)
         patch.setattr(torch.cuda, "graph", self.graph)
-        patch.setattr(torch, "zeros", lambda *_, **__: None)
 
     def handle(self) -> int:
         self.pools += 1
@@ -325,8 +324,7 @@ class FakeGraphs:
 def test_a_capture_that_fails_does_not_fail_those_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
     graphs = FakeGraphs(monkeypatch)
     device = CudaDevice()
-    device.capture(lambda: None)
-    device.capture(lambda: None)
+    kept = [device.capture(lambda: None) for _ in range(2)]
     assert graphs.pools == 1, "they share their memory"
 
     def fails() -> None:
@@ -334,5 +332,33 @@ def test_a_capture_that_fails_does_not_fail_those_after_it(monkeypatch: pytest.M
 
     with pytest.raises(torch.OutOfMemoryError):
         device.capture(fails)
-    device.capture(lambda: None)
+    again = device.capture(lambda: None)
     assert graphs.pools == 2
+    del kept, again
+
+
+def test_the_memory_of_graphs_goes_with_the_last_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs = FakeGraphs(monkeypatch)
+    device = CudaDevice()
+    first, second = (device.capture(lambda: None) for _ in range(2))
+    del first
+    third = device.capture(lambda: None)
+    assert graphs.pools == 1
+    del second, third
+    after = device.capture(lambda: None)
+    assert graphs.pools == 2, "torch refuses what the last graph has left"
+    del after
+
+
+def test_what_is_free_for_graphs_alone_is_not_told_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeGraphs(monkeypatch)
+    segments = [
+        {"device": 1, "segment_pool_id": (0, 0), "total_size": 1000, "allocated_size": 300},
+        {"device": 1, "segment_pool_id": (0, 1), "total_size": 500, "allocated_size": 100},
+        {"device": 0, "segment_pool_id": (0, 1), "total_size": 70, "allocated_size": 0},
+    ]
+    monkeypatch.setattr(torch.cuda, "memory_snapshot", lambda: segments)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (5000, 9000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 1500)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 400)
+    assert CudaDevice(1).memory() == (5700, 9000)

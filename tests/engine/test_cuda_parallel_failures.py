@@ -19,7 +19,7 @@ from airi.engine import EngineOptions, ModelOptions, platform
 from airi.engine.backends.cuda import team as teams
 from airi.engine.backends.cuda.device import CpuDevice
 from airi.engine.backends.cuda.parallel_platform import ParallelPlatform
-from airi.engine.backends.cuda.ranks import Allocate, Deltas, Load, Order, Probe
+from airi.engine.backends.cuda.ranks import Allocate, Changes, Load, Order, Probe
 from airi.engine.backends.cuda.team import Team
 from airi.errors import CheckpointError, ConfigError, EngineDeadError, MemoryBudgetError
 from tests.engine import watched_worker
@@ -82,8 +82,8 @@ def test_a_device_that_is_not_there_is_named() -> None:
 
 def test_a_worker_that_fails_in_a_step_ends_the_team() -> None:
     team = make_team()
-    team.tell(Deltas(5, 1))  # of a model that there is none of
-    for shape in ((1, 3), (1,)):
+    team.tell(Changes(5, 1))  # of a model that there is none of
+    for shape in ((1, 3), (1,), (1, 2)):
         team.group.broadcast(torch.zeros(shape, dtype=torch.int32))
     for _ in range(2):
         with pytest.raises(EngineDeadError, match=r"^rank 1 \(cpu\): IndexError: list index out of range$"):

@@ -11,10 +11,12 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from airi import _core
 from airi.engine.backends.cuda.pipeline import DevicePipeline
+from airi.engine.backends.cuda.tiers import ranges_to_zero
 from airi.engine.runner import StepArrays
 from airi.errors import EngineDeadError
 
@@ -236,3 +238,8 @@ def test_memory_operations_come_before_the_step_and_others_are_refused(bench: Be
     with pytest.raises(ValueError, match="memory operation 1 is not one of this device"):
         bench.pipeline.launch(info(num_ops=1), {}, since=0.0)
     assert not bench.runner.enqueued
+
+
+def test_ranges_of_a_step_without_tiers_are_zeroed_at_once() -> None:
+    ops = np.array([[_core.MemoryOpKind.ZERO, -1, 2, 0, 3], [_core.MemoryOpKind.ZERO, -1, 9, 0, 1]], np.int64)
+    assert ranges_to_zero(ops).tolist() == [[2, 3], [9, 1]]

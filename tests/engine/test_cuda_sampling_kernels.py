@@ -42,6 +42,14 @@ def test_what_any_request_may_ask_of_sampling_is_compiled_before_the_first_one(
             launched.append(("sample", len(logits)))
             super().sample(logits, *rest)
 
+        def start_counts(self, *arguments: Any) -> None:
+            launched.append(("start_counts", 1))
+            super().start_counts(*arguments)
+
+        def count_tokens(self, *arguments: Any) -> None:
+            launched.append(("count_tokens", 1))
+            super().count_tokens(*arguments)
+
         def penalise(self, *arguments: Any) -> None:
             launched.append(("penalise", 1))
             super().penalise(*arguments)
@@ -56,7 +64,8 @@ def test_what_any_request_may_ask_of_sampling_is_compiled_before_the_first_one(
 
     monkeypatch.setattr(platform, "sampling_ops_for", Watched)
     make_engine(tiny_llama, backend="cuda", device="cpu", max_num_seqs=16)
-    rarer = {("penalise", 1), ("edit", 1), ("logprobs", 16), ("logprobs", MAX_TOP)}
+    rarer = {(name, 1) for name in ("start_counts", "count_tokens", "penalise", "edit")}
+    rarer |= {("logprobs", 16), ("logprobs", MAX_TOP)}
     assert set(launched) == {("sample", rows) for rows in (1, 2, 16)} | rarer
 
 

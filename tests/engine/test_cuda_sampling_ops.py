@@ -65,7 +65,7 @@ def made(number: int, prompt: list[int], generated: list[int], params: SamplingP
 def test_penalties_are_those_of_the_kernel_of_the_cpu_also_after_a_preemption(ops: SamplingOps) -> None:
     params = SamplingParams(repetition_penalty=1.7, presence_penalty=0.6, frequency_penalty=0.3)
     device = CpuDevice()
-    counts = PenaltyCounts(device, VOCAB)
+    counts = PenaltyCounts(device, ops, VOCAB)
     states = [made(i, [i, 5, 5, 9], [7] * i + [5, 300 + i], params) for i in range(5)]
     for slot, state in enumerate(states):  # its counts begin with what it had before it was taken off
         counts.assign(slot, state)
@@ -99,8 +99,8 @@ def test_penalties_are_those_of_the_kernel_of_the_cpu_also_after_a_preemption(op
     torch.testing.assert_close(logits, expected, atol=1e-6, rtol=1e-6)
 
 
-def test_lines_of_counts_are_used_again_and_no_memory_is_taken_without_penalties() -> None:
-    counts = PenaltyCounts(CpuDevice(), VOCAB)
+def test_lines_of_counts_are_used_again_and_no_memory_is_taken_without_penalties(ops: SamplingOps) -> None:
+    counts = PenaltyCounts(CpuDevice(), ops, VOCAB)
     with_penalties = SamplingParams(presence_penalty=0.5)
     counts.assign(0, made(0, [3], [], SamplingParams()))
     with pytest.raises(RuntimeError, match="no slot has penalties"):

@@ -133,7 +133,9 @@ def test_a_window_and_a_cap_agree_with_dense_attention(block_size: int, kv_dtype
 def test_a_plan_without_the_window_gives_the_same() -> None:
     case = make_case([(1, 300), (1, 40)], head_dim=32)
     plan = AttentionPlan.allocate("cpu", 2, 8, 0)
-    plan_attention(case.batch.query_start, case.batch.seq_lens, plan, num_kv_heads=2, tile_queries=1)
+    plan_attention(
+        case.batch.query_start, case.batch.seq_lens, plan, num_kv_heads=2, tile_queries=1, num_sms=132
+    )
     found = run(case, plan=plan, window=50)
     expected, expected_lse = case.expected(scale=32**-0.5, window=50)
     assert relative_error(found.out, expected) <= RELATIVE[torch.float32]

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from airi.kernels import norm, reference
-from airi.kernels.norm import MAX_HIDDEN, norm_tiles
+from airi.kernels.limits import MAX_HIDDEN
+from airi.kernels.norm import norm_tiles
 from tests.kernels.tolerances import RELATIVE, relative_error
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]

@@ -19,6 +19,8 @@ LENGTHS = st.one_of(
 )
 ROWS = st.lists(st.tuples(st.sampled_from([0, 1, 1, 1, 2, 5, 33, 64, 65]), LENGTHS), max_size=24)
 
+NUM_SMS = 132
+
 
 def rows_of(rows: list[tuple[int, int]]) -> tuple[torch.Tensor, torch.Tensor]:
     """query_start and seq_lens of rows (queries, keys that came before them); a row without a query has no key."""
@@ -47,6 +49,7 @@ def three_plans(
     rows: list[tuple[int, int]], max_items: int, max_tiles: int, **options: Any
 ) -> tuple[HostPlan, HostPlan, HostPlan]:
     """By the kernel, by the specification, and by numpy."""
+    options = {"num_sms": NUM_SMS, **options}
     query_start, seq_lens = rows_of(rows)
     views = []
     for function in (plan_attention, reference.plan_attention):
@@ -153,8 +156,8 @@ def test_the_host_counts_the_items_that_the_kernel_makes() -> None:
     for window in (0, 1000):
         kernel = three_plans(rows, 1000, 0, num_kv_heads=8, tile_queries=16, window=window)[0]
         lens = [before + 1 for _, before in rows]
-        assert count_items(lens, num_kv_heads=8, window=window) == kernel.counts[0]
-        per_row = items_per_row(lens, num_kv_heads=8, window=window)
+        assert count_items(lens, num_kv_heads=8, num_sms=NUM_SMS, window=window) == kernel.counts[0]
+        per_row = items_per_row(lens, num_kv_heads=8, num_sms=NUM_SMS, window=window)
         np.testing.assert_array_equal(np.diff(kernel.row_items), per_row)
 
 
@@ -194,6 +197,7 @@ def test_a_bad_argument_is_named(change: dict[str, Any], message: str) -> None:
         "plan": AttentionPlan.allocate("cpu", 4, 4, 4),
         "num_kv_heads": 8,
         "tile_queries": 16,
+        "num_sms": NUM_SMS,
     } | change
     with pytest.raises(ValueError, match=message):
         plan_attention(**arguments)

@@ -185,7 +185,7 @@ def test_the_planners_tiles_cover_every_row_of_a_chunk() -> None:
     queries = prefill_tiles(SM_90, 32, 2, torch.float32, 16).tile_queries
     plan = AttentionPlan.allocate("cpu", max_rows=8, max_items=8, max_tiles=16)
     batch = case.batch
-    plan_attention(batch.query_start, batch.seq_lens, plan, num_kv_heads=1, tile_queries=queries)
+    plan_attention(batch.query_start, batch.seq_lens, plan, num_kv_heads=1, tile_queries=queries, num_sms=132)
     planned, _ = run(case, plan=plan, num_tiles=16)
     expected, _ = run(case)
     assert torch.equal(planned.nan_to_num(7), expected.nan_to_num(7))

@@ -123,7 +123,7 @@ def test_decoding_is_attention_of_rows_with_one_query() -> None:
     arena, dense = filled(layout, batch)
     rows = dataclasses.replace(batch, query_start=int32(0, 1, 2))
     plan = AttentionPlan.allocate("cpu", 2, 2, 0)
-    plan_attention(rows.query_start, rows.seq_lens, plan, num_kv_heads=2, tile_queries=1)
+    plan_attention(rows.query_start, rows.seq_lens, plan, num_kv_heads=2, tile_queries=1, num_sms=132)
     workspace = DecodeWorkspace.allocate("cpu", 2, 6, 8)
     q = torch.randn(2, 6, 8)
     out, lse = torch.empty_like(q), torch.empty(2, 6)

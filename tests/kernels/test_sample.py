@@ -12,7 +12,8 @@ import torch
 from airi._core import cpu
 from airi.kernels import reference
 from airi.kernels.arch import ARCHS
-from airi.kernels.sample import MAX_VOCAB, SampleWorkspace, chunk_tokens, pick_tile, sample
+from airi.kernels.limits import MAX_VOCAB
+from airi.kernels.sample import SampleWorkspace, chunk_tokens, pick_tile, sample
 
 Array = npt.NDArray[Any]
 HOST = torch.device("cpu")

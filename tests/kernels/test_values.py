@@ -46,7 +46,7 @@ def attends(op: Call, case: Case, change: Change) -> None:
     """A step whose plan was made before something changed."""
     batch, (_, count, group, dim) = case.batch, case.q.shape
     plan = AttentionPlan.allocate("cpu", 4, 4, 4)
-    plan_attention(batch.query_start, batch.seq_lens, plan, num_kv_heads=2, tile_queries=16)
+    plan_attention(batch.query_start, batch.seq_lens, plan, num_kv_heads=2, tile_queries=16, num_sms=132)
     is_decode = "decode" in op.__name__
     more = (
         {"workspace": DecodeWorkspace.allocate("cpu", 4, 2 * group, dim)} if is_decode else {"num_tiles": 4}

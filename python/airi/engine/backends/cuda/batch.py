@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from airi.engine.backends.cuda.device import Device
-from airi.engine.backends.cuda.interface import DeviceBatch
+from airi.engine.backends.cuda.interface import DeviceBatch, TableChanges
 from airi.engine.runner import StepArrays
 
 if TYPE_CHECKING:
@@ -90,6 +90,10 @@ class StagedArrays(StepArrays):
     sampling: SamplingColumns
     pinned_deltas: torch.Tensor
     """int32 [n, 3], n a power of two; `deltas` is its first rows."""
+    pinned_cleared: torch.Tensor
+    """int32 [n, 2]"""
+    cleared: NDArray[np.int32]
+    """[n, 2], in `pinned_cleared`: which granules each delta has zeroed, (first, how many)."""
     results: torch.Tensor
     """Pinned, for what was sampled."""
     sampled: NDArray[np.int32]
@@ -153,7 +157,7 @@ class BatchBuffers:
         self.status: torch.Tensor = results["status"]
         """uint8 [rows] on the device."""
         self._count: torch.Tensor = columns["count"]
-        self._deltas: torch.Tensor | None = None
+        self._changes: TableChanges | None = None
         self._staged = [device.pinned(self._fields.nbytes) for _ in range(2)]
         self._apart: StagedArrays | None = None
 
@@ -166,7 +170,10 @@ class BatchBuffers:
 
         least = max(_LEAST_DELTAS, 1 << (deltas - 1).bit_length())
         with self._device.active():
-            self._deltas = self._device.zeros(least * 12).view(torch.int32).view(-1, 3)
+            deltas_of, cleared = (
+                self._device.zeros(least * 4 * width).view(torch.int32).view(-1, width) for width in (3, 2)
+            )
+        self._changes = TableChanges(deltas_of, self._count, cleared)
         return tuple(self._set(staged, deltas, least, ops) for staged in self._staged)
 
     def apart(self) -> StagedArrays:
@@ -191,7 +198,9 @@ class BatchBuffers:
         columns = self._fields.on_host(staged)
         results = self._device.pinned(self._results.nbytes)
         sampled = self._results.on_host(results)
-        pinned_deltas = self._device.pinned(least * 12).view(torch.int32).view(-1, 3)
+        pinned_deltas, pinned_cleared = (
+            self._device.pinned(least * 4 * width).view(torch.int32).view(-1, width) for width in (3, 2)
+        )
         return StagedArrays(
             request_ids=np.zeros(self._max_rows, np.int64),
             draw_index=np.zeros(self._max_rows, np.int32),
@@ -200,6 +209,8 @@ class BatchBuffers:
             staged=staged,
             sampling=_sampling(columns),
             pinned_deltas=pinned_deltas,
+            pinned_cleared=pinned_cleared,
+            cleared=pinned_cleared.numpy(),
             results=results,
             sampled=sampled["sampled"],
             status=sampled["status"],
@@ -217,23 +228,28 @@ class BatchBuffers:
         """Enqueues the copy of a padded set to the device."""
         self._packed.copy_(arrays.staged, non_blocking=True)
 
-    def upload_deltas(self, arrays: StagedArrays, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Enqueues the copy of the set's first deltas; (deltas, how many apply) as `apply_table_deltas` takes them.
+    def upload_changes(self, arrays: StagedArrays, count: int) -> TableChanges:
+        """Enqueues the copy of the set's first deltas, and of what they have zeroed.
 
         Of few different shapes, as a kernel is compiled for some of them. The set's `count` must have been uploaded.
         """
-        if self._deltas is None:
-            raise RuntimeError("there are no buffer sets yet")
         rows = max(_LEAST_DELTAS, 1 << (count - 1).bit_length())
-        deltas = self._deltas[:rows]
-        deltas.copy_(arrays.pinned_deltas[:rows], non_blocking=True)
-        return deltas, self._count
+        arrays.cleared[count:rows] = 0
+        changes = self._first_changes(rows)
+        changes.deltas.copy_(arrays.pinned_deltas[:rows], non_blocking=True)
+        changes.cleared.copy_(arrays.pinned_cleared[:rows], non_blocking=True)
+        return changes
 
-    def no_deltas(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """As `upload_deltas`, of none, where the device's piece is clear."""
-        if self._deltas is None:
+    def no_changes(self) -> TableChanges:
+        """Enqueues that nothing is to be cleared: changes of which none applies, where the device's piece is clear."""
+        changes = self._first_changes(_LEAST_DELTAS)
+        changes.cleared.zero_()
+        return changes
+
+    def _first_changes(self, rows: int) -> TableChanges:
+        if self._changes is None:
             raise RuntimeError("there are no buffer sets yet")
-        return self._deltas[:_LEAST_DELTAS], self._count
+        return TableChanges(self._changes.deltas[:rows], self._changes.count, self._changes.cleared[:rows])
 
     def download(self, arrays: StagedArrays) -> None:
         """Enqueues the copy of what was sampled to the set's results."""

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
+from weakref import ReferenceType, ref
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,7 +113,7 @@ class Device(Protocol):
         ...
 
     def memory(self) -> tuple[int, int]:
-        """(bytes free, bytes in total), what torch keeps for itself counted as free."""
+        """(bytes free, bytes in total), what torch keeps for anybody's tensors counted as free."""
         ...
 
 
@@ -128,15 +129,8 @@ class CudaDevice:
         self.description = f"cuda:{index} ({torch.cuda.get_device_name(index)})"
         self._steps = torch.cuda.Stream(self.torch_device)
         self._copies = torch.cuda.Stream(self.torch_device)
-        self._begin_pool()
-
-    def _begin_pool(self) -> None:
-        """Has graphs that are captured from now on share memory of their own."""
-        import torch
-
-        self._graphs = torch.cuda.graph_pool_handle()
-        self._keeper: Graph | None = None
-        """Of the graphs' memory: torch refuses to capture into what the last graph has left."""
+        self._pool: ReferenceType[_Pool] | None = None
+        """Of the graphs that there are."""
 
     def active(self) -> AbstractContextManager[None]:
         """As `Device.active`."""
@@ -203,27 +197,23 @@ class CudaDevice:
         """As `Device.capture`."""
         import torch
 
-        try:
-            if self._keeper is None:
-                self._keeper = self._capture(lambda: torch.zeros(1, device=self.torch_device))
-            return self._capture(work)
-        except BaseException:
-            self._begin_pool()  # torch may count this one as being captured into, for good
-            raise
-
-    def _capture(self, work: Callable[[], object]) -> Graph:
-        import torch
-
+        pool = None if self._pool is None else self._pool()
+        if pool is None:  # torch refuses to capture into what the last graph has left
+            pool = _Pool(torch.cuda.graph_pool_handle())
+            self._pool = ref(pool)
         graph = torch.cuda.CUDAGraph()
         # In the stream of the steps, for which libraries have their workspaces already: in another one they would
         # take further ones, of the graphs' memory and for good. Other threads wait for events of steps and copies
         # meanwhile, which is none of the capture's business.
-        with torch.cuda.graph(
-            graph, pool=self._graphs, stream=self._steps, capture_error_mode="thread_local"
-        ):
-            work()
-        captured: Graph = graph
-        return captured
+        try:
+            with torch.cuda.graph(
+                graph, pool=pool.handle, stream=self._steps, capture_error_mode="thread_local"
+            ):
+                work()
+        except BaseException:
+            self._pool = None  # torch may count this one as being captured into, for good
+            raise
+        return _CudaGraph(graph, pool)
 
     def synchronize(self) -> None:
         """As `Device.synchronize`."""
@@ -243,7 +233,28 @@ class CudaDevice:
 
         free, total = torch.cuda.mem_get_info(self.torch_device)
         kept = torch.cuda.memory_reserved(self.torch_device) - torch.cuda.memory_allocated(self.torch_device)
-        return free + kept, total
+        # What is free in the graphs' memory is so for further graphs alone.
+        of_graphs = sum(
+            segment["total_size"] - segment["allocated_size"]
+            for segment in torch.cuda.memory_snapshot()
+            if segment["device"] == self.torch_device.index and tuple(segment["segment_pool_id"]) != (0, 0)
+        )
+        return free + kept - of_graphs, total
+
+
+class _Pool:
+    """Memory that graphs share, for as long as there is one of them."""
+
+    def __init__(self, handle: Any) -> None:
+        self.handle = handle
+
+
+class _CudaGraph:
+    def __init__(self, graph: Any, pool: _Pool) -> None:
+        self._graph, self._pool = graph, pool
+
+    def replay(self) -> None:
+        self._graph.replay()
 
 
 class _CudaEvent:

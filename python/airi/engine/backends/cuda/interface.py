@@ -5,6 +5,7 @@
     model.bind(binding)                    # arena, block table and fixed metadata buffers, once
     model.place_weights(memory)            # only where they live in the arena
     model.capture(progress)                # compiles kernels, captures a graph per bucket
+    model.change_table(changes)            # before the step that they are of
     logits = model.enqueue(step)           # [n, vocab] on the device; nothing waits for it
     more = model.logits(rows)              # other tokens of the same step (prompt log-probabilities)
 
@@ -17,7 +18,6 @@ any larger bucket of rows without touching them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import torch
 
 
-__all__ = ["CudaBinding", "CudaModel", "CudaStep", "DeviceBatch", "TableOps"]
+__all__ = ["CudaBinding", "CudaModel", "CudaStep", "DeviceBatch", "TableChanges", "TokenOps"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,14 +100,20 @@ class CudaStep:
         return self.num_tokens == self.num_rows
 
 
-class TableOps(Protocol):
-    """Those of `Ops` that keep block tables and tokens."""
+@dataclass(frozen=True, slots=True)
+class TableChanges:
+    """What becomes of a model's block table, and of blocks that are new in it. On the device."""
 
-    def apply_table_deltas(
-        self, block_table: torch.Tensor, deltas: torch.Tensor, count: torch.Tensor
-    ) -> None:
-        """As `Ops.apply_table_deltas`."""
-        ...
+    deltas: torch.Tensor
+    """int32 [n, 3] (slot, column, entry)"""
+    count: torch.Tensor
+    """int32 [1] how many of them apply."""
+    cleared: torch.Tensor
+    """int32 [n, 2] (first granule, how many) to be zeroed in the arena; 0 for none."""
+
+
+class TokenOps(Protocol):
+    """Those of `Ops` that the runner uses itself."""
 
     def fill_tokens(
         self,
@@ -129,7 +135,7 @@ class CudaModel(Protocol):
     def info(self) -> ModelInfo: ...
 
     @property
-    def ops(self) -> TableOps:
+    def ops(self) -> TokenOps:
         """What the runner uses of the operations that run on this model's device."""
         ...
 
@@ -165,8 +171,9 @@ class CudaModel(Protocol):
         """
         ...
 
-    def clear_blocks(self, entries: Sequence[int]) -> None:
-        """Enqueues that blocks, by their entries of the block table, hold zeros, wherever parts of them lie."""
+    def change_table(self, changes: TableChanges) -> None:
+        """Enqueues the changes of the bound block table, and that what they clear holds zeros, on every device that
+        has a part of the model."""
         ...
 
     def enqueue(self, step: CudaStep) -> torch.Tensor:

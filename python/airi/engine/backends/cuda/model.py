@@ -7,7 +7,6 @@ them stay valid.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,9 +15,10 @@ from airi.engine.backends.cuda.attention import Attention, AttentionWork, Limits
 from airi.engine.backends.cuda.buffers import StepBuffers
 from airi.engine.backends.cuda.device import Device
 from airi.engine.backends.cuda.graphs import StepGraphs, capture_all, decode_buckets, token_buckets
-from airi.engine.backends.cuda.interface import CudaBinding, CudaStep
+from airi.engine.backends.cuda.interface import CudaBinding, CudaStep, TableChanges
 from airi.engine.backends.cuda.layers import Layers
 from airi.engine.backends.cuda.ops import Ops, ops_for
+from airi.engine.backends.cuda.shapes import check_shapes
 from airi.engine.backends.cuda.shards import Collective, SingleDevice, local_spec
 from airi.engine.backends.cuda.tensors import place, placed_bytes
 from airi.engine.backends.cuda.weights import DeviceWeights, load_weights
@@ -56,6 +56,7 @@ class CudaBackend:
     def load_model(self, path: Path, options: LoadOptions) -> CudaDecoder:
         """Loads a Hugging Face checkpoint folder; raises `CheckpointError` or `ConfigError`."""
         opened = open_model(path, options, on_device=True)
+        check_shapes(opened.spec, self._collective.shard)
         with self._device.active():
             weights = load_weights(
                 opened,
@@ -129,13 +130,11 @@ class CudaDecoder:
         """As `CudaModel.capture`."""
         self._bound_or_raise().capture(progress)
 
-    def clear_blocks(self, entries: Sequence[int]) -> None:
-        """As `CudaModel.clear_blocks`."""
+    def change_table(self, changes: TableChanges) -> None:
+        """As `CudaModel.change_table`."""
         binding = self._bound_or_raise().binding
-        size = self.bytes_per_block(binding.block_size)
-        for entry in entries:
-            first = entry * KV_GRANULE
-            binding.arena[first : first + size].zero_()
+        self.ops.apply_table_deltas(binding.block_table, changes.deltas, changes.count)
+        self.ops.zero_granules(binding.arena, changes.cleared)
 
     def enqueue(self, step: CudaStep) -> torch.Tensor:
         """As `CudaModel.enqueue`."""

@@ -51,6 +51,10 @@ class Ops(Protocol):
         """Makes the first count[0] changes (slot, column, entry)."""
         ...
 
+    def zero_granules(self, arena: torch.Tensor, ranges: torch.Tensor) -> None:
+        """Zeroes ranges (first, how many) of the arena's granules; 0 for none."""
+        ...
+
     def fill_tokens(
         self,
         tokens: torch.Tensor,
@@ -228,7 +232,7 @@ _LAUNCHERS: Mapping[str, tuple[str, ...]] = {
     "qkv_post": ("qkv_post",),
     "decode": ("paged_decode",),
     "prefill": ("paged_prefill",),
-    "blocks": ("gather_dequant",),
+    "blocks": ("gather_dequant", "zero_granules"),
     "norm": ("rms_norm", "add_rms_norm", "rms_norm_add"),
     "glu": ("glu",),
     "routing": ("route_experts",),

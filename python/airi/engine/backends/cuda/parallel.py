@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from airi.engine.backends import ModelInfo, ProgressCallback
-from airi.engine.backends.cuda.interface import CudaBinding, CudaModel, CudaStep, TableOps
-from airi.engine.backends.cuda.ranks import Bind, Capture, Clear, Deltas, Logits, Step
+from airi.engine.backends.cuda.interface import CudaBinding, CudaModel, CudaStep, TableChanges, TokenOps
+from airi.engine.backends.cuda.ranks import Bind, Capture, Changes, Logits, Step
 from airi.engine.backends.cuda.team import Team
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ class ParallelModel:
     def __init__(self, index: int, local: CudaModel, team: Team, batch: torch.Tensor) -> None:
         """`batch`: the memory of `DeviceBatch`, whole; `index`: of the models that the team loaded."""
         self.info: ModelInfo = local.info
-        self.ops = _ParallelOps(index, local.ops, team)
+        self.ops: TokenOps = local.ops  # what they change reaches the others with the batch
         self._index = index
         self._local = local
         self._team = team
@@ -59,11 +58,13 @@ class ParallelModel:
             self._team.group.broadcast(self._batch)
             self._local.capture(progress)
 
-    def clear_blocks(self, entries: Sequence[int]) -> None:
-        """As `CudaModel.clear_blocks`; raises what a rank was lost with."""
+    def change_table(self, changes: TableChanges) -> None:
+        """As `CudaModel.change_table`; raises what a rank was lost with."""
         with self._team.lockstep():
-            self._team.tell(Clear(self._index, tuple(entries)))
-            self._local.clear_blocks(entries)
+            self._team.tell(Changes(self._index, len(changes.deltas)))
+            for part in (changes.deltas, changes.count, changes.cleared):
+                self._team.group.broadcast(part)
+            self._local.change_table(changes)
 
     def enqueue(self, step: CudaStep) -> torch.Tensor:
         """As `CudaModel.enqueue`; raises what a rank was lost with."""
@@ -87,34 +88,3 @@ class ParallelModel:
             self._team.tell(Logits(self._index, len(rows)))
             self._team.group.broadcast(rows)
             return self._local.logits(rows)
-
-
-class _ParallelOps:
-    """What the runner uses of a model's operations."""
-
-    def __init__(self, index: int, local: TableOps, team: Team) -> None:
-        self._index = index
-        self._local = local
-        self._team = team
-
-    def apply_table_deltas(
-        self, block_table: torch.Tensor, deltas: torch.Tensor, count: torch.Tensor
-    ) -> None:
-        """As `Ops.apply_table_deltas`, to every rank's table."""
-        with self._team.lockstep():
-            self._team.tell(Deltas(self._index, len(deltas)))
-            self._team.group.broadcast(deltas)
-            self._team.group.broadcast(count)
-            self._local.apply_table_deltas(block_table, deltas, count)
-
-    def fill_tokens(
-        self,
-        tokens: torch.Tensor,
-        last_tokens: torch.Tensor,
-        query_start: torch.Tensor,
-        slots: torch.Tensor,
-        row_flags: torch.Tensor,
-        pending_flag: int,
-    ) -> None:
-        """As `Ops.fill_tokens`: the others get the tokens with the batch."""
-        self._local.fill_tokens(tokens, last_tokens, query_start, slots, row_flags, pending_flag)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from airi.engine.backends.cuda.device import Device
+from airi.engine.backends.cuda.sampling_ops import SamplingOps
 from airi.engine.requests import Feature, RequestState
-from airi.kernels.token_counts import IN_PROMPT, ONE_OUTPUT
 
 if TYPE_CHECKING:
     import torch
@@ -23,8 +23,9 @@ class PenaltyCounts:
     *Thread safety*: none; called inside `Device.active()`, so that everything is in order with the steps.
     """
 
-    def __init__(self, device: Device, vocab_size: int) -> None:
+    def __init__(self, device: Device, ops: SamplingOps, vocab_size: int) -> None:
         self._device = device
+        self._ops = ops
         self._vocab_size = vocab_size
         self._counts: torch.Tensor | None = None
         self._lines: dict[int, int] = {}
@@ -33,7 +34,7 @@ class PenaltyCounts:
 
     @property
     def counts(self) -> torch.Tensor:
-        """int32 [lines, vocab]: `IN_PROMPT` plus `ONE_OUTPUT` for each time it was generated."""
+        """int32 [lines, vocab] as `SamplingOps.start_counts` makes them."""
         if self._counts is None:
             raise RuntimeError("no slot has penalties")
         return self._counts
@@ -51,19 +52,14 @@ class PenaltyCounts:
             return
         if not self._free:
             self._grow()
-        counts = self.counts[self._free[-1]]
-        counts.zero_()
-        counts.index_fill_(0, self._device.upload(state.prompt.astype(np.int64)), IN_PROMPT)
-        if state.num_generated:
-            generated = self._device.upload(state.generated[: state.num_generated].astype(np.int64))
-            counts.index_put_((generated,), counts.new_full((), ONE_OUTPUT), accumulate=True)
+        prompt, generated = map(self._device.upload, (state.prompt, state.generated[: state.num_generated]))
+        self._ops.start_counts(self.counts, self._free[-1], prompt, generated)
         self._lines[slot] = self._free.pop()
 
     def add(self, slots: Sequence[int], tokens: torch.Tensor) -> None:
-        """Counts one more generated token [n] of each slot."""
-        lines = self._device.upload(np.array([self._lines[slot] for slot in slots], np.int64))
-        counts = self.counts
-        counts.index_put_((lines, tokens.long()), counts.new_full((), ONE_OUTPUT), accumulate=True)
+        """Counts one more generated token [n] int32 of each slot."""
+        lines = self._device.upload(np.array([self._lines[slot] for slot in slots], np.int32))
+        self._ops.count_tokens(self.counts, lines, tokens)
 
     def _grow(self) -> None:
         import torch

@@ -15,8 +15,9 @@ from airi.engine.backends.cuda.arena import DeviceArena
 from airi.engine.backends.cuda.batch import StagedArrays
 from airi.engine.backends.cuda.budget import first_line
 from airi.engine.backends.cuda.device import Device, Event
+from airi.engine.backends.cuda.ops import ops_for
 from airi.engine.backends.cuda.runner import DeviceRunner, EnqueuedStep
-from airi.engine.backends.cuda.tiers import DeviceTiers, zero_ranges
+from airi.engine.backends.cuda.tiers import DeviceTiers, ranges_to_zero
 from airi.engine.pipeline import PLAN_AT, Signal, kind_of
 from airi.engine.requests import RequestState
 from airi.engine.runner import StepArrays, StepResult
@@ -157,7 +158,9 @@ class DevicePipeline:
         """Begins a step's memory operations."""
         ops = arrays.ops[:count]
         if self._tiers is None:
-            zero_ranges(self._arena, ops)
+            ranges = ranges_to_zero(ops)
+            kernels = ops_for(self._device.torch_device)
+            kernels.zero_granules(self._arena.memory, self._device.upload(ranges))
         else:
             self._tiers.begin(ops)
 

@@ -8,7 +8,7 @@
     Load, Probe, Allocate, Bind, Capture
                      ------->
                      <-------     Done or Failed
-    Step, Deltas, Clear, Logits
+    Step, Changes, Logits
                      ------->                   nothing comes back; tensors go from device to device
                      <-------     Failed        at any time, and the worker ends
 
@@ -31,9 +31,8 @@ __all__ = [
     "Answer",
     "Bind",
     "Capture",
+    "Changes",
     "Channel",
-    "Clear",
-    "Deltas",
     "Done",
     "Failed",
     "Join",
@@ -104,18 +103,11 @@ class Capture(msgspec.Struct, tag=True, frozen=True):
     model: int
 
 
-class Deltas(msgspec.Struct, tag=True, frozen=True):
-    """Behind it come changes of the block table, so many rows of them, then how many apply."""
+class Changes(msgspec.Struct, tag=True, frozen=True):
+    """Behind it come changes of the block table, so many rows of them, how many apply, and what each clears."""
 
     model: int
     rows: int
-
-
-class Clear(msgspec.Struct, tag=True, frozen=True):
-    """Zero the blocks of these entries of the block table."""
-
-    model: int
-    entries: tuple[int, ...]
 
 
 class Step(msgspec.Struct, tag=True, frozen=True):
@@ -138,7 +130,7 @@ class Logits(msgspec.Struct, tag=True, frozen=True):
     count: int
 
 
-Order = Start | Join | Load | Probe | Allocate | Bind | Capture | Deltas | Clear | Step | Logits
+Order = Start | Join | Load | Probe | Allocate | Bind | Capture | Changes | Step | Logits
 
 
 class Ready(msgspec.Struct, tag=True, frozen=True):

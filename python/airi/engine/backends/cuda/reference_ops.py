@@ -93,6 +93,7 @@ class ReferenceOps:
 
         self.apply_table_deltas: Callable[..., None] = reference.apply_table_deltas
         self.fill_tokens: Callable[..., None] = reference.fill_tokens
+        self.zero_granules: Callable[..., None] = reference.zero_granules
         self.gather_dequant: Callable[..., None] = reference.gather_dequant
         self.route_experts: Callable[..., None] = reference.route_experts
         self.expert_matmul: Callable[..., None] = reference.expert_matmul

@@ -17,7 +17,7 @@ from airi.engine.backends import KV_GRANULE, ProgressCallback, StepInputs
 from airi.engine.backends.cuda.arena import DeviceArena
 from airi.engine.backends.cuda.batch import BatchBuffers, StagedArrays
 from airi.engine.backends.cuda.device import Device
-from airi.engine.backends.cuda.interface import CudaBinding, CudaModel, CudaStep
+from airi.engine.backends.cuda.interface import CudaBinding, CudaModel, CudaStep, TableChanges
 from airi.engine.backends.cuda.prompt_logprobs import PromptLogprobs
 from airi.engine.backends.cuda.sampler import DeviceSampler, Special
 from airi.engine.backends.cuda.sampling_ops import SamplingOps
@@ -153,13 +153,14 @@ class DeviceRunner:
                 self._fill_table(before)
 
     def _fill_table(self, entries: torch.Tensor) -> None:
-        """Gives the whole block table these entries [slots * columns], through operations that other devices follow."""
+        """Gives the whole block table these entries [slots * columns], on every device."""
         import torch
 
         columns = self.block_table.shape[1]
         at = torch.arange(len(entries), dtype=torch.int32, device=entries.device)
         deltas = torch.stack((at // columns, at % columns, entries), 1)
-        self._ops.apply_table_deltas(self.block_table, deltas, at.new_full((1,), len(entries)))
+        changes = TableChanges(deltas, at.new_full((1,), len(entries)), at.new_zeros((len(entries), 2)))
+        self.model.change_table(changes)
 
     def run_apart(self, step: StepInputs) -> None:
         """As `Runner.run_apart`: without the sampling, which a step hardly notices."""
@@ -188,7 +189,7 @@ class DeviceRunner:
         with self._enough_memory("graphs"), self._device.active():
             self._buffers.clear()
             self._fill_in_pending()
-            self._ops.apply_table_deltas(self.block_table, *self._buffers.no_deltas())
+            self.model.change_table(self._buffers.no_changes())
             self.sampler.warm_up()
             self.model.capture(progress)
             self._device.record().synchronize()
@@ -236,8 +237,6 @@ class DeviceRunner:
             self.sampler.assign(int(arrays.slots[row]), states[int(arrays.request_ids[row])])
         try:
             self._upload(arrays, rows, tokens, deltas, sampling)
-            if deltas:
-                self._clear_new_blocks(arrays, rows, deltas)
             if rows:  # without any a step brings memory operations and deltas alone
                 self._run(step, rows, tokens)
         except EngineDeadError:
@@ -256,21 +255,23 @@ class DeviceRunner:
         arrays.pad(rows, tokens, len(sampling))
         self._buffers.upload(arrays)
         if deltas:
-            self._ops.apply_table_deltas(self.block_table, *self._buffers.upload_deltas(arrays, deltas))
+            self._stage_cleared(arrays, rows, deltas)
+            self.model.change_table(self._buffers.upload_changes(arrays, deltas))
 
-    def _clear_new_blocks(self, arrays: StagedArrays, rows: int, deltas: int) -> None:
-        """Zeroes the blocks that the step's rows begin to fill; those of cached prefixes stay.
+    def _stage_cleared(self, arrays: StagedArrays, rows: int, deltas: int) -> None:
+        """Has the blocks zeroed that the step's rows begin to fill; those of cached prefixes stay.
 
-        On every device that has a part of them. Prefill reads whole tiles of values, where weights of 0 do not hide
-        what is not finite; and who had a block before may have left that there without ever telling, as a request that
-        was cancelled in its prompt, or taken off while its step ran.
+        Prefill reads whole tiles of values, where weights of 0 do not hide what is not finite; and who had a block
+        before may have left that there without ever telling, as a request that was cancelled in its prompt, or taken
+        off while its step ran.
         """
+        size = self._binding.block_size
         first = np.full(len(self.block_table), np.iinfo(np.int32).max, np.int32)
         first[arrays.slots[:rows]] = arrays.positions[arrays.query_start[:rows]]
         slots, columns, entries = arrays.deltas[:deltas].T
-        new = entries[columns * self._binding.block_size >= first[slots]]
-        if len(new):
-            self.model.clear_blocks(new.tolist())
+        is_new = columns * size >= first[slots]
+        arrays.cleared[:deltas, 0] = entries
+        arrays.cleared[:deltas, 1] = is_new * (self.model.bytes_per_block(size) // KV_GRANULE)
 
     def _run(self, step: EnqueuedStep, rows: int, tokens: int) -> None:
         arrays, samples = step.arrays, len(step.sampling)

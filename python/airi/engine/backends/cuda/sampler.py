@@ -96,7 +96,7 @@ class DeviceSampler(SlotParameters):
         self._device = device
         self._ops = ops
         self._buffers = buffers
-        self._counts = PenaltyCounts(device, vocab_size)
+        self._counts = PenaltyCounts(device, ops, vocab_size)
         self._broken: set[int] = set()
         """Slots whose request could not be given its counts."""
 
@@ -115,6 +115,8 @@ class DeviceSampler(SlotParameters):
         vocab, first, by = self._vocab_size, self._upload([0], np.int32), self._upload([1.0], np.float32)
         logits = self._device.zeros(4 * vocab).view(by.dtype).view(1, vocab)
         counts = self._device.zeros(4 * vocab).view(first.dtype).view(1, vocab)
+        self._ops.start_counts(counts, 0, first, first)
+        self._ops.count_tokens(counts, first, first)
         self._ops.penalise(logits, counts, Penalties(first, first, by, by, by))
         self._ops.add_to_logits(logits, first, first, by)
         for count in _WARM_UP_LOGPROBS:

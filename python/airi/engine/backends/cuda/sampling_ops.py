@@ -10,7 +10,7 @@ import numpy as np
 from airi._core import cpu
 from airi.engine.backends.cuda.batch import SamplingColumns
 from airi.engine.backends.cuda.device import Device
-from airi.kernels.token_counts import ONE_OUTPUT
+from airi.kernels.token_counts import IN_PROMPT, ONE_OUTPUT
 
 if TYPE_CHECKING:
     import torch
@@ -66,6 +66,17 @@ class SamplingOps(Protocol):
         """Token and status (1: the logits hold NaN) of each row into the first n of `out` and `status`."""
         ...
 
+    def start_counts(
+        self, counts: torch.Tensor, line: int, prompt: torch.Tensor, generated: torch.Tensor
+    ) -> None:
+        """Makes a line of counts [lines, vocab] that of a request with these tokens [n] int32, some of them maybe none:
+        `IN_PROMPT`, plus `ONE_OUTPUT` for each time that one was generated."""
+        ...
+
+    def count_tokens(self, counts: torch.Tensor, lines: torch.Tensor, tokens: torch.Tensor) -> None:
+        """Counts one more generated token [n] int32 of each of these lines [n] int32."""
+        ...
+
     def penalise(self, logits: torch.Tensor, counts: torch.Tensor, penalties: Penalties) -> None:
         """Changes rows of logits by what counts [lines, vocab] say of their tokens."""
         ...
@@ -83,6 +94,18 @@ class SamplingOps(Protocol):
 
 class TorchSamplingOps:
     """What few rows ask for, in plain torch, and without waiting for a device."""
+
+    def start_counts(
+        self, counts: torch.Tensor, line: int, prompt: torch.Tensor, generated: torch.Tensor
+    ) -> None:
+        """As `SamplingOps.start_counts`."""
+        counts[line].zero_()
+        counts[line].index_fill_(0, prompt.long(), IN_PROMPT)
+        self.count_tokens(counts, generated.new_full(generated.shape, line), generated)
+
+    def count_tokens(self, counts: torch.Tensor, lines: torch.Tensor, tokens: torch.Tensor) -> None:
+        """As `SamplingOps.count_tokens`."""
+        counts.index_put_((lines.long(), tokens.long()), counts.new_full((), ONE_OUTPUT), accumulate=True)
 
     def penalise(self, logits: torch.Tensor, counts: torch.Tensor, penalties: Penalties) -> None:
         """As `SamplingOps.penalise`."""
@@ -148,6 +171,20 @@ class DeviceSamplingOps(TorchSamplingOps):
             out_status=status,
             workspace=self._workspaces[logits.shape[-1]],
         )
+
+    def start_counts(
+        self, counts: torch.Tensor, line: int, prompt: torch.Tensor, generated: torch.Tensor
+    ) -> None:
+        """As `SamplingOps.start_counts`."""
+        from airi.kernels.logits import start_counts
+
+        start_counts(counts, line, prompt, generated)
+
+    def count_tokens(self, counts: torch.Tensor, lines: torch.Tensor, tokens: torch.Tensor) -> None:
+        """As `SamplingOps.count_tokens`."""
+        from airi.kernels.logits import count_tokens
+
+        count_tokens(counts, lines, tokens)
 
     def penalise(self, logits: torch.Tensor, counts: torch.Tensor, penalties: Penalties) -> None:
         """As `SamplingOps.penalise`."""

@@ -17,7 +17,7 @@ from airi.engine.tiers import Op, TierFiles, open_disk, whole_granules
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["DeviceTiers", "zero_ranges"]
+__all__ = ["DeviceTiers", "ranges_to_zero"]
 
 _GRANULE = _core.GRANULE_BYTES
 _Kind = _core.MemoryOpKind
@@ -77,13 +77,15 @@ class DeviceTiers(TierFiles):
 
     def _finish(self, rows: Sequence[Op], went_well: Sequence[bool], began: Event, ended: Event) -> None:
         """Tells of transfers that were enqueued together; each took its part of the time by its size."""
+        took = 0.0
         try:
             ended.synchronize()
-            micros = ended.micros_since(began) / sum(row[4] for row in rows)
+            took = ended.micros_since(began)
         except Exception as error:
             # Else who waits for a transfer would do so for ever, and never take the step that learns of the device.
             self._say(f"copies of KV did not end: {error}")
-            went_well, micros = [False] * len(rows), 0.0
+            went_well = [False] * len(rows)
+        micros = took / sum(row[4] for row in rows)
         self._tell(
             [
                 (transfer, ok, round(micros * granules))
@@ -105,12 +107,11 @@ class DeviceTiers(TierFiles):
             super()._execute(kind, source, to, granules)
 
 
-def zero_ranges(arena: DeviceArena, ops: NDArray[np.int64]) -> None:
-    """Executes the memory operations [n, 5] of a step without tiers: kind, id, from, to, granules."""
-    for kind, _, start, _, granules in ops.tolist():
-        if kind != _Kind.ZERO:
-            raise ValueError(f"memory operation {kind} is not one of this device")
-        _part(arena.memory, start, granules).zero_()
+def ranges_to_zero(ops: NDArray[np.int64]) -> NDArray[np.int32]:
+    """[n, 2] (first granule, how many) of the memory operations [n, 5] of a step without tiers."""
+    for kind in ops[ops[:, 0] != _Kind.ZERO, 0].tolist():
+        raise ValueError(f"memory operation {kind} is not one of this device")
+    return ops[:, [2, 4]].astype(np.int32)
 
 
 def _part(memory: torch.Tensor, granule: int, count: int) -> torch.Tensor:

@@ -26,15 +26,14 @@ from airi.engine.backends.cuda.budget import LESS_STEPS, LESS_WEIGHTS, enough_me
 from airi.engine.backends.cuda.detect import obstacle
 from airi.engine.backends.cuda.device import CpuDevice, CudaDevice, Device
 from airi.engine.backends.cuda.group import Group
-from airi.engine.backends.cuda.interface import CudaBinding, CudaModel, CudaStep
+from airi.engine.backends.cuda.interface import CudaBinding, CudaModel, CudaStep, TableChanges
 from airi.engine.backends.cuda.ranks import (
     Allocate,
     Answer,
     Bind,
     Capture,
+    Changes,
     Channel,
-    Clear,
-    Deltas,
     Done,
     Failed,
     Join,
@@ -57,7 +56,7 @@ __all__ = ["main"]
 logger = logging.getLogger("airi.engine.worker")
 
 _LOOK_MS = 500
-_TOGETHER = (Join, Capture, Deltas, Clear, Step, Logits)
+_TOGETHER = (Join, Capture, Changes, Step, Logits)
 """Orders that ranks carry out together: one that fails leaves the others waiting, so the worker ends with it."""
 
 
@@ -73,7 +72,6 @@ class _Worker:
         self._arena: DeviceArena | None = None
         self._models: list[CudaModel] = []
         self._names: list[str] = []
-        self._bindings: dict[int, CudaBinding] = {}
         self._carry_out: dict[type[Any], Callable[[Any], Answer | None]] = {
             Join: self._join,
             Load: self._load,
@@ -81,8 +79,7 @@ class _Worker:
             Allocate: self._allocate,
             Bind: self._bind,
             Capture: self._capture,
-            Deltas: self._apply,
-            Clear: self._clear,
+            Changes: self._change,
             Step: self._step,
             Logits: self._logits,
         }
@@ -143,7 +140,6 @@ class _Worker:
                 block_table=table.view(order.slots, order.columns),
                 batch=self._buffers.batch,
             )
-            self._bindings[order.model] = binding
             self._models[order.model].bind(binding)
         return Done()
 
@@ -154,19 +150,17 @@ class _Worker:
             self._device.record().synchronize()
         return Done()
 
-    def _apply(self, order: Deltas) -> None:
+    def _change(self, order: Changes) -> None:
         import torch
 
         at = self._device.torch_device
-        deltas = torch.empty((order.rows, 3), dtype=torch.int32, device=at)
-        count = torch.empty(1, dtype=torch.int32, device=at)
-        self._joined.broadcast(deltas)
-        self._joined.broadcast(count)
-        model = self._models[order.model]
-        model.ops.apply_table_deltas(self._bindings[order.model].block_table, deltas, count)
-
-    def _clear(self, order: Clear) -> None:
-        self._models[order.model].clear_blocks(order.entries)
+        parts = [
+            torch.empty(shape, dtype=torch.int32, device=at)
+            for shape in ((order.rows, 3), (1,), (order.rows, 2))
+        ]
+        for part in parts:
+            self._joined.broadcast(part)
+        self._models[order.model].change_table(TableChanges(*parts))
 
     def _step(self, order: Step) -> None:
         self._joined.broadcast(self._buffers.packed)
