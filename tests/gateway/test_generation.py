@@ -49,6 +49,7 @@ def start(model_folder: Path, tokenizer: Tokenizer, *params: SamplingParams) -> 
     generation = Generation(model, ANYONE, arrived=now())
     for one in params:
         generation.add([5, 6], one, priority=None, cache_salt=None)
+    generation.begin()
     return client, generation
 
 
