@@ -133,6 +133,15 @@ class Tokenizer:
         """The same as text; a part of a character shows as a replacement character."""
         return self.token_bytes(token_id).decode("utf-8", "replace")
 
+    def pieces(self) -> Mapping[int, bytes] | None:
+        """The bytes of any token id, special tokens by their name; None where tokens do not stand alone."""
+        return self._showing
+
+    def to_json(self) -> str:
+        """The tokenizer as a tokenizer.json of its own, with every added token."""
+        text: str = self._backend.to_str()
+        return text
+
     def stream(
         self,
         prompt_ids: Sequence[int] = (),

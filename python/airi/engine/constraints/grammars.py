@@ -1,0 +1,108 @@
+"""From what a request asks for to a grammar of the library, and from its errors to a line for the user."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from airi.engine.constraints.schemas import SchemaError, locate, prepare
+from airi.errors import RequestError
+from airi.structured_output import StructuredOutput
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLParserLimits
+
+    from airi.engine.constraints.tokens import TokenTable
+
+__all__ = ["grammar_of", "new_matcher", "refusal_of"]
+
+_MAX_MESSAGE = 300
+_JSON_BLOCK = "%json"
+
+
+def grammar_of(structured: StructuredOutput) -> str:
+    """The grammar in the library's form; RequestError for what it cannot enforce exactly."""
+    from llguidance import LLMatcher
+
+    match structured.kind:
+        case "json_schema":
+            return LLMatcher.grammar_from_json_schema(_schema(structured.text, ""))
+        case "json_object":
+            return LLMatcher.grammar_from_json_schema(_schema('{"type": "object"}', ""))
+        case "regex":
+            return LLMatcher.grammar_from_regex(structured.text)
+        case "choice":
+            texts = " | ".join(json.dumps(each, ensure_ascii=False) for each in structured.choices)
+            return LLMatcher.grammar_from_lark(f"start: {texts}")
+        case "grammar":
+            return LLMatcher.grammar_from_lark(_with_prepared_schemas(structured.text))
+
+
+def new_matcher(tokens: TokenTable, grammar: str) -> LLMatcher:
+    """A matcher at the start of a grammar. Whether it is one, `is_error` says."""
+    from llguidance import LLMatcher
+
+    return LLMatcher(tokens.tokenizer, grammar, log_level=0, limits=_limits())
+
+
+def refusal_of(structured: StructuredOutput, error: str) -> RequestError:
+    """The error for a request, from what the library said of its grammar."""
+    message = " ".join(error.partition("<state>")[0].split())[:_MAX_MESSAGE]
+    if structured.kind in ("json_schema", "json_object"):
+        place = locate(json.loads(_schema(structured.text, "")), _why_not)
+        return _schema_refusal(SchemaError(message, place), "")
+    return RequestError(f"structured: the {structured.kind} is not accepted: {message}", field="structured")
+
+
+def _why_not(schema: str) -> str:
+    from llguidance import LLMatcher
+
+    grammar = LLMatcher.grammar_from_json_schema(schema)
+    return str(LLMatcher.validate_grammar(grammar, limits=_limits()))
+
+
+def _limits() -> LLParserLimits:
+    from llguidance import LLParserLimits
+
+    # Errors of the library go to users and logs: without the state of the parser, which quotes the text.
+    return LLParserLimits(verbose_errors=False)
+
+
+def _schema(text: str, where: str) -> str:
+    try:
+        schema = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise RequestError(
+            f"structured: the JSON Schema{where} is not JSON: {reason}", field="structured"
+        ) from None
+    try:
+        return json.dumps(prepare(schema), ensure_ascii=False)
+    except SchemaError as error:
+        raise _schema_refusal(error, where) from None
+
+
+def _schema_refusal(error: SchemaError, where: str) -> RequestError:
+    return RequestError(
+        f"structured: the JSON Schema{where} cannot be enforced exactly: at {error.place or '/'}: {error}",
+        field="structured",
+    )
+
+
+def _with_prepared_schemas(grammar: str) -> str:
+    """A Lark grammar whose `%json {...}` blocks are treated as schemas given by themselves."""
+    decoder = json.JSONDecoder()
+    out, at = [], 0
+    while (found := grammar.find(_JSON_BLOCK, at)) >= 0:
+        begin = found + len(_JSON_BLOCK)
+        while grammar[begin : begin + 1].isspace():
+            begin += 1
+        try:
+            schema, end = decoder.raw_decode(grammar, begin)
+        except (ValueError, RecursionError):
+            out.append(grammar[at:begin])
+            at = begin
+            continue
+        out += [grammar[at:begin], _schema(json.dumps(schema), f" {len(out) // 2 + 1} of the grammar")]
+        at = end
+    return "".join([*out, grammar[at:]])
