@@ -1,4 +1,4 @@
-"""Requests on their way into the core's queue: those with a form for their text wait here until its grammar is there."""
+"""Requests on their way into the core's queue: one whose text has a form waits here until its grammar is there."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
-from airi import _core
 from airi.engine.constraints import Constraint, ConstraintCompiler
 from airi.engine.isolation import Salt
 from airi.engine.loading import HostedModel
@@ -99,17 +98,25 @@ class Desk:
         outputs = []
         for request_id, held in list(self._held.items()):
             with self._lock:
-                output = self._settle(held, now_us)
-                if output is False:
+                if not self._is_settled(held, now_us):
                     continue
+                output = self._settle(held, now_us)
                 del self._held[request_id]
                 self._cancelled.discard(request_id)
             if output is not None:
                 outputs.append(output)
         return outputs
 
-    def _settle(self, held: _Held, now_us: int) -> Output | None | bool:
-        """The last output of a request; None where it was handed on, False where it goes on waiting."""
+    def _is_settled(self, held: _Held, now_us: int) -> bool:
+        """Whether a request waits no longer."""
+        state = held.submission.state
+        late = state.deadline_us is not None and state.deadline_us <= now_us
+        return (
+            state.request_id in self._cancelled or late or held.constraint.done() or held.until_us <= now_us
+        )
+
+    def _settle(self, held: _Held, now_us: int) -> Output | None:
+        """The last output of a request; None where it was handed on."""
         state = held.submission.state
         if state.request_id in self._cancelled:
             return _ended(held, "cancelled")
@@ -117,8 +124,6 @@ class Desk:
             return _ended(held, "deadline")
         try:
             if not held.constraint.done():
-                if now_us < held.until_us:
-                    return False
                 held.constraint.cancel()
                 raise RequestError(
                     f"structured: the grammar was not ready within {COMPILE_LIMIT_S:g} s", field="structured"

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from airi import _core
 from airi._core.parts import StepTimeModel
 from airi.engine.loading import HostedModel
-from airi.engine.options import EngineOptions
+from airi.engine.options import SettledOptions
 from airi.observability import explain
 
 __all__ = ["Records"]
@@ -19,7 +19,7 @@ __all__ = ["Records"]
 class Records(ABC):
     """Decisions, KV events and step times of an engine. Any thread may read them."""
 
-    options: EngineOptions
+    options: SettledOptions
     _runtime: _core.Runtime
 
     @abstractmethod

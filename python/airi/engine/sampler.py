@@ -173,7 +173,8 @@ class Sampler(SlotParameters):
             try:
                 self._alter_row(line, state, int(draws[row]))
                 if state.features & Feature.STRUCTURED:
-                    self._mask_row(line, row)
+                    mask = self._mask(row)
+                    cpu.apply_token_mask(line.ctypes.data, self._vocab_size, mask.ctypes.data, len(mask))
             except Exception:
                 _fail(row, state, failed)
         return raw
@@ -203,11 +204,11 @@ class Sampler(SlotParameters):
         if state.features & Feature.MIN_TOKENS and draw < params.min_tokens:
             line[state.stop_ids] = -np.inf
 
-    def _mask_row(self, line: NDArray[np.float32], row: int) -> None:
+    def _mask(self, row: int) -> NDArray[np.uint32]:
         mask = self._masks[row]
         if mask is None:
             raise ExecutionError("the grammar of the text failed")
-        cpu.apply_token_mask(line.ctypes.data, self._vocab_size, mask.ctypes.data, len(mask))
+        return mask
 
     def _after(
         self,
@@ -231,7 +232,7 @@ class Sampler(SlotParameters):
                 if state.features & Feature.PENALTIES:
                     state.remember(int(tokens[row]))
                 if state.features & Feature.STRUCTURED and not self._gathered.is_nan[row]:
-                    state.needed_constraint().push(int(tokens[row]), self._masks[row])
+                    state.needed_constraint().push(int(tokens[row]), self._mask(row))
                 if state.features & Feature.LOGPROBS:
                     line = raw.get(row, logits[row])[None]
                     count = state.params.logprobs or 0

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from airi.errors import CheckpointError, RequestError
 
 if TYPE_CHECKING:
     from llguidance import LLTokenizer
+    from llguidance._tokenizer import TokenizerWrapper
 
     from airi.text import Tokenizer
 
@@ -54,7 +55,10 @@ class TokenTable:
         except (ValueError, OverflowError):
             tokenizer = None
         if tokenizer is None or not _agrees(tokenizer, pieces, special):
-            tokenizer = LLTokenizer(_Pieces(text, pieces, special, eos), n_vocab=vocab_size, eos_token=eos)
+            wrapped = cast(
+                "TokenizerWrapper", _Pieces(text, pieces, special, eos)
+            )  # all that is asked of one
+            tokenizer = LLTokenizer(wrapped, eos_token=eos)
         return cls(tokenizer, eos, special)
 
 
