@@ -147,7 +147,7 @@ class Sampler(SlotParameters):
         columns.draws[:rows] = draws
         cpu.sample(logits.ctypes.data, rows, self._vocab_size, *columns.addresses)
         tokens = columns.tokens[:rows]
-        logprobs = self._after(logits, raw, slots, tokens, special, failed) if special else {}
+        logprobs = self._after(logits, raw, slots, draws, tokens, special, failed) if special else {}
         return Sampled(tokens, columns.is_nan[:rows], logprobs, failed)
 
     def _alter(
@@ -215,6 +215,7 @@ class Sampler(SlotParameters):
         logits: NDArray[np.float32],
         raw: dict[int, NDArray[np.float32]],
         slots: NDArray[np.int32],
+        draws: NDArray[np.int32],
         tokens: NDArray[np.int32],
         special: Sequence[int],
         failed: set[int],
@@ -232,7 +233,7 @@ class Sampler(SlotParameters):
                 if state.features & Feature.PENALTIES:
                     state.remember(int(tokens[row]))
                 if state.features & Feature.STRUCTURED and not self._gathered.is_nan[row]:
-                    state.needed_constraint().push(int(tokens[row]), self._mask(row))
+                    state.needed_constraint().push(int(draws[row]), int(tokens[row]), self._mask(row))
                 if state.features & Feature.LOGPROBS:
                     line = raw.get(row, logits[row])[None]
                     count = state.params.logprobs or 0

@@ -52,9 +52,10 @@ class Constraint:
         self._never_text = np.array(
             sorted({*eos_ids.tolist(), tokens.eos_id, *self._closing.tolist()}), np.int32
         )
-        self._pending: int | None = None
+        self._pending: tuple[int, int] | None = None
         self._num_taken = 0
-        self._closed = False
+        self._closed_at: int | None = None
+        """How many tokens came before the one that ended the request."""
 
     @property
     def closing_ids(self) -> NDArray[np.int32]:
@@ -66,25 +67,32 @@ class Constraint:
         """For masks of several at a time."""
         return self._matcher
 
-    def push(self, token: int, mask: NDArray[np.uint32]) -> None:
-        """A token was sampled under a mask; the matcher takes it when the next one is wanted.
+    def push(self, draw: int, token: int, mask: NDArray[np.uint32]) -> None:
+        """A token was sampled under a mask, after `draw` others; the matcher takes it when the next one is wanted.
 
         Raises ExecutionError for a token that the mask did not allow: no text may have it.
         """
         if not int(mask[token >> 5]) >> (token & 31) & 1:
             raise ExecutionError("a token was sampled that the form of the text does not allow")
-        self._pending = token
+        self._pending = draw, token
 
-    def catch_up(self) -> bool:
-        """Has the matcher take what was pushed; whether it could."""
-        token, self._pending = self._pending, None
-        if token is None or self._closed:
-            return not self._matcher.is_error()
-        if token in self._closing:
-            self._closed = True
-            return True
-        self._num_taken += 1
-        return bool(self._matcher.consume_token(token))
+    def catch_up(self, draw: int) -> bool:
+        """Has the matcher take what was pushed; whether it now stands behind `draw` tokens.
+
+        A request that was preempted while a step was on its way samples that step's token again.
+        """
+        pending, self._pending = self._pending, None
+        if self._closed_at is not None and self._closed_at >= draw:
+            self._closed_at = None
+        if self._num_taken > draw:
+            self._matcher.rollback(self._num_taken - draw)
+            self._num_taken = draw
+        if pending is not None and pending[0] == draw - 1 and self._closed_at is None:
+            if pending[1] in self._closing:
+                self._closed_at = pending[0]
+            elif self._matcher.consume_token(pending[1]):
+                self._num_taken += 1
+        return self._closed_at is not None or self._num_taken == draw
 
     def finish_mask(self, mask: NDArray[np.uint32], draw: int) -> bool:
         """Makes a mask that the matcher has filled one of this request; False where its grammar has failed.
@@ -97,8 +105,9 @@ class Constraint:
                 "a grammar failed after %d tokens: %s", self._num_taken, _first_line(matcher.get_error())
             )
             return False
-        may_end = self._closed or matcher.is_accepting()
-        if self._closed:
+        has_ended = self._closed_at is not None
+        may_end = has_ended or matcher.is_accepting()
+        if has_ended:
             mask[:] = 0
         _clear(mask, self._never_text)
         if may_end:

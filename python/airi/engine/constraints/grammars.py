@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from airi.engine.constraints.schemas import SchemaError, locate, prepare
+from airi.engine.constraints.schemas import SchemaError, explained, prepare
 from airi.errors import RequestError
 from airi.structured_output import StructuredOutput
 
@@ -62,14 +62,12 @@ def refusal_of(structured: StructuredOutput, error: str) -> RequestError:
     """The error for a request, from what the library said of its grammar."""
     message = " ".join(error.partition("<state>")[0].split())[:_MAX_MESSAGE]
     if structured.kind == "json_schema":
-        place = locate(json.loads(_schema(structured.text)), _why_not)
-        return _schema_refusal(SchemaError(message, place), None)
+        return _schema_refusal(explained(message, json.loads(_schema(structured.text)), _why_not), None)
     if structured.kind == "grammar":
         for number, (begin, end) in enumerate(_schema_blocks(structured.text)):
             schema = _schema(structured.text[begin:end], number)
             if reason := _why_not(schema):
-                place = locate(json.loads(schema), _why_not)
-                return _schema_refusal(SchemaError(reason, place), number)
+                return _schema_refusal(explained(reason, json.loads(schema), _why_not), number)
     return RequestError(f"structured: the {structured.kind} is not accepted: {message}", field="structured")
 
 

@@ -67,7 +67,7 @@ class MaskFiller:
 
     def _fill(self, constraints: Sequence[Constraint], draws: Sequence[int]) -> list[bool]:
         masks, executor = self._buffers()
-        taken = [constraint.catch_up() for constraint in constraints]
+        taken = [each.catch_up(draw) for each, draw in zip(constraints, draws, strict=True)]
         matchers = [(constraint.matcher, row) for row, constraint in enumerate(constraints)]
         executor.unsafe_compute_mask_ptr(matchers, masks.ctypes.data, masks.strides[0], len(masks))
         return [

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-__all__ = ["SchemaError", "locate", "prepare"]
+__all__ = ["SchemaError", "explained", "prepare"]
 
 Json = dict[str, Any]
 
@@ -78,6 +78,31 @@ _BEFORE_REF = (
 )
 
 
+_MAX_REASON = 300
+_REASONS: Final = (
+    ("Unimplemented keys", None, "{key} is not supported"),
+    ("Unknown format", "format", "the format {value!r} is not supported"),
+    (
+        "oneOf constraints",
+        "oneOf",
+        "oneOf is supported where no value fits two of its schemas, and that can be shown",
+    ),
+    ("look-around", "pattern", "patterns with look-around are not supported"),
+    ("regex parse error", "pattern", "the pattern is not a regular expression that is supported"),
+    (
+        "Properties only supported",
+        "minProperties",
+        "minProperties is supported where all properties are required",
+    ),
+    (
+        "Properties only supported",
+        "maxProperties",
+        "maxProperties is supported where all properties are required",
+    ),
+)
+"""Words of the library, the keyword that they are about (None: one that they quote), and what is said instead."""
+
+
 class SchemaError(Exception):
     """A schema that cannot be enforced, and `place`: the JSON pointer of its part that is the reason."""
 
@@ -103,19 +128,28 @@ def prepare(schema: Any) -> Any:
     return {**{key: value for key, value in prepared.items() if key != "x-guidance"}, "x-guidance": _OPTIONS}
 
 
-def locate(schema: Any, why_not: Callable[[str], str]) -> str:
-    """The JSON pointer of the smallest part of a schema that `why_not` has an answer for, where the whole has one.
+def explained(reason: str, schema: Any, why_not: Callable[[str], str]) -> SchemaError:
+    """What the library said of a schema, by the keyword at fault and its place.
 
-    It is asked about each part as a schema of its own, with the definitions of the whole.
+    `why_not` says it of any schema. It is asked about parts of this one, as schemas of their own with the definitions
+    of the whole, down to the smallest that it has an answer for.
     """
     place, part = "", schema
-    while True:
+    narrowed = True
+    while narrowed:
+        narrowed = False
         for name, child in _children(part):
-            if isinstance(child, dict) and why_not(_alone(child, schema)):
-                place, part = f"{place}/{name}", child
+            answer = why_not(_alone(child, schema)) if isinstance(child, dict) else ""
+            if answer:
+                place, part, reason, narrowed = f"{place}/{name}", child, answer, True
                 break
-        else:
-            return place
+    reason = " ".join(reason.split())[:_MAX_REASON]
+    for words, keyword, message in _REASONS:
+        if words in reason and (keyword is None or keyword in part):
+            key = keyword or next((key for key in part if f'"{key}"' in reason), None)
+            if key is not None:
+                return SchemaError(message.format(key=key, value=part.get(key)), f"{place}/{key}")
+    return SchemaError(reason, place)
 
 
 def _alone(part: Json, whole: Json) -> str:
@@ -203,7 +237,7 @@ def _check(schema: Json, place: str) -> None:
         if key in schema and not _is_exact(schema[key]):
             raise SchemaError(f"{key} has an integer beyond 2^53", f"{place}/{key}")
     least = schema.get("minProperties", 0)
-    required = schema.get("required", ())
+    required = schema.get("required", [])
     if isinstance(least, int) and isinstance(required, list) and least > max(1, len(set(map(str, required)))):
         # Names that no keyword lists may come twice, and would count as two.
         raise SchemaError(

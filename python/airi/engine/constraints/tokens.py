@@ -88,7 +88,7 @@ def _eos_id(text: Tokenizer, eos_token_ids: Sequence[int], special: frozenset[in
 def _agrees(tokenizer: LLTokenizer, pieces: Sequence[bytes], special: frozenset[int]) -> bool:
     """Whether the library reads tokenizer.json as texts here are made."""
     for token, piece in enumerate(pieces):
-        if token in special:
+        if token in special or not piece:
             if not tokenizer.is_special_token(token):
                 return False
         elif _MARKER not in piece and tokenizer.decode_bytes([token]) != piece:
@@ -97,7 +97,7 @@ def _agrees(tokenizer: LLTokenizer, pieces: Sequence[bytes], special: frozenset[
 
 
 class _Pieces:
-    """What the library asks of a tokenizer that it does not know. Called without any lock of its own."""
+    """What the library asks of a tokenizer that it does not know."""
 
     def __init__(self, text: Tokenizer, pieces: Sequence[bytes], special: frozenset[int], eos: int) -> None:
         self._text = text
@@ -106,7 +106,26 @@ class _Pieces:
         self.special_token_ids = sorted(special)
         self.tokens = [b"" if _MARKER in piece else piece for piece in pieces]
         self.is_tokenizer_wrapper = True
+        self._ids = {
+            piece: i for i, piece in reversed(list(enumerate(self.tokens))) if piece and i not in special
+        }
+        self._longest = max(map(len, self._ids), default=0)
 
     def __call__(self, text: str | bytes) -> list[int]:
-        plain = text.decode(errors="replace") if isinstance(text, bytes) else text
-        return self._text.encode(plain, add_special_tokens=False)
+        """Tokens that these bytes are made of, to the byte: the tokenizer's own where they are, as it may add a space
+        at the beginning, else the longest pieces."""
+        raw = text.encode() if isinstance(text, str) else bytes(text)
+        own = self._text.encode(raw.decode(errors="replace"), add_special_tokens=False)
+        if b"".join(self.tokens[token] for token in own) == raw:
+            return own
+        tokens, at = [], 0
+        while at < len(raw):
+            for length in range(min(self._longest, len(raw) - at), 0, -1):
+                token = self._ids.get(raw[at : at + length])
+                if token is not None:
+                    break
+            else:
+                return tokens  # no token has this byte: what is left is nobody's to write
+            tokens.append(token)
+            at += length
+        return tokens
