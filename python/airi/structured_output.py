@@ -68,8 +68,13 @@ class StructuredOutput:
         return choices
 
     @classmethod
-    def json_schema(cls, schema: Mapping[str, Any] | bool | str) -> Self:  # noqa: FBT001 - a schema may be a boolean
+    def json_schema(cls, schema: Mapping[str, Any] | str) -> Self:
         """JSON that a schema, as an object or as JSON text, accepts; its keys in the order of the schema."""
+        if not isinstance(schema, Mapping | str):
+            raise RequestError(
+                f"structured: a JSON Schema is an object or JSON text, got {type(schema).__name__}",
+                field="structured",
+            )
         return cls(kind="json_schema", text=schema if isinstance(schema, str) else _json(schema))
 
     @classmethod

@@ -41,8 +41,8 @@ SCHEMAS: list[Any] = [
     {"type": "string", "format": "date"},
     {"type": "object", "patternProperties": {"^[ab]{1,2}$": {"type": "integer", "multipleOf": 7}},
      "additionalProperties": False, "maxProperties": 1},
-    {"$defs": {"node": {"type": "object", "properties": {"next": {"anyOf": [{"$ref": "#/$defs/node"}, {"type": "null"}]}},
-                        "required": ["next"], "additionalProperties": False}}, "$ref": "#/$defs/node"},
+    {"$defs": {"node": {"type": "object", "properties": {"up": {"anyOf": [{"$ref": "#/$defs/node"}, {"type": "null"}]}},
+                        "required": ["up"], "additionalProperties": False}}, "$ref": "#/$defs/node"},
     {"allOf": [{"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]},
                {"properties": {"a": {"minimum": 3, "maximum": 5}}, "additionalProperties": False}]},
 ]  # fmt: skip

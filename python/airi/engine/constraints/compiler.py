@@ -88,7 +88,7 @@ class ConstraintCompiler:
         )
         if not len(constraint.closing_ids):
             raise RequestError(
-                "structured: nothing can end the text: ignore_eos needs stop_token_ids with a special token",
+                "ignore_eos: nothing could end the text, which has a form; stop_token_ids may name a special token",
                 field="ignore_eos",
             )
         return constraint

@@ -198,6 +198,8 @@ class ToolAnswer(ChatAnswer):
         chunks = self.chunks(choice)
         if not calls.opened:
             data += chunks.fields(ChatDelta(role="assistant", content=""))
+        if calls.logprobs:  # of what ended the last call
+            data += chunks.fields(ChatDelta(), ChatLogprobs(content=calls.logprobs))
         return data + chunks.last(self._reason(choice))
 
     def keep(self, choice: Choice, pieces: Iterable[Piece]) -> None:

@@ -35,7 +35,7 @@ class _Text:
 
     def drop(self) -> None:
         """A call follows."""
-        self._held = ""
+        self._held, self._begun = "", False
 
     def finish(self) -> list[Event]:
         """The white space at the end of an answer in words."""
