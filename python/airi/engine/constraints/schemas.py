@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -78,6 +79,8 @@ _BEFORE_REF = (
 )
 
 
+_REPEATED_GROUP = re.compile(r"[+*]\)\{(?:\d*,)?(\d+)\}")
+_MAX_PRODUCT = 5000
 _MAX_REASON = 300
 _REASONS: Final = (
     ("Unimplemented keys", None, "{key} is not supported"),
@@ -236,6 +239,11 @@ def _check(schema: Json, place: str) -> None:
     for key in ("const", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"):
         if key in schema and not _is_exact(schema[key]):
             raise SchemaError(f"{key} has an integer beyond 2^53", f"{place}/{key}")
+    if _is_too_complex(schema):
+        raise SchemaError(
+            "a group that repeats inside and is itself repeated, together with maxLength, is too complex",
+            f"{place}/pattern",
+        )
     least = schema.get("minProperties", 0)
     required = schema.get("required", [])
     if isinstance(least, int) and isinstance(required, list) and least > max(1, len(set(map(str, required)))):
@@ -244,6 +252,15 @@ def _check(schema: Json, place: str) -> None:
             f"minProperties is {least}; more than what `required` names, and more than 1, is not supported",
             f"{place}/minProperties",
         )
+
+
+def _is_too_complex(schema: Json) -> bool:
+    """Whether so many states would be needed that a text would be given up in the middle."""
+    pattern, longest = schema.get("pattern"), schema.get("maxLength")
+    if not isinstance(pattern, str) or not isinstance(longest, int):
+        return False
+    times = max((int(most) for most in _REPEATED_GROUP.findall(pattern)), default=0)
+    return times * longest > _MAX_PRODUCT
 
 
 def _is_exact(value: Any) -> bool:
