@@ -85,6 +85,8 @@ class _Writer:
             yield from self._list(document, "[")
         else:
             yield from self._text(json.dumps(document, ensure_ascii=False))
+            if isinstance(document, float) and document.is_integer():
+                yield from self._text(str(int(document)))  # the same number
 
     def _text(self, text: str) -> Iterator[None]:
         if self._take(text):

@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+from airi.engine.constraints.rewrites import rewritten
+
 __all__ = ["SchemaError", "explained", "prepare"]
 
 Json = dict[str, Any]
@@ -39,7 +41,6 @@ _ONE: Final = frozenset(
 _LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
 _MAPS = ("$defs", "definitions", "dependentSchemas", "patternProperties", "properties")
 _ANNOTATIONS = frozenset(("$dynamicAnchor", "$recursiveAnchor", "$vocabulary", "contentSchema", "deprecated"))
-_IN_PLACE = ("$ref", "$dynamicRef", "allOf", "anyOf", "oneOf", "if", "dependentSchemas", "not")
 _FORMATS = frozenset(
     [
         "date-time",
@@ -186,12 +187,8 @@ def _prepare(schema: Json, place: str, *, siblings_count: bool) -> Json:
     for key, value in schema.items():
         if not _asserts_nothing(key, value, schema):
             out[key] = _prepared_value(key, value, place, siblings_count=siblings_count)
-    if out.get("unevaluatedProperties") is False and not any(name in out for name in _IN_PLACE):
-        # Nothing beside it evaluates properties, so it says what additionalProperties does.
-        del out["unevaluatedProperties"]
-        out.setdefault("additionalProperties", False)
     _check(out, place)
-    return out
+    return rewritten(out)
 
 
 def _prepared_value(key: str, value: Any, place: str, *, siblings_count: bool) -> Any:
@@ -222,7 +219,7 @@ def _asserts_nothing(key: str, value: Any, schema: Json) -> bool:
         case "unevaluatedProperties" | "unevaluatedItems" | "propertyNames":
             return value is True or value == {}
         case "if":
-            return "then" not in schema and "else" not in schema
+            return not any(key.startswith(("then", "else", "unevaluated")) for key in schema)
         case "then" | "else":
             return "if" not in schema
         case "minContains" | "maxContains":
