@@ -50,9 +50,7 @@ class Desk:
     *Invariant*: a request that is held is handed on, or ends with an output, and nothing of it is left.
     """
 
-    def __init__(self, submit: Callable[[Submission], None], *, max_held: int) -> None:
-        """`submit` gives a request to the core, or raises RequestError."""
-        self._submit = submit
+    def __init__(self, *, max_held: int) -> None:
         self._max_held = max_held
         self._lock = threading.Lock()
         self._held: dict[int, _Held] = {}
@@ -86,10 +84,12 @@ class Desk:
             self._cancelled.add(request_id)
             return True
 
-    def hand_on(self, now_us: int, *, wait_s: float = 0.0) -> list[Output]:
-        """Gives the core what is ready; last outputs of what was cancelled, refused or late.
+    def hand_on(
+        self, submit: Callable[[Submission], None], now_us: int, *, wait_s: float = 0.0
+    ) -> list[Output]:
+        """Has `submit`, which may raise RequestError, give the core what is ready.
 
-        Waits for a grammar up to `wait_s`.
+        Last outputs of what was cancelled, refused or late. Waits for a grammar up to `wait_s`.
         """
         if not self._held:
             return []
@@ -100,7 +100,7 @@ class Desk:
             with self._lock:
                 if not self._is_settled(held, now_us):
                     continue
-                output = self._settle(held, now_us)
+                output = self._settle(held, submit, now_us)
                 del self._held[request_id]
                 self._cancelled.discard(request_id)
             if output is not None:
@@ -115,7 +115,7 @@ class Desk:
             state.request_id in self._cancelled or late or held.constraint.done() or held.until_us <= now_us
         )
 
-    def _settle(self, held: _Held, now_us: int) -> Output | None:
+    def _settle(self, held: _Held, submit: Callable[[Submission], None], now_us: int) -> Output | None:
         """The last output of a request; None where it was handed on."""
         state = held.submission.state
         if state.request_id in self._cancelled:
@@ -129,7 +129,7 @@ class Desk:
                     f"structured: the grammar was not ready within {COMPILE_LIMIT_S:g} s", field="structured"
                 )
             state.constraint = held.constraint.result()
-            self._submit(held.submission)
+            submit(held.submission)
         except AiriError as error:
             return Output(state.request_id, [], "error", error=error_info(error))
         return None

@@ -67,7 +67,7 @@ class Engine(Records):
         self._ended: set[int] = set()
         """Requests that ended while a step ran, which may hold a row of them; their ids may be in use again."""
         self._random = random.Random(options.seed)
-        self._desk = Desk(self._submit, max_held=options.max_queued)
+        self._desk = Desk(max_held=options.max_queued)
 
     def raise_if_dead(self) -> None:
         """Raises EngineDeadError once no step can run any more, as a device's process has gone."""
@@ -305,7 +305,7 @@ class Engine(Records):
             return self._held.pop(0)
         self.raise_if_dead()
         idle_s = 0.0 if self._states or self._pipeline.is_running else _GRAMMAR_WAIT_S
-        others = {each.request_id: each for each in self._desk.hand_on(now_us(), wait_s=idle_s)}
+        others = {each.request_id: each for each in self._desk.hand_on(self._submit, now_us(), wait_s=idle_s)}
         if not self._pipeline.is_running and not self._plan(others):
             self._fleet.advance()
             if not others and self._states and self._hosting.tiers is not None and not self.rest_s():
