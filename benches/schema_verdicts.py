@@ -53,11 +53,11 @@ def read_cases(folder: Path) -> Iterator[Case]:
                 yield Case(f"{path.relative_to(folder)}#{number}", group["schema"], tests)
 
 
-class _GaveUp(Exception):
-    pass
+class GaveUp(Exception):
+    """A limit ended the matcher."""
 
 
-class _Writer:
+class Writer:
     """Writes a document as a form may have it: in any order of keys that the form takes."""
 
     def __init__(self, tokens: Any, grammar: str) -> None:
@@ -72,7 +72,7 @@ class _Writer:
         tokens = list(text.encode())
         taken = self._matcher.try_consume_tokens(tokens)
         if self._matcher.is_error() or (taken < len(tokens) and "TooComplex" in self._matcher.stop_reason()):
-            raise _GaveUp(self._matcher.get_error())
+            raise GaveUp(self._matcher.get_error())
         if taken < len(tokens) and taken:
             self._matcher.rollback(taken)
         return taken == len(tokens)
@@ -129,8 +129,8 @@ def judge(case: Case, tokens: Any, verdicts: Verdicts) -> None:
     verdicts.taken += 1
     for valid, document in case.tests:
         try:
-            accepted = _Writer(tokens, grammar).accepts(document)
-        except _GaveUp:
+            accepted = Writer(tokens, grammar).accepts(document)
+        except GaveUp:
             verdicts.gave_up += 1
             continue
         if valid:

@@ -179,7 +179,7 @@ def _escaped(name: str) -> str:
 
 
 def _prepare(schema: Json, place: str, *, siblings_count: bool) -> Json:
-    if place.count("/") > 2 * _MAX_DEPTH:
+    if place.count("/") > _MAX_DEPTH:
         raise SchemaError("is nested too deeply", place[:200] + "...")
     if "$ref" in schema and not siblings_count:
         schema = {key: value for key, value in schema.items() if key in _BEFORE_REF}
