@@ -326,7 +326,7 @@ def _stall(monkeypatch: pytest.MonkeyPatch, *, seconds: float | None = None) -> 
     from airi.engine.constraints import compiler
 
     go_on = threading.Event()
-    make = compiler.grammar_of
+    from airi.engine.constraints.grammars import grammar_of as make
 
     def late(form: StructuredOutput) -> str:
         go_on.wait(seconds)

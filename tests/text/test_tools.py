@@ -180,7 +180,9 @@ def test_what_a_forced_form_allows_is_parsed_as_calls(tokenizer: FakeTokenizer, 
         calls = joined(parser.push(written.decode()) + parser.finish())
         assert calls
         assert several or len(calls) == 1
-        for name, arguments in calls:
+        for call in calls:
+            assert not isinstance(call, str)
+            name, arguments = call
             found.add(name)
             value = json.loads(arguments)
             assert value["a"] in (1, 2) if name == "look" else value == {}

@@ -118,7 +118,8 @@ class _Pieces:
         own = self._text.encode(raw.decode(errors="replace"), add_special_tokens=False)
         if b"".join(self.tokens[token] for token in own) == raw:
             return own
-        tokens, at = [], 0
+        tokens: list[int] = []
+        at = 0
         while at < len(raw):
             for length in range(min(self._longest, len(raw) - at), 0, -1):
                 token = self._ids.get(raw[at : at + length])
