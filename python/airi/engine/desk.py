@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 from airi.engine.constraints import Constraint, ConstraintCompiler
@@ -20,6 +20,7 @@ __all__ = ["Desk", "Submission"]
 
 COMPILE_LIMIT_S = 20.0
 """How long a request waits for its grammar, those before it included."""
+_IDLE_S = 0.002
 _THREADS = 2
 _STEPS_AHEAD = 2
 """Steps that may be on their way when a request ends, and have a row of it."""
@@ -64,6 +65,10 @@ class Desk:
         """Requests that wait for their grammars."""
         return list(self._held)
 
+    def prepare(self, models: Sequence[HostedModel]) -> None:
+        """Reads what grammars need of these models, for those that have it."""
+        wait([self._compiler(model).prepare() for model in models])
+
     def hold(self, submission: Submission, structured: StructuredOutput, now_us: int) -> None:
         """Takes a request that waits for its grammar; raises QueueFullError."""
         if len(self._held) >= self._max_held:
@@ -84,17 +89,15 @@ class Desk:
             self._cancelled.add(request_id)
             return True
 
-    def hand_on(
-        self, submit: Callable[[Submission], None], now_us: int, *, wait_s: float = 0.0
-    ) -> list[Output]:
+    def hand_on(self, submit: Callable[[Submission], None], now_us: int, *, is_idle: bool) -> list[Output]:
         """Has `submit`, which may raise RequestError, give the core what is ready.
 
-        Last outputs of what was cancelled, refused or late. Waits for a grammar up to `wait_s`.
+        Last outputs of what was cancelled, refused or late. Where the engine `is_idle` it waits a little for a grammar.
         """
         if not self._held:
             return []
-        if wait_s and not self._cancelled:
-            wait([held.constraint for held in self._held.values()], wait_s, "FIRST_COMPLETED")
+        if is_idle and not self._cancelled:
+            wait([held.constraint for held in self._held.values()], _IDLE_S, FIRST_COMPLETED)
         outputs = []
         for request_id, held in list(self._held.items()):
             with self._lock:

@@ -32,10 +32,6 @@ _TIER_WAIT_S = 0.05
 """How long a step without a batch waits for what is being loaded, before it looks at clients again."""
 
 
-_GRAMMAR_WAIT_S = 0.002
-"""As long where all that there is waits for grammars."""
-
-
 class Engine(Records):
     """Runs requests of several models on one device; the core decides, the runners compute.
 
@@ -240,6 +236,10 @@ class Engine(Records):
             raise refusal(admit, hosted, len(state.prompt), params.max_tokens, self.options, kv_blocks)
         self._states[state.request_id] = state
 
+    def prepare_structured(self) -> None:
+        """Reads the models' tokenizers for forms of texts now: else the first request of each has all wait for that."""
+        self._desk.prepare(self.models)
+
     def cancel(self, request_id: int) -> None:
         """Ends a request within the next step; unknown and ended ids do nothing. Any thread may call it."""
         if not self._desk.cancel(request_id):
@@ -304,8 +304,9 @@ class Engine(Records):
         if self._held:
             return self._held.pop(0)
         self.raise_if_dead()
-        idle_s = 0.0 if self._states or self._pipeline.is_running else _GRAMMAR_WAIT_S
-        others = {each.request_id: each for each in self._desk.hand_on(self._submit, now_us(), wait_s=idle_s)}
+        is_idle = not (self._states or self._pipeline.is_running)
+        ended = self._desk.hand_on(self._submit, now_us(), is_idle=is_idle)
+        others = {output.request_id: output for output in ended}
         if not self._pipeline.is_running and not self._plan(others):
             self._fleet.advance()
             if not others and self._states and self._hosting.tiers is not None and not self.rest_s():

@@ -66,6 +66,10 @@ class ConstraintCompiler:
         self._table_lock = threading.Lock()
         self._table: TokenTable | RequestError | None = None
 
+    def prepare(self) -> Future[TokenTable]:
+        """Reads the tokenizer, which holds the interpreter's lock for some tenths of a second where it is large."""
+        return self._pool.submit(self._tokens)
+
     def compile(
         self, structured: StructuredOutput, *, stop_ids: NDArray[np.int32], min_tokens: int
     ) -> Future[Constraint]:
