@@ -36,7 +36,7 @@ class Verdicts:
     invalid: int = 0
     invalid_rejected: int = 0
     gave_up: int = 0
-    """Documents at which a limit ended the matcher: an error, never a wrong text."""
+    """Documents at which a limit ended the matcher (an error, never a wrong text), or the search for an order."""
     refusals: list[tuple[str, str]] = field(default_factory=list)
     wrong: list[tuple[str, bool, str]] = field(default_factory=list)
     """Names, whether the document is valid, and the document."""
@@ -66,15 +66,27 @@ class Writer:
         self._tries = 0
         self._words = json.dumps(schema, ensure_ascii=False)
         self._respells = False
+        self._in_schema_order = False
 
     def _place(self, item: tuple[str, Any]) -> int:
         at = self._words.find(json.dumps(item[0], ensure_ascii=False) + ":")
         return at if at >= 0 else len(self._words)
 
     def accepts(self, document: Any, *, respells: bool = True) -> bool:
-        """Whether some order of its keys is a text of the form; `respells`: also with whole numbers as such."""
+        """Whether some order of its keys is a text of the form; `respells`: also with whole numbers as such.
+
+        Raises GaveUp where no order was found and not all were tried.
+        """
         self._respells = respells
-        return any(self._matcher.is_accepting() for _ in self._written(document))
+        exhausted = False
+        for self._in_schema_order in (False, True):
+            self._tries = 0
+            if any(self._matcher.is_accepting() for _ in self._written(document)):
+                return True
+            exhausted |= self._tries <= _MAX_TRIES
+        if not exhausted:
+            raise GaveUp
+        return False
 
     def _take(self, text: str) -> bool:
         tokens = list(text.encode())
@@ -88,7 +100,8 @@ class Writer:
     def _written(self, document: Any) -> Iterator[None]:
         """Yields with the matcher behind each way to write the document; takes it back afterwards."""
         if isinstance(document, dict):
-            yield from self._object(sorted(document.items(), key=self._place), "{")
+            items = list(document.items())
+            yield from self._object(sorted(items, key=self._place) if self._in_schema_order else items, "{")
         elif isinstance(document, list):
             yield from self._list(document, "[")
         else:

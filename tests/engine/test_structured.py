@@ -334,3 +334,21 @@ def _stall(monkeypatch: pytest.MonkeyPatch, *, seconds: float | None = None) -> 
 
     monkeypatch.setattr(compiler, "grammar_of", late)
     return go_on.set
+
+
+@pytest.mark.usefixtures("platform")
+def test_a_form_that_cannot_be_followed_ends_its_request_alone_and_says_so(
+    one_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from llguidance import LLParserLimits
+
+    from airi.engine.constraints import grammars
+
+    tight = LLParserLimits(max_lexer_states=30, precompute_large_lexemes=False, verbose_errors=False)
+    monkeypatch.setattr(grammars, "_limits", lambda: tight)
+    form = StructuredOutput.regex("([a-h]{1,5}[i-p]{2,9}){1,40}")
+    bound, plain = served(make_engine(one_model), wild(1, structured=form), {**GREEDY, "max_tokens": 30})
+    assert (plain.finish_reason, len(plain.tokens)) == ("length", 30)
+    assert bound.finish_reason == "error"
+    assert bound.error is not None
+    assert "too complex" in bound.error.message

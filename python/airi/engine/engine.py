@@ -393,7 +393,7 @@ class Engine(Records):
                 output.stop_token = output.tokens[-1]
             elif reason == "error":
                 output.tokens, output.logprobs, output.prompt_logprobs = [], None, None
-                output.error = execution_error(code)
+                output.error = execution_error(code, state)
             output.finish_reason = reason
             output.num_prompt_tokens = num_prompt
             output.num_cached_tokens = num_cached

@@ -19,6 +19,8 @@ __all__ = ["Constraint"]
 
 logger = logging.getLogger(__name__)
 
+_TOO_COMPLEX = "the form of the text became too complex to follow"
+
 
 class Constraint:
     """A request's matcher, and the rules for its end.
@@ -41,6 +43,8 @@ class Constraint:
         min_tokens: int,
     ) -> None:
         """`eos_ids`: all that the model has; `stop_ids`: what ends this request."""
+        self.failure: str | None = None
+        """Why the request cannot go on."""
         self._matcher = matcher
         self._give_back = give_back
         self._stop_ids = stop_ids
@@ -73,7 +77,8 @@ class Constraint:
         Raises ExecutionError for a token that the mask did not allow: no text may have it.
         """
         if not int(mask[token >> 5]) >> (token & 31) & 1:
-            raise ExecutionError("a token was sampled that the form of the text does not allow")
+            self.failure = "a token was sampled that the form of the text does not allow"
+            raise ExecutionError(self.failure)
         self._pending = draw, token
 
     def catch_up(self, draw: int) -> bool:
@@ -92,7 +97,9 @@ class Constraint:
                 self._closed_at = pending[0]
             elif self._matcher.consume_token(pending[1]):
                 self._num_taken += 1
-        return self._closed_at is not None or self._num_taken == draw
+        if self._closed_at is None and self._num_taken != draw:
+            self.failure = _TOO_COMPLEX
+        return self.failure is None
 
     def finish_mask(self, mask: NDArray[np.uint32], draw: int) -> bool:
         """Makes a mask that the matcher has filled one of this request; False where its grammar has failed.
@@ -101,6 +108,7 @@ class Constraint:
         """
         matcher = self._matcher
         if matcher.is_error():
+            self.failure = _TOO_COMPLEX
             logger.warning(
                 "a grammar failed after %d tokens: %s", self._num_taken, _first_line(matcher.get_error())
             )
