@@ -72,19 +72,19 @@ class Writer:
         at = self._words.find(json.dumps(item[0], ensure_ascii=False) + ":")
         return at if at >= 0 else len(self._words)
 
-    def accepts(self, document: Any, *, respells: bool = True) -> bool:
-        """Whether some order of its keys is a text of the form; `respells`: also with whole numbers as such.
+    def accepts(self, document: Any, *, valid: bool = True) -> bool:
+        """Whether some order of its keys is a text of the form, of as many orders as are tried.
 
-        Raises GaveUp where no order was found and not all were tried.
+        Of a `valid` document whole numbers may also be written as such; raises GaveUp where not all orders were tried.
         """
-        self._respells = respells
+        self._respells = valid
         exhausted = False
         for self._in_schema_order in (False, True):
             self._tries = 0
             if any(self._matcher.is_accepting() for _ in self._written(document)):
                 return True
             exhausted |= self._tries <= _MAX_TRIES
-        if not exhausted:
+        if valid and not exhausted:
             raise GaveUp
         return False
 
@@ -150,7 +150,7 @@ def judge(case: Case, tokens: Any, verdicts: Verdicts) -> None:
     verdicts.taken += 1
     for valid, document in case.tests:
         try:
-            accepted = Writer(tokens, grammar, case.schema).accepts(document, respells=valid)
+            accepted = Writer(tokens, grammar, case.schema).accepts(document, valid=valid)
         except GaveUp:
             verdicts.gave_up += 1
             continue
