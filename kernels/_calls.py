@@ -22,6 +22,7 @@ from .prefill import paged_prefill
 from .qkv_post import qkv_post
 from .routing import route_experts
 from .sample import SampleWorkspace, sample
+from .token_masks import mask_tokens
 from .tokens import apply_table_deltas, fill_tokens, map_tokens
 
 MAX_ITEMS = 1024
@@ -209,6 +210,7 @@ def penalties(vocab: int, dtype: torch.dtype, batch: Batch) -> None:
     start_counts(counts, 0, rows, rows)
     count_tokens(counts, rows, rows)
     edit_logits(logits, rows, rows, factors)
+    mask_tokens(logits, rows, meta(torch.int32, 8, -(-vocab // 32)))
 
 
 def logprobs(vocab: int, dtype: torch.dtype, count: int, batch: Batch) -> None:

@@ -180,6 +180,14 @@ void bind_logits(py::module_& m) {
                         span_at<const float>(values, count, "values"));
       },
       arg("row"), arg("vocab"), arg("ids"), arg("values"), arg("count"));
+  m.def(
+      "apply_token_mask",
+      [](Address row, std::int64_t vocab, Address mask, std::int64_t words) {
+        const py::gil_scoped_release nogil;
+        cpu::apply_token_mask(span_at<float>(row, vocab, "row"),
+                              span_at<const std::uint32_t>(mask, words, "mask"));
+      },
+      arg("row"), arg("vocab"), arg("mask"), arg("words"));
 }
 
 }  // namespace

@@ -114,6 +114,21 @@ void apply_bias(std::span<float> row, std::span<const std::int32_t> ids, std::sp
   for (std::size_t i = 0; i < ids.size(); ++i) row[static_cast<std::size_t>(ids[i])] += values[i];
 }
 
+void apply_token_mask(std::span<float> row, std::span<const std::uint32_t> mask) {
+  constexpr std::size_t kBits = 32;
+  if (mask.size() != (row.size() + kBits - 1) / kBits) {
+    throw InvalidArgument("apply_token_mask: mask has " + std::to_string(mask.size()) + " words for " +
+                          std::to_string(row.size()) + " logits");
+  }
+  constexpr float kLeast = -std::numeric_limits<float>::infinity();
+  for (std::size_t word = 0; word < mask.size(); ++word) {
+    const std::uint32_t bits = mask[word];
+    if (bits == ~std::uint32_t{0}) continue;
+    const std::span<float> logits = row.subspan(word * kBits, std::min(kBits, row.size() - word * kBits));
+    for (std::size_t i = 0; i < logits.size(); ++i) logits[i] += (bits >> i & 1U) != 0 ? 0.0F : kLeast;
+  }
+}
+
 void log_softmax_gather(const LogitRows& logits, const LogprobArgs& args) {
   check_logits(logits, "log_softmax_gather");
   if (args.top < 0 || args.top > logits.vocab) {

@@ -27,6 +27,10 @@ void apply_penalties(std::span<float> row, std::span<const std::int32_t> prompt,
 // Adds values[i] to the logit of ids[i]. Throws InvalidArgument for an id outside of the row.
 void apply_bias(std::span<float> row, std::span<const std::int32_t> ids, std::span<const float> values);
 
+// Adds minus infinity to the logit of every token whose bit is 0: bit i % 32 of mask[i / 32] is token i's.
+// What is not a number stays so, and infinity becomes it. Throws InvalidArgument for a mask of another size.
+void apply_token_mask(std::span<float> row, std::span<const std::uint32_t> mask);
+
 struct LogprobArgs {
   const std::int32_t* tokens = nullptr;  // [rows]
   int top = 0;                           // alternatives per row

@@ -26,6 +26,7 @@ from .norms import add_rms_norm, glu, rms_norm, rms_norm_add
 from .plan import plan_attention
 from .prefill import paged_prefill
 from .sampling import GREEDY_TEMPERATURE, gumbel_noise, keep_mask, philox, sample, sample_row
+from .token_masks import mask_tokens
 from .tokens import apply_table_deltas, fill_tokens, map_tokens
 from .writes import qkv_post, quantise, rope, rope_kv_write, write_kv
 
@@ -49,6 +50,7 @@ __all__ = [
     "gumbel_noise",
     "keep_mask",
     "map_tokens",
+    "mask_tokens",
     "paged_attention",
     "paged_decode",
     "paged_prefill",

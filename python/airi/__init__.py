@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     )
     from airi.llm import LLM, Chunk, CompletionOutput, RequestOutput
     from airi.sampling_params import SamplingParams
+    from airi.structured_output import StructuredOutput
     from airi.text import TemplateError, Tokenizer
 
 __version__ = "0.1.0"
@@ -32,6 +33,7 @@ __all__ = [
     "RequestError",
     "RequestOutput",
     "SamplingParams",
+    "StructuredOutput",
     "TemplateError",
     "Tokenizer",
     "__version__",
@@ -50,6 +52,7 @@ _HOMES = {
     "RequestError": "airi.errors",
     "RequestOutput": "airi.llm",
     "SamplingParams": "airi.sampling_params",
+    "StructuredOutput": "airi.structured_output",
     "TemplateError": "airi.text",
     "Tokenizer": "airi.text",
 }

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from airi.errors import RequestError
+from airi.structured_output import StructuredOutput
 
 __all__ = [
     "MAX_LOGPROBS",
@@ -74,6 +75,11 @@ class SamplingParams:
     """Keep the matched stop string in the text."""
     skip_special_tokens: bool = True
     """Leave special tokens out of the text."""
+    structured: StructuredOutput | None = None
+    """The form of the text. It goes before all else here: penalties, bias, top-k, top-p and the rest choose among the
+    tokens that it allows, and `min_tokens` yields where it allows no other but an end. Ends of sequence, and stop ids
+    that are special tokens, may come where it may end; other stop ids and stop strings cut the text wherever they
+    show, and `max_tokens` does, which leaves it incomplete."""
 
     def __post_init__(self) -> None:
         self._normalise()
@@ -109,6 +115,10 @@ class SamplingParams:
                 raise RequestError(
                     f"{name} must be true or false, got {_shown(getattr(self, name))}", field=name
                 )
+        if self.structured is not None and not isinstance(self.structured, StructuredOutput):
+            raise RequestError(
+                f"structured must be a StructuredOutput, got {_shown(self.structured)}", field="structured"
+            )
 
     @property
     def greedy(self) -> bool:

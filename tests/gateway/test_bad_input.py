@@ -14,6 +14,7 @@ from airi.text import Tokenizer
 
 from .conftest import WINDOW, Gateway, StartGateway
 
+TOOLS = [{"type": "function", "function": {"name": "f"}}]
 MESSAGES = [{"role": "user", "content": "What is it?"}]
 CHAT: dict[str, Any] = {"model": "tiny", "messages": MESSAGES, "max_tokens": 4}
 TEXT: dict[str, Any] = {"model": "tiny", "prompt": "What", "max_tokens": 4}
@@ -82,14 +83,38 @@ def refused(response: httpx.Response, status: int = 400) -> dict[str, Any]:
         ("chat/completions", {"tools": [{"type": "function"}]}, "tools[0]"),
         ("chat/completions", {"tool_choice": "required"}, "tool_choice"),
         ("chat/completions", {"tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice"),
-        ("chat/completions", {"response_format": {"type": "json_object"}}, "response_format"),
+        (
+            "chat/completions",
+            {"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "g"}}},
+            "tool_choice",
+        ),
+        ("chat/completions", {"tools": TOOLS, "tool_choice": "sometimes"}, "tool_choice"),
+        ("chat/completions", {"tools": TOOLS, "guided_regex": "a"}, "guided_regex"),
+        ("chat/completions", {"response_format": {"type": "xml"}}, "response_format.type"),
+        ("chat/completions", {"response_format": {}}, "response_format"),
         (
             "chat/completions",
             {"response_format": {"type": "json_schema", "json_schema": {}}},
+            "response_format.json_schema",
+        ),
+        (
+            "chat/completions",
+            {"response_format": {"type": "json_object"}, "guided_choice": ["a"]},
             "response_format",
         ),
         ("chat/completions", {"functions": [{"name": "f"}]}, "functions"),
-        ("chat/completions", {"guided_json": {"type": "object"}}, "guided_json"),
+        ("chat/completions", {"guided_json": 5}, "guided_json"),
+        ("chat/completions", {"guided_json": {}, "guided_regex": "a"}, "guided_regex"),
+        ("chat/completions", {"guided_choice": []}, "guided_choice"),
+        ("chat/completions", {"guided_choice": ["a", ""]}, "guided_choice[1]"),
+        ("chat/completions", {"guided_regex": ""}, "guided_regex"),
+        ("chat/completions", {"structured_outputs": {}}, "structured_outputs"),
+        (
+            "chat/completions",
+            {"structured_outputs": {"json": {}, "whitespace_pattern": " "}},
+            "structured_outputs.whitespace_pattern",
+        ),
+        ("completions", {"structured_outputs": {"json": {}, "regex": "a"}}, "structured_outputs.regex"),
         ("chat/completions", {"chat_template": "{{ messages }}"}, "chat_template"),
         ("chat/completions", {"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs"),
         ("chat/completions", {"chat_template_kwargs": {"documents": []}}, "chat_template_kwargs"),

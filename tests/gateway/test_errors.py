@@ -58,10 +58,10 @@ def test_an_output_that_ends_early_ends_the_request(reason: str | None, status: 
     error = ErrorInfo("queue_full", "full") if reason == "error" else None
     output = Output(1, [], finish_reason=reason, error=error)  # type: ignore[arg-type]
     if status is None:
-        _raise_early_end(output)
+        _raise_early_end(output, None)
         return
     with pytest.raises(errors.AiriError) as raised:
-        _raise_early_end(output)
+        _raise_early_end(output, None)
     answer = api_error_from(raised.value)
     assert answer is not None
     assert answer.status == status

@@ -11,18 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from airi import _core
-from airi._core.parts import StepTimeModel
+from airi.engine.desk import Desk, Submission
 from airi.engine.fleet import Fleet
 from airi.engine.isolation import CacheRegions
 from airi.engine.loading import EngineProgress, HostedModel, host_models, larger_arrays
 from airi.engine.options import EngineOptions, ModelOptions
 from airi.engine.outcomes import REASONS, ModelCounters, StepOutputs, execution_error, first_output, refusal
 from airi.engine.prompts import check_ids, check_place, check_priority, check_prompt, check_room
+from airi.engine.records import Records
 from airi.engine.requests import Feature, RequestState, now_us
 from airi.engine.runner import StepResult
 from airi.engine.tenants import Tenants
 from airi.errors import ConfigError, MemoryBudgetError, ModelNotFoundError
-from airi.observability import explain
 from airi.outputs import Output
 from airi.sampling_params import MAX_PRIORITY, SamplingParams
 
@@ -32,7 +32,7 @@ _TIER_WAIT_S = 0.05
 """How long a step without a batch waits for what is being loaded, before it looks at clients again."""
 
 
-class Engine:
+class Engine(Records):
     """Runs requests of several models on one device; the core decides, the runners compute.
 
     *Thread safety*: none, apart from `cancel`; one thread adds and steps.
@@ -63,6 +63,7 @@ class Engine:
         self._ended: set[int] = set()
         """Requests that ended while a step ran, which may hold a row of them; their ids may be in use again."""
         self._random = random.Random(options.seed)
+        self._desk = Desk(max_held=options.max_queued)
 
     def raise_if_dead(self) -> None:
         """Raises EngineDeadError once no step can run any more, as a device's process has gone."""
@@ -70,6 +71,7 @@ class Engine:
 
     def close(self) -> None:
         """Ends the processes that other devices have; memory goes with the engine. Nothing may be called after it."""
+        self._desk.close()
         self._hosting.platform.close()
 
     # -- models --------------------------------------------------------------------------------
@@ -141,9 +143,9 @@ class Engine:
 
         It is taken again as requests need it. Prefixes cached so far are not found any more. Raises ConfigError.
         """
-        if self._states:
+        if self._states or self._desk.request_ids:
             raise ConfigError(
-                f"{len(self._states)} requests wait; memory is released without any", field="model"
+                f"{len(self.request_ids)} requests wait; memory is released without any", field="model"
             )
         self._fleet.release_arena()
         for regions in self._regions:
@@ -198,29 +200,50 @@ class Engine:
         eos = () if params.ignore_eos else hosted.eos_token_ids
         stop_ids = np.array(sorted({*eos, *params.stop_token_ids}), np.int32)
         seed = params.seed if params.seed is not None else self._random.getrandbits(64)
-        state = RequestState(request_id, prompt, params, stop_ids, seed, deadline_us)
-        admit = self._runtime.submit(
-            request_id=request_id,
-            model=hosted.index,
+        submission = Submission(
+            state=RequestState(request_id, prompt, params, stop_ids, seed, deadline_us),
+            model=hosted,
             tenant=tenant,
             band=MAX_PRIORITY - priority,
-            tokens=prompt,
-            max_new_tokens=params.max_tokens,
-            min_new_tokens=params.min_tokens,
-            stop_ids=stop_ids,
-            arrival_us=now_us(),
-            deadline_us=deadline_us,
             salts=self._regions[hosted.index].salts(prompt, tenant, cache_salt, cache_salt_from),
+        )
+        if params.structured is None:
+            self._submit(submission)
+        else:
+            self._desk.hold(submission, params.structured, now_us())
+
+    def _submit(self, submission: Submission) -> None:
+        """Queues a request in the core; raises RequestError."""
+        state, hosted = submission.state, self.find_model(submission.model.index)
+        params = state.params
+        admit = self._runtime.submit(
+            request_id=state.request_id,
+            model=hosted.index,
+            tenant=submission.tenant,
+            band=submission.band,
+            tokens=state.prompt,
+            max_new_tokens=params.max_tokens,
+            # Where a form leaves only the end, that ends the request before min_tokens too.
+            min_new_tokens=0 if params.structured is not None else params.min_tokens,
+            stop_ids=state.stop_ids,
+            arrival_us=now_us(),
+            deadline_us=state.deadline_us,
+            salts=submission.salts,
             compute_all=bool(state.features & Feature.PROMPT_LOGPROBS),
         )
         if admit != _core.Admit.ACCEPTED:
             kv_blocks = self._runtime.capacity(hosted.index)
-            raise refusal(admit, hosted, len(prompt), params.max_tokens, self.options, kv_blocks)
-        self._states[request_id] = state
+            raise refusal(admit, hosted, len(state.prompt), params.max_tokens, self.options, kv_blocks)
+        self._states[state.request_id] = state
+
+    def prepare_structured(self) -> None:
+        """Reads the models' tokenizers for forms of texts now: else the first request of each has all wait for that."""
+        self._desk.prepare(self.models)
 
     def cancel(self, request_id: int) -> None:
         """Ends a request within the next step; unknown and ended ids do nothing. Any thread may call it."""
-        self._runtime.cancel(request_id)
+        if not self._desk.cancel(request_id):
+            self._runtime.cancel(request_id)
 
     def set_tenant(self, tenant: int, weight: float, *, kv_quota: float | None = None) -> None:
         """Gives a tenant its share against the others that have requests waiting; 1 unless set.
@@ -234,7 +257,7 @@ class Engine:
 
     def has_work(self) -> bool:
         """Whether any request has not ended, or a step is running still."""
-        return bool(self._states) or self._pipeline.is_running or bool(self._held)
+        return bool(self._states or self._desk.request_ids or self._held) or self._pipeline.is_running
 
     def watch_step(self) -> tuple[int, float]:
         """A file descriptor that is readable once the running step has run, and for how many seconds at most a
@@ -247,7 +270,8 @@ class Engine:
 
         Until the first deadline where all that is left waits for sleeping models; else 0, which promises nothing.
         """
-        if self._pipeline.is_running or self._held or not self._fleet.all_asleep(self.stats()):
+        waits = self._pipeline.is_running or self._held or self._desk.request_ids
+        if waits or not self._fleet.all_asleep(self.stats()):
             return 0.0
         deadlines = (s.deadline_us for s in self._states.values() if s.deadline_us is not None)
         return max((min(deadlines, default=math.inf) - now_us()) / 1e6, 0.0)
@@ -255,41 +279,11 @@ class Engine:
     @property
     def request_ids(self) -> list[int]:
         """Requests that have not ended."""
-        return list(self._states)
+        return [*self._states, *self._desk.request_ids]
 
     def stats(self) -> list[_core.ModelStats]:
         """The core's counters, per model."""
         return self._runtime.stats()
-
-    def explain(self, request_id: int) -> list[str]:
-        """What was decided about a request and why, one line each, oldest first; also of one that has ended.
-
-        Empty where the last `EngineOptions.decision_records` decisions do not name it. Any thread may call it.
-        """
-        records, _, missed = self._runtime.read_decisions(0, max(1, 2 * self.options.decision_records))
-        return explain(records, request_id, missed=missed)
-
-    def read_decisions(self, cursor: int, limit: int = 4096) -> tuple[NDArray[np.void], int, int]:
-        """(decision records from the cursor on, cursor to read on from, how many were overwritten unread).
-
-        Columns: `_core.Runtime.read_decisions`. The first cursor is 0. Any thread may call it.
-        """
-        return self._runtime.read_decisions(cursor, limit)
-
-    def read_kv_events(self, cursor: int, limit: int = 4096) -> tuple[NDArray[np.void], int, int]:
-        """As `read_decisions`, of blocks stored in device, host or disk and removed from there.
-
-        Columns: `_core.Runtime.read_kv_events`.
-        """
-        return self._runtime.read_kv_events(cursor, limit)
-
-    def kv_snapshot(self, model: str | int) -> tuple[NDArray[np.void], int]:
-        """(a stored event per tier for every hash that it holds of a model, cursor of the next event)."""
-        return self._runtime.kv_snapshot(self.find_model(model).index)
-
-    def step_time(self, model: str | int) -> StepTimeModel:
-        """What the core has learnt of how long a model's steps take; it goes on learning."""
-        return self._runtime.step_time(self.find_model(model).index)
 
     def check_invariants(self) -> None:
         """Raises InternalError naming the first broken invariant of the core. Slow; for tests."""
@@ -310,7 +304,9 @@ class Engine:
         if self._held:
             return self._held.pop(0)
         self.raise_if_dead()
-        others: dict[int, Output] = {}
+        is_idle = not (self._states or self._pipeline.is_running)
+        ended = self._desk.hand_on(self._submit, now_us(), is_idle=is_idle)
+        others = {output.request_id: output for output in ended}
         if not self._pipeline.is_running and not self._plan(others):
             self._fleet.advance()
             if not others and self._states and self._hosting.tiers is not None and not self.rest_s():
@@ -342,6 +338,7 @@ class Engine:
         gone = self._ended | others.keys()
         self._runtime.commit(info.step_id, result.tokens, result.counts, result.status, took_us)
         self._fleet.advance()
+        self._desk.after_step()
         outputs = self._outputs(self._count(result, took_us, gone), others)
         if not self._pipeline.is_running:
             self._ended.clear()
@@ -381,8 +378,11 @@ class Engine:
         """Turns the core's events into last outputs, in `others` by request id."""
         for event in self._runtime.drain_events().tolist():
             request_id, code, _, num_prompt, num_cached, num_generated = event
-            if self._states.pop(request_id, None) is None:
+            state = self._states.pop(request_id, None)
+            if state is None:
                 continue
+            if state.constraint is not None:
+                self._desk.retire(state.constraint)
             self._ended.add(request_id)
             reason = REASONS[code]
             output = others.get(request_id)
@@ -393,7 +393,7 @@ class Engine:
                 output.stop_token = output.tokens[-1]
             elif reason == "error":
                 output.tokens, output.logprobs, output.prompt_logprobs = [], None, None
-                output.error = execution_error(code)
+                output.error = execution_error(code, state)
             output.finish_reason = reason
             output.num_prompt_tokens = num_prompt
             output.num_cached_tokens = num_cached

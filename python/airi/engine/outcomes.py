@@ -104,6 +104,7 @@ def first_output(state: RequestState, token: int) -> Output:
     )
 
 
-def execution_error(code: int) -> ErrorInfo:
+def execution_error(code: int, state: RequestState) -> ErrorInfo:
     """What a request is told that ended with this code of the core."""
-    return error_info(ExecutionError(f"{_FAILURES[code]}; the request was ended"))
+    own = None if state.constraint is None else state.constraint.failure
+    return error_info(ExecutionError(f"{own or _FAILURES[code]}; the request was ended"))

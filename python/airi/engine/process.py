@@ -91,6 +91,7 @@ class EngineProcess:
         try:
             engine = Engine(self._options, self._on_progress)
             _warm_up(engine)
+            engine.prepare_structured()
         except _OrphanError:
             return 0
         except AiriError as error:

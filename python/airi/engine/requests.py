@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import time
 from enum import IntFlag
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from airi.outputs import TokenLogprobs
 from airi.sampling_params import SamplingParams
+
+if TYPE_CHECKING:
+    from airi.engine.constraints import Constraint
 
 __all__ = ["Feature", "RequestState", "now_us"]
 
@@ -28,7 +32,8 @@ class Feature(IntFlag):
     MIN_TOKENS = 4
     LOGPROBS = 8
     PROMPT_LOGPROBS = 16
-    ALTERS_LOGITS = PENALTIES | BIAS | MIN_TOKENS
+    STRUCTURED = 32
+    ALTERS_LOGITS = PENALTIES | BIAS | MIN_TOKENS | STRUCTURED
 
 
 class RequestState:
@@ -37,6 +42,7 @@ class RequestState:
     __slots__ = (
         "bias_ids",
         "bias_values",
+        "constraint",
         "deadline_us",
         "features",
         "generated",
@@ -66,6 +72,8 @@ class RequestState:
         self.seed = seed
         self.deadline_us = deadline_us
         """On the clock of `now_us`."""
+        self.constraint: Constraint | None = None
+        """There before the core hears of a request whose text has a form."""
         self.features = _features(params, stop_ids)
         self.num_generated = 0
         self.generated = np.empty(32 if self.features & Feature.PENALTIES else 0, np.int32)
@@ -74,6 +82,12 @@ class RequestState:
         self.bias_values = np.fromiter(params.logit_bias.values(), np.float32, len(params.logit_bias))
         self.prompt_logprobs: list[TokenLogprobs | None] = [None]
         """Grows with the prompt's chunks, when asked for; entry i belongs to prompt token i."""
+
+    def needed_constraint(self) -> Constraint:
+        """The constraint of a request whose text has a form."""
+        if self.constraint is None:
+            raise RuntimeError(f"request {self.request_id} was queued without its constraint")
+        return self.constraint
 
     def remember(self, token: int) -> None:
         """Appends a generated token for the penalties."""
@@ -89,7 +103,9 @@ def _features(params: SamplingParams, stop_ids: NDArray[np.int32]) -> Feature:
         features |= Feature.PENALTIES
     if params.logit_bias:
         features |= Feature.BIAS
-    if params.min_tokens and len(stop_ids):
+    if params.structured is not None:
+        features |= Feature.STRUCTURED  # which sees to min_tokens too
+    elif params.min_tokens and len(stop_ids):
         features |= Feature.MIN_TOKENS
     if params.logprobs is not None:
         features |= Feature.LOGPROBS

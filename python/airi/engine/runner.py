@@ -225,6 +225,7 @@ class ModelRunner:
         logprobs: dict[int, TokenLogprobs] = {}
         tokens_out = np.zeros(len(sampling), np.int32)
         try:
+            self.sampler.prepare(slots, draws)
             # Without rows a step brings memory operations alone.
             logits = self.model.forward(step) if rows else np.zeros((0, self._vocab_size), np.float32)
             sampled = self.sampler.sample(logits, slots, draws)

@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from airi._core import cpu
+from airi.engine.constraints import MaskFiller
 from airi.engine.requests import Feature, RequestState
+from airi.errors import ExecutionError
 from airi.outputs import TokenLogprobs
 
 __all__ = ["Sampled", "Sampler", "SlotParameters", "gather_logprobs"]
@@ -109,11 +111,23 @@ class Sampler(SlotParameters):
         super().__init__(max_num_seqs)
         self._vocab_size = vocab_size
         self._gathered = _Columns(max_num_seqs)
+        self._filler = MaskFiller(vocab_size, max_num_seqs)
+        self._masks: dict[int, NDArray[np.uint32] | None] = {}
+        """Of the rows of the step that is sampled, by row; None where one could not be made."""
+        self._constrained: list[int] = []
+
+    def prepare(self, slots: NDArray[np.int32], draws: NDArray[np.int32]) -> None:
+        """Starts on what the next `sample`, of the same rows, needs beside their logits."""
+        features = self._features[slots]
+        self._constrained = np.flatnonzero(features & int(Feature.STRUCTURED)).tolist()
+        if self._constrained:
+            states = [self.state(int(slots[row])) for row in self._constrained]
+            self._filler.begin([s.needed_constraint() for s in states], draws[self._constrained].tolist())
 
     def sample(
         self, logits: NDArray[np.float32], slots: NDArray[np.int32], draws: NDArray[np.int32]
     ) -> Sampled:
-        """One token per row of `logits` [n, vocab], which is changed in place.
+        """One token per row of `logits` [n, vocab], which is changed in place. Comes after `prepare`.
 
         `slots` [n] and `draws` [n] (how many tokens the request had before) say whose rows they are.
         """
@@ -123,13 +137,17 @@ class Sampler(SlotParameters):
         features = self._features[slots]
         special = np.flatnonzero(features).tolist() if features.any() else []
         failed: set[int] = set()
+        self._masks = {}
+        if self._constrained:
+            made, masks = self._filler.wait()
+            self._masks = {row: masks[i] if made[i] else None for i, row in enumerate(self._constrained)}
         raw = self._alter(logits, slots, draws, special, failed) if special else {}
         columns = self._gathered
         self.gather(slots, columns)
         columns.draws[:rows] = draws
         cpu.sample(logits.ctypes.data, rows, self._vocab_size, *columns.addresses)
         tokens = columns.tokens[:rows]
-        logprobs = self._after(logits, raw, slots, tokens, special, failed) if special else {}
+        logprobs = self._after(logits, raw, slots, draws, tokens, special, failed) if special else {}
         return Sampled(tokens, columns.is_nan[:rows], logprobs, failed)
 
     def _alter(
@@ -154,6 +172,9 @@ class Sampler(SlotParameters):
                 raw[row] = line.copy()
             try:
                 self._alter_row(line, state, int(draws[row]))
+                if state.features & Feature.STRUCTURED:
+                    mask = self._mask(row)
+                    cpu.apply_token_mask(line.ctypes.data, self._vocab_size, mask.ctypes.data, len(mask))
             except Exception:
                 _fail(row, state, failed)
         return raw
@@ -183,11 +204,18 @@ class Sampler(SlotParameters):
         if state.features & Feature.MIN_TOKENS and draw < params.min_tokens:
             line[state.stop_ids] = -np.inf
 
+    def _mask(self, row: int) -> NDArray[np.uint32]:
+        mask = self._masks[row]
+        if mask is None:
+            raise ExecutionError("the grammar of the text failed")
+        return mask
+
     def _after(
         self,
         logits: NDArray[np.float32],
         raw: dict[int, NDArray[np.float32]],
         slots: NDArray[np.int32],
+        draws: NDArray[np.int32],
         tokens: NDArray[np.int32],
         special: Sequence[int],
         failed: set[int],
@@ -204,6 +232,8 @@ class Sampler(SlotParameters):
             try:
                 if state.features & Feature.PENALTIES:
                     state.remember(int(tokens[row]))
+                if state.features & Feature.STRUCTURED and not self._gathered.is_nan[row]:
+                    state.needed_constraint().push(int(draws[row]), int(tokens[row]), self._mask(row))
                 if state.features & Feature.LOGPROBS:
                     line = raw.get(row, logits[row])[None]
                     count = state.params.logprobs or 0

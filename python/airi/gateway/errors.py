@@ -37,11 +37,6 @@ _REFUSED = {
     "function_call": "use `tool_choice` instead",
     "audio": "this server answers in text only",
     "best_of": "ask for `n` choices and rank them",
-    "structured_outputs": "constrained decoding is not supported yet",
-    "guided_json": "constrained decoding is not supported yet",
-    "guided_regex": "constrained decoding is not supported yet",
-    "guided_choice": "constrained decoding is not supported yet",
-    "guided_grammar": "constrained decoding is not supported yet",
     "chat_template": "templates come with the model; a request cannot bring its own",
 }
 

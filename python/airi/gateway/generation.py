@@ -10,8 +10,9 @@ import asyncio
 from functools import partial
 from typing import NamedTuple
 
-from airi.errors import EngineDeadError
+from airi.errors import EngineDeadError, RequestError
 from airi.gateway.errors import ApiError
+from airi.gateway.forms import Form
 from airi.gateway.metrics import ChoiceTimer, now
 from airi.gateway.models import ServedModel
 from airi.policy import Principal
@@ -136,6 +137,10 @@ class Generation:
         self.choices: list[Choice] = []
         self.choices_per_prompt: int | None = None
         """Set for a batch of prompts; None means that all choices have one prompt."""
+        self.form: Form | None = None
+        """What the texts' form was asked for with; errors name its fields."""
+        self.shown_tokens: tuple[int, ...] = ()
+        """Special tokens that are text none the less."""
 
     def first_choices(self) -> list[Choice]:
         """One choice per prompt: the n choices of a prompt share its tokens, which are counted once."""
@@ -165,6 +170,7 @@ class Generation:
             include_stop=params.include_stop_str_in_output,
             min_tokens=params.min_tokens,
             keep_offsets=params.logprobs is not None,
+            show=self.shown_tokens,
         )
         choice = Choice(len(self.choices), request, text, ChoiceTimer(self._model.metrics))
         self.choices.append(choice)
@@ -209,7 +215,7 @@ class Generation:
             if taken and output.finish_reason not in (None, "stop", "length"):
                 self._ready[:0] = ready[i:]  # what came before the error still goes out
                 break
-            _raise_early_end(output)
+            _raise_early_end(output, self.form)
             pieces = choice.advance(output, self._arrived, at, per_token=per_token)
             earlier = taken.setdefault(choice, pieces)
             if earlier is not pieces:
@@ -238,9 +244,10 @@ class Generation:
             metrics.e2e_latency.observe(now() - self._arrived)
 
 
-def _raise_early_end(output: Output) -> None:
+def _raise_early_end(output: Output, form: Form | None) -> None:
     if output.error is not None:
-        raise error_of(output.error)
+        error = error_of(output.error)
+        raise form.named(error) if form is not None and isinstance(error, RequestError) else error
     if output.finish_reason == "deadline":
         raise ApiError(504, "the request's deadline passed", type="timeout_error", code="deadline_exceeded")
     if output.finish_reason in ("cancelled", "error"):

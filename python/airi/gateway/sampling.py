@@ -6,6 +6,7 @@ from airi.gateway.errors import bad_field
 from airi.gateway.models import ServedModel
 from airi.gateway.openai.schemas_common import SamplingFields
 from airi.sampling_params import SamplingParams
+from airi.structured_output import StructuredOutput
 
 
 def sampling_params(
@@ -15,6 +16,7 @@ def sampling_params(
     max_tokens: int | None,
     logprobs: int | None = None,
     prompt_logprobs: int | None = None,
+    structured: StructuredOutput | None = None,
 ) -> SamplingParams:
     """The parameters asked for; fields left out take the model's own defaults, then the field's.
 
@@ -43,6 +45,7 @@ def sampling_params(
         ignore_eos=bool(request.ignore_eos),
         include_stop_str_in_output=bool(request.include_stop_str_in_output),
         skip_special_tokens=request.skip_special_tokens is not False,
+        structured=structured,
     )
 
 

@@ -75,6 +75,11 @@ class ChatChunks:
             encode(logprobs),
         )
 
+    def fields(self, delta: Any, logprobs: Any = None) -> bytes:
+        """A delta of any fields."""
+        between = b"" if logprobs is None else b',"logprobs":' + encode(logprobs)
+        return b'%s"delta":%s%s,"finish_reason":null}]}\n\n' % (self._head, encode(delta), between)
+
     def last(self, finish_reason: str) -> bytes:
         """The event that closes the choice."""
         return self._head + b'"delta":{},"finish_reason":' + encode(finish_reason) + CHOICE_END

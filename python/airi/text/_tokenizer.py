@@ -48,8 +48,11 @@ class Tokenizer:
         self._compiled: dict[str, ChatTemplate] = {}
         self._byte_fallback = decoder is not None and "ByteFallback" in str(decoder)
         make_pieces = compile_pieces(backend, decoder)
+        self._make_pieces = make_pieces
         self._hiding: Pieces | None = make_pieces(self._special_ids) if make_pieces else None
         self._showing: Pieces | None = make_pieces(frozenset()) if make_pieces else None
+        self._partly: dict[frozenset[int], Pieces] = {}
+        """By the special tokens that are shown."""
 
     @classmethod
     def load(cls, path: str | Path, *, chat_template: str | Path | None = None) -> Self:
@@ -133,6 +136,15 @@ class Tokenizer:
         """The same as text; a part of a character shows as a replacement character."""
         return self.token_bytes(token_id).decode("utf-8", "replace")
 
+    def pieces(self) -> Mapping[int, bytes] | None:
+        """The bytes of any token id, special tokens by their name; None where tokens do not stand alone."""
+        return self._showing
+
+    def to_json(self) -> str:
+        """The tokenizer as a tokenizer.json of its own, with every added token."""
+        text: str = self._backend.to_str()
+        return text
+
     def stream(
         self,
         prompt_ids: Sequence[int] = (),
@@ -142,19 +154,30 @@ class Tokenizer:
         include_stop: bool = False,
         min_tokens: int = 0,
         keep_offsets: bool = False,
+        show: Sequence[int] = (),
     ) -> TextStream:
-        """The text of what follows `prompt_ids`, as it is generated. See TextStream."""
+        """The text of what follows `prompt_ids`, as it is generated. See TextStream.
+
+        `show`: special tokens that are text none the less.
+        """
         return TextStream(
-            self.detokenizer(prompt_ids, skip_special_tokens=skip_special_tokens),
+            self.detokenizer(prompt_ids, skip_special_tokens=skip_special_tokens, show=show),
             stop=stop,
             include_stop=include_stop,
             min_tokens=min_tokens,
             keep_offsets=keep_offsets,
         )
 
-    def detokenizer(self, prompt_ids: Sequence[int] = (), *, skip_special_tokens: bool = True) -> Detokenizer:
-        """Incremental decoding of what follows `prompt_ids`."""
+    def detokenizer(
+        self, prompt_ids: Sequence[int] = (), *, skip_special_tokens: bool = True, show: Sequence[int] = ()
+    ) -> Detokenizer:
+        """Incremental decoding of what follows `prompt_ids`; `show`: special tokens that are not left out."""
         pieces = self._hiding if skip_special_tokens else self._showing
+        if show and skip_special_tokens and self._make_pieces is not None:
+            shown = frozenset(show)
+            if shown not in self._partly:
+                self._partly[shown] = self._make_pieces(self._special_ids - shown)
+            pieces = self._partly[shown]
         if pieces is None:
             return WindowDetokenizer(self._backend, prompt_ids, skip_special_tokens=skip_special_tokens)
         return ByteDetokenizer(pieces, prompt_ids, byte_fallback=self._byte_fallback)
@@ -165,6 +188,13 @@ class Tokenizer:
         if self._override is not None:
             return self._override
         return self._named("default") if "default" in self._templates else None
+
+    @property
+    def tool_template(self) -> str | None:
+        """The source of the template that chats with tools are put into; None where there is none."""
+        if self._override is None and "tool_use" in self._templates:
+            return self._templates["tool_use"]
+        return None if self.chat_template is None else self.chat_template.source
 
     def compile_templates(self) -> None:
         """Compiles what requests may use; ConfigError for a broken template, else met at its first use."""

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from airi.gateway import sse
 from airi.gateway.errors import bad_field
+from airi.gateway.forms import requested_form
 from airi.gateway.gate import call_context
 from airi.gateway.generation import Choice, Generation, Piece
 from airi.gateway.http import CallRecord
@@ -154,9 +155,11 @@ class Completions(ModelCall[CompletionRequest]):
         prompts = await in_thread_if_long(
             lambda: [_read_prompt(item, request, model) for item in given], size
         )
+        generation.form = form = requested_form(request)
         params = sampling_params(
             request,
             model,
+            structured=None if form is None else form.structured,
             max_tokens=request.max_tokens,
             logprobs=request.logprobs,
             prompt_logprobs=request.logprobs if request.echo else None,

@@ -59,10 +59,40 @@ class ToolDefinition(msgspec.Struct, kw_only=True):
     function: FunctionDefinition
 
 
-class TextFormat(msgspec.Struct, kw_only=True):
-    """Plain text, the only format so far."""
+class TextFormat(msgspec.Struct, kw_only=True, tag_field="type", tag="text"):
+    """Text of any form."""
 
-    type: Literal["text"]
+
+class JsonObjectFormat(msgspec.Struct, kw_only=True, tag_field="type", tag="json_object"):
+    """A JSON object."""
+
+
+class JsonSchema(msgspec.Struct, kw_only=True):
+    """A schema by name. It is enforced exactly whether `strict` or not, or refused."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=256)]
+    schema: dict[str, Any] | None = None
+    description: str | None = None
+    strict: bool | None = None
+
+
+class JsonSchemaFormat(msgspec.Struct, kw_only=True, tag_field="type", tag="json_schema"):
+    """JSON that a schema accepts, its keys in the schema's order."""
+
+    json_schema: JsonSchema
+
+
+class FunctionName(msgspec.Struct, kw_only=True):
+    """A function by its name."""
+
+    name: str
+
+
+class NamedToolChoice(msgspec.Struct, kw_only=True):
+    """The one function to call."""
+
+    type: Literal["function"]
+    function: FunctionName
 
 
 class ChatCompletionRequest(SamplingFields, kw_only=True):
@@ -73,12 +103,9 @@ class ChatCompletionRequest(SamplingFields, kw_only=True):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     tools: Annotated[list[dict[str, Any]], Meta(description="Each a ToolDefinition.")] | None = None
-    tool_choice: Annotated[Any, Meta(extra_json_schema={"enum": ["none", "auto", None]})] = None
+    tool_choice: Literal["none", "auto", "required"] | NamedToolChoice | None = None
     parallel_tool_calls: bool | None = None
-    response_format: Annotated[
-        Any,
-        Meta(extra_json_schema={"anyOf": [{"$ref": "#/components/schemas/TextFormat"}, {"type": "null"}]}),
-    ] = None
+    response_format: TextFormat | JsonObjectFormat | JsonSchemaFormat | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: Annotated[bool, Meta(description="Goes on writing the last message.")] | None = (
         None
@@ -113,12 +140,28 @@ class ChatLogprobs(msgspec.Struct, kw_only=True):
     refusal: list[ChatLogprob] | None = None
 
 
+class CalledFunction(msgspec.Struct, kw_only=True):
+    """The name, and the arguments as JSON text."""
+
+    name: str
+    arguments: str
+
+
+class MessageToolCall(msgspec.Struct, kw_only=True):
+    """A call of a function."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
 class AssistantMessage(msgspec.Struct, kw_only=True):
     """What the model said."""
 
     role: Literal["assistant"] = "assistant"
     content: str | None
     refusal: str | None = None
+    tool_calls: list[MessageToolCall] | UnsetType = UNSET
 
 
 class ChatChoice(msgspec.Struct, kw_only=True):
@@ -127,7 +170,7 @@ class ChatChoice(msgspec.Struct, kw_only=True):
     index: int
     message: AssistantMessage
     logprobs: ChatLogprobs | None
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length", "tool_calls"]
 
 
 class ChatCompletion(msgspec.Struct, kw_only=True):
@@ -142,11 +185,28 @@ class ChatCompletion(msgspec.Struct, kw_only=True):
     system_fingerprint: str
 
 
+class FunctionDelta(msgspec.Struct, kw_only=True):
+    """What a chunk adds to a call; the name is whole."""
+
+    name: str | UnsetType = UNSET
+    arguments: str
+
+
+class ToolCallDelta(msgspec.Struct, kw_only=True):
+    """A call that begins, with its id, or goes on."""
+
+    index: int
+    id: str | UnsetType = UNSET
+    type: Literal["function"] | UnsetType = UNSET
+    function: FunctionDelta
+
+
 class ChatDelta(msgspec.Struct, kw_only=True):
     """What a chunk adds to the message."""
 
     role: Literal["assistant"] | UnsetType = UNSET
-    content: str | UnsetType = UNSET
+    content: str | UnsetType | None = UNSET
+    tool_calls: list[ToolCallDelta] | UnsetType = UNSET
 
 
 class ChatChunkChoice(msgspec.Struct, kw_only=True):
@@ -155,7 +215,7 @@ class ChatChunkChoice(msgspec.Struct, kw_only=True):
     index: int
     delta: ChatDelta
     logprobs: ChatLogprobs | UnsetType = UNSET
-    finish_reason: Literal["stop", "length"] | None
+    finish_reason: Literal["stop", "length", "tool_calls"] | None
 
 
 class ChatCompletionChunk(msgspec.Struct, kw_only=True):

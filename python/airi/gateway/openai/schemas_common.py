@@ -8,17 +8,35 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from airi.sampling_params import MAX_PRIORITY, MAX_REPETITION_PENALTY, MIN_REPETITION_PENALTY
+from airi.structured_output import MAX_CHOICES, MAX_STRUCTURED_CHARACTERS
 
 Tokens = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 StopString = Annotated[str, Meta(min_length=1, max_length=4096)]
 Schema = dict[str, Any]
+Form = Annotated[str, Meta(min_length=1, max_length=MAX_STRUCTURED_CHARACTERS)]
+Choices = Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(min_length=1, max_length=MAX_CHOICES)]
 
 
 class StreamOptions(msgspec.Struct, kw_only=True):
     """Options of a stream."""
 
     include_usage: bool | None = None
+
+
+class StructuredOutputs(msgspec.Struct, kw_only=True):
+    """A form of the text; exactly one of the fields that name one."""
+
+    json: Annotated[Any, Meta(description="A JSON Schema, as an object or as JSON text.")] = None
+    regex: Form | None = None
+    choice: Choices | None = None
+    grammar: Annotated[Form, Meta(description="In Lark's notation, or rules with `::=`.")] | None = None
+    json_object: bool | None = None
+    disable_fallback: bool | None = None
+    disable_any_whitespace: bool | None = None
+    disable_additional_properties: Literal[False] | None = None
+    whitespace_pattern: None = None
+    structural_tag: None = None
 
 
 class SamplingFields(msgspec.Struct, kw_only=True):
@@ -73,11 +91,11 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     ) = None
     user: Annotated[str, Meta(max_length=1024)] | None = None
     metadata: dict[str, Any] | None = None
-    structured_outputs: None = None
-    guided_json: None = None
-    guided_regex: None = None
-    guided_choice: None = None
-    guided_grammar: None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: Annotated[Any, Meta(description="As `structured_outputs.json`.")] = None
+    guided_regex: Form | None = None
+    guided_choice: Choices | None = None
+    guided_grammar: Form | None = None
 
 
 class PromptTokensDetails(msgspec.Struct, kw_only=True):

@@ -30,6 +30,8 @@ __all__ = ["DevicePipeline"]
 
 _PATIENCE_S = 600.0
 """How long a step may take on several devices, where one may wait for another for ever."""
+_POLL_S = 20e-6
+"""Between looks at an event of several devices, one of which may be lost."""
 _DEPTH = 2
 """Steps that the device has been given: one that runs, one that begins when that has ended."""
 _LAUNCHES_AHEAD = 2.0
@@ -82,7 +84,8 @@ class DevicePipeline:
         self._took_s: dict[tuple[int, bool], float] = {}
         """By model and whether there were prefills: the last such step."""
         self._launch_s = 0.0
-        """What it took to enqueue the last one."""
+        """What it took to enqueue the last one, without what it waited."""
+        self._waited_s = 0.0
         self._lost: Future[NoReturn] | None = None
 
     def give_up_with(self, lost: Future[NoReturn]) -> None:
@@ -126,6 +129,7 @@ class DevicePipeline:
         if self.is_full:
             raise RuntimeError(f"step {self._flying[0].info.step_id} was not collected")
         enqueued_from = time.perf_counter()
+        self._waited_s = 0.0
         arrays = self._arrays[info.buffer]
         # No static type tells which platform these are of; this pipeline is made for a device's.
         runner = cast(DeviceRunner, self._models[info.model].runner)
@@ -139,13 +143,33 @@ class DevicePipeline:
                 tokens=info.num_tokens,
                 deltas=info.num_deltas,
                 states=states,
+                wait=self._wait_for,
             )
             ended = self._record()
         if not self._flying:
             self._began = enqueued_from
         done = self._thread.submit(_wait, ended, self._done)
         self._flying.append(_InFlight(info, step, began, ended, done, since, enqueued_from))
-        self._launch_s = time.perf_counter() - enqueued_from
+        self._launch_s = time.perf_counter() - enqueued_from - self._waited_s
+
+    def _wait_for(self, event: Event) -> None:
+        """Waits within a launch; raises EngineDeadError where what is waited for cannot come any more."""
+        began = time.perf_counter()
+        try:
+            if self._lost is None:
+                event.synchronize()
+            while not event.is_done():
+                if self._lost is not None and self._lost.done():
+                    self._lost.result()
+                if time.perf_counter() - began > _PATIENCE_S:
+                    raise EngineDeadError(f"a step did not end within {_PATIENCE_S:g} s")
+                time.sleep(_POLL_S)
+        except EngineDeadError:
+            raise
+        except Exception as error:
+            raise _lost(error) from error
+        finally:
+            self._waited_s += time.perf_counter() - began
 
     def _record(self) -> Event:
         """An event; a device that does not even take that is lost, whatever a step made of it before."""

@@ -16,7 +16,7 @@ from airi.engine.arena import format_bytes
 from airi.engine.backends import KV_GRANULE, ProgressCallback, StepInputs
 from airi.engine.backends.cuda.arena import DeviceArena
 from airi.engine.backends.cuda.batch import BatchBuffers, StagedArrays
-from airi.engine.backends.cuda.device import Device
+from airi.engine.backends.cuda.device import Device, Event
 from airi.engine.backends.cuda.interface import CudaBinding, CudaModel, CudaStep, TableChanges
 from airi.engine.backends.cuda.prompt_logprobs import PromptLogprobs
 from airi.engine.backends.cuda.sampler import DeviceSampler, Special
@@ -62,8 +62,8 @@ class EnqueuedStep:
         n = len(self.sampling)
         result.tokens[:] = self.arrays.sampled[:n]
         result.status[self.sampling] = self.arrays.status[:n]  # 1 is RowStatus.NAN
-        result.status[self.sampling[sorted(self.special.failed)]] = _ROW_FAILED
         result.logprobs = self.special.finish(result.tokens)
+        result.status[self.sampling[sorted(self.special.failed)]] = _ROW_FAILED
         if self.prompt_logprobs is not None:
             result.status[self.prompt_logprobs.finish()] = _ROW_FAILED
         return result
@@ -215,9 +215,11 @@ class DeviceRunner:
         tokens: int,
         deltas: int,
         states: Mapping[int, RequestState],
+        wait: Callable[[Event], None],
     ) -> EnqueuedStep:
         """Gives a planned step to the device. Called inside `Device.active()`.
 
+        Where texts have a form it calls `wait` for the step before, once the device has this one's forward pass.
         What cannot be enqueued fails the step's rows, never the engine, unless other devices are lost with it:
         EngineDeadError.
         """
@@ -238,7 +240,7 @@ class DeviceRunner:
         try:
             self._upload(arrays, rows, tokens, deltas, sampling)
             if rows:  # without any a step brings memory operations and deltas alone
-                self._run(step, rows, tokens)
+                self._run(step, rows, tokens, wait)
         except EngineDeadError:
             raise
         except Exception as error:
@@ -273,14 +275,16 @@ class DeviceRunner:
         arrays.cleared[:deltas, 0] = entries
         arrays.cleared[:deltas, 1] = is_new * (self.model.bytes_per_block(size) // KV_GRANULE)
 
-    def _run(self, step: EnqueuedStep, rows: int, tokens: int) -> None:
+    def _run(self, step: EnqueuedStep, rows: int, tokens: int, wait: Callable[[Event], None]) -> None:
         arrays, samples = step.arrays, len(step.sampling)
         self._fill_in_pending()
         logits = self.model.enqueue(_cuda_step(arrays, rows, tokens, samples))
         if samples:
             slots = arrays.slots[step.sampling]
-            step.special = self.sampler.sample(logits, slots, step.result.draws, self._last_tokens)
+            step.special = self.sampler.sample(logits, slots, step.result.draws, self._last_tokens, wait)
             self._buffers.download(arrays)
+            if step.special.constrained is not None:
+                step.special.constrained.follow(arrays, self._device.record())
         step.prompt_logprobs = PromptLogprobs.enqueue(
             self._device, self._sampling_ops, self.model, self.sampler, arrays, rows
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from airi.engine.backends.cuda.batch import BatchBuffers, SamplingColumns, StagedArrays
-from airi.engine.backends.cuda.device import Device
+from airi.engine.backends.cuda.constrained import ConstrainedRows
+from airi.engine.backends.cuda.device import Device, Event
 from airi.engine.backends.cuda.penalties import PenaltyCounts
 from airi.engine.backends.cuda.sampling_ops import GatheredLogprobs, Penalties, SamplingOps
+from airi.engine.constraints import MaskFiller, mask_words
 from airi.engine.requests import Feature, RequestState
 from airi.engine.sampler import SlotParameters
 from airi.outputs import TokenLogprobs
@@ -65,10 +67,13 @@ class Special:
     logprobs: FetchedLogprobs | None = None
     """Of `logprob_rows`."""
     failed: set[int] = field(default_factory=set)
-    """Rows whose own parameters could not be applied."""
+    """Rows whose own parameters could not be applied, or whose tokens must not be."""
+    constrained: ConstrainedRows | None = None
 
     def finish(self, tokens: NDArray[np.int32]) -> dict[int, TokenLogprobs]:
-        """Remembers tokens [n] for the penalties; log-probabilities by row, for rows that asked."""
+        """Remembers tokens [n] for the penalties and forms of text; log-probabilities by row, for rows that asked."""
+        if self.constrained is not None:
+            self.constrained.take()
         for row, state in self.states.items():
             if state.features & Feature.PENALTIES and row not in self.failed:
                 state.remember(int(tokens[row]))
@@ -97,6 +102,9 @@ class DeviceSampler(SlotParameters):
         self._ops = ops
         self._buffers = buffers
         self._counts = PenaltyCounts(device, ops, vocab_size)
+        self._filler = MaskFiller(vocab_size, max_num_seqs)
+        self._last: ConstrainedRows | None = None
+        """Of the last step that had any."""
         self._broken: set[int] = set()
         """Slots whose request could not be given its counts."""
 
@@ -119,6 +127,7 @@ class DeviceSampler(SlotParameters):
         self._ops.count_tokens(counts, first, first)
         self._ops.penalise(logits, counts, Penalties(first, first, by, by, by))
         self._ops.add_to_logits(logits, first, first, by)
+        self._ops.mask_tokens(logits, first, self._device.upload(np.zeros((1, mask_words(vocab)), np.int32)))
         for count in _WARM_UP_LOGPROBS:
             self._ops.gather_logprobs(logits, first, min(count, vocab))
 
@@ -145,16 +154,19 @@ class DeviceSampler(SlotParameters):
         slots: NDArray[np.int32],
         draws: NDArray[np.int32],
         last_tokens: torch.Tensor,
+        wait: Callable[[Event], None],
     ) -> Special:
         """Enqueues a token per row of logits [n, vocab], which is changed in place, into the buffers' results.
 
-        `last_tokens` [slots] gets them as well.
+        `last_tokens` [slots] gets them as well. Rows whose text has a form need the token of the step before on the
+        host, which `wait` waits for, before their masks can be computed; by then the model is at work on this one.
         """
         rows, buffers = len(slots), self._buffers
         special = self._special(slots)
         lines = None
         if special.states:
             lines = self._alter(logits, slots, draws, special)
+            self._constrain(logits, draws, special, wait)
         columns = _first(buffers.sampling, rows)
         sampled = buffers.sampled[:rows]
         self._ops.sample(logits, columns, sampled, buffers.status[:rows])
@@ -188,6 +200,29 @@ class DeviceSampler(SlotParameters):
         if edits is not None:
             self._ops.add_to_logits(logits, *map(self._device.upload, edits))
         return lines
+
+    def _constrain(
+        self,
+        logits: torch.Tensor,
+        draws: NDArray[np.int32],
+        special: Special,
+        wait: Callable[[Event], None],
+    ) -> None:
+        """Bans what the forms of texts do not allow; rows for which that fails fail alone."""
+        rows = self._rows_with(special, Feature.STRUCTURED)
+        if not rows:
+            return
+        if self._last is not None:
+            self._last.take(wait)
+        constraints = [special.states[row].needed_constraint() for row in rows]
+        before = draws[rows].tolist()
+        self._filler.begin(constraints, before)
+        made, masks = self._filler.wait()
+        special.failed.update(row for row, could in zip(rows, made, strict=True) if not could)
+        self._ops.mask_tokens(logits, self._upload(rows, np.int32), self._device.upload(masks.view(np.int32)))
+        special.constrained = self._last = ConstrainedRows(
+            rows, constraints, before, masks.copy(), special.failed
+        )
 
     def _rows_with(self, special: Special, feature: Feature) -> list[int]:
         return [

@@ -87,6 +87,10 @@ class SamplingOps(Protocol):
         """logits[rows[i], ids[i]] += values[i], each pair once; minus infinity bans a token."""
         ...
 
+    def mask_tokens(self, logits: torch.Tensor, rows: torch.Tensor, masks: torch.Tensor) -> None:
+        """Bans the tokens that int32 masks [n, words] have no bit of from rows [n] int32 of the logits."""
+        ...
+
     def gather_logprobs(self, logits: torch.Tensor, tokens: torch.Tensor, count: int) -> GatheredLogprobs:
         """Log-probability and rank of a token [n] int32 of each row, and the likeliest ones."""
         ...
@@ -208,6 +212,12 @@ class DeviceSamplingOps(TorchSamplingOps):
 
         edit_logits(logits, rows, ids, values)
 
+    def mask_tokens(self, logits: torch.Tensor, rows: torch.Tensor, masks: torch.Tensor) -> None:
+        """As `SamplingOps.mask_tokens`."""
+        from airi.kernels.token_masks import mask_tokens
+
+        mask_tokens(logits, rows, masks)
+
     def gather_logprobs(self, logits: torch.Tensor, tokens: torch.Tensor, count: int) -> GatheredLogprobs:
         """As `SamplingOps.gather_logprobs`."""
         from airi.kernels.logits import MAX_TOP, gather_logprobs
@@ -238,6 +248,12 @@ class HostSamplingOps(TorchSamplingOps):
         )
         addresses = (column.data_ptr() for column in (*parameters, out, status))
         cpu.sample(logits.data_ptr(), rows, vocab, *addresses)
+
+    def mask_tokens(self, logits: torch.Tensor, rows: torch.Tensor, masks: torch.Tensor) -> None:
+        """As `SamplingOps.mask_tokens`."""
+        vocab, words = logits.shape[1], masks.shape[1]
+        for row, mask in zip(rows.tolist(), masks, strict=True):
+            cpu.apply_token_mask(logits[row].data_ptr(), vocab, mask.data_ptr(), words)
 
     def gather_logprobs(self, logits: torch.Tensor, tokens: torch.Tensor, count: int) -> GatheredLogprobs:
         """As `SamplingOps.gather_logprobs`."""

@@ -1,0 +1,108 @@
+"""The choices of a chat as messages or chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from airi.gateway import sse
+from airi.gateway.generation import Choice, Piece
+from airi.gateway.models import ServedModel
+from airi.gateway.openai.calls import FINGERPRINT, Answer
+from airi.gateway.openai.logprobs import chat_logprobs
+from airi.gateway.openai.schemas_chat import (
+    AssistantMessage,
+    ChatChoice,
+    ChatCompletion,
+    ChatCompletionRequest,
+    ChatLogprob,
+    ChatLogprobs,
+)
+from airi.gateway.openai.schemas_common import Usage
+
+__all__ = ["ChatAnswer"]
+
+
+class ChatAnswer(Answer):
+    """The choices of one chat request as messages or chunks."""
+
+    def __init__(self, request: ChatCompletionRequest, model: ServedModel) -> None:
+        super().__init__("chatcmpl", "chat.completion.chunk", request, model)
+        self._wants_logprobs = bool(request.logprobs)
+        self._chunks: dict[int, sse.ChatChunks] = {}
+        self._texts: dict[int, list[str]] = {}
+        self._logprobs: dict[int, list[ChatLogprob]] = {}
+
+    def opening(self, choice: Choice) -> bytes:
+        """The role, with empty content."""
+        chunks = self._chunks[choice.index] = sse.ChatChunks(self.frame, choice.index)
+        return chunks.first()
+
+    def chunks(self, choice: Choice) -> sse.ChatChunks:
+        """Of a choice that was opened."""
+        return self._chunks[choice.index]
+
+    def entries(self, piece: Piece) -> list[ChatLogprob]:
+        """The logprobs of a piece, where they are asked for."""
+        if not self._wants_logprobs:
+            return []
+        return chat_logprobs(self.model.tokenizer, piece.logprobs).content or []
+
+    def pieces(self, choice: Choice, pieces: Iterable[Piece]) -> bytes:
+        """One content delta per piece."""
+        chunks = self._chunks[choice.index]
+        if not self._wants_logprobs:
+            return b"".join([chunks.delta(piece.text) for piece in pieces])
+        tokenizer = self.model.tokenizer
+        return b"".join(
+            [chunks.delta(piece.text, chat_logprobs(tokenizer, piece.logprobs)) for piece in pieces]
+        )
+
+    def closing(self, choice: Choice) -> bytes:
+        """An empty delta with the finish reason."""
+        return self._chunks[choice.index].last(choice.finish_reason or "stop")
+
+    def keep(self, choice: Choice, pieces: Iterable[Piece]) -> None:
+        """Collects text and logprobs of one choice."""
+        texts = self.texts(choice)
+        for piece in pieces:
+            texts.append(piece.text)
+            if self._wants_logprobs:
+                self._logprobs.setdefault(choice.index, []).extend(self.entries(piece))
+
+    def texts(self, choice: Choice) -> list[str]:
+        """The text of a choice so far, in parts."""
+        return self._texts.setdefault(choice.index, [])
+
+    def message(self, choice: Choice) -> AssistantMessage:
+        """What a choice that is over comes to."""
+        return AssistantMessage(content="".join(self.texts(choice)))
+
+    def logprobs_of(self, choice: Choice) -> list[ChatLogprob]:
+        """Of all tokens of a choice, where they were asked for."""
+        return self._logprobs.get(choice.index, [])
+
+    def reason(self, choice: Choice) -> Any:
+        """Why a choice ended."""
+        return "length" if choice.finish_reason == "length" else "stop"
+
+    def whole(self, choices: list[Choice], usage: Usage) -> bytes:
+        """The chat.completion object."""
+        return sse.encode(
+            ChatCompletion(
+                id=self.id,
+                created=self.created,
+                model=self.served_as,
+                choices=[self._choice(choice) for choice in choices],
+                usage=usage,
+                system_fingerprint=FINGERPRINT,
+            )
+        )
+
+    def _choice(self, choice: Choice) -> ChatChoice:
+        return ChatChoice(
+            index=choice.index,
+            message=self.message(choice),
+            logprobs=ChatLogprobs(content=self.logprobs_of(choice)) if self._wants_logprobs else None,
+            finish_reason=self.reason(choice),
+        )
