@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from airi.config import Config, ConfigFile, load, parse
-from airi.config.tenants import priority_class
 from airi.config.values import Part
 from airi.errors import ConfigError, ConfigFileError
+from airi.policy.principal import priority_class
 
 from .conftest import CANARY, MINIMAL, config, lines, with_demo, write
 

@@ -8,11 +8,9 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, Field
 
 from airi.config.values import Name, Part, PositiveNumber, Seconds, Text, Whole, accepts, address, mistaken
+from airi.policy.principal import PriorityClass
 
-__all__ = ["ANYONE", "Auth", "Limits", "Oidc", "PriorityClass", "Tenant", "TenantLimits", "priority_class"]
-
-PriorityClass = Literal["critical", "standard", "sheddable"]
-"""Of a request: priority above 0, 0, below 0. Names as the Gateway API's inference extension has them."""
+__all__ = ["ANYONE", "Auth", "Limits", "Oidc", "Tenant", "TenantLimits"]
 
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 ANYONE = "anyone"
@@ -20,11 +18,6 @@ ANYONE = "anyone"
 _MOST_PRIORITY = 1000
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 _MOST = 2**52
-
-
-def priority_class(priority: int) -> PriorityClass:
-    """The class of a request of this priority."""
-    return "critical" if priority > 0 else "standard" if priority == 0 else "sheddable"
 
 
 def _check_name(name: str) -> str:

@@ -24,6 +24,17 @@ from airi.gateway.openapi import openapi_document
 from airi.gateway.options import AppOptions
 from airi.policy.decisions import Action
 
+_EXPOSED = [
+    "x-request-id",
+    "retry-after",
+    *(
+        f"x-ratelimit-{what}-{kind}"
+        for kind in ("requests", "tokens")
+        for what in ("limit", "remaining", "reset")
+    ),
+]
+"""Headers that scripts of other origins may read."""
+
 
 def create_app(
     models: ModelRegistry, metrics: Metrics, options: AppOptions, *, access: Access, government: Government
@@ -36,7 +47,7 @@ def create_app(
             allow_origins=list(options.cors_origins),
             allow_methods=["GET", "POST"],
             allow_headers=["*"],
-            expose_headers=["x-request-id", "retry-after"],
+            expose_headers=_EXPOSED,
         )
         middleware.insert(0, cors)
     app = Starlette(

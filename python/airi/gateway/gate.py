@@ -17,6 +17,7 @@ from airi.gateway.http import CallRecord, Receive, Scope, Send, record_of
 from airi.gateway.middleware import ASGIApp
 from airi.gateway.models import ModelRegistry, ServedModel
 from airi.policy.decisions import Action, Decider, Resource
+from airi.policy.principal import priority_class
 
 if TYPE_CHECKING:
     from airi.gateway.generation import Generation
@@ -26,11 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["Gate", "Government", "Guarded", "call_context"]
 
 _SERVER = Resource("Server", "airi")
-
-
-def priority_class(priority: int) -> str:
-    """The class that policies and limits know a priority by."""
-    return "critical" if priority > 0 else "sheddable" if priority < 0 else "standard"
 
 
 def call_context(

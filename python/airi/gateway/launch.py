@@ -51,8 +51,8 @@ async def launch(
         try:
             async with (
                 open_access(options.app) as access,
-                open_government(config) as (government, ledger),
                 _engine(source, log_level, on_progress) as starting,
+                open_government(config) as (government, ledger),
             ):
                 serve = await asyncio.to_thread(_load_server)
                 client = await starting

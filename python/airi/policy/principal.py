@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from airi.sampling_params import MAX_PRIORITY
 
-__all__ = ["ANYONE", "Principal"]
+__all__ = ["ANYONE", "Principal", "PriorityClass", "priority_class"]
+
+PriorityClass = Literal["critical", "standard", "sheddable"]
+"""Of a request: priority above 0, 0, below 0. Names as the Gateway API's inference extension has them."""
+
+
+def priority_class(priority: int) -> PriorityClass:
+    """The class of a request of this priority."""
+    return "critical" if priority > 0 else "standard" if priority == 0 else "sheddable"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
