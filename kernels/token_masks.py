@@ -6,10 +6,10 @@ import torch
 import triton
 import triton.language as tl
 
+from ._checks import FLOATS, check_tensor
 from ._convert import rounded
-from ._launch import INTERPRETED, check_tensor, launch_guard
+from ._launch import INTERPRETED, launch_guard
 
-_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 _BLOCK = 1024
 _BITS = 32
 
@@ -38,7 +38,7 @@ def mask_tokens(logits: torch.Tensor, rows: torch.Tensor, masks: torch.Tensor) -
     word t / 32 is token t's. What is not a number stays so. Grid: (n, V / 1024). Raises ValueError for tensors that do
     not fit.
     """
-    check_tensor("logits", logits, _FLOATS, (None, None), contiguous=False)
+    check_tensor("logits", logits, FLOATS, (None, None), contiguous=False)
     vocab, device = int(logits.shape[1]), logits.device
     check_tensor("rows", rows, torch.int32, (None,), device)
     check_tensor("masks", masks, torch.int32, (int(rows.shape[0]), -(-vocab // _BITS)), device)

@@ -15,6 +15,7 @@ from airi.kernels.logits import (
     start_counts,
 )
 from airi.kernels.token_counts import IN_PROMPT, ONE_OUTPUT
+from airi.kernels.token_masks import mask_tokens
 from benches.gpu import oracle
 from benches.gpu.bench import Bench, Case, Row
 from benches.gpu.check_attention import name_of, seeds
@@ -31,6 +32,7 @@ def cases(bench: Bench) -> list[Case]:
         for name, run in (
             ("penalise", _penalise),
             ("edit_logits", _edit),
+            ("mask_tokens", _mask),
             ("gather_logprobs", _logprobs),
         ):
             run = functools.partial(run, dtype=dtype)
@@ -113,6 +115,24 @@ def _edit(bench: Bench, *, dtype: torch.dtype) -> list[Row]:
         rest = found.clone()
         rest[at] = before[at]
         checks.same_bits(f"{label} others", rest, before)
+    return checks.rows()
+
+
+def _mask(bench: Bench, *, dtype: torch.dtype) -> list[Row]:
+    checks = Checks()
+    for seed in seeds(bench):
+        found, draw = _drawn(bench, 4, dtype, seed)
+        vocab = found.shape[1]
+        found[3, 2] = float("nan")
+        before = found.clone()
+        words = torch.randint(-(2**31), 2**31, (3, -(-vocab // 32)), generator=draw, device=bench.device)
+        mask_tokens(found, _ints(bench, 2, -1, 3), words.int())
+        bits = (words[:, :, None] >> torch.arange(32, device=bench.device)) & 1
+        allowed = bits.view(3, -1)[:, :vocab] == 1
+        for entry, row in ((0, 2), (2, 3)):
+            wanted = torch.where(allowed[entry], before[row], before[row] + float("-inf"))
+            checks.same_bits(f"seed {seed} row {row}", found[row].nan_to_num(7.0), wanted.nan_to_num(7.0))
+        checks.same_bits(f"seed {seed} other rows", found[:2], before[:2])
     return checks.rows()
 
 

@@ -220,7 +220,7 @@ def test_no_rows_are_no_work() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"logits": torch.zeros(2, 40).double()}, "logits must be float32 or bfloat16 or float16"),
+        ({"logits": torch.zeros(2, 40).double()}, "logits must be float32 or float16 or bfloat16"),
         ({"logits": torch.zeros(40, 2).t()}, "logits must be contiguous in its last dimension"),
         ({"top_k": torch.zeros(2)}, r"top_k must be int32 \[2\], got float32 \[2\]"),
         ({"seeds": torch.zeros(3, dtype=torch.int64)}, r"seeds must be int64 \[2\], got int64 \[3\]"),

@@ -77,7 +77,7 @@ def test_a_request_with_invalid_parameters_is_refused_at_decoding() -> None:
 
 def test_every_error_class_survives_the_wire() -> None:
     for name, cls in inspect.getmembers(airi.errors, inspect.isclass):
-        if issubclass(cls, AiriError):
+        if issubclass(cls, AiriError) and "code" in vars(cls):  # a ConfigFileError arrives as a ConfigError
             error = error_from_code(cls.code, "text", "field")
             assert type(error) is cls, name
             assert str(m.error_of(m.error_info(error))) == "text"
