@@ -54,6 +54,12 @@ def softmax_step(b_s, b_max, b_sum, MASKED: tl.constexpr):
 
 
 @triton.jit
+def shares(b_acc, b_sum):
+    """A row's weighted sum over its sum of weights: [BM, D]; zeros where no key was seen."""
+    return b_acc / tl.where(b_sum == 0.0, 1.0, b_sum)[:, None]
+
+
+@triton.jit
 def log_sum(b_max, b_sum):
     """Natural logarithm of a row's sum of exponentials; -inf where no key was seen: b_max is."""
     return (b_max + tl.log2(tl.where(b_sum == 0.0, 1.0, b_sum))) * LN_2

@@ -23,7 +23,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ._attend import LN_2, LOG2_E
+from ._attend import LOG2_E, log_sum, shares, softmax_step
 from ._checks import FLOATS, check, check_tensor
 from ._launch import INTERPRETED, launch_guard
 from ._quantised import quarters
@@ -203,11 +203,7 @@ def _paged_decode_kernel(
                 b_s = tl.where((o_key >= begin)[None, :], b_s, float("-inf"))
 
             # Each tile holds a key that is seen, so the maximum is finite and nothing is NaN.
-            b_new = tl.maximum(b_max, tl.max(b_s, 1))
-            b_decay = tl.exp2(b_max - b_new)
-            b_p = tl.exp2(b_s - b_new[:, None])
-            b_sum = b_sum * b_decay + tl.sum(b_p, 1)
-            b_max = b_new
+            b_p, b_decay, b_max, b_sum = softmax_step(b_s, b_max, b_sum, MASKED=False)
             if QUANTISED:
                 b_vp = _rows_at(values_ptr, b_unit + kv_units, o_slot, o_w, 4, TOKEN_STRIDE, GATHER)
                 b_v0, b_v1, b_v2, b_v3 = quarters(tl.load(b_vp, mask=m_w, other=0), not INT8)  # [TILE, DQ]
@@ -226,9 +222,8 @@ def _paged_decode_kernel(
 
         if QUANTISED:
             b_acc = tl.join(tl.join(b_a0, b_a2), tl.join(b_a1, b_a3)).reshape(_BM, DP) * UNFOLD
-        b_whole = tl.where(b_sum == 0.0, 1.0, b_sum)
-        b_acc = b_acc / b_whole[:, None]
-        b_lse = (b_max + tl.log2(b_whole)) * LN_2
+        b_acc = shares(b_acc, b_sum)
+        b_lse = log_sum(b_max, b_sum)
         o_head = i_h * G + o_g
         m_out = m_g[:, None] & m_d
         if partial < 0:

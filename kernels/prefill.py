@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from . import prefill_tma
-from ._attend import log_sum, scores, softmax_step, visible
+from ._attend import log_sum, scores, shares, softmax_step, visible
 from ._launch import INTERPRETED, check, launch_guard
 from ._prefill import HasTiles, Prefill, Tiles, prefill_tiles
 from .arch import arch_of
@@ -201,7 +201,7 @@ def _paged_prefill_kernel(
             D, DP, BLOCK_SIZE, ENTRY_STEP, TILE, HAS_WINDOW, HAS_SOFTCAP, UPCAST, MASKED=True,
         )  # fmt: skip
 
-    b_out = b_acc / tl.where(b_sum == 0.0, 1.0, b_sum)[:, None]
+    b_out = shares(b_acc, b_sum)
     o_head = i_head * GROUP + o_group
     o_out = o_token * stride_ot + o_head * stride_oh
     tl.store(out_ptr + o_out[:, None] + o_d[None, :], b_out.to(out_ptr.dtype.element_ty), mask=m_out)

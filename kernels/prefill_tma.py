@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from ._attend import log_sum, scores, softmax_step, visible
+from ._attend import log_sum, scores, shares, softmax_step, visible
 from ._launch import INTERPRETED, launch_guard
 from ._prefill import Prefill, Tiles
 from .arch import Arch
@@ -232,7 +232,7 @@ def _paged_prefill_tma_kernel(
         b_acc = tl.dot(b_p.to(b_v.dtype), b_v, b_acc * b_decay[:, None], input_precision="ieee")
 
     m_query = (o_query < queries) & (o_m < BQ * GROUP)
-    b_out = b_acc / tl.where(b_sum == 0.0, 1.0, b_sum)[:, None]
+    b_out = shares(b_acc, b_sum)
     o_token = (start + o_query).to(tl.int64)
     o_head = i_head * GROUP + o_m % GROUP
     o_out = o_token * stride_ot + o_head * stride_oh
