@@ -39,12 +39,16 @@ def expert_tiles(arch: Arch, rows: int, x_bytes: int, weight_bytes: int) -> Expe
         block_n, block_k, warps = 128, 64, 4
     else:
         # Eight warps need 128 of k for each thread to load 16 bytes of 8-bit weights, and spill with 128 columns of
-        # them on sm_80; AMD's are twice as wide, and need both.
-        block_n, block_k, warps = (128, 64, 8) if weight_bytes > 1 else (128 if arch.is_amd else 64, 128, 8)
+        # them on sm_80; AMD's are twice as wide, and need both. On sm_100 it is 64 columns of int8 that spill 8 bytes
+        # with Triton 3.7.1, whatever the stages, and 128 with three of them.
+        wide = arch.is_amd or arch.name == "sm_100"
+        block_n, block_k, warps = (128, 64, 8) if weight_bytes > 1 else (128 if wide else 64, 128, 8)
     stage = block_k * (rows * x_bytes + block_n * weight_bytes)
     buffers = arch.max_shared // stage
     # Five stages of 8-bit weights spill 8 bytes with Triton 3.7.1.
     most = 5 if rows == 16 and weight_bytes > 1 else 4
+    if arch.name == "sm_100" and rows == 128 and weight_bytes == 1:
+        most = 2
     stages = min(most, buffers + 1 if arch.is_amd else buffers)
     return ExpertTiles(block_n=block_n, block_k=block_k, num_warps=warps, num_stages=max(2, stages))
 
