@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import signal
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from airi import builtin
 from airi.cli import serve as command
 from airi.engine import EngineOptions
 from airi.gateway.options import ServerOptions
+from tests.logs import logging_as_before
 
 Airi = Callable[..., Any]
 MINIMAL = "version: 1\nmodels:\n  - {name: demo, source: airi-demo}\n"
@@ -27,13 +27,8 @@ MINIMAL = "version: 1\nmodels:\n  - {name: demo, source: airi-demo}\n"
 
 @pytest.fixture(autouse=True)
 def _logging_as_before() -> Iterator[None]:
-    """`serve` sets up logging for its process, which here is everybody's."""
-    loggers = [logging.getLogger(name) for name in ("airi", "uvicorn")]
-    before = [(logger, logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
-    yield
-    for logger, handlers, level, propagate in before:
-        logger.handlers[:], logger.propagate = handlers, propagate
-        logger.setLevel(level)
+    with logging_as_before():
+        yield
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import re
 import subprocess
 import sys
@@ -32,6 +31,7 @@ from airi.gateway.server import serve
 from airi.text import Tokenizer
 from airi.transport import EngineClient
 from airi.transport.stub import StubEngine, StubOptions
+from tests.logs import logging_as_before
 
 ANSWER = "Hello there! Ünïcode 🙂 and more. "
 TEMPLATE = (
@@ -46,13 +46,8 @@ VOCAB = 600
 
 @pytest.fixture(autouse=True)
 def _logging_as_before() -> Iterator[None]:
-    """The command sets up logging for its process, which here is everybody's."""
-    loggers = [logging.getLogger(name) for name in ("airi", "uvicorn")]
-    before = [(logger, logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
-    yield
-    for logger, handlers, level, propagate in before:
-        logger.handlers[:], logger.propagate = handlers, propagate
-        logger.setLevel(level)
+    with logging_as_before():
+        yield
 
 
 def write_text_side(folder: Path, vocab_size: int) -> Path:

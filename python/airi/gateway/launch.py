@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from airi.gateway.access import Access, open_access
-from airi.gateway.governing import LimitsPart, PoliciesPart, decider_of, open_government
+from airi.gateway.governing import LimitsPart, PoliciesPart, open_government
 from airi.gateway.lifecycle import Stop, bind
 from airi.gateway.options import ServerOptions
 from airi.gateway.reloading import Hangup
@@ -41,8 +41,7 @@ async def launch(
     `source` describes the engine to start, which logs at `log_level`, or is the endpoint of one that runs. `config` is
     where both came from, which SIGHUP reads again; without one the signal ends the process, as it does by default.
     Raises AiriError for what the user can mend: a taken port, a state that cannot be opened, a broken checkpoint,
-    options that do not fit;
-    EngineDeadError when the engine keeps dying.
+    options that do not fit; EngineDeadError when the engine keeps dying.
     """
     if options.chat_template is not None:
         _check_template(options.chat_template)
@@ -58,8 +57,6 @@ async def launch(
                 client = await starting
                 if config is not None and hangup is not None:
                     hangup.reloads(_reloader(config, access, government, ledger, client).reload)
-                if config is None:
-                    government.decider = decider_of(None, [model.name for model in client.models])
                 await serve(
                     client,
                     options,
