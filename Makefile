@@ -1,7 +1,7 @@
 # make install   .venv with all it takes to run AIRI
 # make serve     installs, then serves the built-in model and prints a curl line
 # make test      installs, then lints and runs every test that fits twelve minutes on two cores
-# make test-all  also a ThreadSanitizer build, the wheel in an empty environment, clients, long fuzzing
+# make test-all  also a ThreadSanitizer build, clang's analyzer, the wheel in an empty environment, clients, long fuzzing
 # make fuzz      FUZZ_SEEDS random sequences of calls on the core, for the night; replays are one command
 # make wheel     wheelhouse/airi-*-manylinux_*.whl
 
@@ -24,7 +24,7 @@ CMAKE_TEST = cmake -S . -G Ninja -DAIRI_BUILD_TESTS=ON -DPython_EXECUTABLE=$(BIN
 # Made last: a virtual environment whose pip could not be upgraded is not taken for a whole one.
 VENV_READY := $(VENV)/.ready
 
-.PHONY: install install-test serve test test-all lint cpp-configure cpp-test fuzz tsan aarch64 wheel clean
+.PHONY: install install-test serve test test-all lint analyze cpp-configure cpp-test fuzz tsan aarch64 wheel clean
 
 $(VENV_READY):
 	$(PYTHON) -m venv $(VENV)
@@ -44,9 +44,10 @@ serve: install
 	airi serve --port $(PORT)
 
 # The core once more with its internal checks on, under ASan and UBSan; clang-tidy reads its compile commands.
+# -O1 -g1: more of either costs this build more than it saves its tests, and traces need lines alone.
 cpp-configure: install-test
-	$(CMAKE_TEST) -B build/test -DCMAKE_BUILD_TYPE=RelWithDebInfo -DAIRI_SANITIZE=address,undefined \
-	  -DCMAKE_EXPORT_COMPILE_COMMANDS=ON
+	$(CMAKE_TEST) -B build/test -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG="-O1 -g1" \
+	  -DAIRI_SANITIZE=address,undefined -DCMAKE_EXPORT_COMPILE_COMMANDS=ON
 
 cpp-test: cpp-configure
 	cmake --build build/test
@@ -55,9 +56,14 @@ cpp-test: cpp-configure
 lint: cpp-configure
 	pre-commit run --all-files
 
-# The tests of one file stay together: they share what their fixtures set up.
+# What clang-tidy checks path by path takes twice as long as all its other checks.
+analyze: cpp-configure
+	python tools/run_clang_tidy.py --build build/test --checks='-*,clang-analyzer-core.*,clang-analyzer-cplusplus.*' \
+	  $$(git ls-files 'csrc/*.cc')
+
+# Each process begins with a run of neighbouring files, which share what their fixtures set up.
 test: lint cpp-test
-	python -m pytest --numprocesses $(JOBS) --dist loadfile -m "not slow and not gpu"
+	python -m pytest --numprocesses $(JOBS) --dist worksteal -m "not slow and not gpu"
 
 # Every second of time has seeds of its own. A nightly run for as long as there is time: FUZZ_SEEDS=...
 FUZZ_SEEDS ?= 10000
@@ -84,7 +90,7 @@ wheel: $(VENV_READY)
 	pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
 	auditwheel repair --strip --wheel-dir wheelhouse dist/airi-*.whl
 
-test-all: test tsan aarch64 wheel
+test-all: test analyze tsan aarch64 wheel
 	python -m pytest -m "slow and not gpu"
 
 clean:

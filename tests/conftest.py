@@ -1,9 +1,10 @@
-"""Kernels run in Triton's interpreter where there is no GPU.
+"""Kernels run in Triton's interpreter where there is no GPU, and Ctrl-C interrupts whatever started the tests.
 
 The variable is read when they are imported, and any test may be the first to do so: hence here.
 """
 
 import os
+import signal
 
 import pytest
 from hypothesis import settings
@@ -25,6 +26,10 @@ def _has_gpu() -> bool:
 if not _has_gpu():
     os.environ["TRITON_INTERPRET"] = "1"
 
+
+# What a script starts in the background ignores Ctrl-C, and so would all that tests start.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Machines that run tests are shared: how long an example takes says nothing.
 settings.register_profile("untimed", settings(), deadline=None)

@@ -175,12 +175,12 @@ class PagedCase:
         for row, (length, queries) in enumerate(zip(self.seq_lens, self.query_lens, strict=True)):
             q = self.q[start : start + queries].double()
             start += queries
-            k, v = (t[row].double().repeat_interleave(group, 0) for t in (self.keys, self.values))
-            scores = torch.einsum("qhd,hkd->hqk", q, k) * self.scale
+            k, v = (t[row].double() for t in (self.keys, self.values))
+            scores = torch.einsum("qhgd,hkd->hgqk", q.unflatten(1, (-1, group)), k) * self.scale
             if softcap:
                 scores = softcap * torch.tanh(scores / softcap)
             distance = torch.arange(length - queries, length)[:, None] - torch.arange(length)
             hidden = (distance < 0) | ((distance >= window) if window else torch.tensor([False]))
             probabilities = torch.softmax(scores.masked_fill(hidden, -torch.inf), -1)
-            outputs.append(torch.einsum("hqk,hkd->qhd", probabilities, v))
+            outputs.append(torch.einsum("hgqk,hkd->qhgd", probabilities, v).flatten(1, 2))
         return torch.cat(outputs)

@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
-from tools.demo_model import induction
+from tools.demo_model import induction, packing
 from tools.demo_model.chat_format import END, SPECIAL_TOKENS, pieces, save_tokenizer, train_tokenizer
 from tools.demo_model.generate import Generator
 from tools.demo_model.model import Decoder, ModelConfig
-from tools.demo_model.packing import DIALOGUES_PER_CHUNK, batches
+from tools.demo_model.packing import batches
 from tools.demo_model.train import Phase, Training, TrainingOptions
 from tools.demo_model.vocabulary import Split
 
@@ -34,6 +34,12 @@ OPTIONS = TrainingOptions(
     workers=1,
     compile=False,
 )
+
+
+@pytest.fixture(autouse=True)
+def _few_dialogues(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are packed from chunks of dialogues; no test reads a whole chunk of the size that training takes."""
+    monkeypatch.setattr(packing, "DIALOGUES_PER_CHUNK", 300)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +74,7 @@ def test_a_resumed_run_reaches_the_weights_of_an_uninterrupted_one(
 
 
 def test_a_batch_asks_for_whole_replies_and_nothing_else(tokenizer: Tokenizer) -> None:
-    first_chunk = islice(Generator(1_000_003, Split.TRAIN).dialogues(), DIALOGUES_PER_CHUNK)
+    first_chunk = islice(Generator(1_000_003, Split.TRAIN).dialogues(), packing.DIALOGUES_PER_CHUNK)
     replies = {text.removesuffix(END) for d in first_chunk for text, ours in pieces(d) if ours}
     for batch in islice(batches(1, tokenizer, 512), 20):
         text = tokenizer.decode(batch.targets.tolist(), skip_special_tokens=False)

@@ -172,9 +172,8 @@ from airi.engine import Engine, EngineOptions, ModelOptions
 from airi.sampling_params import SamplingParams
 
 models = (ModelOptions(path=sys.argv[1]),)
-engine = Engine(
-    EngineOptions(models=models, backend="cuda", device="cpu", tensor_parallel_size=2, kv_memory=8 << 20)
-)
+options = {"backend": "cuda", "device": "cpu", "tensor_parallel_size": 2, "kv_memory": 8 << 20}
+engine = Engine(EngineOptions(models=models, max_batch_tokens=64, max_num_seqs=2, **options))
 sys.stdout.write("ready\\n")
 sys.stdout.flush()
 while True:

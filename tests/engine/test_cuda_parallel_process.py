@@ -72,17 +72,17 @@ async def test_an_engine_whose_worker_dies_under_a_stream_or_at_rest_is_started_
 async def test_an_engine_that_is_terminated_serves_what_it_has_with_all_devices(tiny_llama: Path) -> None:
     models = (ModelOptions(path=str(tiny_llama)),)
     options = EngineOptions(models=models, kv_memory=8 * MIB, max_num_seqs=8, **TWO)
-    supervisor = EngineSupervisor(options)
+    supervisor = EngineSupervisor(options, drain_s=240)
     async with supervisor as client:
         assert supervisor.pid is not None
         (worker,) = workers_of(supervisor.pid)
-        stream = client.open(request([5], 200))
+        stream = client.open(request([5], 60))
         count = len((await anext(stream)).tokens)
         for pid in (worker, supervisor.pid):  # as service managers do
             os.kill(pid, signal.SIGTERM)
         async for output in stream:
             count += len(output.tokens)
-        assert count == 200
+        assert count == 60
     wait_until_ended(worker)
 
 

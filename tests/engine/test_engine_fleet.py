@@ -80,7 +80,7 @@ def test_the_space_of_a_sleeping_model_serves_another(tiny_llama: Path, tiny_qwe
     lent = engine._hosting.models[0].weight_slabs
     assert lent > 0
     for request_id in range(8):
-        add(engine, request_id, [5] * 8, model="qwen3", max_tokens=480, **GREEDY)
+        add(engine, request_id, [5 + request_id] * 400, model="qwen3", max_tokens=88, **GREEDY)
     run(engine)
     per_slab = engine._hosting.plan.slab_bytes // engine.models[1].runner.model.bytes_per_block(16)
     own = engine._hosting.models[1].weight_slabs

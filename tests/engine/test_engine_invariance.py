@@ -24,7 +24,7 @@ PROBE_ID = 1000
 
 
 def add_probe(engine: Engine, probe: str, request_id: int = PROBE_ID) -> None:
-    add(engine, request_id, PROMPT, max_tokens=60, ignore_eos=True, logprobs=1, **PROBES[probe])
+    add(engine, request_id, PROMPT, max_tokens=40, ignore_eos=True, logprobs=1, **PROBES[probe])
 
 
 def add_company(engine: Engine, count: int, seed: int = 0) -> None:
@@ -91,7 +91,7 @@ def test_preemption_does_not_change_the_text(
 ) -> None:
     engine = make_engine(
         tiny_llama,
-        kv_memory=16 * 16384,  # 16 blocks; a probe needs 9
+        kv_memory=16 * 16384,  # 16 blocks; a probe needs 8
         max_batch_tokens=max_batch_tokens,
         prefix_caching=False,
     )

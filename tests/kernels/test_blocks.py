@@ -105,8 +105,10 @@ ROWS = [(9, 9), (1, 20), (2, 64), (0, 0), (3, 31), (5, 33)]
 
 
 @pytest.mark.parametrize("kv_dtype", [FP8, INT8])
-@pytest.mark.parametrize("head_dim", [32, 80, 96, 128])
-@pytest.mark.parametrize(("source", "target"), [(16, 16), (16, 64), (64, 32), (24, 40)])
+@pytest.mark.parametrize(
+    ("head_dim", "source", "target"),
+    [(32, 16, 16), (32, 24, 40), (80, 16, 64), (80, 24, 40), (96, 64, 32), (96, 16, 16), (128, 16, 64)],
+)
 def test_gathered_blocks_are_what_the_specification_gathers(
     kv_dtype: torch.dtype, head_dim: int, source: int, target: int
 ) -> None:
@@ -165,7 +167,7 @@ def check_prefilled(
 
 @pytest.mark.parametrize("variant", ["pointer", "tma"])
 @pytest.mark.parametrize("kv_dtype", [FP8, INT8])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_prefill_over_gathered_blocks_agrees_with_dense_attention(
     kv_dtype: torch.dtype, seed: int, variant: str
 ) -> None:

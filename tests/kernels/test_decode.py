@@ -153,7 +153,7 @@ def test_a_row_that_sees_no_key_gives_zero() -> None:
     assert bool((found.lse == -math.inf).all())
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("kv_dtype", [None, INT8])
 def test_neither_order_nor_layout_of_blocks_changes_a_bit(seed: int, kv_dtype: torch.dtype | None) -> None:
     print(f"seed {seed}")

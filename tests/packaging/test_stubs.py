@@ -11,8 +11,11 @@ ALLOWED = r"airi\._core(\.\w+)*\.__pybind11_native_enum__"
 
 
 def test_stubs_match_the_compiled_core(tmp_path: Path) -> None:
-    allowlist = tmp_path / "allowed.txt"
+    allowlist, config = tmp_path / "allowed.txt", tmp_path / "mypy.ini"
     allowlist.write_text(ALLOWED + "\n")
-    command = [sys.executable, "-m", "mypy.stubtest", "airi._core", "--allowlist", str(allowlist)]
+    # The stubs alone: what they import, and the package around them, is what mypy itself checks.
+    config.write_text("[mypy]\nfollow_imports = skip\n")
+    command = [sys.executable, "-m", "mypy.stubtest", "airi._core"]
+    command += ["--allowlist", str(allowlist), "--mypy-config-file", str(config)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

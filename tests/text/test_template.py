@@ -177,6 +177,12 @@ def test_what_cannot_be_rendered_is_the_requests_mistake(source: str, messages: 
     assert "\n" not in str(caught.value)
 
 
+def test_arguments_with_a_number_that_nobody_reads_name_the_call() -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": f'{{"a": {"9" * 5000}}}'}}
+    with pytest.raises(TemplateError, match=r"tool_calls\[0\]\.function\.arguments holds a number"):
+        ChatTemplate("").render([{"role": "assistant", "tool_calls": [call]}])
+
+
 def test_broken_arguments_name_the_call() -> None:
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a":'}}
     with pytest.raises(TemplateError, match=r"tool_calls\[0\]\.function\.arguments must be JSON"):
