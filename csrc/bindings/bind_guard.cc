@@ -162,13 +162,13 @@ void bind_masks(py::module_& m) {
       .def("__bytes__", [](const MaskState& self) { return py::bytes(TokenMasks::serialize(self)); });
   py::class_<TokenMasks>(m, "TokenMasks", "Which next tokens would complete a match.")
       .def(py::init([](const std::shared_ptr<Automaton>& automaton, const std::vector<std::string>& tokens,
-                       std::size_t cache_bytes) {
+                       std::size_t cache_bytes, bool text) {
              const py::gil_scoped_release nogil;
-             return std::make_unique<TokenMasks>(automaton, tokens,
-                                                 guard::TokenMasksOptions{.cache_bytes = cache_bytes});
+             return std::make_unique<TokenMasks>(
+                 automaton, tokens, guard::TokenMasksOptions{.cache_bytes = cache_bytes, .text = text});
            }),
            "automaton"_a.none(false), "tokens"_a, py::kw_only(),
-           "cache_bytes"_a = guard::TokenMasksOptions{}.cache_bytes)
+           "cache_bytes"_a = guard::TokenMasksOptions{}.cache_bytes, "text"_a = false)
       .def("after", &after, "text"_a = py::bytes())
       .def(
           "advance",

@@ -29,6 +29,12 @@ std::span<const std::uint8_t> bytes_of(const std::string& text) {
   return {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()};
 }
 
+// Whether the end of the text would complete a match.
+bool ends_at_edge(const Dfa& dfa, StateId state) {
+  return std::ranges::any_of(dfa.look_ends(state),
+                             [](const Dfa::LookEnd& end) { return end.before.has_edge(); });
+}
+
 }  // namespace
 
 TokenMasks::TokenMasks(std::shared_ptr<const Automaton> automaton, std::span<const std::string> tokens,
@@ -36,13 +42,14 @@ TokenMasks::TokenMasks(std::shared_ptr<const Automaton> automaton, std::span<con
     : automaton_(std::move(automaton)),
       tokens_(tokens.begin(), tokens.end()),
       trie_(tokens_),
-      cache_bytes_(options.cache_bytes) {
+      options_(options) {
   for (const Pattern& pattern : automaton_->patterns()) {
     if (pattern.validator == Validator::kNone) continue;
     throw InvalidArgument("pattern '" + pattern.name + "' has a validator: token masks cannot ask it");
   }
   find_contexts();
   find_inner();
+  if (options_.text) find_broken();
 }
 
 void TokenMasks::find_contexts() {
@@ -73,18 +80,37 @@ bool TokenMasks::has_inner(const std::string& token) const {
       for (const std::uint8_t byte : bytes.subspan(start)) {
         const Step step = move(dfa, state, byte);
         if (step.ends) return true;
-        if (!step.open) break;
         state = step.to;
+        if (!step.open) break;
       }
+      if (options_.text && ends_at_edge(dfa, state)) return true;
     }
   }
   return false;
 }
 
-TokenMasks::Step TokenMasks::move(const Dfa& dfa, StateId state, std::uint8_t byte) noexcept {
+void TokenMasks::find_broken() {
+  for (std::size_t from = 0; from < kNumUtf8States; ++from) {
+    std::vector<std::uint32_t> ids;
+    for (std::uint32_t id = 0; id < tokens_.size(); ++id) {
+      std::optional<Utf8State> state = static_cast<Utf8State>(from);
+      for (const std::uint8_t byte : bytes_of(tokens_[id])) {
+        if (state) state = next_utf8(*state, byte);
+      }
+      if (!state) ids.push_back(id);
+    }
+    broken_[from] = make_set(std::move(ids));
+  }
+}
+
+TokenMasks::Step TokenMasks::move(const Dfa& dfa, StateId state, std::uint8_t byte) const noexcept {
   Step step;
   if (dfa.flags(state).looks) {
-    for (const Dfa::LookEnd& end : dfa.look_ends(state)) step.ends = step.ends || end.before.contains(byte);
+    // A character of several bytes may be cut off again, and the text end before it.
+    const bool may_end = options_.text && begins_long_character(byte);
+    for (const Dfa::LookEnd& end : dfa.look_ends(state)) {
+      step.ends = step.ends || end.before.contains(byte) || (may_end && end.before.has_edge());
+    }
   }
   step.to = dfa.next(state, byte);
   const StateFlags flags = dfa.flags(step.to);
@@ -115,6 +141,11 @@ bool TokenMasks::step(MaskState& state, std::uint8_t byte) const {
   std::ranges::sort(state.threads);
   state.threads.erase(std::ranges::unique(state.threads).begin(), state.threads.end());
   state.context = context_of_[byte];
+  if (options_.text) {
+    const std::optional<Utf8State> utf8 = next_utf8(state.utf8, byte);
+    allowed = allowed && utf8;
+    state.utf8 = utf8.value_or(Utf8State::kWhole);
+  }
   return allowed;
 }
 
@@ -134,6 +165,7 @@ std::optional<MaskState> TokenMasks::advance(const MaskState& state, TokenId tok
   for (const std::uint8_t byte : bytes_of(tokens_[index(token)])) {
     if (!step(next, byte)) return std::nullopt;
   }
+  if (options_.text && !tokens_[index(token)].empty() && ends_match(next)) return std::nullopt;
   return next;
 }
 
@@ -145,6 +177,7 @@ std::size_t TokenMasks::fill(const MaskState& state, std::span<std::uint32_t> fo
   check_state(state);
   std::ranges::fill(forbidden, 0U);
   add(inner_, forbidden);
+  add(broken_[static_cast<std::size_t>(state.utf8)], forbidden);
   {
     const MutexLock lock(mutex_);
     for (std::size_t group = 0; group < automaton_->groups().size(); ++group) {
@@ -161,8 +194,7 @@ std::size_t TokenMasks::fill(const MaskState& state, std::span<std::uint32_t> fo
 bool TokenMasks::ends_match(const MaskState& state) const {
   check_state(state);
   return std::ranges::any_of(state.threads, [&](const MaskState::Thread& thread) {
-    return std::ranges::any_of(automaton_->groups()[thread.group].look_ends(thread.state),
-                               [](const Dfa::LookEnd& end) { return end.before.has_edge(); });
+    return ends_at_edge(automaton_->groups()[thread.group], thread.state);
   });
 }
 
@@ -171,7 +203,7 @@ const TokenMasks::TokenSet& TokenMasks::forbidden_by(std::size_t group, StateId 
   const auto known = cache_.find(key);
   if (known != cache_.end()) return known->second;
   TokenSet set = walk(automaton_->groups()[group], state);
-  if (cached_bytes_ + set.bytes() > cache_bytes_) {
+  if (cached_bytes_ + set.bytes() > options_.cache_bytes) {
     cache_.clear();
     cached_bytes_ = 0;
   }
@@ -191,6 +223,12 @@ TokenMasks::TokenSet TokenMasks::walk(const Dfa& dfa, StateId from) const {
     if (step.ends) {
       const auto below = trie_.order().subspan(node.first_token, node.end_token - node.first_token);
       ids.insert(ids.end(), below.begin(), below.end());
+    } else if (options_.text && ends_at_edge(dfa, step.to)) {
+      for (std::uint32_t k = node.first_token; k < node.end_token; ++k) {
+        const std::uint32_t id = trie_.order()[k];
+        if (tokens_[id].size() > node.depth) break;  // the shortest come first
+        ids.push_back(id);
+      }
     }
     path[node.depth] = step.to;
     // No token below has all that a match still needs, such as the @ of an address.
@@ -219,7 +257,7 @@ void TokenMasks::add(const TokenSet& set, std::span<std::uint32_t> words) noexce
 
 std::string TokenMasks::serialize(const MaskState& state) {
   std::string out;
-  put(out, state.context);
+  put(out, state.context | (std::uint32_t{static_cast<std::uint8_t>(state.utf8)} << 16));
   for (const MaskState::Thread& thread : state.threads) {
     put(out, thread.group);
     put(out, static_cast<std::uint32_t>(thread.state));
@@ -235,7 +273,11 @@ MaskState TokenMasks::restore(std::span<const std::uint8_t> bytes) const {
     if (value > 0xFFFF) throw InvalidArgument("the bytes are no state of these masks");
     return static_cast<std::uint16_t>(value);
   };
-  state.context = short_word(0);
+  const std::uint32_t utf8 = get(bytes, 0) >> 16;
+  if (utf8 >= (options_.text ? kNumUtf8States : 1))
+    throw InvalidArgument("the bytes are no state of these masks");
+  state.context = static_cast<std::uint16_t>(get(bytes, 0));
+  state.utf8 = static_cast<Utf8State>(utf8);
   for (std::size_t word = 1; word < bytes.size() / 4; word += 2) {
     state.threads.push_back({short_word(word), static_cast<StateId>(get(bytes, word + 1))});
   }

@@ -14,6 +14,7 @@
 #include "base/mutex.h"
 #include "guard/automaton.h"
 #include "guard/token_trie.h"
+#include "guard/utf8.h"
 
 namespace airi::guard {
 
@@ -28,22 +29,27 @@ struct MaskState {
     friend auto operator<=>(const Thread&, const Thread&) = default;
   };
   std::uint16_t context = 0;
-  std::vector<Thread> threads{};  // in order, without repetition
+  Utf8State utf8 = Utf8State::kWhole;  // of texts
+  std::vector<Thread> threads{};       // in order, without repetition
   friend auto operator<=>(const MaskState&, const MaskState&) = default;
 };
 
 struct TokenMasksOptions {
   std::size_t cache_bytes = std::size_t{64} << 20;
+  // The output is shown as text and may be cut behind any token. Then tokens are forbidden too that no UTF-8
+  // goes on with, and those behind which the end of the text, at its last whole character, would complete a
+  // match. So every such text is its tokens' bytes, and none has a match, whyever it ended.
+  bool text = false;
 };
 
 // Which next tokens would complete a match of an automaton's patterns. Never samples, and keeps no output.
 //
 // What is guaranteed: if every token of an output was allowed in the state before it, and `ends_match` was
-// false where it ended, then no pattern matches anywhere in the byte string that the tokens spell, beginning
-// right after the text that the first state was made of (which counts for looks back, and for matches that
-// begin in it). It is about that string of bytes: not about what it means, nor about another way of writing
-// the same. Patterns with validators are refused, as a mask would forbid what they let pass. Tokens without
-// bytes, such as special ones, change nothing and are never forbidden.
+// false where it ended, as it always is for texts, then no pattern matches anywhere in the byte string that
+// the tokens spell, beginning right after the text that the first state was made of (which counts for looks
+// back, and for matches that begin in it). It is about that string of bytes: not about what it means, nor
+// about another way of writing the same. Patterns with validators are refused, as a mask would forbid what
+// they let pass. Tokens without bytes, such as special ones, change nothing and are never forbidden.
 //
 // A state may forbid every token; only ending is left then, or not even that. Whoever samples must expect it.
 //
@@ -103,10 +109,11 @@ class TokenMasks {
     bool ends = false;
     bool open = false;
   };
-  [[nodiscard]] static Step move(const Dfa& dfa, StateId state, std::uint8_t byte) noexcept;
+  [[nodiscard]] Step move(const Dfa& dfa, StateId state, std::uint8_t byte) const noexcept;
   void check_state(const MaskState& state) const;
   void find_contexts();
   void find_inner();
+  void find_broken();
   [[nodiscard]] bool has_inner(const std::string& token) const;
   [[nodiscard]] TokenSet walk(const Dfa& dfa, StateId from) const;
   [[nodiscard]] TokenSet make_set(std::vector<std::uint32_t> ids) const;
@@ -117,11 +124,12 @@ class TokenMasks {
   std::shared_ptr<const Automaton> automaton_;
   std::vector<std::string> tokens_;
   TokenTrie trie_;
-  std::size_t cache_bytes_;
+  TokenMasksOptions options_;
   std::array<std::uint16_t, kNumContexts>
-      context_of_{};                            // bytes after which every group begins alike share one
-  std::vector<std::vector<StateId>> contexts_;  // by context: where each group begins
-  TokenSet inner_;                              // tokens with a match that begins within them
+      context_of_{};                             // bytes after which every group begins alike share one
+  std::vector<std::vector<StateId>> contexts_;   // by context: where each group begins
+  TokenSet inner_;                               // tokens with a match that begins within them
+  std::array<TokenSet, kNumUtf8States> broken_;  // of texts: tokens that no UTF-8 goes on with
 
   Mutex mutex_;
   std::unordered_map<std::uint64_t, TokenSet> cache_ AIRI_GUARDED_BY(mutex_);  // by group and state

@@ -72,10 +72,6 @@ std::vector<Pattern> draw_patterns(Bytes& bytes) {
   return patterns;
 }
 
-std::span<const std::uint8_t> as_bytes(std::string_view text) {
-  return {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()};
-}
-
 void check_scanner(Bytes& bytes, const std::shared_ptr<const Automaton>& automaton, std::string_view text) {
   Scanner scanner(automaton, {.merge_at = static_cast<std::size_t>(bytes.below(4))});
   std::vector<Match> found;

@@ -20,26 +20,12 @@
 namespace airi::guard {
 namespace {
 
-std::span<const std::uint8_t> as_bytes(std::string_view text) {
-  return {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()};
-}
-
-std::shared_ptr<const Automaton> make(const std::vector<std::string>& texts) {
-  std::vector<Pattern> patterns;
-  for (const std::string& text : texts) patterns.push_back({.text = text, .name = text});
-  return std::make_shared<Automaton>(std::move(patterns));
-}
-
-std::vector<Match> scan(const std::shared_ptr<const Automaton>& automaton, std::string_view text) {
-  Scanner scanner(automaton);
-  std::vector<Match> found;
-  scanner.feed(as_bytes(text), found);
-  scanner.finish(found);
-  return found;
-}
+using testing::as_bytes;
+using testing::make_automaton;
+using testing::scan;
 
 TEST(matches_are_leftmost_and_longest_and_do_not_overlap) {
-  const auto automaton = make({"ab|abab|ba", "b+"});
+  const auto automaton = make_automaton({"ab|abab|ba", "b+"});
   const std::vector<Match> expected = {
       {PatternId{1}, 1, 2}, {PatternId{0}, 0, 4}, {PatternId{1}, 3, 5}, {PatternId{0}, 4, 6}};
   std::vector<Match> found = scan(automaton, "ababba");
@@ -48,7 +34,7 @@ TEST(matches_are_leftmost_and_longest_and_do_not_overlap) {
 }
 
 TEST(a_start_is_open_until_no_text_completes_it) {
-  Scanner scanner(make({"abc"}));
+  Scanner scanner(make_automaton({"abc"}));
   std::vector<Match> found;
   scanner.feed(as_bytes("xab"), found);
   EXPECT(scanner.open_start() == 1);
@@ -64,7 +50,7 @@ TEST(threads_that_are_merged_are_not_missed) {
   for (const std::string regex : {"xaa(?:.*z)?|a.*b", "a.*b", "a|a.*b", "(?:ab*){3}z?", "b.{0,9}z|bx",
                                   "\\ba.*z\\b", "[ab]{4,9}(?!a)", "ax?|xb.*z|b.*a"}) {
     const Pattern pattern{.text = regex, .name = regex};
-    const auto automaton = make({regex});
+    const auto automaton = make_automaton({regex});
     for (int i = 0; i < 60; ++i) {
       std::string text;
       for (int k = 0; k < 60; ++k) text += "aaxxbbz \n"[random.below(9)];
@@ -81,7 +67,7 @@ TEST(threads_that_are_merged_are_not_missed) {
 }
 
 TEST(scanning_text_without_matches_does_not_allocate) {
-  Scanner scanner(make({"[a-z]+@[a-z]+", "secret", "\\d{3}-\\d{2}"}));
+  Scanner scanner(make_automaton({"[a-z]+@[a-z]+", "secret", "\\d{3}-\\d{2}"}));
   const std::string text = "some text without any of them, 12 and 345 things, or seconds\n";
   std::vector<Match> found;
   scanner.feed(as_bytes(text), found);
@@ -117,10 +103,10 @@ TEST(validators_know_their_numbers) {
 }
 
 TEST(what_does_not_fit_is_refused_by_name) {
-  EXPECT_THROW(make({"[ab]*a[ab]{16}"}), InvalidArgument);
-  EXPECT_THROW(make({"a{1000}{1000}"}), InvalidArgument);
-  EXPECT_THROW(make({"(?:(?:a{1000}){1000}){1000}"}), InvalidArgument);
-  EXPECT_THROW(make({}), InvalidArgument);
+  EXPECT_THROW(make_automaton({"[ab]*a[ab]{16}"}), InvalidArgument);
+  EXPECT_THROW(make_automaton({"a{1000}{1000}"}), InvalidArgument);
+  EXPECT_THROW(make_automaton({"(?:(?:a{1000}){1000}){1000}"}), InvalidArgument);
+  EXPECT_THROW(make_automaton({}), InvalidArgument);
 }
 
 }  // namespace

@@ -10,31 +10,18 @@
 #include "guard/automaton.h"
 #include "guard/scanner.h"
 #include "guard/token_masks.h"
+#include "naive_guard.h"
 #include "testing.h"
 
 namespace airi::guard {
 namespace {
 
-std::span<const std::uint8_t> as_bytes(std::string_view text) {
-  return {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()};
-}
-
-std::shared_ptr<const Automaton> make(const std::vector<std::string>& texts) {
-  std::vector<Pattern> patterns;
-  for (const std::string& text : texts) patterns.push_back({.text = text, .name = text});
-  return std::make_shared<Automaton>(std::move(patterns));
-}
-
-std::vector<Match> scan(const std::shared_ptr<const Automaton>& automaton, std::string_view text) {
-  Scanner scanner(automaton);
-  std::vector<Match> found;
-  scanner.feed(as_bytes(text), found);
-  scanner.finish(found);
-  return found;
-}
+using testing::as_bytes;
+using testing::make_automaton;
+using testing::scan;
 
 TEST(one_automaton_serves_scanners_and_masks_on_many_threads) {
-  const auto automaton = make({"ab+c", "\\bcat\\b"});
+  const auto automaton = make_automaton({"ab+c", "\\bcat\\b"});
   const std::vector<std::string> tokens = {"a", "b", "bc", "cat", " ", ""};
   TokenMasks masks(automaton, tokens, {.cache_bytes = 200});
   const std::string text = "abbbc cat abc concat abbc";

@@ -92,11 +92,18 @@ class MaskState(metaclass=_PybindType):
 class TokenMasks(metaclass=_PybindType):
     """Which next tokens would complete a match. Tokens without bytes never do.
 
+    text: the output is shown as text and may be cut behind any token. Then tokens that no UTF-8 goes on with are
+    forbidden too, and those behind which the end of the text, at its last whole character, would complete a match.
     ValueError where a pattern has a validator.
     """
 
     def __init__(
-        self, automaton: Automaton, tokens: Sequence[bytes], *, cache_bytes: int = 67108864
+        self,
+        automaton: Automaton,
+        tokens: Sequence[bytes],
+        *,
+        cache_bytes: int = 67108864,
+        text: bool = False,
     ) -> None: ...
     def after(self, text: bytes = ...) -> MaskState:
         """The state after a text, whatever matches are within it."""
