@@ -1,10 +1,11 @@
-"""Amounts as people write them: 8GiB, 500MB, 30d."""
+"""Amounts and times as people write them: 8GiB, 500MB, 30d, 2026-01-31T12:00:00Z."""
 
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 
-__all__ = ["parse_duration", "parse_size"]
+__all__ = ["moment", "parse_duration", "parse_size"]
 
 _SIZE_UNITS = {"": 1} | {
     letter + binary: base**power
@@ -24,6 +25,11 @@ def parse_size(text: str) -> int | None:
 
 
 def parse_duration(text: str) -> int | None:
-    """Seconds of 45s, 15m, 1h, 30d or 2w; None for what is no duration, and for none at all."""
+    """Seconds of 45s, 15m, 1h, 30d or 2w; None for what is no duration."""
     match = _DURATION.fullmatch(text.strip())
-    return None if match is None else int(match[1]) * _SECONDS[match[2]] or None
+    return None if match is None else int(match[1]) * _SECONDS[match[2]]
+
+
+def moment(at: float) -> str:
+    """Seconds since 1970 as a moment of UTC, such as 2026-01-31T12:00:00Z."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

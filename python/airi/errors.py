@@ -11,6 +11,7 @@
     │   ├── ModelNotFoundError   no model of that name is loaded
     │   └── QueueFullError       too many requests wait; try again a little later
     ├── LedgerUnavailableError the limits cannot be counted now, so nothing is admitted
+    ├── AuditUnavailableError  decisions cannot be recorded now, so nothing is admitted
     └── EngineError            the engine process cannot serve
         ├── EngineStartError     it ended, or reported an error, before it was ready
         ├── EngineDeadError      it died, or was given up, while it owed this request tokens
@@ -26,6 +27,7 @@ from collections.abc import Iterable
 
 __all__ = [
     "AiriError",
+    "AuditUnavailableError",
     "CheckpointError",
     "ConfigError",
     "ConfigFileError",
@@ -123,6 +125,12 @@ class LedgerUnavailableError(AiriError):
     code = "ledger_unavailable"
 
 
+class AuditUnavailableError(AiriError):
+    """Decisions cannot be recorded, so no request is admitted: who must know of every call cannot serve one unseen."""
+
+    code = "audit_unavailable"
+
+
 class EngineError(AiriError):
     """The engine process cannot serve."""
 
@@ -164,7 +172,7 @@ _PLAIN_ERRORS: dict[str, type[AiriError]] = {
         CheckpointError,
         StateError,
         LedgerUnavailableError,
-        StateError,
+        AuditUnavailableError,
         EngineError,
         EngineStartError,
         EngineDeadError,

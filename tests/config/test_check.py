@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +50,12 @@ def test_the_shipped_example_has_no_mistake(tmp_path: Path) -> None:
     copy = tmp_path / "airi.yaml"
     copy.write_text(EXAMPLE.read_text())
     report = check(load(copy, {}))
-    assert report.summary == "2 models, 2 tenants, 3 content rules, policies"
-    (note,) = report.notes
+    assert report.summary == "2 models, 3 tenants, 4 content rules, policies"
+    note, forbidden = report.notes
     assert note.startswith("fits this machine: ")
     assert "support 5.0 MiB, drafts 5.0 MiB" in note
+    said = r"forbidden texts for support: 9 patterns, \d+ states; masks of \d+ tokens take \d+ ms, the first \d+ us"
+    assert re.fullmatch(said, forbidden)
 
 
 @pytest.mark.usefixtures("_no_gpu")

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from fractions import Fraction
-from typing import cast
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airi.config.limits import LimitsPart, cost_micro, limit_table
+from airi.config.limits import cost_micro, limit_table
 from airi.config.models import Price
-from airi.config.reload import apply
 from airi.config.tenants import Limits as GivenLimits
-from airi.errors import LedgerUnavailableError
-from airi.policy.ledger import Budget, Ledger, LimitName, Limits, LimitTable, Scope
+from airi.policy.ledger import Budget, LimitName, Limits, Scope
 
 from .conftest import config
 
@@ -79,30 +74,3 @@ def test_a_price_per_million_is_the_millionths_of_a_token() -> None:
     assert cost_micro(price, input_tokens=1_000_000, output_tokens=0) == 180_000
     assert cost_micro(price, input_tokens=1, output_tokens=1) == 1
     assert cost_micro(price, input_tokens=0, output_tokens=0) == 0
-
-
-class FakeLedger:
-    """Holds limits, until it cannot be reached."""
-
-    def __init__(self) -> None:
-        self.tables: list[LimitTable] = []
-        self.fails = 0
-
-    async def set_limits(self, limits: LimitTable) -> None:
-        if self.fails:
-            self.fails -= 1
-            raise LedgerUnavailableError("no ledger")
-        self.tables.append(limits)
-
-
-def test_a_reload_exchanges_all_limits_or_none() -> None:
-    ledger = FakeLedger()
-    old, new = config(TEXT), config(TEXT.replace("rpm_limit: 8", "rpm_limit: 9"))
-    part = LimitsPart(cast(Ledger, ledger))
-    asyncio.run(apply(old, new, [part]))
-    (table,) = ledger.tables
-    assert table[Scope(tenant="acme", model="a")].requests_per_minute == 9
-    ledger.fails = 1
-    with pytest.raises(LedgerUnavailableError):
-        asyncio.run(apply(old, new, [part]))
-    assert dict(ledger.tables[-1]) == dict(limit_table(old))

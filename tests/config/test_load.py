@@ -37,7 +37,7 @@ def test_three_lines_are_a_config() -> None:
 
 def test_the_shipped_example_says_all_there_is_to_say() -> None:
     found = load(EXAMPLE, {}).config
-    assert [tenant.name for tenant in found.tenants] == ["acme", "nightly"]
+    assert [tenant.name for tenant in found.tenants] == ["acme", "nightly", "platform"]
     acme = found.tenants[0]
     assert acme.auth.oidc is not None
     assert acme.limits.models["drafts"].rpm_limit == 60

@@ -9,7 +9,7 @@ import pytest
 
 from airi import builtin
 from airi.config.models import Engine, EngineSettings
-from airi.config.options import engine_options, server_options
+from airi.config.options import check_served, engine_options, server_options
 from airi.config.tenants import Algorithm, Auth, Oidc, Tenant
 from airi.engine.options import EngineOptions, ModelOptions
 from airi.errors import ConfigFileError
@@ -105,7 +105,10 @@ def test_tenants_reach_those_who_know_callers() -> None:
         models: [{name: a, source: x}]
         tenants:
           - name: acme
-            auth: {key_prefix: sk-acme, oidc: {issuer: "https://i.example", audience: airi, accept_groups: [ops]}}
+            auth:
+              key_prefix: sk-acme
+              oidc: {issuer: "https://i.example", audience: airi, accept_groups: [ops], region_claim: geo}
+            region: eu
             groups: [gold]
             priority: 10
             weight: 3
@@ -114,9 +117,11 @@ def test_tenants_reach_those_who_know_callers() -> None:
     app = server_options(config(text)).app
     assert app.state == "sqlite:///x.db"
     acme, lab = app.tenants
-    oidc = OidcOptions(issuer="https://i.example", audience="airi", accept_groups=("ops",))
+    oidc = OidcOptions(
+        issuer="https://i.example", audience="airi", accept_groups=("ops",), region_claim="geo"
+    )
     assert acme == TenantOptions(
-        name="acme", groups=("gold",), priority=10, weight=3, key_prefix="sk-acme", oidc=oidc
+        name="acme", groups=("gold",), priority=10, weight=3, region="eu", key_prefix="sk-acme", oidc=oidc
     )
     assert lab == TenantOptions(name="lab")
     assert server_options(config(MINIMAL)).app.state is None
@@ -168,3 +173,34 @@ def test_what_the_engine_alone_can_tell_has_a_line_too() -> None:
     with pytest.raises(ConfigFileError) as caught:
         engine_options(file)
     assert caught.value.lines == ("airi.yaml:6: engine: kv_cache_dtype is 'fp8'; on CPUs it must be 'auto'",)
+
+
+@pytest.mark.parametrize(
+    ("served", "mistakes"),
+    [
+        ({"one": ("gpt", "more"), "two": ()}, []),
+        (
+            {"two": (), "three": ()},
+            [
+                "airi.yaml:21: models[0].name is 'one'; accepted: what the engine serves, one of: two, three",
+                "airi.yaml:20: models is without three; accepted: all that the engine serves",
+            ],
+        ),
+        (
+            {"one": ("chat",), "two": ()},
+            [
+                "airi.yaml:23: models[0].aliases[0] is 'gpt'; accepted: an alias that the engine has for one: chat"
+            ],
+        ),
+    ],
+)
+def test_an_engine_that_runs_must_serve_the_models_of_the_config(
+    served: dict[str, tuple[str, ...]], mistakes: list[str]
+) -> None:
+    file = config(FULL)
+    if not mistakes:
+        check_served(file, served)
+        return
+    with pytest.raises(ConfigFileError) as caught:
+        check_served(file, served)
+    assert list(caught.value.lines) == mistakes

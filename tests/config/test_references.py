@@ -57,6 +57,14 @@ models:
             "5: content.output[0].judge is 'c'; accepted: one of: a, gpt, b",
         ),
         (
+            "content: {input: [{name: r, judge: a, action: redact}]}",
+            "5: content.input[0].action is 'redact'; accepted: block, annotate or audit",
+        ),
+        (
+            "content: {output: [{name: r, words: [x], question: Rude}]}",
+            "5: content.output[0].question is 'Rude'; accepted: a question beside the judge",
+        ),
+        (
             "content: {output: [{name: r, words: [x]}, {name: r, words: [y]}]}",
             "5: content.output[1].name is 'r'; accepted: a name that no other rule of output has",
         ),

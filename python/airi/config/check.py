@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from airi.config.cedar import policy_mistakes
 from airi.config.content import content_mistakes
 from airi.config.fit import check_fit
+from airi.config.forbidden import forbidden_mistakes, forbidden_notes
 from airi.config.load import ConfigFile
 from airi.config.lock import stale_models
 from airi.config.mistakes import Mistake
@@ -27,13 +28,16 @@ class Report:
 
 def check(file: ConfigFile) -> Report:
     """Looks at everything that a config names. Raises ConfigFileError with a line for each mistake."""
-    mistakes: list[object] = [*policy_mistakes(file), *content_mistakes(file), *_file_mistakes(file)]
+    mistakes: list[object] = [*policy_mistakes(file), *content_mistakes(file)]
+    mistakes += [*forbidden_mistakes(file), *_file_mistakes(file)]
     notes: tuple[str, ...] = ()
     try:
         mistakes += stale_models(file)
         fit = check_fit(file)
         mistakes += fit.mistakes
         notes = fit.notes
+        if not mistakes:
+            notes += forbidden_notes(file)
     except ConfigFileError as error:
         mistakes += error.lines
     except ConfigError as error:
@@ -45,7 +49,8 @@ def check(file: ConfigFile) -> Report:
 
 def _summary(file: ConfigFile) -> str:
     config = file.config
-    rules = len(config.content.input) + len(config.content.output)
+    content = config.content
+    rules = len(content.input) + len(content.output) + len(content.forbid)
     counts = [(len(config.models), "model"), (len(config.tenants), "tenant"), (rules, "content rule")]
     parts = [f"{count} {what}{'s' * (count != 1)}" for count, what in counts if count]
     return ", ".join([*parts, *(["policies"] if config.policies is not None else [])])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
 from airi.config.document import Path
 from airi.config.load import ConfigFile
 from airi.config.mistakes import Mistake
+from airi.config.reload import Prepared
 from airi.config.rules import ContentRule as GivenRule
 from airi.errors import ConfigError, ConfigFileError
 
@@ -34,8 +36,11 @@ class ContentTable:
         self._names = {alias: model.name for model in file.config.models for alias in model.aliases}
         self._found: dict[tuple[Side, str, str], tuple[ContentRules | None, tuple[GivenRule, ...]]] = {}
         self._automata: dict[tuple[Side, tuple[int, ...]], ContentRules] = {}
-        for side in SIDES:
-            self._automaton(side, tuple(i for i, rule in enumerate(self._made[side]) if rule is not None))
+        # All at once: tables of long lists take seconds, which no call should wait for.
+        for tenant in [*(tenant.name for tenant in file.config.tenants), "anyone"]:
+            for model in file.config.models:
+                for side in SIDES:
+                    self._find(side, tenant, model.name)
 
     def rules(self, side: Side, *, tenant: str, model: str) -> ContentRules | None:
         """What a text is scanned with, `model` being a name and no alias; None where no rule holds for it."""
@@ -150,19 +155,11 @@ class ContentPart:
         self.table = ContentTable(file)
         """What holds for texts that begin now."""
 
-    async def prepare(self, old: ConfigFile, new: ConfigFile) -> _NextContent:
+    async def prepare(self, old: ConfigFile, new: ConfigFile) -> Prepared:
         """The rules that can take the place of those that hold."""
-        return _NextContent(self, ContentTable(new))
+        table = await asyncio.to_thread(ContentTable, new)
 
+        def commit() -> None:
+            self.table = table
 
-class _NextContent:
-    def __init__(self, part: ContentPart, after: ContentTable) -> None:
-        self._part, self._before, self._after = part, part.table, after
-
-    async def commit(self) -> None:
-        """Scans with these from now on."""
-        self._part.table = self._after
-
-    async def undo(self) -> None:
-        """Scans with those before again."""
-        self._part.table = self._before
+        return Prepared(commit=commit)

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from airi.config.mistakes import Mistake, shown
+from airi.config.mistakes import Mistake, masked, shown
 from airi.errors import ConfigFileError
 
 __all__ = ["MAX_BYTES", "Document", "Node", "Path", "parse_document"]
@@ -82,6 +82,15 @@ class Node:
         if self.entries is not None:
             return {key: node.plain() for key, node in self.entries.items() if not node.is_null}
         return self.value if self.items is None else [node.plain() for node in self.items]
+
+    def masked(self) -> Any:
+        """As `plain`, for people: without secrets, and with variables in place of what they gave."""
+        if self.entries is not None:
+            return {key: node.masked() for key, node in self.entries.items() if not node.is_null}
+        if self.items is not None:
+            return [node.masked() for node in self.items]
+        value = self.text if self.expanded is not None else self.value
+        return masked(value) if isinstance(value, str) else value
 
     def try_other_kind(self) -> bool:
         """Takes what variables gave as a text instead of a number, or the other way; False where that is the same."""

@@ -11,9 +11,9 @@ from airi.config.tenants import Limits as GivenLimits
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from airi.policy.ledger import Budget, Ledger, Limits, LimitTable, Scope
+    from airi.policy.ledger import Budget, Limits, LimitTable, Scope
 
-__all__ = ["LimitsPart", "cost_micro", "limit_table"]
+__all__ = ["cost_micro", "limit_table"]
 
 _MICRO = 10**6
 _PICO_PER_MICRO = 10**6
@@ -67,32 +67,3 @@ def _budget(amount: float | None, period_s: int | None) -> Budget | None:
 
     # Down: never more than was said.
     return None if amount is None else Budget(amount_micro=int(amount * _MICRO), period_s=period_s)
-
-
-class LimitsPart:
-    """The part of a reload that limits are counted by."""
-
-    name = "limits"
-
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
-
-    async def prepare(self, old: ConfigFile, new: ConfigFile) -> _NextLimits:
-        """The limits that can take the place of those that hold."""
-        return _NextLimits(self._ledger, limit_table(old), limit_table(new))
-
-
-class _NextLimits:
-    def __init__(self, ledger: Ledger, before: LimitTable, after: LimitTable) -> None:
-        self._ledger, self._before, self._after = ledger, before, after
-        self._begun = False
-
-    async def commit(self) -> None:
-        """Counts by these from now on. Raises LedgerUnavailableError."""
-        self._begun = True
-        await self._ledger.set_limits(self._after)
-
-    async def undo(self) -> None:
-        """Counts by those before again."""
-        if self._begun:
-            await self._ledger.set_limits(self._before)

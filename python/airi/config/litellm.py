@@ -269,7 +269,7 @@ class _Translator:
             )
             return {}
         seconds = {"1mo": "30d"}.get(str(duration), duration)
-        if duration is not None and (not isinstance(seconds, str) or parse_duration(seconds) is None):
+        if duration is not None and (not isinstance(seconds, str) or not parse_duration(seconds)):
             self.lose((*path, "budget_duration"), "not a duration such as 30d; the budget is for good")
             seconds = None
         period = {} if seconds is None else {"budget_duration": seconds}

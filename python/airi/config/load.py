@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from airi.config.document import MAX_BYTES, Document, Path, parse_document
 from airi.config.mistakes import Mistake
 from airi.config.references import wrong_references
-from airi.config.rules import ContentRule
+from airi.config.rules import ContentRule, ForbidRule
 from airi.config.schema import Config
 from airi.config.values import Part
 from airi.config.variables import expand
@@ -52,6 +53,8 @@ class ConfigFile:
     config: Config
     texts: Mapping[str, str] = field(repr=False)
     """What the files hold that it names for policies and block lists, by their paths as written."""
+    digest: str
+    """SHA-256 of the file and of those texts, in hexadecimal."""
 
     @property
     def policies(self) -> str | None:
@@ -61,7 +64,7 @@ class ConfigFile:
             return None if policies is None else policies.text
         return self.texts[policies.file]
 
-    def words(self, rule: ContentRule) -> tuple[str, ...]:
+    def words(self, rule: ContentRule | ForbidRule) -> tuple[str, ...]:
         """A rule's block list: its words and those of its file."""
         lines = self.texts[rule.file].splitlines() if rule.file is not None else ()
         return (*rule.words, *(line.strip() for line in lines if line.strip()))
@@ -115,7 +118,17 @@ def parse(
     if mistakes or config is None:
         mistakes.sort(key=lambda mistake: mistake.line)
         raise ConfigFileError(mistakes)
-    return ConfigFile(path=FilePath(path), document=document, config=config, texts=texts)
+    return ConfigFile(
+        path=FilePath(path), document=document, config=config, texts=texts, digest=_digest(text, texts)
+    )
+
+
+def _digest(text: str | bytes, texts: Mapping[str, str]) -> str:
+    whole = hashlib.sha256()
+    for part in (text, *(part for item in sorted(texts.items()) for part in item)):
+        data = part.encode(errors="replace") if isinstance(part, str) else part
+        whole.update(len(data).to_bytes(8, "big") + data)
+    return whole.hexdigest()
 
 
 def _read_texts(
@@ -143,7 +156,7 @@ def _text_files(config: Config) -> Iterator[tuple[Path, str]]:
     policies = config.policies
     if policies is not None and policies.file is not None and policies.text is None:
         yield ("policies", "file"), policies.file
-    for side in ("input", "output"):
+    for side in ("input", "output", "forbid"):
         for i, rule in enumerate(getattr(config.content, side)):
             if rule.file is not None:
                 yield ("content", side, i, "file"), rule.file

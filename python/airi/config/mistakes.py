@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-__all__ = ["Mistake", "dotted", "shown"]
+__all__ = ["Mistake", "dotted", "masked", "shown"]
 
 _LONGEST = 60
 _CREDENTIALS = re.compile(r"(://)[^/\s@]*@")
@@ -47,9 +47,14 @@ def dotted(path: tuple[str | int, ...]) -> str:
     return text
 
 
+def masked(text: str) -> str:
+    """A text without credentials and what looks like a key."""
+    return _SECRETS.sub("***", _CREDENTIALS.sub(r"\1***@", text))
+
+
 def shown(text: str, *, quoted: bool = True) -> str:
     """A text for people: one short line, without credentials and what looks like a key."""
-    text = _SECRETS.sub("***", _CREDENTIALS.sub(r"\1***@", text))
+    text = masked(text)
     if len(text) > _LONGEST:
         text = text[: _LONGEST - 3] + "..."
     text = text.encode(errors="backslashreplace").decode()

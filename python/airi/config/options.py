@@ -5,22 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from airi import builtin
-from airi.config.document import Path
 from airi.config.load import ConfigFile
 from airi.config.models import Engine, Model
 from airi.config.references import ENGINE_WIDE
-from airi.config.tenants import Limits, Oidc
+from airi.config.tenants import Oidc
 from airi.errors import ConfigError, ConfigFileError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from airi.engine.options import EngineOptions, ModelOptions
     from airi.gateway.options import ServerOptions
     from airi.policy.oidc import OidcOptions
     from airi.policy.tenants import TenantOptions
 
-__all__ = ["check_enforced", "engine_options", "model_path", "server_options", "tenant_options"]
+__all__ = ["check_served", "engine_options", "model_path", "server_options", "tenant_options"]
 
 _ENGINE_NAMES = {"max_num_batched_tokens": "max_batch_tokens", "enable_prefix_caching": "prefix_caching"}
 """Settings whose names here are vLLM's, with the engine's own."""
@@ -78,6 +77,28 @@ def _model(file: ConfigFile, model: Model, sources: Mapping[str, str] | None) ->
     )
 
 
+def check_served(file: ConfigFile, served: Mapping[str, Collection[str]]) -> None:
+    """Raises ConfigFileError where an engine serves other models than a config's; `served`: their aliases by name.
+
+    All that it serves must be in the config: a model that is not has neither price nor rules.
+    """
+    mistakes = []
+    for i, model in enumerate(file.config.models):
+        if model.name not in served:
+            accepted = f"what the engine serves, one of: {', '.join(served)}"
+            mistakes.append(file.mistake(("models", i, "name"), accepted))
+        for k, alias in enumerate(model.aliases):
+            if alias not in served.get(model.name, (alias,)):
+                accepted = f"an alias that the engine has for {model.name}: {', '.join(served[model.name]) or 'none'}"
+                mistakes.append(file.mistake(("models", i, "aliases", k), accepted))
+    missing = served.keys() - {model.name for model in file.config.models}
+    if missing:
+        without = f"without {', '.join(sorted(missing))}"
+        mistakes.append(file.mistake(("models",), "all that the engine serves", value=without))
+    if mistakes:
+        raise ConfigFileError(mistakes)
+
+
 def model_path(file: ConfigFile, model: Model) -> str:
     """Where a model's checkpoint is, as the engine takes it: relative folders are from the config's."""
     source = model.location
@@ -101,6 +122,7 @@ def tenant_options(file: ConfigFile) -> tuple[TenantOptions, ...]:
                 groups=tenant.groups,
                 priority=tenant.priority,
                 weight=tenant.weight,
+                region=tenant.region,
                 key_prefix=tenant.auth.key_prefix,
                 oidc=_oidc(tenant.auth.oidc),
             )
@@ -120,24 +142,6 @@ def _oidc(oidc: Oidc | None) -> OidcOptions | None:
         return None
     given = {name: getattr(oidc, name) for name in Oidc.model_fields}
     return OidcOptions(**{name: value for name, value in given.items() if name != "algorithms" or value})
-
-
-def check_enforced(file: ConfigFile) -> None:
-    """Raises ConfigFileError for what can be written and checked, but is not enforced by this version yet."""
-    places: list[Path] = [
-        ("content", side) for side in ("input", "output") if getattr(file.config.content, side)
-    ]
-    for i, tenant in enumerate(file.config.tenants):
-        at: Path = ("tenants", i, "limits")
-        scopes: list[tuple[Path, Limits]] = [(at, tenant.limits)]
-        scopes += [((*at, "models", name), limits) for name, limits in tenant.limits.models.items()]
-        scopes += [((*at, "classes", name), limits) for name, limits in tenant.limits.classes.items()]
-        places += [
-            (*path, "max_device_seconds") for path, given in scopes if given.max_device_seconds is not None
-        ]
-    if places:
-        accepted = "nothing; this version of AIRI checks it but does not enforce it while serving"
-        raise ConfigFileError([file.mistake(place, accepted) for place in places])
 
 
 def server_options(file: ConfigFile) -> ServerOptions:

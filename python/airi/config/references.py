@@ -8,6 +8,7 @@ from airi._hosts import is_loopback
 from airi.config.document import Document, Path
 from airi.config.mistakes import Mistake, shown
 from airi.config.models import EngineSettings
+from airi.config.rules import ContentRule
 from airi.config.schema import Config
 
 __all__ = ["ENGINE_WIDE", "wrong_references"]
@@ -49,7 +50,7 @@ def _names(config: Config, report: _Report) -> None:
     _unique(
         ((("tenants", i, "name"), tenant.name) for i, tenant in enumerate(config.tenants)), "tenant", report
     )
-    for side in ("input", "output"):
+    for side in ("input", "output", "forbid"):
         rules = enumerate(getattr(config.content, side))
         _unique(((("content", side, i, "name"), rule.name) for i, rule in rules), f"rule of {side}", report)
 
@@ -147,21 +148,24 @@ def _content(config: Config, report: _Report) -> None:
         "models": [name for model in config.models for name in (model.name, *model.aliases)],
         "tenants": [tenant.name for tenant in config.tenants],
     }
-    for side in ("input", "output"):
+    for side in ("input", "output", "forbid"):
         for i, rule in enumerate(getattr(config.content, side)):
             at: Path = ("content", side, i)
             if not rule.has_patterns:
-                report(
-                    at,
-                    "a rule with detectors, words, file, regexes or judge",
-                    value="a rule without patterns",
-                )
+                last = "regexes or judge" if isinstance(rule, ContentRule) else "or regexes"
+                report(at, f"a rule with detectors, words, file, {last}", value="a rule without patterns")
             for field, names in known.items():
                 for k, name in enumerate(getattr(rule, field)):
                     if name not in names:
                         report((*at, field, k), _one_of(names))
+            if not isinstance(rule, ContentRule):
+                continue
             if rule.judge is not None and rule.judge not in known["models"]:
                 report((*at, "judge"), _one_of(known["models"]))
+            if rule.judge is not None and (side, rule.action) == ("input", "redact"):
+                report((*at, "action"), "block, annotate or audit: a judge says nothing of parts of a prompt")
+            if rule.judge is None and rule.question is not None:
+                report((*at, "question"), "a question beside the judge that is asked it")
 
 
 def _one_of(names: list[str]) -> str:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,7 +20,7 @@ from airi.config.mistakes import Mistake, dotted
 from airi.config.values import Part as Mapped
 from airi.errors import AiriError, ConfigFileError
 
-__all__ = ["Diff", "Outcome", "Part", "Prepared", "Reloader", "apply", "diff"]
+__all__ = ["Diff", "Outcome", "Part", "Prepared", "Refusal", "Reloader", "apply", "diff"]
 
 logger = logging.getLogger("airi.config")
 
@@ -38,16 +39,18 @@ class Diff:
     """What cannot change while it is served. With any, nothing may change."""
 
 
-class Prepared(Protocol):
+async def _nothing() -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
     """A part's next state, ready to be put in place."""
 
-    async def commit(self) -> None:
-        """Puts it in place. To raise here is a last resort: all parts are undone then."""
-        ...
-
-    async def undo(self) -> None:
-        """Leaves the part as it was before `prepare`, whether `commit` has run or not."""
-        ...
+    commit: Callable[[], None]
+    """Puts it in place. It cannot fail, and waits for nothing: no call meets parts of two configs."""
+    undo: Callable[[], Awaitable[None]] = _nothing
+    """In place of `commit`: takes back what others were told by `prepare`."""
 
 
 class Part(Protocol):
@@ -59,7 +62,7 @@ class Part(Protocol):
         ...
 
     async def prepare(self, old: ConfigFile, new: ConfigFile) -> Prepared:
-        """All that can fail of going from one to the other. Raises AiriError; then nothing has changed."""
+        """All that takes time or can fail of going from one to the other. Raises AiriError: nothing has changed."""
         ...
 
 
@@ -157,8 +160,6 @@ async def apply(old: ConfigFile, new: ConfigFile, parts: Sequence[Part]) -> None
         for part in parts:
             ready = await part.prepare(old, new)
             prepared.append((part, ready))
-        for _, ready in prepared:
-            await ready.commit()
     except BaseException:
         for part, ready in reversed(prepared):
             try:
@@ -166,6 +167,17 @@ async def apply(old: ConfigFile, new: ConfigFile, parts: Sequence[Part]) -> None
             except Exception:
                 logger.exception("%s could not be set back to what it was before the reload", part.name)
         raise
+    for _, ready in prepared:  # without a wait in between: all calls see all of it, or none
+        ready.commit()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A reload that changed nothing."""
+
+    at: float
+    """Seconds since 1970."""
+    mistakes: tuple[str, ...]
 
 
 class Reloader:
@@ -180,6 +192,9 @@ class Reloader:
     ) -> None:
         """`check`: raises AiriError for what is wrong with a file beside its shape; called from a thread."""
         self.file = file
+        self.loaded_at = time.time()
+        """When that file was read, seconds since 1970."""
+        self.last_refusal: Refusal | None = None
         self._parts = tuple(parts)
         self._check = check
         self._lock = asyncio.Lock()
@@ -190,6 +205,7 @@ class Reloader:
             outcome = await self._reload()
         path = self.file.path
         if not outcome.is_applied:
+            self.last_refusal = Refusal(at=time.time(), mistakes=outcome.refusals)
             logger.error("%s was not reloaded, nothing has changed: %s", path, " | ".join(outcome.refusals))
         elif outcome.changes:
             logger.info("%s was reloaded: %s", path, ", ".join(outcome.changes))
@@ -211,7 +227,7 @@ class Reloader:
         except Exception as error:  # a part's own mistake must not end what is served
             logger.exception("a reload failed")
             return Outcome(refusals=(f"a part failed: {type(error).__name__}",))
-        self.file = new
+        self.file, self.loaded_at = new, time.time()
         return Outcome(changes=found.changes)
 
     def _read(self) -> ConfigFile:

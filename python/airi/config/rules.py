@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field
 
 from airi.config.values import FilePath, Name, Part, Text, mistaken
 
-__all__ = ["Act", "Content", "ContentRule", "Detector", "Policies"]
+__all__ = ["Act", "Content", "ContentRule", "Detector", "ForbidRule", "Policies"]
 
 Detector = Literal[
     "pii",
@@ -60,8 +60,8 @@ class Policies(Part):
     """In place of text: the file that holds them."""
 
 
-class ContentRule(Part):
-    """Texts that match any of its patterns, and what is done about them."""
+class _PatternRule(Part):
+    """What texts are looked for, and whose."""
 
     foreign: ClassVar[dict[str, str]] = {
         "pii": "detectors",
@@ -85,12 +85,6 @@ class ContentRule(Part):
     """Regular expressions."""
     ignore_case: bool = False
     """Whether regexes match in upper and lower case alike."""
-    judge: Name | None = None
-    """A model that is asked about the whole text."""
-    action: Act = "block"
-    """Refuse the text or end the answer, replace the match, tell the client of it, or the audit alone."""
-    replacement: Annotated[str, Field(max_length=256)] = "[REDACTED]"
-    """What stands in place of a match that is redacted."""
     tenants: tuple[Name, ...] = Field(default=(), strict=False)
     """Whose texts; left out: everybody's."""
     models: tuple[Name, ...] = Field(default=(), strict=False)
@@ -99,7 +93,35 @@ class ContentRule(Part):
     @property
     def has_patterns(self) -> bool:
         """Whether it looks for anything."""
-        return bool(self.detectors or self.words or self.file or self.regexes or self.judge)
+        return bool(self.detectors or self.words or self.file or self.regexes)
+
+
+class ContentRule(_PatternRule):
+    """Texts that match any of its patterns, and what is done about them."""
+
+    judge: Name | None = None
+    """A model that is asked about the whole text, beside the patterns. Where it may block or redact an answer, nothing
+    of that answer goes out before its end, and it is replaced whole; prompts it may block, but not redact."""
+    question: Annotated[str, Field(min_length=1, max_length=2000)] | None = None
+    """What the judge is asked; yes means unsafe. Left out: whether the text is harmful."""
+    action: Act = "block"
+    """Refuse the text or end the answer, replace the match, tell the client of it, or the audit alone."""
+    replacement: Annotated[str, Field(max_length=256)] = "[REDACTED]"
+    """What stands in place of a match that is redacted."""
+
+    @property
+    def has_patterns(self) -> bool:
+        """Whether it looks for anything, or asks."""
+        return super().has_patterns or self.judge is not None
+
+
+class ForbidRule(_PatternRule):
+    """Texts that are never generated: no token is sampled that would complete a match.
+
+    That is about the characters of an answer as it is generated: not about their meaning, not about another spelling of
+    the same, and not about what a client joins them with. Detectors with check digits cannot be asked for: pii,
+    payment_card and iban.
+    """
 
 
 class Content(Part):
@@ -109,3 +131,5 @@ class Content(Part):
     """For prompts, before anything is spent on them."""
     output: tuple[ContentRule, ...] = Field(default=(), strict=False)
     """For answers, as they stream."""
+    forbid: tuple[ForbidRule, ...] = Field(default=(), strict=False)
+    """What answers never hold: enforced while tokens are sampled, so that nothing is cut. Answers have certificates."""

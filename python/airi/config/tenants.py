@@ -66,7 +66,9 @@ class Oidc(Part):
     accept_groups: tuple[Annotated[str, Field(min_length=1, max_length=128)], ...] = Field(
         default=(), strict=False
     )
-    """Groups that the provider may put callers into, * for any; none unless said."""
+    """Groups that the provider may put callers into, * for any but operators; none unless said."""
+    region_claim: Text | None = None
+    """The claim that names a caller's region; left out: the tenant's region counts."""
     algorithms: tuple[Algorithm, ...] = Field(default=(), strict=False)
     """How tokens may be signed; left out: any of these."""
 
@@ -113,7 +115,8 @@ class Limits(Part):
     budget_duration: Seconds | None = None
     """The period of max_budget; left out: it is for good."""
     max_device_seconds: Annotated[float, Field(ge=0, lt=1e9)] | None = None
-    """Measured seconds of device time per device_seconds_duration."""
+    """Measured seconds of device time per device_seconds_duration: of each step a request's part by its tokens, times
+    the devices it ran on. Requests that use them up are ended, at most one step over."""
     device_seconds_duration: Seconds | None = None
     """The period of max_device_seconds; left out: they are for good."""
 
@@ -149,6 +152,15 @@ class Tenant(Part):
     """How its callers are known."""
     groups: tuple[Name, ...] = Field(default=(), strict=False)
     """Groups that policies speak of."""
+    region: (
+        Annotated[
+            str,
+            Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"),
+            accepts("1 to 63 letters, digits, dots, dashes and underscores, such as eu"),
+        ]
+        | None
+    ) = None
+    """What policies may ask as context.region; left out: nothing, unless a token says."""
     limits: TenantLimits = TenantLimits()
     """What it may use."""
     priority: Annotated[int, Whole(-_MOST_PRIORITY, _MOST_PRIORITY)] = 0
