@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import resource
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from airi.errors import ConfigError
+from airi.errors import AuditUnavailableError, ConfigError
 from airi.policy import Principal
 from airi.policy.audit import AuditLog
 from airi.policy.decisions import Decision, Resource
@@ -69,7 +70,39 @@ def test_a_file_that_cannot_be_written_is_told_in_a_line(tmp_path: Path) -> None
         AuditLog(tmp_path / "nowhere" / "audit.jsonl")
 
 
-def test_a_full_disk_is_told(tmp_path: Path) -> None:
+def test_a_full_disk_is_told_once_in_the_log_and_each_time_to_who_asks(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     log = AuditLog(Path("/dev/full"))
-    with pytest.raises(OSError, match="No space left"):
-        log.note("req-1", ACME, "chat", GENERAL, YES)
+    for _ in range(3):
+        with pytest.raises(AuditUnavailableError, match="cannot be written: No space left"):
+            log.note("req-1", ACME, "chat", GENERAL, YES)
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "the audit log /dev/full cannot be written, calls are refused: No space left on device"
+    )
+    assert record.exc_info is None
+
+
+def test_after_a_line_that_was_cut_short_lines_are_whole_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "audit.jsonl"
+    log = AuditLog(path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(
+            resource.RLIMIT_FSIZE, (50, hard)
+        )  # this process's files; Python ignores the signal
+        for _ in range(2):
+            with pytest.raises(AuditUnavailableError):
+                log.note("req-1", ACME, "chat", GENERAL, YES)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    for request_id in ("req-2", "req-3"):
+        log.note(request_id, ACME, "chat", GENERAL, YES)
+    log.close()
+    cut, *whole = path.read_text().splitlines()
+    assert len(cut) == 50
+    assert [json.loads(line)["request_id"] for line in whole] == ["req-2", "req-3"]
+    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]

@@ -83,6 +83,7 @@ def test_one_issuer_has_one_place_of_keys_and_one_list_of_algorithms() -> None:
         ({"algorithms": ("none",)}, "algorithms are none"),
         ({"algorithms": ()}, "algorithms are none; accepted"),
         ({"groups_claim": ""}, "groups_claim is empty"),
+        ({"region_claim": ""}, "region_claim is empty"),
     ],
 )
 def test_options_that_cannot_be_are_refused(given: dict[str, Any], says: str) -> None:
@@ -192,9 +193,12 @@ async def test_keys_that_are_known_outlive_an_outage_for_a_day(
         assert "cannot be fetched, those known go on working" in caplog.text
         assert accepts(verifier, issuer.token("ec-1"))
         clock.now += KEPT_S - TTL_S
+        remembered = issuer.token("ec-1")
+        assert accepts(verifier, remembered)
         assert accepts(verifier, issuer.token("ec-1"))
         clock.now += 1
         assert not accepts(verifier, issuer.token("ec-1"))
+        assert not accepts(verifier, remembered)
 
 
 async def test_an_issuer_that_comes_late_is_asked_again(issuer: TestIssuer, clock: Clock) -> None:

@@ -15,7 +15,8 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from airi.policy.jwt import LEEWAY_S, TokenVerifier
-from airi.policy.oidc import ALGORITHMS
+from airi.policy.oidc import ALGORITHMS, OidcOptions
+from airi.policy.tenants import TenantOptions, Tenants
 
 from .conftest import Clock
 from .issuer import AUDIENCE, DISCOVERY, JWKS, TestIssuer
@@ -286,6 +287,8 @@ async def test_a_token_is_verified_once_and_remembered_by_its_digest(
         ({"accept_groups": ("staff",)}, {"groups": ["staff", "operators"]}, ("staff",)),
         ({"accept_groups": ("*",)}, {"groups": ["b", "a", "gold"]}, ("b", "a")),
         ({"accept_groups": ("*",)}, {"groups": "b a"}, ("b", "a")),
+        ({"accept_groups": ("*",)}, {"groups": ["operators", "a"]}, ("a",)),
+        ({"accept_groups": ("*", "operators")}, {"groups": ["operators", "a"]}, ("operators", "a")),
         ({"accept_groups": ("*",)}, {"groups": [5, None, ["x"], "a"]}, ("a",)),
         ({"accept_groups": ("*",)}, {"groups": {"a": 1}}, ()),
         ({"accept_groups": ("*",)}, {"groups": 5}, ()),
@@ -306,3 +309,29 @@ async def test_groups_come_from_the_claim_as_far_as_the_issuer_may_name_them(
         principal = verifier.find(f"Bearer {issuer.token(**claims)}")
         assert principal is not None
         assert principal.groups == ("gold", *groups)
+
+
+# -- region ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("claim", "claims", "region"),
+    [
+        ("region", {"region": "us"}, "us"),
+        ("realm.region", {"realm": {"region": "us"}}, "us"),
+        ("region", {}, "eu"),
+        ("region", {"region": ""}, "eu"),
+        ("region", {"region": ["us"]}, "eu"),
+        (None, {"region": "us"}, "eu"),
+    ],
+)
+async def test_the_region_is_that_of_the_claim_else_the_tenants_own(
+    issuer: TestIssuer, claim: str | None, claims: dict[str, Any], region: str
+) -> None:
+    oidc = OidcOptions(issuer=issuer.url, audience=AUDIENCE, region_claim=claim)
+    served = Tenants([TenantOptions(name="acme", region="eu", oidc=oidc)])
+    async with TokenVerifier(served) as verifier:
+        await settled(verifier)
+        principal = verifier.find(f"Bearer {issuer.token(**claims)}")
+        assert principal is not None
+        assert principal.region == region

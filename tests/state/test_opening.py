@@ -38,6 +38,16 @@ async def test_a_url_that_cannot_be_used_is_one_line(url: str, says: str) -> Non
     check(caught.value)
 
 
+ADD_TENANT = """
+import asyncio, sys
+from airi.state import open_store
+async def add(url, name):
+    async with await open_store(url) as store:
+        await store.number_tenants([name])
+asyncio.run(add(*sys.argv[1:]))
+"""
+
+
 def check(error: AiriError) -> None:
     assert "\n" not in str(error)
     assert PASSWORD not in str(error)
@@ -82,6 +92,18 @@ async def test_others_cannot_read_the_file(tmp_path: Path) -> None:
         await store.number_tenants(["a"])
         modes = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()}
     assert modes == dict.fromkeys(("a.db", "a.db-wal", "a.db-shm"), 0o600)
+
+
+async def test_other_processes_come_and_go_while_two_stores_of_one_are_open(tmp_path: Path) -> None:
+    """As `airi keys` does beside a server: the last to leave a log takes it away, and these are still there."""
+    url = f"sqlite:///{tmp_path}/a.db"
+    async with await open_store(url) as first, await open_store(url) as second:
+        await first.number_tenants(["a"])
+        for name in ("b", "c"):
+            await asyncio.to_thread(subprocess.run, [sys.executable, "-c", ADD_TENANT, url, name], check=True)
+            assert (tmp_path / "a.db-wal").exists()
+        await second.number_tenants(["d"])
+        assert await first.tenants() == {"a": 1, "b": 2, "c": 3, "d": 4}
 
 
 async def test_a_file_that_another_holds_for_too_long_is_said(

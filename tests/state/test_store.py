@@ -6,6 +6,7 @@ import asyncio
 import multiprocessing
 import sys
 from collections.abc import AsyncIterator
+from multiprocessing.synchronize import Event
 
 import pytest
 import pytest_asyncio
@@ -150,6 +151,87 @@ async def test_a_reservation_never_passes_the_limit(store: Store) -> None:
     assert (await store.budget("new", 0)).spent_micro == 0
 
 
+async def test_one_store_at_a_time_owns_the_budgets(state_url: str) -> None:
+    charge = Charge(scope="s", period_start=0, micro=3)
+    async with await open_store(state_url) as first, await open_store(state_url) as second:
+        await first.own_budgets()
+        await asyncio.gather(first.own_budgets(), first.own_budgets())
+        with pytest.raises(StateError, match="is used by another server; several share"):
+            await second.own_budgets()
+        await first.spend([charge])
+        await first.close()
+        await second.own_budgets()
+        with pytest.raises(StateError, match="closed"):
+            await first.own_budgets()
+        assert (await second.spend([charge]))[0].spent_micro == 6
+
+
+async def test_an_owner_that_is_killed_leaves_the_budgets_to_the_next_at_once(state_url: str) -> None:
+    context = multiprocessing.get_context("spawn")
+    owns = context.Event()
+    owner = context.Process(target=_own, args=(state_url, owns))
+    owner.start()
+    try:
+        assert await asyncio.to_thread(owns.wait, 60)
+        async with await open_store(state_url) as store:
+            with pytest.raises(StateError, match="is used by another server"):
+                await store.own_budgets()
+    finally:
+        owner.kill()
+        await asyncio.to_thread(owner.join)
+    async with await open_store(state_url) as store:
+        for patience in reversed(range(6000)):  # PostgreSQL hears of it a moment later
+            try:
+                await store.own_budgets()
+                break
+            except StateError:
+                assert patience
+                await asyncio.sleep(0.01)
+        await store.spend([Charge(scope="s", period_start=0, micro=3)])
+
+
+@pytest.mark.parametrize("state_url", ["postgresql"], indirect=True)
+async def test_an_owner_that_was_cut_off_spends_no_more_once_another_owns(state_url: str) -> None:
+    charge = Charge(scope="s", period_start=0, micro=3)
+    async with await open_store(state_url) as first, await open_store(state_url) as second:
+        await first.own_budgets()
+        await _cut_owner_off(first)
+        await first.spend([charge])  # which takes the lock again
+        with pytest.raises(StateError, match="is used by another server"):
+            await second.own_budgets()
+        await _cut_owner_off(first)
+        await second.own_budgets()
+        with pytest.raises(StateError, match="is used by another server"):
+            await first.spend([charge])
+        await second.close()
+        with pytest.raises(StateError, match="is used by another server"):
+            await first.spend([charge])  # what the other has spent is not in its counts
+        assert (await first.budget("s", 0)).spent_micro == 3
+
+
+async def _cut_owner_off(store: Store) -> None:
+    """Has the server end the connections that hold a lock."""
+    await store._read(
+        (
+            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND database = "
+            "(SELECT oid FROM pg_database WHERE datname = current_database())",
+            (),
+        )
+    )
+    while not store._lock_holder.is_closed():  # type: ignore[attr-defined]
+        await asyncio.sleep(0.01)
+
+
+def _own(url: str, owns: Event) -> None:
+    async def main() -> None:
+        store = await open_store(url)
+        await store.own_budgets()
+        owns.set()
+        await asyncio.sleep(3600)
+
+    asyncio.run(main())
+
+
 async def test_old_periods_are_forgotten(store: Store) -> None:
     await store.spend([Charge(scope="s", period_start=at, micro=1) for at in (0, 60, 120)])
     await store.forget_budgets(before=60)
@@ -256,8 +338,10 @@ async def test_tables_of_a_later_version_are_refused(state_url: str, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(tables, "MIGRATIONS", [*tables.MIGRATIONS, NEXT])
         await (await open_store(state_url)).close()
+    known = len(tables.MIGRATIONS)
     with pytest.raises(
-        StateError, match="newer AIRI: its tables are of version 2, this one knows those up to 1"
+        StateError,
+        match=f"newer AIRI: its tables are of version {known + 1}, this one knows those up to {known}",
     ):
         await open_store(state_url)
 

@@ -1,19 +1,29 @@
-"""The audit log: a line of JSON for every decision, which holds names, numbers and ids, never a key or a text."""
+"""The audit log: a line of JSON for every decision and for every match of a content rule.
+
+Lines hold names, numbers and ids, never a key or a text.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from airi.errors import ConfigError
+from airi.errors import AuditUnavailableError, ConfigError
 from airi.policy.decisions import Decision, Resource
 from airi.policy.principal import Principal
 
+if TYPE_CHECKING:
+    from airi.policy.content import ContentEvent
+
 __all__ = ["AuditLog"]
+
+log = logging.getLogger("airi.policy")
 
 
 class _Line(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -23,10 +33,33 @@ class _Line(msgspec.Struct, kw_only=True, omit_defaults=True):
     key: str | None = None
     action: str
     resource: str
+    call: str | None = None
     allowed: bool
     policies: tuple[str, ...] = ()
     limit: str | None = None
     rules: tuple[str, ...] = ()
+
+
+class _FoundLine(msgspec.Struct, kw_only=True, omit_defaults=True):
+    time: str
+    request_id: str
+    tenant: str
+    key: str | None = None
+    model: str
+    side: str
+    where: str
+
+
+class _MatchLine(_FoundLine, kw_only=True):
+    rule: str
+    pattern: str
+    action: str
+    start: int
+    end: int
+
+
+class _RestLine(_FoundLine, kw_only=True):
+    more: int
 
 
 class AuditLog:
@@ -44,6 +77,9 @@ class AuditLog:
             raise ConfigError(
                 f"audit is {path}; it cannot be written: {error.strerror}", field="audit"
             ) from None
+        self._path = path
+        self._failing = False
+        self._is_cut = False
         self._now = now
         self._encode = msgspec.json.Encoder().encode
 
@@ -55,29 +91,94 @@ class AuditLog:
         resource: Resource,
         decision: Decision,
         *,
+        call: str | None = None,
         limit: str | None = None,
         rules: tuple[str, ...] = (),
     ) -> None:
-        """Writes what was decided about a call. `limit`: the one that refused it; `rules`: of content, that it broke.
+        """Writes what was decided about a call.
 
-        Raises OSError where the disk is full: who must know of every call cannot serve it then.
+        `call`: which one, where the action does not tell; `limit`: the one that refused it; `rules`: of content, that
+        it broke.
+
+        Raises AuditUnavailableError where the disk is full or gone; the log says so once.
         """
-        seconds = self._now()
         line = _Line(
-            time=f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{int(seconds % 1 * 1e6):06d}Z",
+            time=self._time(),
             request_id=request_id,
             tenant=principal.tenant,
             key=principal.key_id,
             action=action,
             resource=f"{resource.kind}::{resource.id}",
+            call=call,
             allowed=decision.allowed and limit is None,
             policies=decision.policies,
             limit=limit,
             rules=rules,
         )
+        self._write(line)
+
+    def note_match(
+        self, request_id: str, principal: Principal, model: str, side: str, where: str, event: ContentEvent
+    ) -> None:
+        """Writes that a content rule found something in the prompt or the answer of a call; raises as `note`.
+
+        `where`: the field of the request or the choice whose bytes the event counts.
+        """
+        line = _MatchLine(
+            time=self._time(),
+            request_id=request_id,
+            tenant=principal.tenant,
+            key=principal.key_id,
+            model=model,
+            side=side,
+            where=where,
+            rule=event.rule,
+            pattern=event.pattern,
+            action=event.action,
+            start=event.start,
+            end=event.end,
+        )
+        self._write(line)
+
+    def note_rest(
+        self, request_id: str, principal: Principal, model: str, side: str, where: str, more: int
+    ) -> None:
+        """Writes how many matches of a text have no line of their own; as `note_match`."""
+        line = _RestLine(
+            time=self._time(),
+            request_id=request_id,
+            tenant=principal.tenant,
+            key=principal.key_id,
+            model=model,
+            side=side,
+            where=where,
+            more=more,
+        )
+        self._write(line)
+
+    def _time(self) -> str:
+        seconds = self._now()
+        whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+        return f"{whole}.{int(seconds % 1 * 1e6):06d}Z"
+
+    def _write(self, line: msgspec.Struct) -> None:
         data = self._encode(line) + b"\n"
-        if os.write(self._file, data) != len(data):
-            raise OSError("a line of the audit log was cut short")
+        if self._is_cut:
+            data = b"\n" + data  # ends the line that was cut short
+        try:
+            written, reason = os.write(self._file, data), "no room for a whole line"
+        except OSError as error:
+            written, reason = 0, error.strerror or type(error).__name__
+        if written == len(data):
+            if self._failing:
+                log.warning("the audit log %s is written again", self._path)
+            self._failing = self._is_cut = False
+            return
+        self._is_cut |= written > 0
+        if not self._failing:
+            log.error("the audit log %s cannot be written, calls are refused: %s", self._path, reason)
+        self._failing = True
+        raise AuditUnavailableError(f"the audit log {self._path} cannot be written: {reason}")
 
     def close(self) -> None:
         """Closes the file; nothing may be noted afterwards."""

@@ -15,6 +15,7 @@ what they mean, and not another spelling of the same.
 from __future__ import annotations
 
 import hashlib
+import heapq
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -182,7 +183,8 @@ class ContentFilter:
     """Applies rules to one text that comes in pieces. What it gives out, taken together, does not depend on them.
 
     Where redacted matches overlap, one replacement, that of the first, stands for all of them. Events of rules that
-    hold text come in the order of their starts, those of others when they are decided.
+    hold text come in the order of their starts, those of others when they are decided; of others behind a match that
+    blocks, only those come that were in its piece.
 
     Thread safety: none.
     """
@@ -193,7 +195,9 @@ class ContentFilter:
         self._held = bytearray()
         self._given = 0  # where _held begins in the text
         self._covered = 0  # where the last replaced match ends
-        self._waiting: list[tuple[int, int, int]] = []  # (start, -end, pattern), decided but not passed yet
+        self._waiting: list[
+            tuple[int, int, int]
+        ] = []  # a heap of (start, -end, pattern): decided, not passed yet
         self.blocked: ContentEvent | None = None
         """The match that ended the stream; nothing is given out from there on."""
 
@@ -201,6 +205,11 @@ class ContentFilter:
     def held_bytes(self) -> int:
         """Bytes of UTF-8 that are held back."""
         return len(self._held)
+
+    @property
+    def passed_bytes(self) -> int:
+        """Bytes of what came in that are decided: given out or replaced."""
+        return self._given
 
     def push(self, text: str) -> Filtered:
         """The next piece: the text that may go on, and what was found."""
@@ -227,14 +236,12 @@ class ContentFilter:
         events: list[ContentEvent] = []
         for pattern, start, end in matches:
             if self._targets[pattern].rule.action.holds:
-                self._waiting.append((start, -end, pattern))
+                heapq.heappush(self._waiting, (start, -end, pattern))
             else:
                 events.append(self._event(pattern, start, end))
-        if self._waiting:
-            self._waiting.sort()
         parts: list[bytes] = []
         while self._waiting and self._waiting[0][0] < limit:
-            start, negative_end, pattern = self._waiting.pop(0)
+            start, negative_end, pattern = heapq.heappop(self._waiting)
             event = self._event(pattern, start, -negative_end)
             events.append(event)
             parts.append(self._take(start))

@@ -29,6 +29,12 @@ permit (principal == Tenant::"anyone", action, resource);
 """What holds where a config has no policies: models for everybody who is known, the rest for operators. Without keys
 only this machine is served, and its owner may do everything."""
 
+_BESIDE = """
+@id("airi.judges")
+permit (principal, action == Action::"judge", resource);
+"""
+"""What holds beside any policies: content rules may have texts judged, unless a policy forbids it."""
+
 _REMEMBERED = 1 << 14
 _PRINCIPALS = 1 << 10
 
@@ -43,6 +49,8 @@ class Action(StrEnum):
     RETRIEVE = "retrieve"
     WORKFLOW = "workflow"
     SHADOW = "shadow"
+    JUDGE = "judge"
+    """A content rule asks about a text of the caller's."""
     TOKENIZE = "tokenize"
     LIST_MODELS = "list_models"
     METRICS = "metrics"
@@ -84,11 +92,12 @@ class Decider:
     ) -> None:
         """`policies` in Cedar's syntax, None for `BUILT_IN`; `resources`: all that calls can be made to.
 
+        Judges of content rules may be asked unless a policy forbids it.
         Raises ConfigError for policies that are not Cedar or do not fit the schema.
         """
         from cedarpy import Entities, PolicySet, Schema, policies_to_json_str
 
-        text = BUILT_IN if policies is None else policies
+        text = (BUILT_IN if policies is None else policies) + _BESIDE
         _check(text, schema)
         self._policies = PolicySet.from_str(text)
         self._schema = Schema.from_json_str(json.dumps(schema))

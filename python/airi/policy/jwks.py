@@ -70,11 +70,14 @@ class Issuer:
         self.refreshing: asyncio.Task[None] | None = None
         """The attempt that runs now."""
 
+    @property
+    def is_believed(self) -> bool:
+        """Whether its keys were fetched, and that not longer than KEPT_S ago."""
+        return self._fetched is not None and self._clock() - self._fetched <= KEPT_S
+
     def key(self, kid: str, algorithm: str) -> jwt.PyJWK | None:
         """The key of this id, if it may be used so."""
-        if self._fetched is None or self._clock() - self._fetched > KEPT_S:
-            return None
-        return self._keys.get((kid, algorithm))
+        return self._keys.get((kid, algorithm)) if self.is_believed else None
 
     def any_key(self, algorithm: str) -> jwt.PyJWK | None:
         """Some key for this algorithm: to do the work that a known one would take."""

@@ -22,7 +22,7 @@ from airi.policy.fetch import FETCH_S, fetch
 from airi.policy.jwks import Fetch, Issuer, Settings
 from airi.policy.keys import digest_of
 from airi.policy.oidc import ALGORITHMS, OidcOptions
-from airi.policy.principal import ANYONE, Principal
+from airi.policy.principal import Principal
 from airi.policy.ring import bearer_of
 from airi.policy.tenants import Tenants
 
@@ -70,7 +70,14 @@ _header_decoder = msgspec.json.Decoder(_Header)
 _claims_decoder = msgspec.json.Decoder(_Claims)
 _object_decoder: msgspec.json.Decoder[dict[str, Any]] = msgspec.json.Decoder(dict[str, Any])
 _MALFORMED = _Parts(_Header("RS256", ""), _Claims("", "", 0.0), b"", bytes(300), b"1" * 256)
-_NEVER = (0.0, ANYONE)
+
+
+class _Verified(NamedTuple):
+    """What is remembered of a token."""
+
+    until: float
+    issuer: Issuer
+    principal: Principal
 
 
 def check_issuers(
@@ -118,7 +125,7 @@ class TokenVerifier:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._get, self._clock, self._monotonic = get, clock, monotonic
-        self._cache: dict[bytes, tuple[float, Principal]] = {}
+        self._cache: dict[bytes, _Verified] = {}
         self._issuers: dict[str, Issuer] = {}
         self._tenant_of: dict[tuple[str, str], tuple[str, OidcOptions]] = {}
         self._task: asyncio.Task[None] | None = None
@@ -163,18 +170,18 @@ class TokenVerifier:
         if token.count(b".") != 2 or len(token) > _LONGEST:
             return None
         digest = digest_of(token)
-        until, principal = self._cache.get(digest, _NEVER)
-        if self._clock() < until:
-            return principal
+        known = self._cache.get(digest)
+        if known is not None and self._clock() < known.until and known.issuer.is_believed:
+            return known.principal
         parts = _split(token)
-        known, key = self._key(parts)
-        if not (_is_signed(key, parts) & known):
+        issuer, key = self._key(parts)
+        if not _is_signed(key, parts) or issuer is None:
             return None
         found = self._principal(parts)
         if found is not None:
             while len(self._cache) >= _MOST_CACHED:
                 del self._cache[next(iter(self._cache))]
-            self._cache[digest] = (parts.claims.exp + LEEWAY_S, found)
+            self._cache[digest] = _Verified(parts.claims.exp + LEEWAY_S, issuer, found)
         return found
 
     async def find_late(self, authorization: str | None) -> Principal | None:
@@ -208,17 +215,17 @@ class TokenVerifier:
         for issuer in self._issuers.values():
             issuer.refresh_if_due()
 
-    def _key(self, parts: _Parts) -> tuple[bool, jwt.PyJWK]:
-        """Whether the token's own key is known, and that key or one that is as much work."""
+    def _key(self, parts: _Parts) -> tuple[Issuer | None, jwt.PyJWK]:
+        """The issuer, where the token's own key is known, and that key or one that is as much work."""
         kid, algorithm = parts.header.kid, parts.header.alg
         issuer = self._issuers.get(parts.claims.iss)
         if issuer is None or algorithm not in ALGORITHMS:
-            return False, _meaningless()
+            return None, _meaningless()
         key = issuer.key(kid, algorithm)
         if key is None:
             issuer.refresh_soon()
-            return False, issuer.any_key(algorithm) or _meaningless()
-        return True, key
+            return None, issuer.any_key(algorithm) or _meaningless()
+        return issuer, key
 
     def _principal(self, parts: _Parts) -> Principal | None:
         claims, now = parts.claims, self._clock()
@@ -234,7 +241,8 @@ class TokenVerifier:
             return None  # for nobody here, or for two at once
         tenant, oidc = found[0]
         everything = _object_decoder.decode(parts.payload)
-        return self._tenants.principal(tenant, groups=_groups(everything, oidc), claims=everything)
+        groups, region = _groups(everything, oidc), _region(everything, oidc)
+        return self._tenants.principal(tenant, groups=groups, region=region, claims=everything)
 
 
 def _split(token: bytes) -> _Parts:
@@ -274,14 +282,25 @@ def _meaningless() -> jwt.PyJWK:
 
 def _groups(claims: dict[str, Any], oidc: OidcOptions) -> tuple[str, ...]:
     """The groups that a token names, of those that its issuer may name."""
-    value: Any = claims.get(oidc.groups_claim)
-    if value is None:
-        value = claims
-        for name in oidc.groups_claim.split("."):
-            value = value.get(name) if isinstance(value, dict) else None
+    value = _claim(claims, oidc.groups_claim)
     if isinstance(value, str):
         value = value.split()
     if not isinstance(value, list):
         return ()
-    names = (name for name in value if isinstance(name, str))
-    return tuple(name for name in names if name in oidc.accept_groups or "*" in oidc.accept_groups)
+    return tuple(name for name in value if isinstance(name, str) and oidc.accepts_group(name))
+
+
+def _region(claims: dict[str, Any], oidc: OidcOptions) -> str | None:
+    """The region that a token names, where its issuer is asked for one."""
+    value = None if oidc.region_claim is None else _claim(claims, oidc.region_claim)
+    return value if isinstance(value, str) else None
+
+
+def _claim(claims: dict[str, Any], name: str) -> Any:
+    """A claim by its whole name, else by the names of objects with dots between."""
+    value: Any = claims.get(name)
+    if value is None:
+        value = claims
+        for part in name.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+    return value

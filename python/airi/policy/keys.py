@@ -13,12 +13,27 @@ import secrets
 import string
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
+from airi._units import moment, parse_duration
 from airi.errors import ConfigError
 from airi.policy.tenants import DEFAULT_PREFIX, check_name, check_prefix
 from airi.state import KeyRecord, Store
 
-__all__ = ["NewKey", "create_key", "digest_of", "key_id_of", "list_keys", "revoke_key", "rotate_key"]
+__all__ = [
+    "SHORTEST_KEY",
+    "NewKey",
+    "UnknownKeyError",
+    "create_key",
+    "described",
+    "digest_of",
+    "hide_keys",
+    "key_id_of",
+    "list_keys",
+    "revoke_key",
+    "rotate_key",
+    "seconds_of",
+]
 
 _ID_LENGTH = 12
 _SECRET_LENGTH = 43
@@ -27,6 +42,8 @@ _SECRET_ALPHABET = string.ascii_letters + string.digits
 """62 characters, 43 times: 256 bits. No dash, so that the last two dashes of a key part it."""
 _ID = re.compile(rf"[a-z0-9]{{{_ID_LENGTH}}}")
 _KEY = re.compile(rf"[A-Za-z0-9_-]{{1,32}}-([a-z0-9]{{{_ID_LENGTH}}})-[A-Za-z0-9]{{{_SECRET_LENGTH}}}")
+SHORTEST_KEY = _ID_LENGTH + _SECRET_LENGTH + 3
+"""Characters of a key: no shorter text holds one."""
 _LONGEST_S = 100 * 366 * 86_400
 
 
@@ -36,6 +53,10 @@ class NewKey:
 
     record: KeyRecord
     text: str = field(repr=False)
+
+
+class UnknownKeyError(ConfigError):
+    """No key has this id."""
 
 
 def digest_of(text: bytes) -> bytes:
@@ -56,6 +77,39 @@ def key_id_of(text: str) -> str:
             field="key",
         )
     return text
+
+
+def hide_keys(text: str) -> str:
+    """A text in which no whole key can be read: of each, the id is left."""
+    return _KEY.sub(r"\1", text)
+
+
+def described(record: KeyRecord, now: float) -> dict[str, Any]:
+    """All of a key that is no secret, for people and programs."""
+    times = {
+        name: None if at is None else moment(at)
+        for name in ("created", "expires", "revoked", "retires")
+        for at in [getattr(record, name)]
+    }
+    return {
+        "id": record.id,
+        "tenant": record.tenant,
+        "prefix": record.prefix,
+        "state": record.state(now),
+        **times,
+        "replaced_by": record.replaced_by,
+    }
+
+
+def seconds_of(field: str, text: str) -> int:
+    """A duration such as 90d, or 0s, in seconds. Raises ConfigError."""
+    seconds = parse_duration(text)
+    if seconds is None:
+        raise ConfigError(
+            f"{field} is {text[:100]!r}; give a whole number and a unit, one of s, m, h, d, w, such as 90d",
+            field=field,
+        )
+    return seconds
 
 
 async def create_key(
@@ -132,8 +186,8 @@ async def _known(store: Store, key_id: str) -> KeyRecord:
     return record
 
 
-def _unknown(key_id: str) -> ConfigError:
-    return ConfigError(f"key {key_id} is not known; `airi keys list` shows all", field="key")
+def _unknown(key_id: str) -> UnknownKeyError:
+    return UnknownKeyError(f"key {key_id} is not known; `airi keys list` shows all", field="key")
 
 
 def _times(lifetime_s: int | None, now: float | None) -> tuple[int, int | None]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from airi.errors import ConfigError
+from airi.policy.principal import OPERATORS
 
 __all__ = ["ALGORITHMS", "OidcOptions", "is_fetchable"]
 
@@ -39,8 +40,11 @@ class OidcOptions:
     groups_claim: str = "groups"
     """The claim that names groups: a list of texts, or one text with blanks between; dots lead into objects."""
     accept_groups: tuple[str, ...] = ()
-    """The groups that the issuer may put its people into, `*` for any. None unless said: what groups may do is
-    written for all tenants, and an issuer is one tenant's own."""
+    """The groups that the issuer may put its people into, `*` for any but operators. None unless said: what groups may
+    do is written for all tenants, and an issuer is one tenant's own."""
+
+    region_claim: str | None = None
+    """The claim that names a caller's region, found as `groups_claim` is; left out: the tenant's own counts."""
 
     def __post_init__(self) -> None:
         for field, url in (("issuer", self.issuer), ("jwks_uri", self.jwks_uri)):
@@ -61,8 +65,13 @@ class OidcOptions:
                 f"algorithms are {', '.join(self.algorithms) or 'none'}; accepted: {', '.join(ALGORITHMS)}",
                 field="algorithms",
             )
-        if not self.groups_claim:
-            raise ConfigError("groups_claim is empty; name a claim", field="groups_claim")
+        for field, claim in (("groups_claim", self.groups_claim), ("region_claim", self.region_claim)):
+            if claim == "":
+                raise ConfigError(f"{field} is empty; name a claim", field=field)
+
+    def accepts_group(self, name: str) -> bool:
+        """Whether the issuer may put its people into this group. `*` never makes operators: they are named."""
+        return name in self.accept_groups or ("*" in self.accept_groups and name != OPERATORS)
 
 
 def is_fetchable(url: str) -> bool:

@@ -8,10 +8,13 @@ from typing import Any, Literal
 
 from airi.sampling_params import MAX_PRIORITY
 
-__all__ = ["ANYONE", "Principal", "PriorityClass", "priority_class"]
+__all__ = ["ANYONE", "OPERATORS", "Principal", "PriorityClass", "priority_class"]
 
 PriorityClass = Literal["critical", "standard", "sheddable"]
 """Of a request: priority above 0, 0, below 0. Names as the Gateway API's inference extension has them."""
+
+OPERATORS = "operators"
+"""The group that may do everything where a config has no policies."""
 
 
 def priority_class(priority: int) -> PriorityClass:
@@ -33,6 +36,8 @@ class Principal:
     """Added to what a request asks for itself; higher is served first."""
     weight: float = 1.0
     """The tenant's share against others of the same priority."""
+    region: str | None = None
+    """Where it may be served from or is, as the tenant's entry or its issuer says; never as a request does."""
     claims: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
     """What a verified token says; about people, so it is shown nowhere."""
 

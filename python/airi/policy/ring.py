@@ -114,6 +114,7 @@ class KeyWatch:
         self._interval_s = interval_s
         self._count = 0
         self._failing = False
+        self._refreshing = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -129,8 +130,9 @@ class KeyWatch:
 
     async def refresh(self) -> None:
         """Takes over what has changed since the last look."""
-        records, self._count = await self._store.keys(since=self._count)
-        self._ring.update(records)
+        async with self._refreshing:  # what was read first must not be placed last
+            records, self._count = await self._store.keys(since=self._count)
+            self._ring.update(records)
 
     async def _watch(self) -> None:
         while True:

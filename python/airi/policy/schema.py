@@ -8,7 +8,7 @@ from typing import Any
 
 __all__ = ["ACTIONS", "cedar_schema", "parsed_schema"]
 
-MODEL_ACTIONS = ("chat", "completion", "embed", "rerank", "shadow", "tokenize")
+MODEL_ACTIONS = ("chat", "completion", "embed", "rerank", "shadow", "judge", "tokenize")
 SERVER_ACTIONS = ("list_models", "admin", "metrics")
 ACTIONS = (*MODEL_ACTIONS, *SERVER_ACTIONS, "retrieve", "workflow", "promote")
 
@@ -22,6 +22,7 @@ def cedar_schema() -> dict[str, Any]:
     text, number, truth = {"type": "String"}, {"type": "Long"}, {"type": "Boolean"}
     call = record(
         max_tokens=number,
+        n=number,
         stream=truth,
         tools=truth,
         priority=number,

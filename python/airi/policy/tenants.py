@@ -34,6 +34,8 @@ class TenantOptions:
     """Added to the priority of its requests."""
     weight: float = 1.0
     """Its share of the device against others of the same priority."""
+    region: str | None = None
+    """What policies may ask as `context.region`, where a token does not say."""
     key_prefix: str = DEFAULT_PREFIX
     """What its new keys begin with."""
     oidc: OidcOptions | None = None
@@ -111,9 +113,13 @@ class Tenants:
         *,
         key_id: str | None = None,
         groups: Iterable[str] = (),
+        region: str | None = None,
         claims: Mapping[str, Any] = _NO_CLAIMS,
     ) -> Principal | None:
-        """The principal of a tenant; None for one that is not served. `groups` come on top of the tenant's own."""
+        """The principal of a tenant; None for one that is not served.
+
+        `groups` come on top of the tenant's own, `region` in place of it.
+        """
         option = self._options.get(name)
         if option is None and self._options:
             return None
@@ -128,6 +134,7 @@ class Tenants:
             groups=tuple(dict.fromkeys((*option.groups, *groups))),
             priority=option.priority,
             weight=option.weight,
+            region=region or option.region,
             claims=claims,
         )
 

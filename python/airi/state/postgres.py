@@ -14,8 +14,26 @@ __all__ = ["PostgresStore"]
 _CONNECTIONS = 4
 _CONNECT_S = 10.0
 _ANSWER_S = 10.0
+# No prepared statements by name: poolers that change the connection under us do not keep them.
+_SETTINGS: dict[str, Any] = {
+    "timeout": _CONNECT_S,
+    "command_timeout": _ANSWER_S,
+    "statement_cache_size": 0,
+    "server_settings": {"application_name": "airi"},
+}
 _MIGRATION_LOCK = 0x61697269
 """Any number, the same in every process."""
+_OWNER_LOCK = 0x6169726F
+"""As that one; together with the table it is of this state alone."""
+# A transaction that lasts: poolers leave it on one connection of the server's. It holds no snapshot and no row, and the
+# server learns within half a minute of a machine that is gone.
+_HOLD = """
+    BEGIN;
+    SET LOCAL idle_in_transaction_session_timeout = 0;
+    SET LOCAL tcp_keepalives_idle = 10;
+    SET LOCAL tcp_keepalives_interval = 5;
+    SET LOCAL tcp_keepalives_count = 4"""
+_TAKE_LOCK = f"SELECT pg_try_advisory_xact_lock({_OWNER_LOCK}, 'airi_meta'::regclass::oid::int)"
 # Not to_regclass: it may remember from before the wait for the lock that there was no such table.
 _HAS_META = (
     "SELECT 1 FROM pg_class WHERE relname = 'airi_meta' AND relkind = 'r' AND pg_table_is_visible(oid)"
@@ -25,27 +43,20 @@ _HAS_META = (
 class PostgresStore(Store):
     """A small pool of connections. Those that break are replaced; the method that was on one raises StateError."""
 
-    def __init__(self, pool: Any, shown: str) -> None:
+    def __init__(self, pool: Any, url: str, shown: str) -> None:
         super().__init__(shown)
         self._pool = pool
+        self._url = url
+        self._lock_holder: Any = None
 
     @classmethod
     async def open(cls, url: str, shown: str) -> PostgresStore:
         """Connects, and makes or updates the tables in the first schema of the user's search path."""
         try:
-            # No prepared statements by name: poolers that change the connection under us do not keep them.
-            pool = await asyncpg.create_pool(
-                url,
-                min_size=1,
-                max_size=_CONNECTIONS,
-                timeout=_CONNECT_S,
-                command_timeout=_ANSWER_S,
-                statement_cache_size=0,
-                server_settings={"application_name": "airi"},
-            )
+            pool = await asyncpg.create_pool(url, min_size=1, max_size=_CONNECTIONS, **_SETTINGS)
         except _FAILURES as error:
             raise StateError(f"state {shown} cannot be opened: {_reason(error)}") from None
-        store = cls(pool, shown)
+        store = cls(pool, url, shown)
         try:
             await store._migrate()
         except BaseException:
@@ -55,6 +66,8 @@ class PostgresStore(Store):
 
     async def close(self) -> None:
         """Closes the connections."""
+        if self._lock_holder is not None:
+            await self._lock_holder.close()
         await self._pool.close()
 
     async def _read(self, *statements: Statement) -> list[list[Row]]:
@@ -62,6 +75,27 @@ class PostgresStore(Store):
 
     async def _write(self, *statements: Statement) -> list[list[Row]]:
         return await self._transaction(statements)
+
+    async def _lock_budgets(self) -> bool:
+        if self._pool.is_closing():
+            raise StateError(f"state {self.shown} is closed")
+        if self._lock_holder is not None and not self._lock_holder.is_closed():
+            return True
+        try:
+            holder = await asyncpg.connect(self._url, **_SETTINGS)
+            try:
+                await holder.execute(_HOLD)
+                is_held = bool(await holder.fetchval(_TAKE_LOCK))
+            except BaseException:
+                holder.terminate()
+                raise
+            if is_held:
+                self._lock_holder = holder
+            else:
+                await holder.close()
+            return is_held
+        except _FAILURES as error:
+            raise StateError(f"state {self.shown}: {_reason(error)}") from None
 
     async def _transaction(self, statements: tuple[Statement, ...], **mode: Any) -> list[list[Row]]:
         try:

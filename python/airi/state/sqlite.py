@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import fcntl
 import os
 import re
 import sqlite3
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +26,7 @@ T = TypeVar("T")
 _BUSY_S = 10.0
 """How long another process may hold the file before this one gives up."""
 _RETRY_S = 0.02
+_MAKING = threading.Lock()
 _OLDEST = (3, 35, 0)
 """The first one with RETURNING."""
 _HAS_META = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'airi_meta'"
@@ -39,6 +43,7 @@ class SqliteStore(Store):
         self._path = path
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="airi-state")
         self._connection: sqlite3.Connection | None = None
+        self._lock_file: int | None = None
 
     @classmethod
     async def open(cls, path: Path, shown: str) -> SqliteStore:
@@ -58,6 +63,9 @@ class SqliteStore(Store):
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
+            if self._lock_file is not None:
+                os.close(self._lock_file)
+                self._lock_file = None
 
         with suppress(RuntimeError):  # closed before
             await asyncio.get_running_loop().run_in_executor(self._thread, close)
@@ -68,6 +76,9 @@ class SqliteStore(Store):
 
     async def _write(self, *statements: Statement) -> list[list[Row]]:
         return await self._call(lambda: self._transaction("BEGIN IMMEDIATE", statements))
+
+    async def _lock_budgets(self) -> bool:
+        return await self._call(self._take_lock)
 
     async def _call(self, work: Callable[[], T]) -> T:
         try:
@@ -85,8 +96,7 @@ class SqliteStore(Store):
             raise StateError(
                 f"state {self.shown}: SQLite is {sqlite3.sqlite_version}; it must be 3.35 or newer"
             )
-        # Nobody else on the machine needs to know who has keys; the log's files take the mode over.
-        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        self._make()
         self._connection = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None)
         self._use_log()
         for pragma in ("synchronous = FULL", "foreign_keys = ON"):
@@ -94,6 +104,35 @@ class SqliteStore(Store):
         if self._pending(self._version()):
             self._connection.execute("BEGIN IMMEDIATE")
             self._finish(tuple(self._pending(self._version())))  # another process may have been first
+
+    def _make(self) -> None:
+        """Makes the file where there is none: nobody else needs to know who has keys; the log takes the mode over.
+
+        One that is there is never opened beside SQLite. To close it would end the locks of this process's other
+        stores, as POSIX has it, and the next process to leave would take the log away from under them.
+        """
+        path = os.path.realpath(self._path)
+        try:
+            with _MAKING:  # closed before any other store opens it
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        except FileExistsError:
+            if os.path.isdir(path):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)) from None
+            if not os.access(path, os.R_OK | os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES)) from None
+
+    def _take_lock(self) -> bool:
+        """Locks a file beside the state's, for as long as it is open: until this process has ended, however it does."""
+        if self._lock_file is None:
+            path = f"{os.path.realpath(self._path)}-owner"
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(file)
+                return False
+            self._lock_file = file
+        return True
 
     def _use_log(self) -> None:
         """Turns the write-ahead log on. Two that do so at once are not made to wait by SQLite: hence the loop."""

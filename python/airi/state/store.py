@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from types import TracebackType
@@ -48,8 +50,13 @@ _RETIRE = f"""
     WHERE id = $1 AND revoked IS NULL AND replaced_by IS NULL AND (expires IS NULL OR expires > $4)"""
 _ADD_SUCCESSOR = f"{_ADD_KEY} AND EXISTS (SELECT 1 FROM airi_keys WHERE id = $7 AND replaced_by = $1)"
 _BUDGET = "SELECT scope, period_start, spent_micro, device_us FROM airi_budgets"
+# Its row's lock puts what an owner spends before or after the next one begins.
+_LOCK_OWNER: Statement = ("UPDATE airi_meta SET owner = owner", ())
+_OWN = "UPDATE airi_meta SET owner = $1"
 _ADD_BUDGET = """
-    INSERT INTO airi_budgets (scope, period_start, spent_micro, device_us) VALUES ($1, $2, $3, $4)
+    INSERT INTO airi_budgets (scope, period_start, spent_micro, device_us)
+    SELECT CAST($1 AS TEXT), CAST($2 AS BIGINT), CAST($3 AS BIGINT), CAST($4 AS BIGINT)
+    WHERE CAST($5 AS TEXT) IS NULL OR EXISTS (SELECT 1 FROM airi_meta WHERE owner = CAST($5 AS TEXT))
     ON CONFLICT (scope, period_start) DO UPDATE
     SET spent_micro = airi_budgets.spent_micro + excluded.spent_micro,
         device_us = airi_budgets.device_us + excluded.device_us
@@ -78,6 +85,8 @@ class Store(ABC):
     def __init__(self, shown: str) -> None:
         self.shown = shown
         """Its URL without a password."""
+        self._owner: str | None = None
+        self._owning = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
         return self
@@ -98,6 +107,13 @@ class Store(ABC):
     @abstractmethod
     async def _write(self, *statements: Statement) -> list[list[Row]]:
         """The rows of each; all are done or none."""
+
+    @abstractmethod
+    async def _lock_budgets(self) -> bool:
+        """Keeps other stores from taking the budgets until this one is closed or its process ends.
+
+        Where that was done before, sees to it that it still holds. False where another store has done it.
+        """
 
     # -- tenants -------------------------------------------------------------------------------
 
@@ -168,17 +184,40 @@ class Store(ABC):
 
     # -- budgets -------------------------------------------------------------------------------
 
+    async def own_budgets(self) -> None:
+        """From now on no other store owns the budgets, and one that did spends no more of them.
+
+        For servers that count in their own memory. Raises StateError while another store owns them.
+        """
+        async with self._owning:
+            if not await self._lock_budgets():
+                raise self._not_owned()
+            if self._owner is None:
+                owner = secrets.token_hex(8)
+                await self._write((_OWN, (owner,)))
+                self._owner = owner
+
+    def _not_owned(self) -> StateError:
+        return StateError(
+            f"state {self.shown} is used by another server; several share budgets by server.shared_counters"
+        )
+
     async def spend(self, charges: Iterable[Charge]) -> list[Budget]:
         """Adds all charges or none, and returns what is spent then, one budget per charge.
 
-        What is spent may pass any limit: `reserve` is what refuses.
+        What is spent may pass any limit: `reserve` is what refuses. Raises StateError where this store owned the
+        budgets and another one does by now.
         """
         # Rows are locked in one order everywhere, so that two gateways never wait for each other.
         places = sorted(enumerate(charges), key=lambda place: (place[1].scope, place[1].period_start))
         if not places:
             return []
-        statements = ((_ADD_BUDGET, _amounts(charge)) for _, charge in places)
-        found = await self._write(*statements)
+        if self._owner is not None:
+            await self.own_budgets()
+        statements = ((_ADD_BUDGET, (*_amounts(charge), self._owner)) for _, charge in places)
+        _, *found = await self._write(_LOCK_OWNER, *statements)
+        if not all(found):
+            raise self._not_owned()
         budgets = {index: _budget(rows[0]) for (index, _), rows in zip(places, found, strict=True)}
         return [budgets[index] for index in range(len(places))]
 

@@ -36,5 +36,7 @@ MIGRATIONS: list[tuple[str, ...]] = [
             PRIMARY KEY (scope, period_start)
         )""",
     ),
+    # Who may spend: the store that took the budgets last.
+    ("ALTER TABLE airi_meta ADD COLUMN owner TEXT",),
 ]
 """Version N is what the first N of them make. A released one is never edited; add another."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from airi.policy.ledger import Budget, Demand, LimitName, Limits, LimitTable, Scope
 
@@ -21,7 +21,6 @@ class Entry:
     expires: int
     charged: Demand
     settled: bool = False
-    device: list[tuple[int, int]] = field(default_factory=list)
 
 
 class Model:
@@ -32,6 +31,7 @@ class Model:
         self.table = table
         self.lease_us = lease_us
         self.log: list[Entry] = []
+        self.device: list[tuple[tuple[Scope, ...], int, int]] = []
         self.seen: dict[str, int] = {}
 
     def now(self, scopes: tuple[Scope, ...]) -> int:
@@ -57,8 +57,11 @@ class Model:
             return sum(e.charged.cost_micro for e in entries if period_of(limits.budget, e.at) == period)
         if name is LimitName.DEVICE:
             period = period_of(limits.device_seconds, at)
-            charges = [charge for e in entries for charge in e.device]
-            return sum(us for when, us in charges if period_of(limits.device_seconds, when) == period)
+            total = 0
+            for scopes, when, us in self.device:
+                if scope in scopes and period_of(limits.device_seconds, when) == period:
+                    total = max(0, total + us)
+            return total
         first = at // SECOND - 60
         return sum(amount(e.charged, name) for e in entries if e.at // SECOND >= first)
 

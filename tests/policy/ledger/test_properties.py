@@ -135,7 +135,7 @@ class LedgerMachine(RuleBasedStateMachine):
         if fits is not None:
             assert refused.retry_after_us == fits - refused.at
 
-    @rule(item=consumes(held), share=st.integers(0, 4), device_us=st.sampled_from([0, 0, 150]))
+    @rule(item=consumes(held), share=st.integers(0, 4), device_us=st.sampled_from([0, 0, 150, -60]))
     def settle(self, item, share: int, device_us: int) -> None:  # type: ignore[no-untyped-def]
         gateway, reservation, entry = item
         demand = entry.demand
@@ -151,11 +151,11 @@ class LedgerMachine(RuleBasedStateMachine):
         assert self.driver.settle(gateway, reservation, used, device_us) == live
         if live:
             entry.charged, entry.settled = used, True
-        entry.device.append((now, device_us))
+        self.model.device.append((entry.scopes, now, device_us))
         nothing = Demand(requests=0, parallel=0)
         assert not self.driver.settle(gateway, reservation, nothing, 0), "a second settle gives nothing back"
 
-    @rule(item=held, device_us=st.integers(0, 400))
+    @rule(item=held, device_us=st.integers(-200, 400))
     def a_step_of_a_device(self, item, device_us: int) -> None:  # type: ignore[no-untyped-def]
         gateway, reservation, entry = item
         budgets = [
@@ -164,7 +164,7 @@ class LedgerMachine(RuleBasedStateMachine):
         # Redis is not asked, and sees no time, where nothing has a budget.
         asked = budgets or not self.driver.clock_per_tenant
         now = self.model.see(entry.scopes, self.clock) if asked else self.model.now(entry.scopes)
-        entry.device.append((now, device_us))
+        self.model.device.append((entry.scopes, now, device_us))
         left = all(
             self.model.used(scope, LimitName.DEVICE, now) < budget.amount_micro for scope, budget in budgets
         )

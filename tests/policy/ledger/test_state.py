@@ -62,6 +62,26 @@ async def test_budgets_survive_an_orderly_end_and_a_crash(tmp_path: Path) -> Non
         await ledger.close()
 
 
+async def test_two_that_count_for_themselves_do_not_share_a_state(state_url: str) -> None:
+    """Else each would spend all of a budget."""
+    unpriced = LimitTable({SCOPES[0]: Limits(requests_per_minute=1)})
+    async with await open_store(state_url) as first, await open_store(state_url) as second:
+        ledger = await started(first)
+        other = ProcessLedger(unpriced, store=StateBudgets(second))
+        await other.open()  # which has nothing to share
+        with pytest.raises(
+            LedgerUnavailableError, match=r"^budgets cannot be kept: state .* is used by another server; "
+        ):
+            await other.set_limits(TABLE)
+        with pytest.raises(LedgerUnavailableError, match="is used by another server; "):
+            await started(second)
+        await ledger.close()
+        await first.close()
+        await other.set_limits(TABLE)
+        assert await left(other) == [1_280_000, 10_000] * 3
+        await other.close()
+
+
 async def test_a_write_that_failed_is_read_again_before_the_next(tmp_path: Path) -> None:
     async with await open_store(f"sqlite:///{tmp_path}/state.db") as store:
         budgets, really = StateBudgets(store), store.spend
@@ -82,10 +102,17 @@ async def test_a_write_that_failed_is_read_again_before_the_next(tmp_path: Path)
         assert loaded.spent_micro == 500
 
 
-async def test_a_state_that_is_closed_admits_nothing(tmp_path: Path) -> None:
+async def test_a_state_that_is_closed_admits_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     store = await open_store(f"sqlite:///{tmp_path}/state.db")
     ledger = await started(store)
     await store.close()
-    with pytest.raises(LedgerUnavailableError):
-        await ledger.reserve(SCOPES, Demand(cost_micro=5))
+    for _ in range(2):
+        with pytest.raises(LedgerUnavailableError):
+            await ledger.reserve(SCOPES, Demand(cost_micro=5))
+    [record] = caplog.records
+    assert record.getMessage().startswith(
+        "calls that cost are refused: budgets cannot be kept: state sqlite:"
+    )
     await ledger._leases.stop()

@@ -96,7 +96,8 @@ local function save_meter(key, m)
   end
 end
 
--- Charges device time to every scope. ARGV from `first`: amount, period per scope. Whether all have some left.
+-- Charges device time to every scope; below 0 it gives back what was charged ahead, maybe in a period that has ended.
+-- ARGV from `first`: amount, period per scope. Whether all have some left.
 local function charge_device(used, first)
   local left = 1
   for scope = 1, scopes do
@@ -104,8 +105,8 @@ local function charge_device(used, first)
     if amount ~= '' then
       local _, _, _, key = keys_of(scope)
       local m = meter(key, tonumber(period))
-      m.spent = m.spent + used
-      if used > 0 then save_meter(key, m) end
+      m.spent = math.max(0, m.spent + used)
+      if used ~= 0 then save_meter(key, m) end
       if m.spent >= tonumber(amount) then left = 0 end
     end
   end

@@ -145,7 +145,10 @@ class LocalLedger:
         return True
 
     def charge_device(self, reservation: Reservation, device_us: int, now: int) -> bool:
-        """Charges measured device time. False once a scope has none left: the request is to end."""
+        """Charges device time, or gives back, below 0, what was charged ahead of its use.
+
+        False once a scope has none left: the request is to end.
+        """
         self._advance(now)
         return self._charge_device(reservation.scopes, device_us)
 
@@ -222,8 +225,6 @@ class LocalLedger:
         return plan
 
     def _charge_device(self, scopes: tuple[Scope, ...], device_us: int) -> bool:
-        if device_us < 0:
-            raise ValueError(f"device_us is {device_us}; accepted: microseconds from 0")
         left = True
         # A scope whose limits were taken away meanwhile is not counted any more.
         for account in filter(None, map(self._accounts.get, scopes)):
@@ -231,7 +232,8 @@ class LocalLedger:
             if meter is None:
                 continue
             meter.roll(self._now)
-            meter.spent += device_us
+            # What was charged ahead may be given back when its period has ended.
+            meter.spent = max(0, meter.spent + device_us)
             left = left and meter.spent < meter.amount
             if meter.spent > meter.covered:
                 self._uncovered.add(meter)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
-from airi.errors import LedgerUnavailableError
+from airi.errors import AiriError, LedgerUnavailableError
 from airi.policy.ledger.budgets import BudgetRecord, BudgetStore
 from airi.policy.ledger.leases import Leases
 from airi.policy.ledger.limits import MICRO, Demand, LimitTable, Scope
 from airi.policy.ledger.local import LEASE_US, LocalLedger
 from airi.policy.ledger.outcome import Refused, Remaining, Reservation
 
+_LOG = logging.getLogger(__name__)
 _NOTHING = Demand(requests=0, parallel=0)
 
 
@@ -45,6 +48,7 @@ class ProcessLedger:
         self._ledger = LocalLedger(LimitTable({}), lease_us=int(lease_s * MICRO), durable=store is not None)
         self._leases = Leases(lease_s, self.renew)
         self._saving = asyncio.Lock()
+        self._failing = False
 
     async def open(self) -> None:
         """Loads what budgets have spent. Raises LedgerUnavailableError where the store cannot be read."""
@@ -57,10 +61,10 @@ class ProcessLedger:
         async with self._saving:
             await self._write(self._ledger.exact_records(self._clock()))
 
-    async def set_limits(self, limits: LimitTable) -> None:
-        """Replaces all limits at once; see `LocalLedger.set_limits`.
+    async def prepare_limits(self, limits: LimitTable) -> Callable[[], None]:
+        """Loads what the budgets of these limits have spent. What is returned is `LocalLedger.set_limits` with them.
 
-        Raises LedgerUnavailableError where what their budgets have spent cannot be loaded: then nothing changes.
+        Raises LedgerUnavailableError where it cannot be loaded.
         """
         if self._store is not None:
             wanted = self._ledger.unknown(limits, self._clock())
@@ -69,7 +73,11 @@ class ProcessLedger:
             except Exception as error:
                 raise _unavailable(error) from error
             self._ledger.add_records(records)
-        self._ledger.set_limits(limits)
+        return partial(self._ledger.set_limits, limits)
+
+    async def set_limits(self, limits: LimitTable) -> None:
+        """Replaces all limits at once. Raises LedgerUnavailableError as `prepare_limits`: then nothing changes."""
+        (await self.prepare_limits(limits))()
 
     async def reserve(self, scopes: Sequence[Scope], demand: Demand) -> Reservation | Refused:
         """See `LocalLedger.reserve`. Raises LedgerUnavailableError where money cannot be saved: nothing is charged."""
@@ -96,7 +104,7 @@ class ProcessLedger:
     async def charge_device(self, reservation: Reservation, device_us: int) -> bool:
         """See `LocalLedger.charge_device`."""
         left = self._ledger.charge_device(reservation, device_us, self._clock())
-        if self._ledger.needs_saving:
+        if left and self._ledger.needs_saving:  # else the request is to end now, and its settlement saves
             await self._save()
         return left
 
@@ -125,8 +133,14 @@ class ProcessLedger:
         try:
             await self._store.save_budgets(records)
         except Exception as error:
-            raise _unavailable(error) from error
+            unavailable = _unavailable(error)
+            if not self._failing:
+                _LOG.error("calls that cost are refused: %s", unavailable)
+            self._failing = True
+            raise unavailable from error
+        self._failing = False
 
 
 def _unavailable(error: Exception) -> LedgerUnavailableError:
-    return LedgerUnavailableError(f"budgets cannot be kept: their store fails with {type(error).__name__}")
+    reason = str(error) if isinstance(error, AiriError) else f"their store fails with {type(error).__name__}"
+    return LedgerUnavailableError(f"budgets cannot be kept: {reason}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from airi.policy.ledger.limits import Demand, LimitTable, Scope
@@ -19,6 +19,10 @@ class Ledger(Protocol):
 
     async def close(self) -> None: ...
 
+    async def prepare_limits(self, limits: LimitTable) -> Callable[[], None]:
+        """All that can fail of replacing the limits; what is returned replaces them, all at once."""
+        ...
+
     async def set_limits(self, limits: LimitTable) -> None:
         """Replaces all limits at once."""
         ...
@@ -28,11 +32,17 @@ class Ledger(Protocol):
         ...
 
     async def settle(self, reservation: Reservation, used: Demand, device_us: int = 0) -> bool:
-        """Ends a reservation and gives back what was not used. False: its lease had ended, nothing was given back."""
+        """Ends a reservation, gives back what was not used and charges `device_us` more as `charge_device` does.
+
+        False: its lease had ended, nothing was given back but device time.
+        """
         ...
 
     async def charge_device(self, reservation: Reservation, device_us: int) -> bool:
-        """Charges measured device time. False once a scope has none left: the request is to end."""
+        """Charges device time, or gives back, below 0, what was charged ahead of its use.
+
+        False once a scope has none left: the request is to end.
+        """
         ...
 
     async def renew(self, reservations: Iterable[Reservation] | None = None) -> list[Reservation]:

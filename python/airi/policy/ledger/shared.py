@@ -17,7 +17,7 @@ import logging
 import secrets
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
@@ -104,13 +104,21 @@ class RedisLedger:
         await self._script.close()
         await self._redis.aclose()
 
-    async def set_limits(self, limits: LimitTable) -> None:
-        """Replaces all limits at once; every gateway has its own and should be given the same.
+    async def prepare_limits(self, limits: LimitTable) -> Callable[[], None]:
+        """What replaces all limits at once; every gateway has its own and should be given the same.
 
         Scopes keep their counts; a budget of another period is another count.
         """
-        self._limits = limits
-        self._plans.clear()
+
+        def replace_limits() -> None:
+            self._limits = limits
+            self._plans.clear()
+
+        return replace_limits
+
+    async def set_limits(self, limits: LimitTable) -> None:
+        """Replaces all limits at once."""
+        (await self.prepare_limits(limits))()
 
     async def reserve(self, scopes: Sequence[Scope], demand: Demand) -> Reservation | Refused:
         """Charges `demand` to all scopes, which are of one tenant, or to none.
@@ -165,11 +173,14 @@ class RedisLedger:
         return bool(held)
 
     async def charge_device(self, reservation: Reservation, device_us: int) -> bool:
-        """Charges measured device time. False once a scope has none left: the request is to end."""
-        plan, used = self._plan_of(reservation), _device_us(device_us)
+        """Charges device time, or gives back, below 0, what was charged ahead of its use.
+
+        False once a scope has none left: the request is to end.
+        """
+        plan = self._plan_of(reservation)
         if not any(limits.device_seconds for limits in plan.limits):
             return True
-        [left] = await self._script.run(plan.keys, ("charge", used, *plan.device))
+        [left] = await self._script.run(plan.keys, ("charge", device_us, *plan.device))
         return bool(left)
 
     async def renew(self, reservations: Iterable[Reservation] | None = None) -> list[Reservation]:
@@ -254,7 +265,7 @@ def _settlement(plan: _Plan, reservation: Reservation, used: Demand, device_us: 
         reservation.id,
         reservation.at // MICRO,
         *reservation.demand.unused(used),
-        _device_us(device_us),
+        device_us,
         *plan.device,
         *budgets,
     )
@@ -285,12 +296,6 @@ def _outcome(
 
 def _usages(values: Sequence[int]) -> tuple[Usage, ...]:
     return tuple(Usage(*values[i : i + _USAGE]) for i in range(0, len(values), _USAGE))
-
-
-def _device_us(device_us: int) -> int:
-    if device_us < 0:
-        raise ValueError(f"device_us is {device_us}; accepted: microseconds from 0")
-    return device_us
 
 
 def _period_s(budget: Budget | None) -> int | str:

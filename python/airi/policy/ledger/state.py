@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class StateBudgets:
     """A `BudgetStore` over a `Store`, whose charges add up: what is saved is the difference to what was.
 
-    Thread safety: none; one `ProcessLedger` at a time. Two that share a state would each count the other's
-    spending only when they start.
+    Thread safety: none; one `ProcessLedger` at a time. Two that shared a state would each count the other's
+    spending only when they start: from the first budget on, the state is this one's.
     """
 
     def __init__(self, store: Store) -> None:
@@ -28,7 +28,8 @@ class StateBudgets:
         self._saved: dict[tuple[Scope, LimitName, int | None], tuple[int, int]] = {}
 
     async def load_budgets(self, wanted: Sequence[BudgetRecord]) -> Sequence[BudgetRecord]:
-        """One read per budget."""
+        """One read per budget. Raises StateError where another server's budgets are in this state."""
+        await self._store.own_budgets()
         return [replace(record, spent_micro=await self._read(record)) for record in wanted]
 
     async def save_budgets(self, records: Sequence[BudgetRecord]) -> None:
