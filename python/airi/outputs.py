@@ -9,8 +9,9 @@ from airi.errors import AiriError
 
 __all__ = ["ErrorInfo", "FinishReason", "Output", "TokenLogprobs", "error_info"]
 
-FinishReason = Literal["stop", "length", "cancelled", "deadline", "error"]
-"""stop: end of sequence or a stop id. length: max_tokens or the window. The others name themselves."""
+FinishReason = Literal["stop", "length", "content_filter", "cancelled", "deadline", "error"]
+"""stop: end of sequence or a stop id. length: max_tokens or the window. content_filter: forbidden texts left no token.
+The others name themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,11 @@ class Output:
     """Tokens generated over the whole request; set in the last output."""
     error: ErrorInfo | None = None
     """Set when `finish_reason` is "error"."""
+    device_us: int = 0
+    """Microseconds of devices' time that the request has used since this was last said: with the first token, in the
+    last output, and in every output of a metered request."""
+    final_state: bytes | None = None
+    """Where the text stands among the forbidden ones, in the last output of a request that names a set of them."""
 
     def merge(self, later: Output) -> None:
         """Append what a later output of the same request added."""
@@ -77,3 +83,5 @@ class Output:
         self.finish_reason = later.finish_reason
         self.stop_token = later.stop_token
         self.error = later.error
+        self.device_us += later.device_us
+        self.final_state = later.final_state

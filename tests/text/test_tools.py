@@ -200,3 +200,64 @@ def test_an_answer_may_stand_instead_of_calls() -> None:
     grammar = form.grammar(FUNCTIONS, several=True, answer='{"type": "integer"}')
     assert grammar.startswith("start: calls | answer\n")
     assert grammar.count("%json") == 3
+
+
+GOOD, WRONG = '{"name": "look", "arguments": {"a": 1}}', '{"name": "look", "arguments": {"a": 3}}'
+
+
+def byte_tokenizer(special: str) -> Any:
+    """Bytes as tokens, and one special token, whose id is 256."""
+    from llguidance import LLTokenizer
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(special, special=True)])
+    return LLTokenizer(tokenizer.to_str(), eos_token=0), tokenizer
+
+
+@pytest.mark.parametrize("is_special", [False, True])
+@pytest.mark.parametrize(
+    ("template", "call"),
+    [
+        ("<tool_call>", "<tool_call>\n%s\n</tool_call>"),
+        ("[TOOL_CALLS]", "[TOOL_CALLS][%s]"),
+        ('"parameters": dictionary', None),
+        ("[func_name1(", None),
+        ("", None),
+    ],
+)
+def test_text_is_free_around_calls_that_are_not(template: str, call: str | None, is_special: bool) -> None:  # noqa: FBT001
+    from llguidance import LLMatcher
+
+    special = {template: 256} if is_special and call is not None else {}
+    form = tool_format(FakeTokenizer(template, **special))  # type: ignore[arg-type]
+    lark = form.grammar(FUNCTIONS, several=True, text=True)
+    table, tokenizer = byte_tokenizer(template if special else "<s>")
+
+    def accepts(text: str) -> bool:
+        matcher = LLMatcher(table, LLMatcher.grammar_from_lark(lark), log_level=0)
+        assert not matcher.is_error(), matcher.get_error()
+        ids = tokenizer.encode(text, add_special_tokens=False).ids
+        return bool(matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting())
+
+    good, wrong = GOOD.replace("arguments", form.arguments), WRONG.replace("arguments", form.arguments)
+    assert accepts("")
+    assert accepts("An answer.\n\nIts {second} part.")
+    if call is None:
+        one = "[%s]" if form.before else "%s"
+        assert accepts(one % good)
+        assert not accepts(one % wrong)
+        assert not accepts(one % good + " and so on")
+    else:
+        assert accepts(call % good)
+        assert accepts("I look.\n" + call % good)
+        assert accepts(call % good + "\nDone.")
+        assert not accepts(call % wrong)
+        assert not accepts("I look." + call % wrong)
+        assert accepts("<tool" + "[TOOL")
+    if form.name == "hermes":
+        assert accepts("I look." + call % good + "\n" + call % good)  # type: ignore[operator]
+        assert not accepts(call % good + "\n" + call % wrong)  # type: ignore[operator]

@@ -9,12 +9,18 @@ from airi.transport import EngineClient, GenerateRequest, Output
 
 
 def request(
-    max_tokens: int | None = 8, *, prompt: int = 3, model: str = "stub", **params: Any
+    max_tokens: int | None = 8,
+    *,
+    prompt: int = 3,
+    model: str = "stub",
+    metered: bool = False,
+    **params: Any,
 ) -> GenerateRequest:
     return GenerateRequest(
         model=model,
         tokens=GenerateRequest.pack_tokens(range(prompt)),
         params=SamplingParams(max_tokens=max_tokens, **params),
+        metered=metered,
     )
 
 

@@ -130,6 +130,17 @@ async def test_a_priority_out_of_range_is_refused(endpoint: str) -> None:
                 await collect(client, message)
 
 
+async def test_a_metered_request_is_told_the_device_time_of_each_step(endpoint: str) -> None:
+    with running_stub(StubOptions(endpoint=endpoint, chunk=2, device_us=10, step_us=2000)):
+        async with await EngineClient.connect(endpoint, timeout_s=10) as client:
+            outputs = client.generate(request(3, prompt=5, metered=True))
+            seen = [(len(output.tokens), output.device_us) async for output in outputs]
+            assert (await collect(client, request(3, prompt=5))).device_us == 70
+    # 2 + 2 + 1 tokens of the prompt, of which the last gives the first of three; outputs may come together.
+    assert [sum(column) for column in zip(*seen, strict=True)] == [3, 70]
+    assert (0, 20) in seen
+
+
 async def test_a_full_queue_raises_queue_full(endpoint: str) -> None:
     with running_stub(StubOptions(endpoint=endpoint, max_queued=1, step_us=1000)):
         async with await EngineClient.connect(endpoint, timeout_s=10) as client:

@@ -141,6 +141,22 @@ async def test_unstarted_requests_are_sent_again_and_started_ones_are_not(
         assert len((await unstarted).tokens) == 6
 
 
+async def test_a_request_of_which_only_prompt_steps_have_run_is_sent_again(
+    endpoint: str, start_stub: StartStub
+) -> None:
+    process = start_stub("--step-us", "300000", "--chunk", "1", "--device-us", "5")
+    async with await EngineClient.connect(endpoint, timeout_s=10) as client:
+        stream = client.open(request(6, prompt=40, metered=True))
+        first = await anext(stream)
+        assert (first.tokens, first.device_us) == ([], 5)
+        process.kill()
+        start_stub("--device-us", "1")
+        tokens: list[int] = []
+        async for output in stream:
+            tokens += output.tokens
+        assert len(tokens) == 6
+
+
 async def test_a_cancelled_request_is_not_sent_again(endpoint: str, start_stub: StartStub) -> None:
     process = start_stub("--step-us", "300000")
     async with await EngineClient.connect(endpoint, timeout_s=10) as client:

@@ -21,6 +21,7 @@ def test_a_request_survives_the_wire() -> None:
         params=SamplingParams(temperature=0, logit_bias={3: 1.5}, stop=("x",), seed=2**64 - 1),
         timeout_us=5,
         cache_salt=b"s",
+        metered=True,
     )
     assert m.decode_client_message(m.encode(request)) == request
     assert request.num_tokens == 3
@@ -86,9 +87,12 @@ def test_every_error_class_survives_the_wire() -> None:
 
 
 def test_merging_outputs_is_what_two_reads_would_have_given() -> None:
-    first = Output(1, [4], num_prompt_tokens=3, num_cached_tokens=2, logprobs=[TokenLogprobs(4, -1.0, 1)])
-    first.merge(Output(1, [5], "stop", 5, logprobs=[TokenLogprobs(5, -2.0, 2)], num_generated_tokens=2))
+    logprobs = [TokenLogprobs(4, -1.0, 1)]
+    first = Output(1, [4], num_prompt_tokens=3, num_cached_tokens=2, logprobs=logprobs, device_us=30)
+    logprobs = [TokenLogprobs(5, -2.0, 2)]
+    first.merge(Output(1, [5], "stop", 5, logprobs=logprobs, num_generated_tokens=2, device_us=12))
     assert first.tokens == [4, 5]
     assert first.logprobs is not None
     assert [entry.token for entry in first.logprobs] == [4, 5]
     assert (first.finish_reason, first.stop_token, first.num_prompt_tokens) == ("stop", 5, 3)
+    assert first.device_us == 42

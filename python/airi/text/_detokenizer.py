@@ -54,13 +54,14 @@ class ByteDetokenizer:
     bytes that are not become replacement characters.
     """
 
-    __slots__ = ("_at_start", "_decode", "_pieces")
+    __slots__ = ("_at_start", "_decode", "_decoder", "_pieces")
 
     def __init__(
         self, pieces: Pieces, prompt_ids: Sequence[int] = (), *, byte_fallback: bool = False
     ) -> None:
         self._pieces = pieces
-        self._decode = _make_decoder("airi-replace-each-byte" if byte_fallback else "replace").decode
+        self._decoder = _make_decoder("airi-replace-each-byte" if byte_fallback else "replace")
+        self._decode = self._decoder.decode
         self._at_start = pieces.strips_leading and not any(pieces[i] for i in prompt_ids)
         waiting = b""
         for token_id in reversed(prompt_ids):
@@ -68,6 +69,21 @@ class ByteDetokenizer:
             if len(waiting) >= _MAX_WAITING_BYTES:
                 break
         self._decode(waiting[-_MAX_WAITING_BYTES:])
+
+    @property
+    def pieces(self) -> Pieces:
+        """The bytes of each token."""
+        return self._pieces
+
+    @property
+    def at_start(self) -> bool:
+        """Whether the next token with any bytes begins the text, and loses its leading space."""
+        return self._at_start
+
+    @property
+    def waiting(self) -> bytes:
+        """The beginning of a character that the next tokens may complete."""
+        return self._decoder.getstate()[0]
 
     def push(self, token_ids: Sequence[int]) -> str:
         pieces = self._pieces

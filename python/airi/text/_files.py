@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,15 @@ __all__ = ["SPECIAL_NAMES", "read_json", "read_templates", "read_text", "special
 
 SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _TEMPLATE_FOLDERS = ("additional_chat_templates", "chat_templates")
+
+
+def tokenizer_sha256(folder: str | Path) -> str:
+    """SHA-256 of a checkpoint's tokenizer.json, in hexadecimal; CheckpointError where it cannot be read."""
+    file = Path(folder) / "tokenizer.json"
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read: {error.strerror}") from None
 
 
 def read_text(path: Path) -> str:

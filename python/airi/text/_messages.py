@@ -140,6 +140,8 @@ def _arguments(text: str, where: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise TemplateError(f"{where} must be JSON: {error.msg} at character {error.pos}") from None
+    except ValueError:  # the interpreter reads no number of so many digits
+        raise TemplateError(f"{where} holds a number that is too long") from None
 
 
 def plain_copy(value: Any, where: str) -> Any:

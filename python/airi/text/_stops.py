@@ -24,13 +24,15 @@ class StopChecker:
     longest), so the outcome is the same however the text is cut into pieces.
     """
 
-    __slots__ = ("_first", "_longest", "_stops", "held")
+    __slots__ = ("_first", "_longest", "_stops", "held", "rest")
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(dict.fromkeys(stops))
         self._longest = max(map(len, self._stops), default=0)
         self._first = frozenset(s[0] for s in self._stops)
         self.held = ""
+        self.rest = ""
+        """What followed a stop string in the text that completed it."""
 
     def push(self, text: str, *, match: bool = True) -> tuple[str, StopMatch | None]:
         """Text that can be handed out, and the match (offsets in it) where `text` completes a stop string.
@@ -41,7 +43,7 @@ class StopChecker:
         buffer = self.held + text
         found = self._find(buffer) if match else None
         if found is not None:
-            self.held = ""
+            self.held, self.rest = "", buffer[found.end :]
             return buffer[: found.end], found
         keep = self._partial(buffer)
         self.held = buffer[len(buffer) - keep :]

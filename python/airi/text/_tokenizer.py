@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -155,6 +155,7 @@ class Tokenizer:
         min_tokens: int = 0,
         keep_offsets: bool = False,
         show: Sequence[int] = (),
+        may_end: Callable[[str], bool] | None = None,
     ) -> TextStream:
         """The text of what follows `prompt_ids`, as it is generated. See TextStream.
 
@@ -166,6 +167,7 @@ class Tokenizer:
             include_stop=include_stop,
             min_tokens=min_tokens,
             keep_offsets=keep_offsets,
+            may_end=may_end,
         )
 
     def detokenizer(

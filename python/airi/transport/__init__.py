@@ -10,6 +10,7 @@ from airi.outputs import ErrorInfo, Output, TokenLogprobs
 from airi.transport.client import EngineClient
 from airi.transport.messages import (
     EngineStats,
+    ForbidFor,
     GenerateRequest,
     ModelInfo,
     ModelStats,
@@ -26,6 +27,7 @@ __all__ = [
     "EngineStats",
     "EngineSupervisor",
     "ErrorInfo",
+    "ForbidFor",
     "GenerateRequest",
     "ModelInfo",
     "ModelStats",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from airi.errors import EngineDeadError, EngineStartError, ModelNotFoundError
 from airi.outputs import ErrorInfo, Output
@@ -18,6 +18,8 @@ from airi.transport.messages import (
     EngineStats,
     Explain,
     Failed,
+    Forbid,
+    ForbidFor,
     GenerateRequest,
     Goodbye,
     Hello,
@@ -73,6 +75,7 @@ class EngineClient:
         self._loop = asyncio.get_running_loop()
         self._requests: dict[int, OpenRequest] = {}
         self._tenants: dict[int, SetTenant] = {}
+        self._forbidden: Forbid | None = None
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._window: asyncio.TimerHandle | None = None
         self._closed = False
@@ -169,8 +172,9 @@ class EngineClient:
         if entry is None:
             return
         if self.alive:
-            entry.cancelled = True
-            self._link.send(Cancel([request_id]))
+            if not entry.cancelled:
+                entry.cancelled = True
+                self._link.send(Cancel([request_id]))
         else:
             del self._requests[request_id]
             self._loop.call_soon(entry.sink, Output(request_id, [], "cancelled"))
@@ -195,6 +199,16 @@ class EngineClient:
         if self.alive:
             await self._call(SetTenant(self._calls.next_number(), tenant, weight, kv_quota))
         self._tenants[tenant] = message
+
+    async def forbid(self, sets: Sequence[ForbidFor]) -> None:
+        """Tells which sets of forbidden texts requests may name from now on; kept across restarts.
+
+        Raises ConfigError, and keeps nothing, where there can be no masks of one. Without an engine the next one is
+        told.
+        """
+        if self.alive:
+            await self._call(Forbid(self._calls.next_number(), tuple(sets)))
+        self._forbidden = Forbid(NOBODY, tuple(sets))
 
     async def sleep(self, model: str) -> None:
         """Lends the memory of a model that is `sleepable` to the others; returns when it sleeps.
@@ -322,7 +336,8 @@ class EngineClient:
             entry = requests.get(output.request_id)
             if entry is None:
                 continue
-            entry.started = True
+            if output.tokens:
+                entry.started = True
             if output.finish_reason is not None:
                 del requests[output.request_id]
             entry.sink(output)
@@ -334,6 +349,8 @@ class EngineClient:
         self.alive = True
         for tenant in self._tenants.values():
             self._link.send(tenant)
+        if self._forbidden is not None:
+            self._link.send(self._forbidden)
         now = time.monotonic_ns() // 1000
         for request_id, entry in list(self._requests.items()):
             if entry.deadline is not None:

@@ -8,7 +8,7 @@ A client's DEALER socket talks to the engine's ROUTER socket; each message is on
                      <-------      Welcome     or Failed, when loading ended with an error
     GenerateRequest  ------->
     Cancel           ------->
-    SetTenant, Sleep, Wake, Explain
+    SetTenant, Sleep, Wake, Explain, Forbid
                      ------->
                      <-------      Reply       one per call, with its number
                      <-------      Outputs     ONE per step and client, with all its rows
@@ -26,6 +26,7 @@ import msgspec
 import zmq
 
 from airi.errors import AiriError, error_from_code
+from airi.forbidden import ForbiddenSet
 from airi.outputs import ErrorInfo, Output, error_info
 from airi.sampling_params import SamplingParams
 
@@ -40,6 +41,8 @@ __all__ = [
     "EngineStats",
     "Explain",
     "Failed",
+    "Forbid",
+    "ForbidFor",
     "GenerateRequest",
     "Goodbye",
     "Hello",
@@ -61,7 +64,7 @@ __all__ = [
     "set_heartbeat",
 ]
 
-PROTOCOL = 3
+PROTOCOL = 5
 """Both sides must speak the same number; the engine refuses a Hello with another one."""
 
 MAX_REQUEST_ID = 2**40 - 1
@@ -108,6 +111,12 @@ class GenerateRequest(msgspec.Struct, array_like=True, tag="generate", kw_only=T
     """Prefix blocks are shared only with requests of the same salt."""
     cache_salt_from: int = 0
     """The token of the prompt from which on the salt holds."""
+    metered: bool = False
+    """Has each step that it was part of give an output, without tokens too, that says what device time it took."""
+    forbidden: bytes | None = None
+    """The digest of a set of forbidden texts that `Forbid` has told of: no text may have a match."""
+    shown_tokens: tuple[int, ...] = ()
+    """Special tokens that are text all the same, where there is such a set."""
 
     @staticmethod
     def pack_tokens(tokens: Sequence[int]) -> bytes:
@@ -158,7 +167,24 @@ class Explain(msgspec.Struct, frozen=True, array_like=True, tag="explain"):
     request_id: int
 
 
-ControlMessage = SetTenant | Sleep | Wake | Explain
+class ForbidFor(msgspec.Struct, frozen=True, array_like=True):
+    """A set of forbidden texts for some models."""
+
+    forbidden: ForbiddenSet
+    models: tuple[str, ...]
+
+
+class Forbid(msgspec.Struct, frozen=True, array_like=True, tag="forbid"):
+    """From now on this client's requests may name these sets, and no others; the reply comes when their masks are made.
+
+    Requests that name them may follow at once.
+    """
+
+    call: int
+    sets: tuple[ForbidFor, ...]
+
+
+ControlMessage = SetTenant | Sleep | Wake | Explain | Forbid
 """Calls: each is answered by one Reply. All have their number first."""
 
 
@@ -222,7 +248,7 @@ class Outputs(msgspec.Struct, array_like=True, tag="outputs"):
     """All that one step gave to this client's requests.
 
     Rows that only got one more token travel as two columns; everything else (first tokens, ends,
-    log-probabilities, errors) as `Output`s.
+    log-probabilities, errors, rows of metered requests) as `Output`s.
     """
 
     request_ids: bytes

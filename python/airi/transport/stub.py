@@ -28,6 +28,7 @@ from airi.transport.messages import (
     ControlMessage,
     EngineStats,
     Explain,
+    Forbid,
     GenerateRequest,
     ModelInfo,
     ModelStats,
@@ -57,10 +58,14 @@ class StubOptions:
     """Requests that may run before further ones are refused as a full queue refuses them."""
     step_us: int = 0
     """Time that a step takes at least; 0 is as fast as it goes."""
+    chunk: int | None = None
+    """Tokens of one prompt that a step takes at most; None means all."""
+    device_us: int = 0
+    """Device time that a token is said to take, of prompts and answers."""
 
 
 class _Running:
-    __slots__ = ("left", "made", "params", "prompt", "request_id", "stops")
+    __slots__ = ("device_us", "left", "made", "metered", "params", "prompt", "request_id", "stops", "unread")
 
     def __init__(self, request: GenerateRequest, left: int, *, stops: bool) -> None:
         self.request_id = request.request_id
@@ -68,7 +73,10 @@ class _Running:
         self.prompt = request.num_tokens
         self.left = left
         self.stops = stops
+        self.metered = request.metered
+        self.unread = request.num_tokens
         self.made = 0
+        self.device_us = 0
 
 
 class StubEngine:
@@ -89,6 +97,8 @@ class StubEngine:
         """That came, refused ones too."""
         self.tenants: dict[int, float] = {}
         """Weights that clients have set."""
+        self.forbidden: set[bytes] = set()
+        """Digests of sets of forbidden texts that clients have told of; its canned tokens mind none of them."""
         self.asleep = False
         """Whether a client has sent the model to sleep; its requests run all the same."""
         self.server = EngineServer(options.endpoint, device="stub")
@@ -141,6 +151,8 @@ class StubEngine:
                 f"priority must be in [{-MAX_PRIORITY}, {MAX_PRIORITY}], got {request.priority}",
                 field="priority",
             )
+        elif request.forbidden is not None and request.forbidden not in self.forbidden:
+            error = RequestError("forbidden: the engine was told of no such set", field="forbidden")
         elif room < 1:
             error = ContextLengthError(
                 f"prompt has {request.num_tokens} tokens; at most {self._info.max_model_len - 1} fit",
@@ -163,6 +175,8 @@ class StubEngine:
         lines: list[str] = []
         if isinstance(message, SetTenant):
             self.tenants[message.tenant] = message.weight
+        elif isinstance(message, Forbid):
+            self.forbidden = {each.forbidden.digest for each in message.sets}
         elif isinstance(message, Explain):
             lines = [f"request {message.request_id & MAX_REQUEST_ID} is the stub's"]
         else:
@@ -170,8 +184,8 @@ class StubEngine:
         self.server.reply(message.call, lines=lines)
 
     def _cancel(self, message: Cancel) -> None:
-        ended = [i for i in message.request_ids if self._running.pop(i, None) is not None]
-        outputs = [Output(i, [], "cancelled") for i in ended]
+        ended = [self._running.pop(i) for i in message.request_ids if i in self._running]
+        outputs = [Output(row.request_id, [], "cancelled", device_us=row.device_us) for row in ended]
         self.server.send_outputs(np.empty(0, np.int64), np.empty(0, np.int32), outputs)
 
     def _step(self) -> None:
@@ -181,10 +195,14 @@ class StubEngine:
         plain_tokens: list[int] = []
         others: list[Output] = []
         for row in self._running.values():
+            if not self._reads(row):
+                if row.metered:
+                    others.append(Output(row.request_id, [], device_us=_taken(row)))
+                continue
             token = reply[row.made % size]
             row.made += 1
             row.left -= 1
-            if row.made > 1 and row.left and row.params.logprobs is None:
+            if row.made > 1 and row.left and row.params.logprobs is None and not row.metered:
                 plain_ids.append(row.request_id)
                 plain_tokens.append(token)
             else:
@@ -192,9 +210,16 @@ class StubEngine:
         for output in others:
             if output.finish_reason is not None:
                 del self._running[output.request_id]
-        self._generated += len(plain_ids) + len(others)
+        self._generated += len(plain_ids) + sum(len(output.tokens) for output in others)
         self._steps += 1
         self.server.send_outputs(np.array(plain_ids, np.int64), np.array(plain_tokens, np.int32), others)
+
+    def _reads(self, row: _Running) -> bool:
+        """Takes a step of a request; whether it gets a token."""
+        count = min(row.unread, self._options.chunk or row.unread) or 1
+        row.unread = max(0, row.unread - count)
+        row.device_us += count * self._options.device_us
+        return not row.unread
 
     def _full_output(self, row: _Running, token: int) -> Output:
         reason: FinishReason | None = None
@@ -213,6 +238,7 @@ class StubEngine:
             prompt_logprobs=self._prompt_logprobs(row) if want_prompt else None,
             num_prompt_tokens=row.prompt,
             num_generated_tokens=row.made if reason else 0,
+            device_us=_taken(row),
         )
 
     def _logprobs(self, token: int, count: int) -> TokenLogprobs:
@@ -241,6 +267,12 @@ class StubEngine:
             steps=self._steps,
         )
         self.server.send_stats(EngineStats([model]))
+
+
+def _taken(row: _Running) -> int:
+    """Device time since it was last said."""
+    taken, row.device_us = row.device_us, 0
+    return taken
 
 
 def _model_info(options: StubOptions) -> ModelInfo:
@@ -277,6 +309,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--max-model-len", type=int, default=4096)
     parser.add_argument("--max-queued", type=int, default=None)
     parser.add_argument("--step-us", type=int, default=0)
+    parser.add_argument("--chunk", type=int, default=None, help="prompt tokens of a request in one step")
+    parser.add_argument("--device-us", type=int, default=0, help="device time of a token")
     given = parser.parse_args(arguments)
     options = StubOptions(
         endpoint=given.endpoint,
@@ -288,6 +322,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         max_model_len=given.max_model_len,
         max_queued=given.max_queued,
         step_us=given.step_us,
+        chunk=given.chunk,
+        device_us=given.device_us,
     )
     engine = StubEngine(options)
     for number in (signal.SIGTERM, signal.SIGINT):

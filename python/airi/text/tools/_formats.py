@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,8 +35,12 @@ class ToolFormat:
     """Makes one for an answer, where these functions are declared."""
     arguments: str = "arguments"
     """The key of the arguments."""
+    mark: str = ""
+    """What tells calls from other text."""
+    mark_id: int | None = None
+    """Its token, where it is a special one."""
     before: str = ""
-    """Before all calls, in Lark's notation; so are the following."""
+    """Before all calls, in Lark's notation, where `mark` is the mark; so are the following."""
     open: str = ""
     """Before each call."""
     close: str = ""
@@ -44,20 +49,23 @@ class ToolFormat:
     mark_ids: tuple[int, ...] = ()
     """Special tokens that a parser has to see."""
 
-    def grammar(self, functions: Sequence[Function], *, several: bool, answer: str | None = None) -> str:
+    def grammar(
+        self, functions: Sequence[Function], *, several: bool, answer: str | None = None, text: bool = False
+    ) -> str:
         """A form, in Lark's notation, of a call of one of the functions, or of `several`.
 
         The parameters' schemas are its first `%json` blocks, in order. `answer`: a schema of which JSON may stand
-        instead of the calls.
+        instead of the calls. `text`: any text may stand instead of them, and where there is a mark around them.
         """
+        between = "" if text and self.mark else self.between
         call = f"{self.open} body {self.close}"
         calls = (
-            f"{self.before} call ({self.between} call)* {self.after}"
+            f"{self.before} call ({between} call)* {self.after}"
             if several
             else f"{self.before} call {self.after}"
         )
         lines = [
-            f"start: calls{' | answer' if answer is not None else ''}",
+            f"start: {self._start(answer=answer is not None, text=text)}",
             f"calls: {calls}",
             f"call: {call}",
             "body: " + " | ".join(f"f{i}" for i in range(len(functions))),
@@ -68,7 +76,25 @@ class ToolFormat:
             lines.append(f"a{i}: %json {_schema(function.parameters)}")
         if answer is not None:
             lines.append(f"answer: %json {answer}")
-        return "\n".join(lines)
+        return "\n".join(lines + self._terminals(text=text))
+
+    def _start(self, *, answer: bool, text: bool) -> str:
+        calls = "calls TEXT? | TEXT?" if text and self.mark else "calls | TEXT?" if text else "calls"
+        return f"{calls} | answer" if answer else calls
+
+    def _terminals(self, *, text: bool) -> list[str]:
+        """The mark, with the text before it where there may be some, and the text that has no call in it."""
+        if not self.mark:
+            return [r"TEXT: /\s*[^\s\[{](?s:.*)/"] if text else []
+        if self.mark_id is not None:
+            mark = f"<[{self.mark_id}]>"
+            return [f"mark: TEXT? {mark}", "TEXT: /(?s:.+)/"] if text else [f"mark: {mark}"]
+        if not text:
+            return [f"mark: {_literal(self.mark)}"]
+        return [
+            f"mark[suffix={_literal(self.mark)}]: /(?s:.*)/",
+            f"TEXT: /(?s:.+)/ & ~/(?s:.*){re.escape(self.mark)}(?s:.*)/",
+        ]
 
 
 def tool_format(tokenizer: Tokenizer) -> ToolFormat:
@@ -104,15 +130,14 @@ def _marked(tokenizer: Tokenizer, name: str, begin: str, end: str | None) -> Too
     marks = {mark: tokenizer.token_id(mark) for mark in (begin, end) if mark is not None}
     special = {mark: token for mark, token in marks.items() if token in tokenizer.special_ids}
 
-    def terminal(mark: str) -> str:
-        return f"<[{special[mark]}]>" if mark in special else _literal(mark)
-
     mark_ids = tuple(token for token in special.values() if token is not None)
     if end is None:
         return ToolFormat(
             name=name,
             parser=lambda _: MarkerParser(begin),
-            before=f'{terminal(begin)} "["',
+            mark=begin,
+            mark_id=special.get(begin),
+            before='mark "["',
             between='", "',
             after='"]"',
             mark_ids=mark_ids,
@@ -120,8 +145,10 @@ def _marked(tokenizer: Tokenizer, name: str, begin: str, end: str | None) -> Too
     return ToolFormat(
         name=name,
         parser=lambda _: MarkerParser(begin, end),
-        open=f'{terminal(begin)} "\\n"',
-        close=f'"\\n" {terminal(end)}',
+        mark=begin,
+        mark_id=special.get(begin),
+        open='mark "\\n"',
+        close='"\\n" ' + (f"<[{special[end]}]>" if end in special else _literal(end)),
         mark_ids=mark_ids,
     )
 
