@@ -35,6 +35,10 @@ class Exact(list[float]):
         )
 
 
+_OWN = ("tenant", "priority", "deadline_us", "cache_salt", "metered", "forbidden", "shown_tokens")
+"""Fields of `add_request` itself."""
+
+
 def make_engine(*paths: Path, **options: Any) -> Engine:
     """An engine serving these checkpoints under their folders' names, in 8 MiB unless told otherwise."""
     models = options.pop("models", tuple(ModelOptions(path=str(path)) for path in paths))
@@ -53,11 +57,7 @@ def add(
     engine: Engine, request_id: int, prompt: Sequence[int], *, model: str | int = 0, **fields: Any
 ) -> None:
     """Adds a request; fields that `add_request` knows go there, all others into SamplingParams."""
-    own = {
-        name: fields.pop(name)
-        for name in ("tenant", "priority", "deadline_us", "cache_salt")
-        if name in fields
-    }
+    own = {name: fields.pop(name) for name in _OWN if name in fields}
     engine.add_request(request_id, model, prompt, SamplingParams(**fields), **own)
 
 

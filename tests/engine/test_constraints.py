@@ -20,6 +20,7 @@ from airi.engine.constraints import tokens as token_tables
 from airi.engine.constraints.compiler import ConstraintCompiler
 from airi.engine.constraints.constraint import Constraint
 from airi.engine.constraints.masks import MaskFiller
+from airi.engine.constraints.rules import TokenRules
 from airi.engine.constraints.schemas import SchemaError, prepare
 from airi.errors import ExecutionError, RequestError
 from airi.structured_output import MAX_STRUCTURED_CHARACTERS, StructuredOutput
@@ -53,7 +54,7 @@ def constraint(compiler: ConstraintCompiler, form: StructuredOutput) -> Constrai
 
 
 def allowed(filler: MaskFiller, bound: Constraint, draw: int) -> tuple[list[int], NDArray[np.uint32]]:
-    filler.begin([bound], [draw])
+    filler.begin([TokenRules(form=bound, stop_ids=STOPS, min_tokens=0)], [draw])
     made, masks = filler.wait()
     assert made == [True]
     bits = np.unpackbits(masks[0].view(np.uint8), bitorder="little")

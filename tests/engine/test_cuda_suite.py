@@ -10,6 +10,7 @@ from tests.engine.test_engine_async import (  # noqa: F401  # collected here onc
     test_a_row_that_ran_for_nothing_is_neither_told_nor_counted,
     test_an_id_that_ended_may_be_used_again_while_its_last_row_runs,
     test_outputs_are_those_of_synchronous_scheduling,
+    test_penalties_count_a_token_once_whose_request_was_preempted_while_it_was_sampled,
     test_the_end_of_a_step_is_told_by_a_descriptor,
 )
 from tests.engine.test_engine_failures import (  # noqa: F401

@@ -15,7 +15,7 @@ from tests.engine.engine_helpers import GREEDY, Exact, add, gather, make_engine,
 from tests.engine.tiny_models import VOCAB_SIZE
 
 
-def mixed_requests(engine: Engine, count: int = 24) -> None:
+def mixed_requests(engine: Engine, count: int = 16) -> None:
     """Requests of many lengths and parameters, some of which stop on an id."""
     rng = np.random.default_rng(5)
     kinds: list[dict[str, Any]] = [
@@ -58,6 +58,37 @@ def test_outputs_are_those_of_synchronous_scheduling(
         assert engine.stats()[0].active_blocks == 0
     assert results[0] == results[1]
     assert any(reason == "stop" for _, reason, *_ in results[0].values())
+
+
+def test_penalties_count_a_token_once_whose_request_was_preempted_while_it_was_sampled(
+    tiny_llama: Path,
+) -> None:
+    block = make_engine(tiny_llama).models[0].runner.model.bytes_per_block(16)
+    penalties: dict[str, Any] = {"repetition_penalty": 1.3, "presence_penalty": 0.4, "frequency_penalty": 2.0}
+    texts, preempted, parked = [], [], 0
+    for kv_blocks in (200, 14):
+        engine = make_engine(
+            tiny_llama,
+            admission="max_util",
+            kv_memory=kv_blocks * block,
+            dtype="float32",
+            prefix_caching=False,
+        )
+        for index in range(5):
+            # Biased towards two tokens, so that how often each was counted decides which comes next.
+            bias = {40 + index: 30.0, 50 + index: 30.5}
+            add(engine, index, [5 + index] * 20, max_tokens=60, logit_bias=bias, **GREEDY, **penalties)
+        outputs: dict[int, Output] = {}
+        while engine.has_work():
+            before = engine.stats()[0].preemptions
+            running = engine._pipeline.is_running
+            gather(outputs, engine.step())
+            parked += running and engine.stats()[0].preemptions > before
+        texts.append({index: told(output) for index, output in outputs.items()})
+        preempted.append(engine.stats()[0].preemptions)
+    assert preempted[0] == 0 < preempted[1]
+    assert parked, "none was preempted while a step of it ran"
+    assert texts[0] == texts[1]
 
 
 def test_a_row_that_ran_for_nothing_is_neither_told_nor_counted(tiny_llama: Path) -> None:

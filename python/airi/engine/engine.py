@@ -6,23 +6,26 @@ import math
 import random
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 
 import numpy as np
 from numpy.typing import NDArray
 
 from airi import _core
 from airi.engine.desk import Desk, Submission
+from airi.engine.device_time import DeviceTime
 from airi.engine.fleet import Fleet
 from airi.engine.isolation import CacheRegions
 from airi.engine.loading import EngineProgress, HostedModel, host_models, larger_arrays
 from airi.engine.options import EngineOptions, ModelOptions
-from airi.engine.outcomes import REASONS, ModelCounters, StepOutputs, execution_error, first_output, refusal
-from airi.engine.prompts import check_ids, check_place, check_priority, check_prompt, check_room
+from airi.engine.outcomes import ModelCounters, StepOutputs, add_fuller_outputs, make_last, refusal
+from airi.engine.prompts import check_request
 from airi.engine.records import Records
 from airi.engine.requests import Feature, RequestState, now_us
 from airi.engine.runner import StepResult
 from airi.engine.tenants import Tenants
 from airi.errors import ConfigError, MemoryBudgetError, ModelNotFoundError
+from airi.forbidden import ForbiddenSet
 from airi.outputs import Output
 from airi.sampling_params import MAX_PRIORITY, SamplingParams
 
@@ -64,6 +67,7 @@ class Engine(Records):
         """Requests that ended while a step ran, which may hold a row of them; their ids may be in use again."""
         self._random = random.Random(options.seed)
         self._desk = Desk(max_held=options.max_queued)
+        self._device_time = DeviceTime(options.tensor_parallel_size)
 
     def raise_if_dead(self) -> None:
         """Raises EngineDeadError once no step can run any more, as a device's process has gone."""
@@ -184,33 +188,39 @@ class Engine(Records):
         deadline_us: int | None = None,
         cache_salt: bytes | None = None,
         cache_salt_from: int = 0,
+        metered: bool = False,
+        forbidden: bytes | None = None,
+        shown_tokens: tuple[int, ...] = (),
     ) -> None:
         """Queues one completion of a prompt of token ids (`params.n` is the caller's to expand).
 
         `priority`: higher is served first, -8 to 8. `deadline_us`: on the clock of `now_us`. With `cache_salt`, KV
         from token `cache_salt_from` on is shared only with requests of the same salt from there; the blocks before
-        it are shared as ever. Raises ContextLengthError, ModelNotFoundError, QueueFullError or another RequestError.
+        it are shared as ever. `metered`: each of its steps gives an output, which says what device time it took.
+        `forbidden`: the digest of a set that `forbid` knows; `shown_tokens`: special tokens that are text. Raises
+        ContextLengthError, ModelNotFoundError, QueueFullError or another RequestError.
         """
         hosted = self.find_model(model)
-        check_priority(priority)
-        prompt = check_prompt(tokens, hosted)
-        check_ids(params, hosted)
-        check_room(len(prompt), params, hosted)
-        check_place(cache_salt_from, len(prompt))
+        prompt = check_request(tokens, params, hosted, priority=priority, cache_salt_from=cache_salt_from)
         eos = () if params.ignore_eos else hosted.eos_token_ids
         stop_ids = np.array(sorted({*eos, *params.stop_token_ids}), np.int32)
         seed = params.seed if params.seed is not None else self._random.getrandbits(64)
+        masked = forbidden is not None
         submission = Submission(
-            state=RequestState(request_id, prompt, params, stop_ids, seed, deadline_us),
+            state=RequestState(
+                request_id, prompt, params, stop_ids, seed, deadline_us, metered=metered, masked=masked
+            ),
             model=hosted,
             tenant=tenant,
             band=MAX_PRIORITY - priority,
             salts=self._regions[hosted.index].salts(prompt, tenant, cache_salt, cache_salt_from),
+            forbidden=forbidden,
+            shown_tokens=shown_tokens,
         )
-        if params.structured is None:
-            self._submit(submission)
+        if submission.has_rules:
+            self._desk.hold(submission, now_us())
         else:
-            self._desk.hold(submission, params.structured, now_us())
+            self._submit(submission)
 
     def _submit(self, submission: Submission) -> None:
         """Queues a request in the core; raises RequestError."""
@@ -235,10 +245,16 @@ class Engine(Records):
             kv_blocks = self._runtime.capacity(hosted.index)
             raise refusal(admit, hosted, len(state.prompt), params.max_tokens, self.options, kv_blocks)
         self._states[state.request_id] = state
+        self._device_time.begin(state.request_id, metered=state.metered)
 
     def prepare_structured(self) -> None:
         """Reads the models' tokenizers for forms of texts now: else the first request of each has all wait for that."""
         self._desk.prepare(self.models)
+
+    def forbid(self, owner: int, sets: Sequence[tuple[ForbiddenSet, Sequence[str]]]) -> Future[None]:
+        """As `ForbiddenTexts.replace`: what requests may name, each set for some models. Raises ModelNotFoundError."""
+        found = [(each, [self.find_model(name) for name in names]) for each, names in sets]
+        return self._desk.forbid(owner, found)
 
     def cancel(self, request_id: int) -> None:
         """Ends a request within the next step; unknown and ended ids do nothing. Any thread may call it."""
@@ -285,10 +301,6 @@ class Engine(Records):
         """The core's counters, per model."""
         return self._runtime.stats()
 
-    def check_invariants(self) -> None:
-        """Raises InternalError naming the first broken invariant of the core. Slow; for tests."""
-        self._runtime.check_invariants()
-
     # -- steps ---------------------------------------------------------------------------------
 
     def step(self) -> list[Output]:
@@ -301,8 +313,11 @@ class Engine(Records):
         With `async_scheduling` the next step is planned while this one runs, and started before what this one
         gave is looked at.
         """
-        if self._held:
-            return self._held.pop(0)
+        outputs = self._held.pop(0) if self._held else self._advance()
+        self._device_time.tell(outputs.others)
+        return outputs
+
+    def _advance(self) -> StepOutputs:
         self.raise_if_dead()
         is_idle = not (self._states or self._pipeline.is_running)
         ended = self._desk.hand_on(self._submit, now_us(), is_idle=is_idle)
@@ -336,10 +351,11 @@ class Engine(Records):
                 self._held.append(StepOutputs(others=list(others.values())))
             raise
         gone = self._ended | others.keys()
+        metered = self._device_time.add(self._arrays[info.buffer], info.num_rows, took_us)
         self._runtime.commit(info.step_id, result.tokens, result.counts, result.status, took_us)
         self._fleet.advance()
         self._desk.after_step()
-        outputs = self._outputs(self._count(result, took_us, gone), others)
+        outputs = self._outputs(self._count(result, took_us, gone), others, metered)
         if not self._pipeline.is_running:
             self._ended.clear()
         return outputs
@@ -354,21 +370,15 @@ class Engine(Records):
         counters.steps += 1
         counters.device_us += took_us
         counters.generated_tokens += len(result.tokens)
+        firsts = result.request_ids[result.draws == 0].tolist()
+        counters.prompt_tokens += sum(len(self._states[request_id].prompt) for request_id in firsts)
         return result
 
-    def _outputs(self, result: StepResult, others: dict[int, Output]) -> StepOutputs:
+    def _outputs(self, result: StepResult, others: dict[int, Output], metered: list[int]) -> StepOutputs:
         """Splits the sampled rows into plain ones and those that have more to say, in `others`."""
-        ids, tokens = result.request_ids, result.tokens
-        for index in np.flatnonzero(result.draws == 0).tolist():
-            request_id = int(ids[index])
-            state = self._states[request_id]
-            self.counters[result.model].prompt_tokens += len(state.prompt)
-            others[request_id] = first_output(state, int(tokens[index]))
-        for index, logprobs in result.logprobs.items():
-            request_id = int(ids[index])
-            output = others.setdefault(request_id, Output(request_id, [int(tokens[index])]))
-            output.logprobs = [logprobs]
+        add_fuller_outputs(others, result, self._states, metered)
         self._end(others, result)
+        ids, tokens = result.request_ids, result.tokens
         if not others:
             return StepOutputs(ids, tokens, progressed=True)
         plain = np.fromiter((i not in others for i in ids.tolist()), np.bool_, len(ids))
@@ -377,24 +387,14 @@ class Engine(Records):
     def _end(self, others: dict[int, Output], result: StepResult | None) -> None:
         """Turns the core's events into last outputs, in `others` by request id."""
         for event in self._runtime.drain_events().tolist():
-            request_id, code, _, num_prompt, num_cached, num_generated = event
+            request_id = event[0]
             state = self._states.pop(request_id, None)
             if state is None:
                 continue
-            if state.constraint is not None:
-                self._desk.retire(state.constraint)
+            if state.rules is not None:
+                self._desk.retire(state.rules)
             self._ended.add(request_id)
-            reason = REASONS[code]
-            output = others.get(request_id)
-            if output is None:
+            if request_id not in others:
                 tokens = [] if result is None else result.tokens_of(request_id)
-                output = others[request_id] = Output(request_id, tokens)
-            if reason == "stop":
-                output.stop_token = output.tokens[-1]
-            elif reason == "error":
-                output.tokens, output.logprobs, output.prompt_logprobs = [], None, None
-                output.error = execution_error(code, state)
-            output.finish_reason = reason
-            output.num_prompt_tokens = num_prompt
-            output.num_cached_tokens = num_cached
-            output.num_generated_tokens = num_generated
+                others[request_id] = Output(request_id, tokens)
+            make_last(others[request_id], state, event)

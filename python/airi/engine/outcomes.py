@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -12,12 +13,13 @@ from airi import _core
 from airi.engine.loading import HostedModel
 from airi.engine.options import SettledOptions
 from airi.engine.requests import Feature, RequestState
+from airi.engine.runner import StepResult
 from airi.errors import ContextLengthError, ExecutionError, QueueFullError, RequestError
-from airi.outputs import ErrorInfo, FinishReason, Output, error_info
+from airi.outputs import FinishReason, Output, error_info
 
-__all__ = ["REASONS", "ModelCounters", "StepOutputs", "execution_error", "first_output", "refusal"]
+__all__ = ["ModelCounters", "StepOutputs", "add_fuller_outputs", "make_last", "refusal"]
 
-REASONS: Final[dict[int, FinishReason]] = {
+_REASONS: Final[dict[int, FinishReason]] = {
     int(_core.FinishReason.STOP): "stop",
     int(_core.FinishReason.LENGTH): "length",
     int(_core.FinishReason.CANCELLED): "cancelled",
@@ -93,7 +95,27 @@ def refusal(
     return RequestError(f"the request was refused: {admit.name.lower()}", field="request_id")
 
 
-def first_output(state: RequestState, token: int) -> Output:
+def add_fuller_outputs(
+    others: dict[int, Output],
+    result: StepResult,
+    states: Mapping[int, RequestState],
+    metered: Iterable[int],
+) -> None:
+    """Adds to `others` those rows of a step that have more to say than a token: first ones, log-probabilities, and
+    those of `metered` requests, also without a token."""
+    ids, tokens = result.request_ids.tolist(), result.tokens.tolist()
+    sampled = dict(zip(ids, tokens, strict=True)) if metered else {}
+    for request_id in metered:
+        given = [sampled[request_id]] if request_id in sampled else []
+        others.setdefault(request_id, Output(request_id, given))
+    for index in np.flatnonzero(result.draws == 0).tolist():
+        others[ids[index]] = _first_output(states[ids[index]], tokens[index])
+    for index, logprobs in result.logprobs.items():
+        output = others.setdefault(ids[index], Output(ids[index], [tokens[index]]))
+        output.logprobs = [logprobs]
+
+
+def _first_output(state: RequestState, token: int) -> Output:
     """What a request's first token brings."""
     wants_prompt = state.features & Feature.PROMPT_LOGPROBS
     return Output(
@@ -104,7 +126,23 @@ def first_output(state: RequestState, token: int) -> Output:
     )
 
 
-def execution_error(code: int, state: RequestState) -> ErrorInfo:
-    """What a request is told that ended with this code of the core."""
-    own = None if state.constraint is None else state.constraint.failure
-    return error_info(ExecutionError(f"{own or _FAILURES[code]}; the request was ended"))
+def make_last(output: Output, state: RequestState, event: tuple[int, ...]) -> None:
+    """Makes an output the last one of its request, which ended as `event`, a row of `Runtime.drain_events`, says."""
+    _, code, _, num_prompt, num_cached, num_generated = event
+    rules, reason = state.rules, _REASONS[code]
+    if reason == "error" and rules is not None and rules.is_exhausted:
+        reason = "content_filter"
+    if reason == "stop":
+        output.stop_token = output.tokens[-1]
+    elif reason in ("error", "content_filter"):  # what the last step sampled means nothing
+        output.tokens, output.logprobs, output.prompt_logprobs = [], None, None
+    if reason == "error":
+        own = None if rules is None else rules.failure
+        output.error = error_info(ExecutionError(f"{own or _FAILURES[code]}; the request was ended"))
+    output.finish_reason = reason
+    output.num_prompt_tokens = num_prompt
+    output.num_cached_tokens = num_cached
+    output.num_generated_tokens = num_generated
+    if rules is not None and rules.walk is not None:
+        is_hidden = reason == "stop" and not state.params.include_stop_str_in_output
+        output.final_state = rules.walk.state_after(num_generated - is_hidden)

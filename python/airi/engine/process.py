@@ -149,6 +149,7 @@ class EngineProcess:
                 else:
                     control.handle(message)
             for number in self.server.take_gone():
+                control.forget_client(number)
                 for request_id in engine.request_ids:
                     if request_id >> CLIENT_SHIFT == number:
                         engine.cancel(request_id)
@@ -162,7 +163,7 @@ class EngineProcess:
             self._push_stats(engine, at_once=had_work and not engine.has_work())
             if self._stopping and self._drained(engine):
                 return
-            timeout_ms = 0 if outputs.progressed else _patience_ms(engine)
+            timeout_ms = 0 if outputs.progressed else _patience_ms(engine, is_waited_for=control.is_waiting)
 
     def _messages(self, engine: Engine, timeout_ms: int) -> list[Received]:
         """What has come; while a step runs, also what comes until the next one is to be planned."""
@@ -184,6 +185,9 @@ class EngineProcess:
                 deadline_us=None if timeout is None else now_us() + timeout,
                 cache_salt=request.cache_salt,
                 cache_salt_from=request.cache_salt_from,
+                metered=request.metered,
+                forbidden=request.forbidden,
+                shown_tokens=request.shown_tokens,
             )
         except AiriError as error:
             self._refuse(request, error)
@@ -248,8 +252,10 @@ class EngineProcess:
         self.server.send_stats(EngineStats(models))
 
 
-def _patience_ms(engine: Engine) -> int:
+def _patience_ms(engine: Engine, *, is_waited_for: bool) -> int:
     """How long to listen after a step without a batch."""
+    if is_waited_for:
+        return _BLOCKED_POLL_MS
     if not (engine.has_work() or engine.is_moving):
         return _IDLE_POLL_MS
     return max(_BLOCKED_POLL_MS, math.ceil(min(engine.rest_s() * 1000, _IDLE_POLL_MS)))

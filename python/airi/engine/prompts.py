@@ -11,10 +11,27 @@ from airi.engine.loading import HostedModel
 from airi.errors import ContextLengthError, RequestError
 from airi.sampling_params import MAX_PRIORITY, SamplingParams
 
-__all__ = ["check_ids", "check_place", "check_priority", "check_prompt", "check_room"]
+__all__ = ["check_request"]
 
 
-def check_prompt(tokens: Sequence[int] | NDArray[np.int32], model: HostedModel) -> NDArray[np.int32]:
+def check_request(
+    tokens: Sequence[int] | NDArray[np.int32],
+    params: SamplingParams,
+    model: HostedModel,
+    *,
+    priority: int,
+    cache_salt_from: int,
+) -> NDArray[np.int32]:
+    """The prompt as the core takes it; raises RequestError for anything that the model cannot take."""
+    _check_priority(priority)
+    prompt = _check_prompt(tokens, model)
+    _check_ids(params, model)
+    _check_room(len(prompt), params, model)
+    _check_place(cache_salt_from, len(prompt))
+    return prompt
+
+
+def _check_prompt(tokens: Sequence[int] | NDArray[np.int32], model: HostedModel) -> NDArray[np.int32]:
     """The prompt as the core takes it; raises RequestError for an empty one or ids outside the vocabulary."""
     if len(tokens) == 0:
         raise RequestError("the prompt is empty; at least one token is needed", field="prompt")
@@ -38,7 +55,7 @@ def check_prompt(tokens: Sequence[int] | NDArray[np.int32], model: HostedModel) 
     return prompt
 
 
-def check_room(prompt: int, params: SamplingParams, model: HostedModel) -> None:
+def _check_room(prompt: int, params: SamplingParams, model: HostedModel) -> None:
     """Raises ContextLengthError when what is asked for cannot follow the prompt in the window."""
     if params.max_tokens is not None and prompt + params.max_tokens > model.max_model_len:
         raise ContextLengthError(
@@ -48,7 +65,7 @@ def check_room(prompt: int, params: SamplingParams, model: HostedModel) -> None:
         )
 
 
-def check_ids(params: SamplingParams, model: HostedModel) -> None:
+def _check_ids(params: SamplingParams, model: HostedModel) -> None:
     """Raises RequestError for ids in `logit_bias` or `stop_token_ids` outside the vocabulary."""
     for field_name, ids in (("logit_bias", params.logit_bias), ("stop_token_ids", params.stop_token_ids)):
         if ids and max(ids) >= model.vocab_size:
@@ -58,7 +75,7 @@ def check_ids(params: SamplingParams, model: HostedModel) -> None:
             )
 
 
-def check_priority(priority: int) -> None:
+def _check_priority(priority: int) -> None:
     """Raises RequestError for a priority that there is not."""
     if not -MAX_PRIORITY <= priority <= MAX_PRIORITY:
         raise RequestError(
@@ -66,7 +83,7 @@ def check_priority(priority: int) -> None:
         )
 
 
-def check_place(cache_salt_from: int, prompt: int) -> None:
+def _check_place(cache_salt_from: int, prompt: int) -> None:
     """Raises RequestError for a salt that begins outside a prompt of this length."""
     if not 0 <= cache_salt_from <= prompt:
         raise RequestError(

@@ -52,6 +52,10 @@ class Records(ABC):
         """(a stored event per tier for every hash that it holds of a model, cursor of the next event)."""
         return self._runtime.kv_snapshot(self.find_model(model).index)
 
+    def check_invariants(self) -> None:
+        """Raises InternalError naming the first broken invariant of the core. Slow; for tests."""
+        self._runtime.check_invariants()
+
     def step_time(self, model: str | int) -> StepTimeModel:
         """What the core has learnt of how long a model's steps take; it goes on learning."""
         return self._runtime.step_time(self.find_model(model).index)

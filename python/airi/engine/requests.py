@@ -13,7 +13,7 @@ from airi.outputs import TokenLogprobs
 from airi.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
-    from airi.engine.constraints import Constraint
+    from airi.engine.constraints import TokenRules
 
 __all__ = ["Feature", "RequestState", "now_us"]
 
@@ -32,8 +32,8 @@ class Feature(IntFlag):
     MIN_TOKENS = 4
     LOGPROBS = 8
     PROMPT_LOGPROBS = 16
-    STRUCTURED = 32
-    ALTERS_LOGITS = PENALTIES | BIAS | MIN_TOKENS | STRUCTURED
+    MASKED = 32
+    ALTERS_LOGITS = PENALTIES | BIAS | MIN_TOKENS | MASKED
 
 
 class RequestState:
@@ -42,15 +42,16 @@ class RequestState:
     __slots__ = (
         "bias_ids",
         "bias_values",
-        "constraint",
         "deadline_us",
         "features",
         "generated",
+        "metered",
         "num_generated",
         "params",
         "prompt",
         "prompt_logprobs",
         "request_id",
+        "rules",
         "seed",
         "stop_ids",
     )
@@ -63,7 +64,11 @@ class RequestState:
         stop_ids: NDArray[np.int32],
         seed: int,
         deadline_us: int | None = None,
+        *,
+        metered: bool = False,
+        masked: bool = False,
     ) -> None:
+        """`masked`: there will be `rules` which its tokens must keep to; where the text has a form there are."""
         self.request_id = request_id
         self.prompt = prompt
         self.params = params
@@ -72,9 +77,11 @@ class RequestState:
         self.seed = seed
         self.deadline_us = deadline_us
         """On the clock of `now_us`."""
-        self.constraint: Constraint | None = None
-        """There before the core hears of a request whose text has a form."""
-        self.features = _features(params, stop_ids)
+        self.metered = metered
+        """Whether each of its steps is told."""
+        self.rules: TokenRules | None = None
+        """There before the core hears of a request that has some."""
+        self.features = _features(params, stop_ids, masked=masked or params.structured is not None)
         self.num_generated = 0
         self.generated = np.empty(32 if self.features & Feature.PENALTIES else 0, np.int32)
         """Tokens generated so far in its first `num_generated` elements; kept for penalties only."""
@@ -83,11 +90,11 @@ class RequestState:
         self.prompt_logprobs: list[TokenLogprobs | None] = [None]
         """Grows with the prompt's chunks, when asked for; entry i belongs to prompt token i."""
 
-    def needed_constraint(self) -> Constraint:
-        """The constraint of a request whose text has a form."""
-        if self.constraint is None:
-            raise RuntimeError(f"request {self.request_id} was queued without its constraint")
-        return self.constraint
+    def needed_rules(self) -> TokenRules:
+        """The rules of a request that has some."""
+        if self.rules is None:
+            raise RuntimeError(f"request {self.request_id} was queued without its rules")
+        return self.rules
 
     def remember(self, token: int) -> None:
         """Appends a generated token for the penalties."""
@@ -97,14 +104,14 @@ class RequestState:
         self.num_generated += 1
 
 
-def _features(params: SamplingParams, stop_ids: NDArray[np.int32]) -> Feature:
+def _features(params: SamplingParams, stop_ids: NDArray[np.int32], *, masked: bool) -> Feature:
     features = Feature.NONE
     if params.repetition_penalty != 1.0 or params.presence_penalty or params.frequency_penalty:
         features |= Feature.PENALTIES
     if params.logit_bias:
         features |= Feature.BIAS
-    if params.structured is not None:
-        features |= Feature.STRUCTURED  # which sees to min_tokens too
+    if masked:
+        features |= Feature.MASKED  # which sees to min_tokens too
     elif params.min_tokens and len(stop_ids):
         features |= Feature.MIN_TOKENS
     if params.logprobs is not None:

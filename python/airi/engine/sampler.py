@@ -114,15 +114,15 @@ class Sampler(SlotParameters):
         self._filler = MaskFiller(vocab_size, max_num_seqs)
         self._masks: dict[int, NDArray[np.uint32] | None] = {}
         """Of the rows of the step that is sampled, by row; None where one could not be made."""
-        self._constrained: list[int] = []
+        self._masked: list[int] = []
 
     def prepare(self, slots: NDArray[np.int32], draws: NDArray[np.int32]) -> None:
         """Starts on what the next `sample`, of the same rows, needs beside their logits."""
         features = self._features[slots]
-        self._constrained = np.flatnonzero(features & int(Feature.STRUCTURED)).tolist()
-        if self._constrained:
-            states = [self.state(int(slots[row])) for row in self._constrained]
-            self._filler.begin([s.needed_constraint() for s in states], draws[self._constrained].tolist())
+        self._masked = np.flatnonzero(features & int(Feature.MASKED)).tolist()
+        if self._masked:
+            states = [self.state(int(slots[row])) for row in self._masked]
+            self._filler.begin([state.needed_rules() for state in states], draws[self._masked].tolist())
 
     def sample(
         self, logits: NDArray[np.float32], slots: NDArray[np.int32], draws: NDArray[np.int32]
@@ -138,9 +138,9 @@ class Sampler(SlotParameters):
         special = np.flatnonzero(features).tolist() if features.any() else []
         failed: set[int] = set()
         self._masks = {}
-        if self._constrained:
+        if self._masked:
             made, masks = self._filler.wait()
-            self._masks = {row: masks[i] if made[i] else None for i, row in enumerate(self._constrained)}
+            self._masks = {row: masks[i] if made[i] else None for i, row in enumerate(self._masked)}
         raw = self._alter(logits, slots, draws, special, failed) if special else {}
         columns = self._gathered
         self.gather(slots, columns)
@@ -167,12 +167,15 @@ class Sampler(SlotParameters):
             state = self.state(int(slots[row]))
             if not state.features & Feature.ALTERS_LOGITS:
                 continue
+            if state.features & Feature.MASKED and state.needed_rules().is_exhausted:
+                failed.add(row)
+                continue
             line = logits[row]
             if state.features & Feature.LOGPROBS:
                 raw[row] = line.copy()
             try:
                 self._alter_row(line, state, int(draws[row]))
-                if state.features & Feature.STRUCTURED:
+                if state.features & Feature.MASKED:
                     mask = self._mask(row)
                     cpu.apply_token_mask(line.ctypes.data, self._vocab_size, mask.ctypes.data, len(mask))
             except Exception:
@@ -207,7 +210,7 @@ class Sampler(SlotParameters):
     def _mask(self, row: int) -> NDArray[np.uint32]:
         mask = self._masks[row]
         if mask is None:
-            raise ExecutionError("the grammar of the text failed")
+            raise ExecutionError("no mask could be made")
         return mask
 
     def _after(
@@ -232,8 +235,8 @@ class Sampler(SlotParameters):
             try:
                 if state.features & Feature.PENALTIES:
                     state.remember(int(tokens[row]))
-                if state.features & Feature.STRUCTURED and not self._gathered.is_nan[row]:
-                    state.needed_constraint().push(int(draws[row]), int(tokens[row]), self._mask(row))
+                if state.features & Feature.MASKED and not self._gathered.is_nan[row]:
+                    state.needed_rules().push(int(draws[row]), int(tokens[row]), self._mask(row))
                 if state.features & Feature.LOGPROBS:
                     line = raw.get(row, logits[row])[None]
                     count = state.params.logprobs or 0

@@ -15,7 +15,7 @@ from airi.errors import ExecutionError
 if TYPE_CHECKING:
     from llguidance import LLMatcher
 
-__all__ = ["Constraint"]
+__all__ = ["Constraint", "clear_bits"]
 
 logger = logging.getLogger(__name__)
 
@@ -117,12 +117,12 @@ class Constraint:
         may_end = has_ended or matcher.is_accepting()
         if has_ended:
             mask[:] = 0
-        _clear(mask, self._never_text)
+        clear_bits(mask, self._never_text)
         if may_end:
             _set(mask, self._closing)
         if draw < self._min_tokens:
             others = mask.copy()
-            _clear(others, self._stop_ids)
+            clear_bits(others, self._stop_ids)
             if others.any():
                 mask[:] = others
         return bool(mask.any())
@@ -133,7 +133,8 @@ class Constraint:
             self._give_back(self._matcher)
 
 
-def _clear(mask: NDArray[np.uint32], ids: NDArray[np.int32]) -> None:
+def clear_bits(mask: NDArray[np.uint32], ids: NDArray[np.int32]) -> None:
+    """Takes tokens from a mask."""
     for token in ids.tolist():
         mask[token >> 5] &= np.uint32(~(1 << (token & 31)) & 0xFFFFFFFF)
 

@@ -1,4 +1,4 @@
-"""Rows of an enqueued step whose text has a form: what they get is known to their grammars as soon as it is there."""
+"""Rows of an enqueued step that have rules: these are told of what they get as soon as it is there."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from airi.engine.backends.cuda.batch import StagedArrays
 from airi.engine.backends.cuda.device import Event
-from airi.engine.constraints import Constraint
+from airi.engine.constraints import TokenRules
 from airi.errors import ExecutionError
 
 __all__ = ["ConstrainedRows"]
@@ -27,14 +27,14 @@ class ConstrainedRows:
     def __init__(
         self,
         rows: Sequence[int],
-        constraints: Sequence[Constraint],
+        rules: Sequence[TokenRules],
         draws: Sequence[int],
         masks: NDArray[np.uint32],
         failed: set[int],
     ) -> None:
         """`rows` among those that sample, with their masks [n, words]; `failed` gets rows, and has some already."""
         self._rows = rows
-        self._constraints = constraints
+        self._rules = rules
         self._draws = draws
         self._masks = masks
         self._failed = failed
@@ -46,18 +46,18 @@ class ConstrainedRows:
         self._arrays, self._sampled = arrays, sampled
 
     def take(self, wait: Callable[[Event], None] = lambda _: None) -> None:
-        """Tells the grammars what their rows got, after `wait` for it where that is not known to have come."""
+        """Tells the rules what their rows got, after `wait` for it where that is not known to have come."""
         arrays, sampled = self._arrays, self._sampled
         if arrays is None or sampled is None:
             return
         wait(sampled)
         self._arrays = self._sampled = None
-        columns = (self._rows, self._constraints, self._draws, self._masks)
-        for row, constraint, draw, mask in zip(*columns, strict=True):
+        columns = (self._rows, self._rules, self._draws, self._masks)
+        for row, rules, draw, mask in zip(*columns, strict=True):
             if row in self._failed or arrays.status[row]:
                 continue
             try:
-                constraint.push(draw, int(arrays.sampled[row]), mask)
+                rules.push(draw, int(arrays.sampled[row]), mask)
             except ExecutionError:
-                logger.exception("the form of one text was left")
+                logger.exception("a text has left its rules")
                 self._failed.add(row)

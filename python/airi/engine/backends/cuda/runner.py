@@ -219,7 +219,7 @@ class DeviceRunner:
     ) -> EnqueuedStep:
         """Gives a planned step to the device. Called inside `Device.active()`.
 
-        Where texts have a form it calls `wait` for the step before, once the device has this one's forward pass.
+        Where requests have rules it calls `wait` for the step before, once the device has this one's forward pass.
         What cannot be enqueued fails the step's rows, never the engine, unless other devices are lost with it:
         EngineDeadError.
         """

@@ -71,7 +71,7 @@ class Special:
     constrained: ConstrainedRows | None = None
 
     def finish(self, tokens: NDArray[np.int32]) -> dict[int, TokenLogprobs]:
-        """Remembers tokens [n] for the penalties and forms of text; log-probabilities by row, for rows that asked."""
+        """Remembers tokens [n] for the penalties and rules; log-probabilities by row, for rows that asked."""
         if self.constrained is not None:
             self.constrained.take()
         for row, state in self.states.items():
@@ -158,7 +158,7 @@ class DeviceSampler(SlotParameters):
     ) -> Special:
         """Enqueues a token per row of logits [n, vocab], which is changed in place, into the buffers' results.
 
-        `last_tokens` [slots] gets them as well. Rows whose text has a form need the token of the step before on the
+        `last_tokens` [slots] gets them as well. Rows with rules need the token of the step before on the
         host, which `wait` waits for, before their masks can be computed; by then the model is at work on this one.
         """
         rows, buffers = len(slots), self._buffers
@@ -208,21 +208,19 @@ class DeviceSampler(SlotParameters):
         special: Special,
         wait: Callable[[Event], None],
     ) -> None:
-        """Bans what the forms of texts do not allow; rows for which that fails fail alone."""
-        rows = self._rows_with(special, Feature.STRUCTURED)
+        """Bans what the rules of requests do not allow; rows for which that fails fail alone."""
+        rows = self._rows_with(special, Feature.MASKED)
         if not rows:
             return
         if self._last is not None:
             self._last.take(wait)
-        constraints = [special.states[row].needed_constraint() for row in rows]
+        rules = [special.states[row].needed_rules() for row in rows]
         before = draws[rows].tolist()
-        self._filler.begin(constraints, before)
+        self._filler.begin(rules, before)
         made, masks = self._filler.wait()
         special.failed.update(row for row, could in zip(rows, made, strict=True) if not could)
         self._ops.mask_tokens(logits, self._upload(rows, np.int32), self._device.upload(masks.view(np.int32)))
-        special.constrained = self._last = ConstrainedRows(
-            rows, constraints, before, masks.copy(), special.failed
-        )
+        special.constrained = self._last = ConstrainedRows(rows, rules, before, masks.copy(), special.failed)
 
     def _rows_with(self, special: Special, feature: Feature) -> list[int]:
         return [
