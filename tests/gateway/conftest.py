@@ -204,7 +204,8 @@ def gateway_thread(
 @contextmanager
 def serve_process(*options: str) -> Iterator[tuple[subprocess.Popen[str], str, list[str]]]:
     """`airi serve` as a process on a free port: itself, its URL and what it has said so far."""
-    command = [sys.executable, "-m", "airi", "serve", "--port", "0", *options]
+    port = () if options[0].endswith(".yaml") else ("--port", "0")  # a config says itself
+    command = [sys.executable, "-m", "airi", "serve", *port, *options]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     assert process.stderr is not None
     said: list[str] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import subprocess
 import sys
@@ -239,10 +240,9 @@ async def test_a_reload_is_taken_whole(state_url: str, issuer: TestIssuer) -> No
         oidc = OidcOptions(issuer=issuer.url, audience=AUDIENCE)
         before = [("acme", 1, 0), None, ("flag:1", 3, 0)]
         new = [TenantOptions(name="batch", priority=-4), TenantOptions(name="new", oidc=oidc)]
-        exchange = await access.prepare(new)
-        await exchange.undo()
+        tenants = await access.prepare(new)
         assert [found(access, text) for text in (acme.text, batch.text, "sk-flag")] == before
-        await exchange.commit()
+        tenants.commit()
         after = [None, ("batch", 2, -4), ("flag:1", 3, 0)]
         assert [found(access, text) for text in (acme.text, batch.text, "sk-flag")] == after
         token = f"Bearer {issuer.token()}"
@@ -264,14 +264,14 @@ async def test_a_reload_is_taken_whole(state_url: str, issuer: TestIssuer) -> No
 
         await access.tell(Engine())
         assert told == [(2, 1.0), (4, 1.0)]
-        await exchange.undo()
+        (await access.prepare(options.tenants)).commit()
         assert [found(access, text) for text in (acme.text, batch.text, "sk-flag")] == before
         assert access.find("/", token) is None
 
 
 async def test_numbers_stay_through_reloads_without_a_state() -> None:
     async with open_access(AppOptions(api_keys=("k",), tenants=(TenantOptions(name="a"),))) as access:
-        await (await access.prepare([TenantOptions(name="b"), TenantOptions(name="a", weight=2.0)])).commit()
+        (await access.prepare([TenantOptions(name="b"), TenantOptions(name="a", weight=2.0)])).commit()
         told: list[tuple[int, float]] = []
 
         class Engine:
@@ -284,7 +284,7 @@ async def test_numbers_stay_through_reloads_without_a_state() -> None:
 
 async def test_a_server_without_keys_takes_no_tenants_later() -> None:
     async with open_access(AppOptions()) as access:
-        await (await access.prepare([])).commit()
+        (await access.prepare([])).commit()
         with pytest.raises(ConfigError, match="started without keys"):
             await access.prepare([TenantOptions(name="a")])
         assert not access.needs_key
@@ -303,6 +303,16 @@ def answers_to(gateway: Gateway, credentials: list[str]) -> list[str]:
                 headers = {"authorization": f"{scheme} {credential}"}
                 response = gateway.http.post(path, json=body, headers=headers)
                 said.append(response.text + str(response.headers))
+    return said
+
+
+def answers_to_slips(gateway: Gateway, key: str, slips: list[str]) -> list[str]:
+    """All that comes back where these are sent as the request's id."""
+    said = []
+    for slip in slips:
+        headers = {"authorization": f"Bearer {key}", "x-request-id": slip}
+        response = gateway.http.post("/v1/chat/completions", json=CHAT, headers=headers)
+        said.append(response.text + str(response.headers))
     return said
 
 
@@ -337,22 +347,45 @@ def test_no_log_answer_metric_or_repr_holds_a_key_or_a_token(
     )
     monkeypatch.setattr("airi.gateway.openai.chat.check_prompt", lambda *_, **__: 1 / 0)
     said += [ask(gateway, text).text for text in (key.text, token)]
+    said += answers_to_slips(gateway, key.text, [key.text, f"id:{revoked.text}", token])
     said.append(gateway.http.get("/metrics", headers={"authorization": f"Bearer {key.text}"}).text)
     (access,) = opened
     keys = access._keys
     assert keys is not None
     said += [repr(access), *(repr(vars(part)) for part in (access, keys, keys.ring, keys.verifier))]
-    said += [
-        repr(options.tenants),
-        repr(access.find("/", f"Bearer {token}")),
-        repr(access.find("/", f"Bearer {key.text}")),
-    ]
+    said += map(repr, [options.tenants, *(access.find("/", f"Bearer {each}") for each in (token, key.text))])
     said += map(logging.Formatter("%(name)s %(message)s").format, caplog.records)  # with tracebacks
     said += capfd.readouterr()
     everything = "\n".join(said)
     assert "ZeroDivisionError" in everything
     assert "invalid_api_key" in everything
+    assert f"id=id:{revoked.record.id} tenant=acme" in everything
     secrets = [text.rsplit("-", 1)[1] for text in (key.text, revoked.text)]
     secrets += ["f" * 30, "u" * 40, *(part for text in (token, forged) for part in text.split(".")[1:])]
     for secret in (*secrets, "ada@acme.example", "somebody"):
         assert secret not in everything
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        (None, 200),
+        ("http://localhost:3000", 200),
+        ("http://[::1]", 200),
+        ("https://app.example", 200),
+        ("https://evil.example", 403),
+        ("http://localhost.evil.example", 403),
+        ("http://127.0.0.1@evil.example", 403),
+        ("null", 403),
+    ],
+)
+def test_pages_of_other_machines_spend_nothing_where_no_key_is_asked_for(
+    start_gateway: StartGateway, origin: str | None, status: int
+) -> None:
+    gateway = start_gateway(app=AppOptions(cors_origins=("https://app.example",)))
+    # As a page may send it unasked: browsers look at no answer to a preflight first.
+    headers = {"content-type": "text/plain"} | ({} if origin is None else {"origin": origin})
+    answer = gateway.http.post("/v1/chat/completions", content=json.dumps(CHAT), headers=headers)
+    assert answer.status_code == status
+    if status == 403:
+        assert answer.json()["error"]["code"] == "foreign_origin"

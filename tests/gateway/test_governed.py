@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 from starlette.routing import Route
 
 from airi.errors import LedgerUnavailableError
-from airi.gateway.access import OPEN_PATHS, Access
+from airi.gateway.access import OPEN_PATHS, Access, open_access
 from airi.gateway.app import create_app
 from airi.gateway.gate import Government
 from airi.gateway.governing import decider_of
@@ -20,10 +22,13 @@ from airi.gateway.metrics import Metrics
 from airi.gateway.models import ModelRegistry
 from airi.gateway.options import AppOptions
 from airi.policy.audit import AuditLog
+from airi.policy.keys import create_key
 from airi.policy.ledger import Budget, Limits, LimitTable, ProcessLedger, Scope
+from airi.policy.tenants import TenantOptions
+from airi.state import open_store
 from airi.text import Tokenizer
 
-from .conftest import ANSWER, Gateway, Govern, StartGateway, events, starter
+from .conftest import ANSWER, Gateway, Govern, StartGateway, events, starter, wait_until
 
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 8}
 BODIES: dict[str, dict[str, Any]] = {
@@ -62,7 +67,8 @@ def routes() -> list[tuple[str, str]]:
     for route in app.routes:
         assert isinstance(route, Route)
         methods = (route.methods or set()) - {"HEAD"}
-        found += [(method, route.path.replace("{model:path}", "tiny")) for method in sorted(methods)]
+        path = re.sub(r"{\w+(:path)?}", "tiny", route.path)
+        found += [(method, path) for method in sorted(methods)]
     return found
 
 
@@ -81,7 +87,7 @@ def denying(
 def test_no_route_but_the_open_ones_answers_without_a_decision(
     denying: Gateway, method: str, path: str
 ) -> None:
-    response = denying.http.request(method, path, json=BODIES[path] if method == "POST" else None)
+    response = denying.http.request(method, path, json=BODIES.get(path, {}) if method == "POST" else None)
     if path in OPEN_PATHS:
         assert response.status_code == 200
         return
@@ -92,6 +98,17 @@ def test_no_route_but_the_open_ones_answers_without_a_decision(
         "param": None,
         "code": "permission_denied",
     }
+
+
+async def test_with_keys_no_route_but_the_open_ones_answers_without_one() -> None:
+    options = AppOptions(api_keys=("k",))
+    async with open_access(options) as access:
+        government = Government(decider_of(None, ()))
+        app = create_app(ModelRegistry([]), Metrics("1"), options, access=access, government=government)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as http:
+            for method, path in routes():
+                response = await http.request(method, path, json=BODIES.get(path))
+                assert response.status_code == (200 if path in OPEN_PATHS else 401), (method, path)
 
 
 def test_a_denied_call_reaches_no_engine(denying: Gateway) -> None:
@@ -109,6 +126,18 @@ def test_policies_see_how_long_an_answer_may_become(
 
     response = ask(start_gateway(govern=govern), **asked)
     assert response.status_code == (403 if asked else 200)
+
+
+def test_policies_see_how_many_answers_there_may_be(start_gateway: StartGateway) -> None:
+    async def govern() -> Government:
+        rule = 'permit (principal, action in [Action::"chat", Action::"completion"], resource) when { context.n <= 4 };'
+        return Government(decider_of(rule, ("tiny",)))
+
+    gateway = start_gateway(govern=govern)
+    assert [ask(gateway, n=n).status_code for n in (4, 5)] == [200, 403]
+    for prompts, status in ((["a", "b"], 200), (["a", "b", "c"], 403)):
+        body = {"model": "tiny", "prompt": prompts, "n": 2, "max_tokens": 1}
+        assert gateway.http.post("/v1/completions", json=body).status_code == status
 
 
 def test_the_next_request_over_a_limit_is_told_which_and_when_to_come_back(
@@ -132,12 +161,14 @@ def test_the_next_request_over_a_limit_is_told_which_and_when_to_come_back(
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_what_an_answer_did_not_use_is_given_back(start_gateway: StartGateway, stream: bool) -> None:  # noqa: FBT001
-    gateway = start_gateway(govern=limited(Limits(tokens_per_minute=400)), answer="Hello")
-    for _ in range(2):  # each holds 300 at first
+    gateway = start_gateway(govern=limited(Limits(tokens_per_minute=400)), answer="Hello", step_us=10_000)
+
+    def answered() -> bool:
         response = ask(gateway, max_tokens=300, stream=stream, stop=["l"])
-        assert response.status_code == 200
-        if stream:
-            assert events(response.text)
+        return response.status_code == 200 and (not stream or bool(events(response.text)))
+
+    for _ in range(2):  # each holds 300 until the engine has ended it, which may be after the answer
+        wait_until(answered, "nothing was given back")
     assert ask(gateway, max_tokens=390).status_code == 429
 
 
@@ -192,3 +223,78 @@ def test_each_decision_is_a_line_of_the_audit_log(start_gateway: StartGateway, t
     assert '"action":"list_models","resource":"Server::airi"' in text
     assert "secret" not in text
     assert ANSWER[:5] not in text
+
+
+def test_a_decision_that_cannot_be_recorded_is_none(
+    start_gateway: StartGateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def govern() -> Government:
+        return Government(decider_of(None, ("tiny",)), audit=AuditLog(Path("/dev/full")))
+
+    gateway = start_gateway(govern=govern)
+    for response in (ask(gateway), ask(gateway), gateway.http.get("/v1/models")):
+        assert (response.status_code, response.json()["error"]["code"]) == (503, "audit_unavailable")
+        assert response.headers["retry-after"] == "1"
+    assert gateway.stub.num_requests == 0
+    assert gateway.http.get("/health").status_code == 200
+    assert [r.name for r in caplog.records if r.levelname == "ERROR"] == ["airi.policy"]
+    assert "Traceback" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("policies", "seen"),
+    [
+        ('permit (principal, action == Action::"chat", resource == Model::"tiny");', True),
+        (
+            "permit (principal, action, resource) when { context has max_tokens && context.max_tokens < 9 };",
+            True,
+        ),
+        ('permit (principal, action == Action::"tokenize", resource);', False),
+        ('permit (principal, action == Action::"chat", resource == Model::"other");', False),
+    ],
+)
+def test_callers_see_the_models_that_they_may_use_for_something(
+    start_gateway: StartGateway,
+    policies: str,
+    seen: bool,  # noqa: FBT001
+) -> None:
+    async def govern() -> Government:
+        policy = 'permit (principal, action == Action::"list_models", resource);'
+        return Government(decider_of(policy + policies, ("tiny",)))
+
+    gateway = start_gateway(govern=govern)
+    names = [model["id"] for model in gateway.http.get("/v1/models").json()["data"]]
+    assert names == (["tiny", "tiny-alias"] if seen else [])
+    assert gateway.http.get("/v1/models/tiny-alias").status_code == (200 if seen else 404)
+    missing = ask(gateway, model="nobody").json()["error"]
+    assert missing["message"].endswith("served: tiny, tiny-alias" if seen else "served: nothing")
+
+
+@pytest.mark.parametrize("region", ["eu", "us", None])
+def test_policies_may_ask_for_the_region_of_the_tenant_and_no_header_changes_it(
+    start_gateway: StartGateway, make_state_url: Callable[[str], str], region: str | None
+) -> None:
+    async def govern() -> Government:
+        policies = (
+            'permit (principal, action, resource); @id("eu-only") forbid (principal, action, resource)'
+            ' when { context has region && context.region != "eu" };'
+        )
+        return Government(decider_of(policies, ("tiny",)))
+
+    url = make_state_url("sqlite")
+    gateway = start_gateway(
+        app=AppOptions(state=url, tenants=(TenantOptions(name="acme", region=region),)), govern=govern
+    )
+
+    async def make() -> str:
+        async with await open_store(url) as store:
+            return (await create_key(store, "acme")).text
+
+    key = asyncio.run(make())
+    asked = {"authorization": f"Bearer {key}", "region": "eu", "x-region": "eu", "x-airi-region": "eu"}
+
+    def status() -> int:
+        return gateway.http.post("/v1/chat/completions", json=CHAT, headers=asked).status_code
+
+    wait_until(lambda: status() != 401, "a new key is not accepted")
+    assert status() == (403 if region == "us" else 200)

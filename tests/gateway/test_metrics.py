@@ -23,6 +23,7 @@ NAMES = {
     "airi_e2e_request_latency_seconds": "histogram",
     "airi_prompt_tokens": "counter",
     "airi_generation_tokens": "counter",
+    "airi_request_device_seconds": "counter",
     "airi_request_success": "counter",
     "airi_requests_running": "gauge",
     "airi_requests_waiting": "gauge",

@@ -7,17 +7,22 @@ import json
 import os
 import signal
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from airi.config import ConfigFile, parse
 from airi.config.options import tenant_options
-from airi.config.reload import apply
-from airi.errors import ConfigError
+from airi.config.reload import Part, apply
+from airi.errors import ConfigError, LedgerUnavailableError
 from airi.gateway.access import open_access
+from airi.gateway.gate import Government
+from airi.gateway.governing import LimitsPart, decider_of
 from airi.gateway.options import AppOptions
 from airi.gateway.reloading import Hangup, TenantsPart
+from airi.policy.keys import create_key
+from airi.policy.ledger import Ledger, LimitTable, ProcessLedger, Scope
+from airi.state import open_store
 
 from .conftest import StartGateway
 
@@ -94,6 +99,76 @@ def test_a_weight_that_is_refused_takes_the_others_back() -> None:
     first, *rest = (weight for _, weight in engine.weights)
     assert first == 7.0
     assert rest == [2.0, 3.0]
+
+
+class FakeLedger:
+    """Holds limits, until it cannot be reached."""
+
+    def __init__(self) -> None:
+        self.tables: list[LimitTable] = []
+        self.fails = 0
+
+    async def prepare_limits(self, limits: LimitTable) -> Callable[[], None]:
+        if self.fails:
+            self.fails -= 1
+            raise LedgerUnavailableError("no ledger")
+        return lambda: self.tables.append(limits)
+
+
+def limited(rpm: int) -> ConfigFile:
+    document: Any = {"version": 1, "models": [{"name": "m", "source": "s"}]}
+    document["tenants"] = [{"name": "acme", "limits": {"rpm_limit": rpm}}]
+    return parse(json.dumps(document))
+
+
+def test_a_reload_exchanges_all_limits_or_none() -> None:
+    ledger, government = FakeLedger(), Government(decider_of(None, ()))
+    part = LimitsPart(government, cast(Ledger, ledger))
+    asyncio.run(apply(limited(1), limited(2), [part]))
+    second = government.limiter
+    assert second is not None
+    assert ledger.tables == [second.table]
+    assert second.table[Scope(tenant="acme")].requests_per_minute == 2
+    ledger.fails = 1
+    with pytest.raises(LedgerUnavailableError):
+        asyncio.run(apply(limited(2), limited(3), [part]))
+    assert government.limiter is second
+    assert ledger.tables[-1] is second.table
+
+
+async def test_nobody_is_served_by_a_part_of_a_reload(state_url: str) -> None:
+    """Neither a call of a tenant that came and is not counted yet, nor one by keys of before under limits of now."""
+    async with await open_store(state_url) as store:
+        keys = {name: (await create_key(store, name)).text for name in ("acme", "new")}
+    old = limited(1)
+    both = [{"name": name, "limits": {"rpm_limit": 2}} for name in ("acme", "new")]
+    new = parse(json.dumps({"version": 1, "models": [{"name": "m", "source": "s"}], "tenants": both}))
+    ledger = ProcessLedger(LimitTable({}))
+    government = Government(decider_of(None, ()))
+    seen: list[tuple[set[str], dict[str, int | None]]] = []
+
+    class SlowEngine:
+        """During whose answers others call."""
+
+        async def set_tenant(self, tenant: int, weight: float) -> None:
+            await asyncio.sleep(0)
+            look()
+
+    def look() -> None:
+        limiter = government.limiter
+        assert limiter is not None
+        served = {name for name, key in keys.items() if access.find("/v1/models", f"Bearer {key}")}
+        limits = {scope.tenant: limits.requests_per_minute for scope, limits in limiter.table.items()}
+        seen.append((served, limits))
+
+    async with open_access(AppOptions(state=state_url, tenants=tenant_options(old))) as access:
+        parts: list[Part] = [TenantsPart(access, SlowEngine()), LimitsPart(government, ledger)]
+        await apply(old, old, parts[1:])
+        await apply(old, new, parts)
+        look()
+    *during, after = seen
+    assert during == [({"acme"}, {"acme": 1})] * 2
+    assert after == ({"acme", "new"}, {"acme": 2, "new": 2})
 
 
 def on_main_thread(check: Callable[[Hangup], Awaitable[None]]) -> None:

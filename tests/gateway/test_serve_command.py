@@ -252,3 +252,14 @@ def test_plain_output_says_each_stage_once_and_where_it_listens(capsys: pytest.C
     assert "engine: starting" in captured.err
     assert "Serving m, alias at http://127.0.0.1:1/v1" in captured.err
     assert """-d '{"model": "m", "messages": [{"role": "user", "content": "Hello!"}]}'""" in captured.err
+    assert "AIRI_API_KEY" not in captured.err
+
+
+def test_where_keys_are_asked_for_the_line_to_try_has_one(capsys: pytest.CaptureFixture[str]) -> None:
+    with ServeOutput("airi keys create acme --config airi.yaml") as output:
+        output.listening(Listening(url="http://127.0.0.1:1", models=("m",), needs_key=True))
+    make, ask = capsys.readouterr().err.splitlines()[-2:]
+    assert make == "Make a key: AIRI_API_KEY=$(airi keys create acme --config airi.yaml)"
+    assert ask.startswith(
+        'Try: curl http://127.0.0.1:1/v1/chat/completions -H "Authorization: Bearer $AIRI_API_KEY" '
+    )

@@ -126,7 +126,8 @@ def test_the_access_log_has_sizes_and_ids_and_no_content(
             wait = [r for r in caplog.records if r.name == "airi.access"]
     lines = [r.getMessage() for r in wait]
     assert re.fullmatch(
-        r"127\.0\.0\.1 POST /v1/chat/completions 200 \d+\.\dms id=r1 prompt_tokens=\d+ completion_tokens=3",
+        r"127\.0\.0\.1 POST /v1/chat/completions 200 \d+\.\dms id=r1 tenant=anyone "
+        r"prompt_tokens=\d+ completion_tokens=3 device_ms=0\.0",
         lines[0],
     )
     assert " 400 " in lines[1]
@@ -180,6 +181,8 @@ def test_scripts_of_allowed_origins_may_call(start_gateway: StartGateway) -> Non
     assert refused.headers["access-control-allow-origin"] == "https://app.example", (
         "scripts can read the error"
     )
+    exposed = refused.headers["access-control-expose-headers"]
+    assert {"x-request-id", "retry-after", "x-ratelimit-remaining-tokens"} <= set(exposed.split(", "))
     other = gateway.http.get("/health", headers={"origin": "https://evil.example"})
     assert "access-control-allow-origin" not in other.headers
 

@@ -117,8 +117,9 @@ def test_a_client_that_hangs_up_frees_the_engine(start_gateway: StartGateway, *,
         if stream:
             assert client.recv(100).startswith(b"HTTP/1.1 200")
     wait_until(lambda: running(gateway.stub) == 0, "the engine goes on for nobody")
-    metrics = gateway.http.get("/metrics").text
-    assert "airi_client_disconnects_total 1.0" in metrics
+    wait_until(
+        lambda: "airi_client_disconnects_total 1.0" in gateway.http.get("/metrics").text, "nobody hung up"
+    )
 
 
 def test_a_found_stop_string_frees_the_engine(start_gateway: StartGateway) -> None:

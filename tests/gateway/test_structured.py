@@ -11,6 +11,9 @@ import jsonschema_rs
 import openai
 import pytest
 
+from airi import builtin
+from airi.text import Tokenizer
+
 from .conftest import serve_process
 
 SERVE = ("--threads", "1", "--kv-memory", "64MiB", "--log-level", "info")
@@ -117,6 +120,23 @@ def test_a_named_function_is_called_once(client: openai.OpenAI) -> None:
     assert choice.finish_reason == "tool_calls"
     [call] = choice.message.tool_calls
     assert (call.function.name, call.function.arguments) == ("hours", "{}")
+
+
+def test_strict_functions_hold_calls_to_their_schema_where_the_model_is_free(client: openai.OpenAI) -> None:
+    strict = {"type": "function", "function": {"name": "b", "parameters": BAD, "strict": True}}
+    with pytest.raises(openai.BadRequestError, match="uniqueItems") as caught:
+        chat(client, tools=[*TOOLS, strict])
+    assert caught.value.param == "tools[2].function.parameters"
+    loose = {"type": "function", "function": {"name": "b", "parameters": BAD}}
+    tools = [{"type": "function", "function": {**TOOLS[0]["function"], "strict": True}}, loose]
+    free, wanted = (chat(client, tools=each, temperature=0) for each in (tools, [TOOLS[0], loose]))
+    assert free.choices[0].message.content == wanted.choices[0].message.content
+    [begin] = Tokenizer.load(builtin.path()).encode("[")
+    for choice in chat(client, tools=tools, n=4, logit_bias={begin: 50}).choices:
+        assert choice.finish_reason in ("tool_calls", "length")
+        for call in choice.message.tool_calls:
+            if call.function.name == "cost" and choice.finish_reason == "tool_calls":
+                jsonschema_rs.validate(SCHEMA, json.loads(call.function.arguments))
 
 
 def test_with_tools_an_answer_has_its_form_or_is_calls(client: openai.OpenAI) -> None:

@@ -7,15 +7,16 @@ may do to a model is decided in one other place, `airi.gateway.gate`.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
-from airi.errors import ConfigError
+from airi.errors import ConfigError, StateError
 from airi.policy import ANYONE, Principal
 
 if TYPE_CHECKING:
     from airi.gateway.options import AppOptions
     from airi.policy.jwt import TokenVerifier
+    from airi.policy.ring import KeyWatch
     from airi.policy.tenants import TellsTenants, TenantOptions, Tenants
     from airi.state import Store
 
@@ -56,15 +57,31 @@ class Access:
             return None
         return await self._keys.verifier.find_late(authorization)
 
+    @property
+    def store(self) -> Store | None:
+        """The state that keys are in; None without one."""
+        return None if self._keys is None else self._keys.store
+
+    @property
+    def tenants(self) -> Tenants | None:
+        """Those that are served; None where callers need no key."""
+        return None if self._keys is None else self._keys.tenants
+
+    async def refresh(self) -> None:
+        """Takes over keys that were changed just now. Where the state does not answer that is left for later."""
+        if self._keys is not None and self._keys.watch is not None:
+            with suppress(StateError):
+                await self._keys.watch.refresh()
+
     async def tell(self, engine: TellsTenants) -> None:
         """Gives an engine the weights of the tenants. Raises ConfigError where it refuses one."""
         if self._keys is not None:
             await self._keys.tenants.tell(engine)
 
-    async def prepare(self, options: Iterable[TenantOptions]) -> Exchange:
+    async def prepare(self, options: Iterable[TenantOptions]) -> NextTenants:
         """Tenants that can take the place of those that are served: all that can fail of it is done here.
 
-        Raises ConfigError and StateError. Engines are told by `tell`, after the exchange.
+        Raises ConfigError and StateError.
         """
         options = tuple(options)
         if self._keys is None:
@@ -73,28 +90,25 @@ class Access:
                     "tenants cannot be added to a server that was started without keys; start it again",
                     field="tenants",
                 )
-            return Exchange(None, None)
-        return Exchange(self._keys, await self._keys.prepared(options))
+            return NextTenants(None, None)
+        return NextTenants(self._keys, await self._keys.prepared(options))
 
 
-class Exchange:
+class NextTenants:
     """Tenants that are ready to be served in place of others; requests that run go on."""
 
-    def __init__(self, keys: _Keys | None, after: Tenants | None) -> None:
-        self._keys, self._after = keys, after
-        self._before: Tenants | None = None
+    def __init__(self, keys: _Keys | None, tenants: Tenants | None) -> None:
+        self._keys, self._tenants = keys, tenants
 
-    async def commit(self) -> None:
+    async def tell(self, engine: TellsTenants) -> None:
+        """Gives an engine their weights. Raises ConfigError where it refuses one."""
+        if self._tenants is not None:
+            await self._tenants.tell(engine)
+
+    def commit(self) -> None:
         """From now on these are served, and no others."""
-        if self._keys is not None and self._after is not None:
-            self._before = self._keys.tenants
-            await self._keys.place(self._after)
-
-    async def undo(self) -> None:
-        """Serves those before again, where it was committed."""
-        if self._keys is not None and self._before is not None:
-            await self._keys.place(self._before)
-            self._before = None
+        if self._keys is not None and self._tenants is not None:
+            self._keys.place(self._tenants)
 
 
 class _Keys:
@@ -105,7 +119,8 @@ class _Keys:
         from airi.policy.tenants import Tenants
 
         self._fixed = [name_of_fixed(index) for index in range(len(api_keys))]
-        self._store = store
+        self.store = store
+        self.watch: KeyWatch | None = None
         self._stack = stack
         self.tenants = Tenants()
         self.ring = KeyRing(self.tenants, api_keys)
@@ -115,27 +130,26 @@ class _Keys:
         """These tenants with their numbers, if nothing speaks against them."""
         tenants = await self._numbered(options)
         if any(option.oidc is not None for option in options):
-            from airi.policy.jwt import check_issuers
+            from airi.policy.jwt import TokenVerifier, check_issuers
+            from airi.policy.tenants import Tenants
 
             check_issuers(tenants)
+            if self.verifier is None:  # for nobody until these are placed
+                self.verifier = await self._stack.enter_async_context(TokenVerifier(Tenants()))
         return tenants
 
-    async def place(self, tenants: Tenants) -> None:
+    def place(self, tenants: Tenants) -> None:
         """Has keys and tokens speak for tenants that were prepared."""
         if self.verifier is not None:
             self.verifier.use(tenants)
-        elif any(option.oidc is not None for option in tenants.options):
-            from airi.policy.jwt import TokenVerifier
-
-            self.verifier = await self._stack.enter_async_context(TokenVerifier(tenants))
         self.ring.use(tenants)
         self.tenants = tenants
 
     async def _numbered(self, options: tuple[TenantOptions, ...]) -> Tenants:
         from airi.policy.tenants import Tenants
 
-        if self._store is not None:
-            return await Tenants.numbered(options, self._store, others=self._fixed)
+        if self.store is not None:
+            return await Tenants.numbered(options, self.store, others=self._fixed)
         known = {name: 1 + index for index, name in enumerate(self._fixed)}
         return Tenants(options, known | self.tenants.numbers)
 
@@ -157,7 +171,7 @@ async def open_access(options: AppOptions) -> AsyncIterator[Access]:
         if options.state is not None:
             store = await stack.enter_async_context(await open_store(options.state))
         keys = _Keys(options.api_keys, store, stack)
-        await keys.place(await keys.prepared(options.tenants))
+        keys.place(await keys.prepared(options.tenants))
         if store is not None:
-            await stack.enter_async_context(KeyWatch(store, keys.ring))
+            keys.watch = await stack.enter_async_context(KeyWatch(store, keys.ring))
         yield Access(keys, open_paths=OPEN_PATHS.union(options.open_pages))

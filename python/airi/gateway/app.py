@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -12,6 +14,7 @@ from starlette.routing import BaseRoute, Route
 
 from airi.gateway import system
 from airi.gateway.access import Access
+from airi.gateway.admin.routes import admin_routes
 from airi.gateway.errors import ApiError
 from airi.gateway.gate import Gate, Government, Guarded
 from airi.gateway.metrics import Metrics
@@ -23,6 +26,9 @@ from airi.gateway.openai.tokens import Detokenize, Tokenize
 from airi.gateway.openapi import openapi_document
 from airi.gateway.options import AppOptions
 from airi.policy.decisions import Action
+
+if TYPE_CHECKING:
+    from airi.config.reload import Reloader
 
 _EXPOSED = [
     "x-request-id",
@@ -37,10 +43,22 @@ _EXPOSED = [
 
 
 def create_app(
-    models: ModelRegistry, metrics: Metrics, options: AppOptions, *, access: Access, government: Government
+    models: ModelRegistry,
+    metrics: Metrics,
+    options: AppOptions,
+    *,
+    access: Access,
+    government: Government,
+    reloader: Reloader | None = None,
 ) -> Starlette:
-    """The ASGI application over these models. Unknown paths and methods get OpenAI error bodies, too."""
-    middleware = [Middleware(RequestMiddleware, metrics=metrics), Middleware(AccessMiddleware, access=access)]
+    """The ASGI application over these models. Unknown paths and methods get OpenAI error bodies, too.
+
+    `reloader` holds the config that is served; None without one.
+    """
+    middleware = [
+        Middleware(RequestMiddleware, metrics=metrics),
+        Middleware(AccessMiddleware, access=access, origins=options.cors_origins),
+    ]
     if options.cors_origins:
         cors = Middleware(
             CORSMiddleware,
@@ -51,7 +69,10 @@ def create_app(
         )
         middleware.insert(0, cors)
     app = Starlette(
-        routes=_routes(models, metrics, access, government, options),
+        routes=[
+            *_routes(models, metrics, access, government, options),
+            *admin_routes(models, access, government, reloader),
+        ],
         middleware=middleware,
         exception_handlers={HTTPException: _http_error},
     )
@@ -90,8 +111,8 @@ def _routes(
         *pages,
         Route("/version", system.Version(), methods=get),
         page("/openapi.json", system.OpenApiPage(document), Action.LIST_MODELS),
-        page("/v1/models", system.ListModels(models), Action.LIST_MODELS),
-        page("/v1/models/{model:path}", system.GetModel(models), Action.LIST_MODELS),
+        page("/v1/models", system.ListModels(gate), Action.LIST_MODELS),
+        page("/v1/models/{model:path}", system.GetModel(gate), Action.LIST_MODELS),
         Route("/tokenize", tokenize, methods=post),
         Route("/v1/tokenize", tokenize, methods=post),
         Route("/detokenize", detokenize, methods=post),

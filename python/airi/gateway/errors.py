@@ -13,6 +13,7 @@ import msgspec
 
 from airi.errors import (
     AiriError,
+    AuditUnavailableError,
     ContextLengthError,
     EngineError,
     ExecutionError,
@@ -20,12 +21,20 @@ from airi.errors import (
     ModelNotFoundError,
     QueueFullError,
     RequestError,
+    StateError,
 )
 from airi.text import TemplateError
 
 T = TypeVar("T")
 
 _RETRY_AFTER = ((b"retry-after", b"1"),)  # seconds: a queue of short requests turns over within about one
+
+_UNAVAILABLE = {
+    LedgerUnavailableError.code: "limits cannot be counted at the moment",
+    AuditUnavailableError.code: "decisions cannot be recorded at the moment",
+    StateError.code: "the state of keys cannot be read or written at the moment",
+}
+"""What callers are told, who need not know where these are."""
 
 _VALIDATION = re.compile(r"^(?P<what>.*?) - at `(?:(?P<key>key) in )?(?P<path>\$.*)`$", re.DOTALL)
 _MAX_MESSAGE = 500
@@ -76,9 +85,44 @@ class ApiError(AiriError):
         )
 
 
+class OverLimitError(ApiError):
+    """A 429 that names the limit."""
+
+    def __init__(
+        self, message: str, limit: str, headers: tuple[tuple[bytes, bytes], ...], *, money: bool
+    ) -> None:
+        """`money`: waiting a minute does not help."""
+        code = "insufficient_quota" if money else "rate_limit_exceeded"
+        super().__init__(429, message, type="rate_limit_error", param=limit, code=code, headers=headers)
+
+
 def bad_field(param: str, message: str, *, code: str | None = None) -> ApiError:
     """A 400 that names the field."""
     return ApiError(400, f"{param}: {message}", param=param, code=code)
+
+
+def content_refused(field: str, rule: str) -> ApiError:
+    """A 400 that names where a content rule found what it blocks, and nothing of it."""
+    return bad_field(field, f"is refused by content rule {rule!r}", code="content_filter")
+
+
+def judge_unavailable(rule: str) -> ApiError:
+    """A 503 for a text that a content rule's judge gave no verdict on."""
+    return ApiError(
+        503,
+        f"the judge of content rule {rule!r} gave no verdict",
+        type="service_unavailable",
+        code="judge_unavailable",
+        headers=_RETRY_AFTER,
+    )
+
+
+def foreign_origin() -> ApiError:
+    """A 403 for a page of another machine at a server without keys."""
+    message = (
+        "without keys no pages of other machines are answered; --cors-origin or server.cors lets some in"
+    )
+    return ApiError(403, f"origin: {message}", type="permission_error", param="origin", code="foreign_origin")
 
 
 def unauthorized() -> ApiError:
@@ -98,14 +142,6 @@ def denied(policies: tuple[str, ...]) -> ApiError:
     return ApiError(403, f"the call is denied {named}", type="permission_error", code="permission_denied")
 
 
-def over_limit(
-    message: str, limit: str, headers: tuple[tuple[bytes, bytes], ...], *, money: bool
-) -> ApiError:
-    """A 429 that names the limit; `money`: waiting a minute does not help."""
-    code = "insufficient_quota" if money else "rate_limit_exceeded"
-    return ApiError(429, message, type="rate_limit_error", param=limit, code=code, headers=headers)
-
-
 def model_not_found(name: str, known: list[str]) -> ApiError:
     """A 404 that lists what is served."""
     served = ", ".join(known) or "nothing"
@@ -117,15 +153,9 @@ def model_not_found(name: str, known: list[str]) -> ApiError:
     )
 
 
-def unavailable(message: str) -> ApiError:
+def unavailable(message: str, *, code: str = "engine_unavailable") -> ApiError:
     """A 503 the client may retry."""
-    return ApiError(
-        503,
-        message,
-        type="service_unavailable",
-        code="engine_unavailable",
-        headers=_RETRY_AFTER,
-    )
+    return ApiError(503, message, type="service_unavailable", code=code, headers=_RETRY_AFTER)
 
 
 def internal_error(request_id: str) -> ApiError:
@@ -159,18 +189,18 @@ def api_error_from(error: Exception) -> ApiError | None:
             return ApiError(400, str(error)[:_MAX_MESSAGE], param=error.field)
         case ExecutionError():
             return ApiError(500, str(error), type="server_error", code=error.code)
-        case LedgerUnavailableError():
-            return ApiError(
-                503,
-                "limits cannot be counted at the moment",
-                type="service_unavailable",
-                code=error.code,
-                headers=_RETRY_AFTER,
-            )
+        case LedgerUnavailableError() | AuditUnavailableError() | StateError():
+            return unavailable(_UNAVAILABLE[error.code], code=error.code)
         case EngineError():
             return unavailable(str(error))
         case _:
             return None
+
+
+def is_unavailable(error: Exception) -> bool:
+    """Whether the server was full or could not serve: the same request may be answered later."""
+    known = api_error_from(error)
+    return isinstance(error, QueueFullError) or (known is not None and known.status == 503)
 
 
 class Failure(Exception):

@@ -6,45 +6,54 @@ what a caller may do, and how much, is decided here and nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from airi.errors import AiriError
-from airi.gateway.errors import denied
-from airi.gateway.http import CallRecord, Receive, Scope, Send, record_of
+from airi.gateway.content import SIDES, CallContent, Rules
+from airi.gateway.errors import denied, model_not_found
+from airi.gateway.http import CallRecord, Headers, Receive, Scope, Send, record_of
+from airi.gateway.judging import JUDGE_TOKENS, Judge
 from airi.gateway.middleware import ASGIApp
 from airi.gateway.models import ModelRegistry, ServedModel
 from airi.policy.decisions import Action, Decider, Resource
 from airi.policy.principal import priority_class
 
 if TYPE_CHECKING:
+    from airi.config.content import ContentPart
+    from airi.config.forbidden import ForbiddenTable
     from airi.gateway.generation import Generation
     from airi.gateway.limits import Limiter
     from airi.policy.audit import AuditLog
+    from airi.policy.forbidden import ForbiddenPolicy
 
 __all__ = ["Gate", "Government", "Guarded", "call_context"]
 
 _SERVER = Resource("Server", "airi")
+_USES = (Action.CHAT, Action.COMPLETION, Action.EMBED, Action.RERANK)
 
 
 def call_context(
     record: CallRecord,
     *,
     max_tokens: int,
+    n: int = 1,
     stream: bool = False,
     tools: bool = False,
     priority: int | None = None,
 ) -> dict[str, Any]:
-    """What policies may ask of a call to a model."""
+    """What policies may ask of a call to a model; `n` answers of `max_tokens` at most each."""
     given = record.principal.priority_of(priority)
+    region = record.principal.region
     return {
         "max_tokens": max_tokens,
+        "n": n,
         "stream": stream,
         "tools": tools,
         "priority": given,
         "priority_class": priority_class(given),
+        **({} if region is None else {"region": region}),
     }
 
 
@@ -56,6 +65,10 @@ class Government:
     limiter: Limiter | None = None
     """None: nothing is limited."""
     audit: AuditLog | None = None
+    content: ContentPart | None = None
+    """None: texts pass as they are."""
+    forbidden: ForbiddenTable | None = None
+    """None: nothing is forbidden."""
 
 
 class Gate:
@@ -80,47 +93,92 @@ class Gate:
 
         `context` gives what policies may ask of the call.
         """
-        model = self._models.find(name)
+        model = self.find(record, name)
         record.model = model.name
         self._decide(record, action, self._resources[model.name], context(model))
         return model
 
-    def admit_to_server(self, record: CallRecord, action: Action) -> None:
-        """Decides on a call that is about the server itself; raises a 403."""
-        self._decide(record, action, _SERVER, {})
+    def find(self, record: CallRecord, name: str | None) -> ServedModel:
+        """The model of this name, None for the first; raises a 404 that lists what this caller may use."""
+        model = self._models.find(name)
+        if model is None:
+            raise model_not_found(name or "", list(self.usable(record)))
+        return model
 
-    @asynccontextmanager
-    async def counted(
-        self, record: CallRecord, generation: Generation, priority: int | None
-    ) -> AsyncIterator[None]:
-        """Holds the most that a generation may use, raising a 429 where that is over a limit, and gives back the rest.
+    def usable(self, record: CallRecord) -> dict[str, ServedModel]:
+        """By name and alias, the models that this caller may use for something."""
+        context = call_context(record, max_tokens=1)
+        decide, principal = self._government.decider.decide, record.principal
+        return {
+            name: model
+            for name, model in self._models.named.items()
+            if any(decide(principal, use, self._resources[model.name], context).allowed for use in _USES)
+        }
 
-        What ends with an error before anything has come was not used.
+    def admit_to_server(self, record: CallRecord, action: Action, *, call: str | None = None) -> None:
+        """Decides on a call that is about the server itself; raises a 403. `call`: which one, for the audit log."""
+        self._decide(record, action, _SERVER, {}, call=call)
+
+    def content_of(self, record: CallRecord, model: ServedModel, request_bytes: int) -> CallContent | None:
+        """The rules that texts of this call pass until it ends; None where there are none."""
+        part = self._government.content
+        if part is None:
+            return None
+        given, made = (
+            Rules(
+                part.table.rules(side, tenant=record.principal.tenant, model=model.name),
+                part.table.judges(side, tenant=record.principal.tenant, model=model.name),
+            )
+            for side in SIDES
+        )
+        if not given.exist and not made.exist:
+            return None
+        judge = Judge(record.principal, partial(self._admit_judge, record), partial(self.reserve, requests=0))
+        return CallContent(record, model, given, made, judge, self._government.audit, request_bytes)
+
+    def forbidden_to(self, record: CallRecord, model: ServedModel) -> ForbiddenPolicy | None:
+        """What the answer of this call may not hold; None where anything goes."""
+        table = self._government.forbidden
+        return None if table is None else table.find(tenant=record.principal.tenant, model=model.name)
+
+    async def reserve(
+        self, generation: Generation, *, priority: int | None = None, requests: int = 1
+    ) -> Headers:
+        """Holds the most that a generation may use until its block is left, and gives what a response says of limits.
+
+        `requests` is 0 for a call within another, which has its place. Raises a 429 where that is over a limit.
         """
         limiter = self._government.limiter
-        if limiter is None or record.model is None:
-            yield
-            return
-        kind = priority_class(record.principal.priority_of(priority))
-        held = await limiter.reserve(record, record.model, kind, *generation.most)
-        failed = False
-        try:
-            yield
-        except AiriError:
-            failed = True
-            raise
-        finally:
-            prompt, answer = generation.most[0], generation.num_generated
-            used = None if failed and not answer else (prompt, answer)
-            await limiter.settle(held, record.model, used)
+        if limiter is None:
+            return ()
+        principal = generation.principal
+        kind = priority_class(principal.priority_of(priority))
+        most = (requests, *generation.most)
+        held = await limiter.reserve(principal.tenant, generation.model.name, kind, most)
+        if held is None:
+            return ()
+        generation.charge_to(held)
+        return held.headers
+
+    def _admit_judge(self, record: CallRecord, name: str) -> ServedModel:
+        """The model that is asked about a text of this call: a call of its own, by the same caller."""
+        asked = CallRecord(request_id=record.request_id, started=record.started, principal=record.principal)
+        return self.admit(asked, Action.JUDGE, name, lambda _: call_context(asked, max_tokens=JUDGE_TOKENS))
 
     def _decide(
-        self, record: CallRecord, action: Action, resource: Resource, context: Mapping[str, Any]
+        self,
+        record: CallRecord,
+        action: Action,
+        resource: Resource,
+        context: Mapping[str, Any],
+        *,
+        call: str | None = None,
     ) -> None:
         decision = self._government.decider.decide(record.principal, action, resource, context)
         record.action = action
-        if self._government.audit is not None:
-            self._government.audit.note(record.request_id, record.principal, action, resource, decision)
+        audit = self._government.audit
+        if audit is not None:
+            audit.note(record.request_id, record.principal, action, resource, decision, call=call)
         if not decision.allowed:
             raise denied(decision.policies)
 

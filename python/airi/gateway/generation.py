@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Self
 
-from airi.errors import EngineDeadError, RequestError
-from airi.gateway.errors import ApiError
+from airi.errors import AiriError, EngineDeadError, RequestError
+from airi.gateway.certificates import Proof
+from airi.gateway.errors import ApiError, is_unavailable
 from airi.gateway.forms import Form
 from airi.gateway.metrics import ChoiceTimer, now
 from airi.gateway.models import ServedModel
@@ -19,6 +20,17 @@ from airi.policy import Principal
 from airi.sampling_params import SamplingParams
 from airi.text import TextStream
 from airi.transport import GenerateRequest, Output, TokenLogprobs, error_of
+
+if TYPE_CHECKING:
+    from airi.gateway.certificates import Certificate
+    from airi.gateway.content import CallContent
+    from airi.gateway.findings import Findings, Results
+    from airi.gateway.limits import Held
+    from airi.policy.forbidden import ForbiddenPolicy
+
+
+_REGULAR = (None, "stop", "length", "content_filter")
+"""How an output ends its choice, or does not, unless something went wrong."""
 
 
 class Piece(NamedTuple):
@@ -37,11 +49,13 @@ class Choice:
 
     __slots__ = (
         "_logprobs",
+        "_proof",
         "_shown",
         "_text",
         "_timer",
         "cached_tokens",
         "completion_tokens",
+        "findings",
         "finish_reason",
         "index",
         "params",
@@ -58,11 +72,33 @@ class Choice:
         self.cached_tokens = 0
         self.completion_tokens = 0
         self.finish_reason: str | None = None
+        self.findings: Findings | None = None
+        """What content rules found."""
         self.prompt_logprobs: list[TokenLogprobs | None] | None = None
+        self._proof: Proof | None = None
         self._text = text
         self._timer = timer
         self._logprobs: list[TokenLogprobs] = []
         self._shown = 0
+
+    @property
+    def filter_results(self) -> Results | None:
+        """What content rules found that the client is told."""
+        return None if self.findings is None else self.findings.told
+
+    @property
+    def certificate(self) -> Certificate | None:
+        """Of the text that has gone out, once it has ended; where forbidden texts hold."""
+        return None if self._proof is None else self._proof.certificate()
+
+    def prove_with(self, proof: Proof) -> None:
+        """Has the choice end with a certificate."""
+        self._proof = proof
+
+    def show_instead(self, pieces: list[Piece]) -> None:
+        """These pieces go out in place of all others."""
+        if self._proof is not None:
+            self._proof.show_instead(pieces)
 
     def advance(self, output: Output, arrived: float, at: float, *, per_token: bool) -> list[Piece]:
         """What `output` adds; `per_token` cuts it into one piece per token that completes some text."""
@@ -89,6 +125,10 @@ class Choice:
             self._finish("stop", pieces)
         elif output.finish_reason is not None:
             self._finish(output.finish_reason, pieces)
+        if self._proof is not None:
+            self._proof.add(pieces)
+            if self.finish_reason is not None:
+                self._proof.end(output.final_state, self.completion_tokens)
         return pieces
 
     def _take(self, text: str, pieces: list[Piece]) -> None:
@@ -120,19 +160,36 @@ class Choice:
 
 
 class Generation:
-    """All choices of one HTTP request in the engine. Closing it cancels what still runs.
+    """All choices of one HTTP request in the engine. Leaving its block cancels what still runs, and settles what ran.
 
     *Thread safety*: none; event loop only.
-    *Invariant*: a request the engine still runs for it is in `_open`.
+    *Invariant*: a request that the engine has not ended is in `_open`; also of a choice that found a stop string.
     """
 
-    def __init__(self, model: ServedModel, principal: Principal, *, arrived: float) -> None:
-        self._model = model
-        self._principal = principal
+    def __init__(
+        self,
+        model: ServedModel,
+        principal: Principal,
+        *,
+        arrived: float,
+        content: CallContent | None = None,
+        forbidden: ForbiddenPolicy | None = None,
+    ) -> None:
+        """`forbidden`: what its texts may not hold."""
+        self.content = content
+        """The rules that its texts pass; None where there are none."""
+        self._forbidden = forbidden
+        self.model = model
+        self.principal = principal
         self._arrived = arrived
         self._ready: list[tuple[Choice, Output]] = []
+        self._growing: dict[Choice, Output] = {}  # of those, what a choice's later outputs are merged into
         self._waiter: asyncio.Future[None] | None = None
         self._open: set[int] = set()
+        self._unfinished = 0
+        self._held: Held | None = None
+        self._is_stopped = False
+        self._error: Exception | None = None
         self._prepared: list[tuple[GenerateRequest, Choice]] = []
         self.choices: list[Choice] = []
         self.choices_per_prompt: int | None = None
@@ -141,6 +198,10 @@ class Generation:
         """What the texts' form was asked for with; errors name its fields."""
         self.shown_tokens: tuple[int, ...] = ()
         """Special tokens that are text none the less."""
+        self.device_us = 0
+        """Device time of all choices, as far as the engine has told; all of it once the block is left."""
+        self.num_generated = 0
+        """Tokens of all choices, as `device_us`: also those that were not taken, and those behind a stop string."""
 
     def first_choices(self) -> list[Choice]:
         """One choice per prompt: the n choices of a prompt share its tokens, which are counted once."""
@@ -149,21 +210,26 @@ class Generation:
     @property
     def done(self) -> bool:
         """Whether every choice has finished."""
-        return not self._open and not self._ready
+        return not self._unfinished
 
     def add(
         self, tokens: list[int], params: SamplingParams, *, priority: int | None, cache_salt: str | None
     ) -> None:
         """One more choice, for `begin` to send to the engine."""
+        forbidden = self._forbidden
+        if self.content is not None:
+            params = self.content.allowed(params)
         request = GenerateRequest(
-            model=self._model.name,
+            model=self.model.name,
             tokens=GenerateRequest.pack_tokens(tokens),
             params=params,
-            tenant=self._principal.number,
-            priority=self._principal.priority_of(priority),
+            tenant=self.principal.number,
+            priority=self.principal.priority_of(priority),
             cache_salt=None if cache_salt is None else cache_salt.encode(),
+            forbidden=None if forbidden is None else forbidden.digest,
+            shown_tokens=() if forbidden is None else self.shown_tokens,
         )
-        text = self._model.tokenizer.stream(
+        text = self.model.tokenizer.stream(
             tokens,
             stop=params.stop,
             skip_special_tokens=params.skip_special_tokens,
@@ -171,74 +237,142 @@ class Generation:
             min_tokens=params.min_tokens,
             keep_offsets=params.logprobs is not None,
             show=self.shown_tokens,
+            may_end=None if forbidden is None else forbidden.may_end,
         )
-        choice = Choice(len(self.choices), request, text, ChoiceTimer(self._model.metrics))
+        make = Choice if self.content is None else self.content.choice
+        choice = make(len(self.choices), request, text, ChoiceTimer(self.model.metrics))
+        if forbidden is not None:
+            choice.prove_with(Proof(forbidden, text, self.model.tokenizer_sha256))
         self.choices.append(choice)
+        self._unfinished += 1
         self._prepared.append((request, choice))
+
+    def charge_to(self, held: Held) -> None:
+        """Tells what holds the call's limits of the device time that is used; it may end the call. Before `begin`."""
+        self._held = held
+        held.ends_with(self._stop, self._fail)
 
     def begin(self) -> None:
         """Sends all choices to the engine."""
         prepared, self._prepared = self._prepared, []
         for request, choice in prepared:
+            request.metered = self._held is not None and self._held.is_metered
             self._open.add(request.request_id)
-            self._model.client.submit(request, partial(self._push, choice))
+            self.model.client.submit(request, partial(self._push, choice))
 
     @property
     def most(self) -> tuple[int, int]:
         """Tokens of all prompts, and of all answers at most."""
-        window = self._model.info.max_model_len
+        window = self.model.info.max_model_len
         answers = (min(c.params.max_tokens or window, window - c.prompt_tokens) for c in self.choices)
         return sum(choice.prompt_tokens for choice in self.first_choices()), sum(answers)
-
-    @property
-    def num_generated(self) -> int:
-        """Tokens of all answers so far."""
-        return sum(choice.completion_tokens for choice in self.choices)
 
     async def take(self, *, per_token: bool) -> dict[Choice, list[Piece]]:
         """Waits until the engine has given something and returns all of it, by choice.
 
-        Raises what ended a choice early, once everything before it has been returned.
+        Raises what ended a choice early, once everything before it has been returned; what ended the call, at once.
         """
-        while not self._ready:
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
+        while self._error is None and (self._is_stopped or not self._ready):
+            await self._wait()
+        if self._error is not None:
+            raise self._error
         ready, self._ready = self._ready, []
+        self._growing.clear()
         at = now()
         taken: dict[Choice, list[Piece]] = {}
+        ended: list[Choice] = []
         for i, (choice, output) in enumerate(ready):
             if choice.finish_reason is not None:
                 continue  # it found a stop string; the engine had not heard of it yet
-            if taken and output.finish_reason not in (None, "stop", "length"):
+            if taken and output.finish_reason not in _REGULAR:
                 self._ready[:0] = ready[i:]  # what came before the error still goes out
                 break
             _raise_early_end(output, self.form)
-            pieces = choice.advance(output, self._arrived, at, per_token=per_token)
-            earlier = taken.setdefault(choice, pieces)
-            if earlier is not pieces:
-                earlier.extend(pieces)
+            taken[choice] = choice.advance(output, self._arrived, at, per_token=per_token)
             if choice.finish_reason is not None:
-                self._finished(choice)
+                ended.append(choice)
+                if choice.request_id in self._open:
+                    self.model.client.cancel(choice.request_id)
+        if self.content is not None and self.content.output.judges:
+            taken = await self.content.judged(taken)
+        for choice in ended:
+            self._finished(choice)
         return taken
 
     def close(self) -> None:
-        """Cancels what still runs; nothing is delivered any more."""
-        for request_id in self._open:
-            self._model.client.abandon(request_id)
-        self._open.clear()
+        """Cancels what still runs."""
+        for request_id in list(self._open):
+            self.model.client.cancel(request_id)
 
-    def _push(self, choice: Choice, output: Output) -> None:
-        self._ready.append((choice, output))
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
+        """Cancels what still runs, and settles once the engine has ended it, a step or two later."""
+        self.close()
+        try:
+            while self._open:
+                await self._wait()
+        finally:
+            if self._held is not None:
+                await self._held.settle(*self._used(error))
+
+    def _used(self, error: BaseException | None) -> tuple[int, int, int]:
+        """What a call is charged for: requests, tokens of prompts and of answers.
+
+        What fails before its first token is charged for its prompts only where the engine has read of them, and for
+        nothing where it could not be served.
+        """
+        if isinstance(error, AiriError) and not self.num_generated:
+            if is_unavailable(error):
+                return 0, 0, 0
+            if not self.device_us:
+                return 1, 0, 0
+        return 1, self.most[0], self.num_generated
+
+    def _stop(self) -> None:
+        """Cancels what still runs, if anything does: then nothing more is given, and an error follows."""
+        self._is_stopped = self._is_stopped or bool(self._open)
+        self.close()
+
+    def _fail(self, error: Exception) -> None:
+        """Ends the call with an error, unless the engine has ended every choice by itself."""
+        self._stop()
+        if self._is_stopped and self._error is None:
+            self._error = error
+            self._wake()
+
+    async def _wait(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
+    def _push(self, choice: Choice, output: Output) -> None:
+        self.num_generated += len(output.tokens)
+        if output.finish_reason is not None:
+            self._open.discard(choice.request_id)
+        if output.device_us:
+            self.device_us += output.device_us
+            self.model.metrics.device_seconds.inc(output.device_us / 1e6)
+        if self._held is not None and (output.device_us or not self._open):
+            self._held.use_device(output.device_us, runs=bool(self._open))
+        earlier = self._growing.get(choice)
+        if earlier is not None and output.finish_reason in _REGULAR:
+            earlier.merge(output)
+        elif output.tokens or output.finish_reason is not None:
+            self._ready.append((choice, output))
+            self._growing[choice] = output
+        self._wake()
+
     def _finished(self, choice: Choice) -> None:
-        self._open.discard(choice.request_id)
-        self._model.client.abandon(choice.request_id)  # does nothing where the engine itself has ended it
-        metrics = self._model.metrics
+        self._unfinished -= 1
+        metrics = self.model.metrics
         metrics.finished(choice.finish_reason or "")
         if self.done:
             metrics.e2e_latency.observe(now() - self._arrived)

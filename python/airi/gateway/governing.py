@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from airi.gateway.gate import Government
 from airi.policy.decisions import Decider, Resource
 from airi.policy.schema import cedar_schema
+from airi.transport import ForbidFor
 
 if TYPE_CHECKING:
     from airi.config import ConfigFile
+    from airi.config.content import ContentPart
+    from airi.config.forbidden import ForbiddenTable
     from airi.config.reload import Prepared
+    from airi.forbidden import ForbiddenSet
     from airi.gateway.limits import Limiter
-    from airi.policy.ledger import Ledger
+    from airi.policy.ledger import Ledger, LimitTable
 
-__all__ = ["LimitsPart", "PoliciesPart", "decider_of", "open_government"]
+__all__ = ["ForbiddenPart", "LimitsPart", "PoliciesPart", "decider_of", "open_government"]
+
+
+class Forbids(Protocol):
+    """An engine that keeps answers from forbidden texts, as seen from here."""
+
+    async def forbid(self, sets: Sequence[ForbidFor]) -> None:
+        """From now on requests may name these sets. Raises ConfigError for what there can be no masks of."""
+        ...
 
 
 def decider_of(policies: str | None, models: Iterable[str]) -> Decider:
@@ -35,44 +48,59 @@ async def open_government(config: ConfigFile | None) -> AsyncIterator[tuple[Gove
     if config is None:
         yield Government(decider_of(None, ())), None
         return
+    from airi.config.limits import limit_table
+
     async with AsyncExitStack() as stack:
         names = [model.name for model in config.config.models]
-        government = Government(decider_of(config.policies, names))
+        government = Government(
+            decider_of(config.policies, names), content=_content(config), forbidden=_forbidden(config)
+        )
         if config.config.observability.audit is not None:
             from airi.policy.audit import AuditLog
 
             government.audit = AuditLog(config.resolve(config.config.observability.audit))
             stack.callback(government.audit.close)
-        ledger = await _ledger(config, stack)
-        if ledger is not None:
-            government.limiter = _limiter(ledger, config)
+        ledger = None
+        if config.config.tenants:
+            table = limit_table(config)
+            ledger = await _ledger(config, table, stack)
+            government.limiter = _limiter(ledger, table, config)
         yield government, ledger
 
 
-async def _ledger(config: ConfigFile, stack: AsyncExitStack) -> Ledger | None:
-    from airi.config.limits import limit_table
+def _content(config: ConfigFile) -> ContentPart:
+    from airi.config.content import ContentPart
+
+    return ContentPart(config)
+
+
+def _forbidden(config: ConfigFile) -> ForbiddenTable:
+    from airi.config.forbidden import ForbiddenTable
+
+    return ForbiddenTable(config)
+
+
+async def _ledger(config: ConfigFile, table: LimitTable, stack: AsyncExitStack) -> Ledger:
     from airi.policy.ledger import ProcessLedger, RedisLedger, connect
 
-    if not config.config.tenants:
-        return None
     ledger: Ledger
     if config.config.server.shared_counters is not None:
         redis = connect(config.config.server.shared_counters)
         stack.push_async_callback(redis.aclose)
-        ledger = RedisLedger(limit_table(config), redis)
+        ledger = RedisLedger(table, redis)
     else:
         from airi.policy.ledger.state import StateBudgets
         from airi.state import open_store
 
         store = await stack.enter_async_context(await open_store(config.config.server.state))
-        ledger = ProcessLedger(limit_table(config), store=StateBudgets(store))
+        ledger = ProcessLedger(table, store=StateBudgets(store))
     await ledger.open()
     stack.push_async_callback(ledger.close)
     return ledger
 
 
-def _limiter(ledger: Ledger, config: ConfigFile) -> Limiter:
-    from airi.config.limits import cost_micro, limit_table
+def _limiter(ledger: Ledger, table: LimitTable, config: ConfigFile) -> Limiter:
+    from airi.config.limits import cost_micro
     from airi.gateway.limits import Limiter
 
     prices = {model.name: model.price for model in config.config.models}
@@ -80,7 +108,7 @@ def _limiter(ledger: Ledger, config: ConfigFile) -> Limiter:
     def cost(model: str, input_tokens: int, output_tokens: int) -> int:
         return cost_micro(prices.get(model), input_tokens=input_tokens, output_tokens=output_tokens)
 
-    return Limiter(ledger, limit_table(config), cost)
+    return Limiter(ledger, table, cost)
 
 
 class PoliciesPart:
@@ -91,23 +119,51 @@ class PoliciesPart:
     def __init__(self, government: Government) -> None:
         self._government = government
 
-    async def prepare(self, old: ConfigFile, new: ConfigFile) -> _NextPolicies:
+    async def prepare(self, old: ConfigFile, new: ConfigFile) -> Prepared:
         """Policies that can take the place of those that decide."""
+        from airi.config.reload import Prepared
+
         decider = decider_of(new.policies, [model.name for model in new.config.models])
-        return _NextPolicies(self._government, decider)
+
+        def commit() -> None:
+            self._government.decider = decider
+
+        return Prepared(commit=commit)
 
 
-class _NextPolicies:
-    def __init__(self, government: Government, after: Decider) -> None:
-        self._government, self._before, self._after = government, government.decider, after
+class ForbiddenPart:
+    """The part of a reload that answers are kept from: forbidden texts, of which the engine must know."""
 
-    async def commit(self) -> None:
-        """Decides by these from now on."""
-        self._government.decider = self._after
+    name = "forbidden texts"
 
-    async def undo(self) -> None:
-        """Decides by those before again."""
-        self._government.decider = self._before
+    def __init__(self, government: Government, engine: Forbids) -> None:
+        self._government, self._engine = government, engine
+
+    async def tell(self, *more: ForbiddenTable) -> None:
+        """Tells the engine of all that hold, and those of `more` tables. Raises ConfigError for what it cannot mask."""
+        sets: dict[bytes, tuple[ForbiddenSet, set[str]]] = {}
+        for table in (self._government.forbidden, *more):
+            for policy, models in () if table is None else table.sets():
+                sets.setdefault(policy.digest, (policy.forbidden, set()))[1].update(models)
+        if sets:
+            await self._engine.forbid(
+                [ForbidFor(each, tuple(sorted(models))) for each, models in sets.values()]
+            )
+
+    async def prepare(self, old: ConfigFile, new: ConfigFile) -> Prepared:
+        """Forbidden texts that can take the place of those that hold, in the engine too.
+
+        It keeps those before until the next reload: calls that began with them may not have reached it yet.
+        """
+        from airi.config.reload import Prepared
+
+        table = await asyncio.to_thread(_forbidden, new)
+        await self.tell(table)
+
+        def commit() -> None:
+            self._government.forbidden = table
+
+        return Prepared(commit=commit)
 
 
 class LimitsPart:
@@ -118,25 +174,16 @@ class LimitsPart:
     def __init__(self, government: Government, ledger: Ledger) -> None:
         self._government, self._ledger = government, ledger
 
-    async def prepare(self, old: ConfigFile, new: ConfigFile) -> _NextLimits:
-        """Limits that can take the place of those that hold."""
-        from airi.config.limits import LimitsPart as TablePart
+    async def prepare(self, old: ConfigFile, new: ConfigFile) -> Prepared:
+        """Limits that can take the place of those that hold. Raises LedgerUnavailableError."""
+        from airi.config.limits import limit_table
+        from airi.config.reload import Prepared
 
-        exchange = await TablePart(self._ledger).prepare(old, new)
-        return _NextLimits(self._government, exchange, _limiter(self._ledger, new))
+        limiter = _limiter(self._ledger, limit_table(new), new)
+        replace_limits = await self._ledger.prepare_limits(limiter.table)
 
+        def commit() -> None:
+            replace_limits()
+            self._government.limiter = limiter
 
-class _NextLimits:
-    def __init__(self, government: Government, exchange: Prepared, after: Limiter) -> None:
-        self._government, self._exchange, self._after = government, exchange, after
-        self._before = government.limiter
-
-    async def commit(self) -> None:
-        """Counts by these from now on. Raises LedgerUnavailableError."""
-        await self._exchange.commit()
-        self._government.limiter = self._after
-
-    async def undo(self) -> None:
-        """Counts by those before again."""
-        await self._exchange.undo()
-        self._government.limiter = self._before
+        return Prepared(commit=commit)

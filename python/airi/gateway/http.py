@@ -35,6 +35,8 @@ class CallRecord:
     principal: Principal = ANYONE
     status: int = 0
     response_started: bool = False
+    response_complete: bool = False
+    """Whether its last part was handed on to be sent."""
     model: str | None = None
     action: str | None = None
     """What it was decided on as; None: not yet, or an open page."""
@@ -42,6 +44,7 @@ class CallRecord:
     """What the response says of limits."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    device_us: int = 0
 
 
 class ClientGone(Exception):
@@ -110,10 +113,11 @@ async def respond_error(send: Send, error: ApiError) -> None:
 
 
 @asynccontextmanager
-async def watching(receive: Receive) -> AsyncIterator[None]:
-    """Cancels what runs inside and raises ClientGone as soon as the client hangs up.
+async def watching(receive: Receive, record: CallRecord) -> AsyncIterator[None]:
+    """Cancels what runs inside and raises ClientGone as soon as the client hangs up on an incomplete response.
 
-    The body must have been read before: from then on all that can be received is the disconnect.
+    The body must have been read before: from then on all that can be received is the disconnect, which a server also
+    tells once the response is complete.
     """
     task = asyncio.current_task()
     if task is None:
@@ -125,8 +129,9 @@ async def watching(receive: Receive) -> AsyncIterator[None]:
         nonlocal gone
         while (await receive())["type"] != "http.disconnect":
             pass
-        gone = True
-        handler.cancel()
+        if not record.response_complete:
+            gone = True
+            handler.cancel()
 
     watcher = asyncio.ensure_future(wait_for_disconnect())
     try:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from airi.gateway.access import Access, open_access
-from airi.gateway.governing import LimitsPart, PoliciesPart, open_government
+from airi.gateway.governing import ForbiddenPart, LimitsPart, PoliciesPart, open_government
 from airi.gateway.lifecycle import Stop, bind
 from airi.gateway.options import ServerOptions
 from airi.gateway.reloading import Hangup
@@ -39,7 +39,8 @@ async def launch(
     """Serves until SIGTERM or SIGINT and returns once everything has drained.
 
     `source` describes the engine to start, which logs at `log_level`, or is the endpoint of one that runs. `config` is
-    where both came from, which SIGHUP reads again; without one the signal ends the process, as it does by default.
+    where `options` and such a description came from, which SIGHUP reads again; without one the signal ends the process,
+    as it does by default.
     Raises AiriError for what the user can mend: a taken port, a state that cannot be opened, a broken checkpoint,
     options that do not fit; EngineDeadError when the engine keeps dying.
     """
@@ -55,8 +56,13 @@ async def launch(
             ):
                 serve = await asyncio.to_thread(_load_server)
                 client = await starting
+                if config is not None:
+                    _check_served(config, client)
+                reloader = None
+                await ForbiddenPart(government, client).tell()
                 if config is not None and hangup is not None:
-                    hangup.reloads(_reloader(config, access, government, ledger, client).reload)
+                    reloader = _reloader(config, access, government, ledger, client)
+                    hangup.reloads(reloader.reload)
                 await serve(
                     client,
                     options,
@@ -64,6 +70,7 @@ async def launch(
                     stop=stop,
                     access=access,
                     government=government,
+                    reloader=reloader,
                     on_listening=on_listening,
                 )
         except asyncio.CancelledError:
@@ -79,19 +86,29 @@ def _reloader(
     """What of the config can change while it is served."""
     from airi.config.cedar import check_policies
     from airi.config.content import check_content
-    from airi.config.options import check_enforced
+    from airi.config.forbidden import check_forbidden
     from airi.config.reload import Reloader
     from airi.gateway.reloading import TenantsPart
 
     def check(file: ConfigFile) -> None:
-        check_enforced(file)
         check_policies(file)
         check_content(file)
+        check_forbidden(file)
 
     parts: list[Part] = [TenantsPart(access, client), PoliciesPart(government)]
+    parts.append(ForbiddenPart(government, client))
+    if government.content is not None:
+        parts.append(government.content)
     if ledger is not None:
         parts.append(LimitsPart(government, ledger))
     return Reloader(config, parts, check=check)
+
+
+def _check_served(config: ConfigFile, client: EngineClient) -> None:
+    """Raises ConfigFileError for an engine with other models, which only one that ran before can have."""
+    from airi.config.options import check_served
+
+    check_served(config, {model.name: model.aliases for model in client.models})
 
 
 def _check_template(source: str | Path) -> None:

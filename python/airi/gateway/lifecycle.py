@@ -30,6 +30,8 @@ class Listening:
     """Base URL without a trailing slash."""
     models: tuple[str, ...]
     """All names and aliases; the first model's name comes first."""
+    needs_key: bool = False
+    """Whether callers must have a key or a token."""
 
 
 class Stop:

@@ -25,6 +25,14 @@ _E2E_S = (0.005, 0.05, 0.1, 0.3, 0.5, 1.0, 1.5, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0
 StatsSource = Callable[[], EngineStats | None]
 
 
+class _Histogram(Histogram):
+    """A histogram that counts many zeros at once: of tokens that come together all but one are 0 s apart."""
+
+    def observe_zeros(self, count: int) -> None:
+        """As so many `observe(0.0)`."""
+        self._buckets[0].inc(count)
+
+
 class ModelMetrics:
     """The metrics of one model, looked up once so that a token costs no label look-up.
 
@@ -39,6 +47,11 @@ class ModelMetrics:
         self.e2e_latency = metrics.e2e.labels(model)
         self.prompt_tokens = metrics.prompt_tokens.labels(model)
         self.generation_tokens = metrics.generation_tokens.labels(model)
+        self.device_seconds = metrics.device_seconds.labels(model)
+
+    def content_matched(self, side: str, rule: str, action: str) -> None:
+        """Count a match of a content rule in a prompt or an answer."""
+        self._metrics.content_matches.labels(self._model, side, rule, action).inc()
 
     def finished(self, reason: str) -> None:
         """Count a choice that ended with `reason`."""
@@ -61,8 +74,8 @@ class ChoiceTimer:
         else:
             self._metrics.inter_token_latency.observe(now - self._last)
         self._last = now
-        for _ in range(count - 1):
-            self._metrics.inter_token_latency.observe(0.0)
+        if count > 1:
+            self._metrics.inter_token_latency.observe_zeros(count - 1)
 
 
 class Metrics:
@@ -81,8 +94,14 @@ class Metrics:
         self.e2e = self._histogram("e2e_request_latency_seconds", "Time of a whole request.", model, _E2E_S)
         self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens processed.", model)
         self.generation_tokens = self._counter("generation_tokens", "Tokens generated.", model)
+        self.device_seconds = self._counter(
+            "request_device_seconds", "Time of devices that requests have used.", model
+        )
         self.success = self._counter(
             "request_success", "Choices finished, by reason.", ("model_name", "finished_reason")
+        )
+        self.content_matches = self._counter(
+            "content_matches", "Matches of content rules.", ("model_name", "side", "rule", "action")
         )
         self._http = self._counter("http_requests", "HTTP requests answered.", ("route", "method", "status"))
         self._disconnects = self._counter("client_disconnects", "Requests whose client hung up.", ())
@@ -118,8 +137,8 @@ class Metrics:
 
     def _histogram(
         self, name: str, help: str, labels: Iterable[str], buckets: tuple[float, ...]
-    ) -> Histogram:
-        return Histogram(f"airi_{name}", help, labels, buckets=buckets, registry=self.registry)
+    ) -> _Histogram:
+        return _Histogram(f"airi_{name}", help, labels, buckets=buckets, registry=self.registry)
 
     def _counter(self, name: str, help: str, labels: Iterable[str]) -> Counter:
         return Counter(f"airi_{name}", help, labels, registry=self.registry)

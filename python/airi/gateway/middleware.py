@@ -8,10 +8,11 @@ from __future__ import annotations
 import logging
 import re
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
+from airi._hosts import is_loopback
 from airi.gateway.access import Access
-from airi.gateway.errors import api_error_from, internal_error, unauthorized, without_text
+from airi.gateway.errors import api_error_from, foreign_origin, internal_error, unauthorized, without_text
 from airi.gateway.http import (
     CLIENT_GONE_STATUS,
     CallRecord,
@@ -24,12 +25,14 @@ from airi.gateway.http import (
     respond_error,
 )
 from airi.gateway.metrics import Metrics, now
+from airi.policy.keys import SHORTEST_KEY, hide_keys
 
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 access_log = logging.getLogger("airi.access")
 log = logging.getLogger("airi.gateway")
 
+_ORIGIN = re.compile(r"https?://\[?([^\[\]/]*?)\]?(?::\d+)?")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:@/+=-]{1,128}")
 
 
@@ -57,6 +60,8 @@ class RequestMiddleware:
                 record.status = message["status"]
                 record.response_started = True
                 message["headers"] = [*message["headers"], id_header, *record.headers]
+            elif not message.get("more_body"):
+                record.response_complete = True
             await send(message)
 
         try:
@@ -85,15 +90,17 @@ class RequestMiddleware:
         if access_log.isEnabledFor(logging.INFO):
             client = scope.get("client")
             access_log.info(
-                "%s %s %s %d %.1fms id=%s prompt_tokens=%d completion_tokens=%d",
+                "%s %s %s %d %.1fms id=%s tenant=%s prompt_tokens=%d completion_tokens=%d device_ms=%.1f",
                 client[0] if client else "-",
                 method,
                 _printable(str(scope["path"])),
                 record.status,
                 (now() - record.started) * 1e3,
                 record.request_id,
+                record.principal.tenant,
                 record.prompt_tokens,
                 record.completion_tokens,
+                record.device_us / 1e3,
             )
 
 
@@ -101,15 +108,23 @@ _METHODS = frozenset({"GET", "POST", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE"
 
 
 class AccessMiddleware:
-    """Names the principal of each request, or answers 401."""
+    """Names the principal of each request, or answers 401.
 
-    def __init__(self, app: ASGIApp, *, access: Access) -> None:
+    Without keys everybody on this machine may call, and so might the scripts of every web page that is open on it:
+    browsers name a page's origin with what it sends, and pages of other machines are answered 403 but for `origins`.
+    """
+
+    def __init__(self, app: ASGIApp, *, access: Access, origins: Collection[str] = ()) -> None:
         self._app = app
         self._access = access
+        self._origins = frozenset(origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI scope; anything but HTTP passes through."""
         if scope["type"] == "http":
+            if not self._access.needs_key and not self._is_welcome(header(scope, b"origin")):
+                await respond_error(send, foreign_origin())
+                return
             authorization = header(scope, b"authorization")
             principal = self._access.find(scope["path"], authorization)
             if principal is None:
@@ -120,14 +135,25 @@ class AccessMiddleware:
             scope["airi.record"].principal = principal
         await self._app(scope, receive, send)
 
+    def _is_welcome(self, origin: str | None) -> bool:
+        if origin is None or origin in self._origins or "*" in self._origins:
+            return True
+        match = _ORIGIN.fullmatch(origin)
+        return match is not None and is_loopback(match[1])
+
 
 def _request_id(given: str | None) -> str:
-    """The client's own id where it is harmless in headers and logs, else a new one."""
+    """The client's own id where it is harmless in headers and logs, else a new one. Of a key its public id is left."""
     if given is not None and _REQUEST_ID.fullmatch(given):
-        return given
+        return _without_keys(given)
     return f"req-{secrets.token_hex(12)}"
 
 
 def _printable(path: str) -> str:
     """A path as one log word: bounded, with nothing that could forge a line."""
+    path = _without_keys(path)
     return "".join(c if c.isascii() and c.isprintable() and c != " " else "?" for c in path[:200])
+
+
+def _without_keys(text: str) -> str:
+    return hide_keys(text) if len(text) >= SHORTEST_KEY else text

@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from airi.errors import ConfigError
-from airi.gateway.errors import model_not_found
 from airi.gateway.metrics import Metrics, ModelMetrics
-from airi.text import Tokenizer, recommended_sampling
+from airi.text import Tokenizer, recommended_sampling, tokenizer_sha256
 from airi.transport import EngineClient, ModelInfo
 
 log = logging.getLogger("airi.gateway")
@@ -28,6 +27,8 @@ class ServedModel:
     defaults: dict[str, float] = field(default_factory=dict)
     """What the checkpoint recommends for sampling fields that a request leaves out."""
     created: int = 0
+    tokenizer_sha256: str = ""
+    """Of its tokenizer.json."""
 
     @property
     def name(self) -> str:
@@ -50,18 +51,20 @@ class ModelRegistry:
                     raise ConfigError(f"two models are served as {name!r}; give one another name")
 
     @property
+    def named(self) -> dict[str, ServedModel]:
+        """The models by all their names and aliases, in the order they were given."""
+        return dict(self._by_name)
+
+    @property
     def names(self) -> list[str]:
         """All names and aliases, in the order the models were given."""
         return list(self._by_name)
 
-    def find(self, name: str | None) -> ServedModel:
-        """The model of this name; raises a 404 listing what is served. None means the first one."""
+    def find(self, name: str | None) -> ServedModel | None:
+        """The model of this name or alias, where there is one. None means the first one."""
         if name is None and self.models:
             return self.models[0]
-        model = self._by_name.get(name or "")
-        if model is None:
-            raise model_not_found(name or "", self.names)
-        return model
+        return self._by_name.get(name or "")
 
 
 def serve_models(
@@ -81,6 +84,7 @@ def serve_models(
             metrics=metrics.model(info.name),
             defaults=recommended_sampling(info.path),
             created=int(time.time()),
+            tokenizer_sha256=tokenizer_sha256(info.path),
         )
         served.append(model)
     return served

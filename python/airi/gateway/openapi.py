@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
 from typing import Any
 
 import msgspec
 
 from airi import __version__
+from airi.gateway.admin.operations import ADMIN_OPERATIONS
 from airi.gateway.openai import schemas_chat as chat
 from airi.gateway.openai import schemas_common as common
 from airi.gateway.openai import schemas_completions as completions
+from airi.gateway.operation import Operation
 
 Json = dict[str, Any]
 _REF = "#/components/schemas/{name}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Operation:
-    """One method of one path, as the document shows it."""
-
-    path: str
-    method: str
-    name: str
-    summary: str
-    response: type[Any] | None = None
-    request: type[Any] | None = None
-    events: type[Any] | None = None
-    """Schema of the events of a streamed answer."""
-    errors: tuple[int, ...] = ()
 
 
 _GENERATE_ERRORS = (400, 404, 413, 429, 500, 503, 504)
@@ -121,14 +108,18 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         path="/openapi.json", method="get", name="openapi", summary="This document.", response=dict[str, Any]
     ),
+    *ADMIN_OPERATIONS,
 )
 
 _REASONS = {
     400: "The body is not JSON, a field is wrong, or the prompt does not fit",
     401: "No key, or an unknown one",
-    404: "No such model",
+    403: "Policies deny the call; `message` names them",
+    404: "No such model or key",
     405: "The path has no such method",
+    409: "The server has no config or state, or refuses the config, with a line for each mistake",
     413: "The body is too large",
+    415: "The body is not said to be JSON",
     429: "The queue is full; `retry-after` says when to try again",
     500: "A step failed for this request",
     503: "The engine does not serve at the moment",
@@ -216,17 +207,20 @@ def _operation(operation: Operation, models: list[str], *, guarded: bool) -> Jso
     if operation.request is not None:
         body = {"application/json": {"schema": _schema(operation.request)}}
         described["requestBody"] = {"required": True, "content": body}
-    if "{model}" in operation.path:
-        described["parameters"] = [
-            {
-                "name": "model",
-                "in": "path",
-                "required": True,
-                "schema": {"type": "string", "minLength": 1},
-                "examples": {name: {"value": name} for name in models},
-            }
-        ]
+    parameters = _parameters(operation, models)
+    if parameters:
+        described["parameters"] = parameters
     return described
+
+
+def _parameters(operation: Operation, models: list[str]) -> list[Json]:
+    text = {"type": "string", "minLength": 1}
+    found: list[Json] = []
+    for name in re.findall(r"{(\w+)}", operation.path):
+        found.append({"name": name, "in": "path", "required": True, "schema": text})
+        if name == "model":
+            found[-1]["examples"] = {served: {"value": served} for served in models}
+    return found + [{"name": name, "in": "query", "schema": {"type": "string"}} for name in operation.query]
 
 
 def _success(operation: Operation) -> Json:

@@ -52,12 +52,17 @@ def encode_now(model: ServedModel, text: str, *, add_special_tokens: bool, field
     return model.tokenizer.encode(text, add_special_tokens=add_special_tokens)
 
 
+def is_long(model: ServedModel, characters: int) -> bool:
+    """Whether hardly any text of so many characters fits the window: then this is best found out first."""
+    return characters > model.info.max_model_len * _PROBE_CHARACTERS_PER_TOKEN + _INLINE_CHARACTERS
+
+
 def _probe(model: ServedModel, text: str, field: str) -> None:
     """Raises where the beginning of a very long text alone exceeds the window."""
+    if not is_long(model, len(text)):
+        return
     window = model.info.max_model_len
     probe = window * _PROBE_CHARACTERS_PER_TOKEN
-    if len(text) <= probe + _INLINE_CHARACTERS:
-        return
     count = len(model.tokenizer.encode(text[:probe], add_special_tokens=False))
     if count > window + _PROBE_SLACK:
         raise ContextLengthError(

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from airi.config import ConfigFile
-    from airi.gateway.access import Access, Exchange
+    from airi.config.reload import Prepared
+    from airi.gateway.access import Access
     from airi.policy.tenants import TellsTenants
 
 __all__ = ["Hangup", "TenantsPart"]
@@ -67,26 +68,19 @@ class TenantsPart:
         self._access = access
         self._engine = engine
 
-    async def prepare(self, old: ConfigFile, new: ConfigFile) -> _Tenants:
-        """Tenants that can take the place of those that are served."""
+    async def prepare(self, old: ConfigFile, new: ConfigFile) -> Prepared:
+        """Tenants that can take the place of those that are served, with what they are due told to the engine."""
         from airi.config.options import tenant_options
+        from airi.config.reload import Prepared
 
-        return _Tenants(self._access, self._engine, await self._access.prepare(tenant_options(new)))
+        tenants = await self._access.prepare(tenant_options(new))
+        try:
+            await tenants.tell(self._engine)
+        except BaseException:
+            await self._undo()
+            raise
+        return Prepared(commit=tenants.commit, undo=self._undo)
 
-
-class _Tenants:
-    def __init__(self, access: Access, engine: TellsTenants, exchange: Exchange) -> None:
-        self._access, self._engine, self._exchange = access, engine, exchange
-        self._begun = False
-
-    async def commit(self) -> None:
-        """Serves them, and tells the engine what they are due."""
-        self._begun = True
-        await self._exchange.commit()
+    async def _undo(self) -> None:
+        """Tells the engine what those are due that are served."""
         await self._access.tell(self._engine)
-
-    async def undo(self) -> None:
-        """Serves those before, and tells the engine what they were due."""
-        if self._begun:
-            await self._exchange.undo()
-            await self._access.tell(self._engine)

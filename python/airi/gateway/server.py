@@ -9,6 +9,7 @@ import math
 import socket
 import ssl
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import uvicorn
 
@@ -22,6 +23,9 @@ from airi.gateway.metrics import Metrics
 from airi.gateway.models import ModelRegistry, serve_models
 from airi.gateway.options import ServerOptions
 from airi.transport import EngineClient
+
+if TYPE_CHECKING:
+    from airi.config.reload import Reloader
 
 # Longer than the idle time after which common HTTP clients drop a pooled connection themselves.
 _KEEP_ALIVE_S = 75
@@ -67,23 +71,26 @@ async def serve(
     stop: Stop,
     access: Access,
     government: Government,
+    reloader: Reloader | None = None,
     on_listening: Callable[[Listening], None] | None = None,
 ) -> None:
     """Answers requests with the models of `client`, of callers that `access` knows, until a signal, then drains.
 
-    Raises ConfigError or CheckpointError for TLS files or a text side that cannot be used, and EngineDeadError
-    when the engine was given up: whoever runs this process may start it afresh.
+    `reloader` holds the config that is served; None without one. Raises ConfigError or CheckpointError for TLS files or
+    a text side that cannot be used, and EngineDeadError when the engine was given up: whoever runs this process may
+    start it afresh.
     """
     metrics = Metrics(__version__)
     metrics.watch_engine(lambda: client.stats, lambda: client.alive)
     models = ModelRegistry(serve_models(client, metrics, chat_template=options.chat_template))
     await access.tell(client)
-    app = create_app(models, metrics, options.app, access=access, government=government)
+    app = create_app(models, metrics, options.app, access=access, government=government, reloader=reloader)
     server = _Server(_config(app, options), client, options.drain_timeout_s)
     stop.serves(server)
     host, port = sock.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
-    listening = Listening(url=f"{options.scheme}://{shown}:{port}", models=tuple(models.names))
+    url = f"{options.scheme}://{shown}:{port}"
+    listening = Listening(url=url, models=tuple(models.names), needs_key=access.needs_key)
     announcing = asyncio.ensure_future(_announce(server, listening, on_listening))
     # What is alive now stays: full collections in the middle of streams would only walk over it again.
     gc.collect()

@@ -45,12 +45,22 @@ class ChunkFrame:
         """All bytes up to the choice's own fields."""
         return b'%s{"index":%d,' % (self._head, index)
 
+    def prompts(self, results: list[Any]) -> bytes:
+        """The first event of a stream where there is something to tell of its prompts: no choice."""
+        return self._head + b'],"prompt_filter_results":' + encode(results) + b"}" + END
+
     def usage(self, usage: msgspec.Struct) -> bytes:
         """The last event of a stream that asked for usage: no choice, only the counts."""
         return self._head + b'],"usage":' + encode(usage) + b"}" + END
 
 
 CHOICE_END = b"}]}" + END
+
+
+def _ending(finish_reason: str, results: Any, certificate: Any) -> bytes:
+    found = b"" if results is None else b',"content_filter_results":' + encode(results)
+    proof = b"" if certificate is None else b',"certificate":' + encode(certificate)
+    return encode(finish_reason) + found + proof + CHOICE_END
 
 
 class ChatChunks:
@@ -80,9 +90,9 @@ class ChatChunks:
         between = b"" if logprobs is None else b',"logprobs":' + encode(logprobs)
         return b'%s"delta":%s%s,"finish_reason":null}]}\n\n' % (self._head, encode(delta), between)
 
-    def last(self, finish_reason: str) -> bytes:
-        """The event that closes the choice."""
-        return self._head + b'"delta":{},"finish_reason":' + encode(finish_reason) + CHOICE_END
+    def last(self, finish_reason: str, results: Any = None, certificate: Any = None) -> bytes:
+        """The event that closes the choice, with what content rules found in it and its certificate."""
+        return self._head + b'"delta":{},"finish_reason":' + _ending(finish_reason, results, certificate)
 
 
 class TextChunks:
@@ -102,6 +112,8 @@ class TextChunks:
             encode(logprobs),
         )
 
-    def last(self, finish_reason: str) -> bytes:
-        """The event that closes the choice; it adds no text."""
-        return self._text + b'"","logprobs":null,"finish_reason":' + encode(finish_reason) + CHOICE_END
+    def last(self, finish_reason: str, results: Any = None, certificate: Any = None) -> bytes:
+        """The event that closes the choice, with what belongs to its end; it adds no text."""
+        return (
+            self._text + b'"","logprobs":null,"finish_reason":' + _ending(finish_reason, results, certificate)
+        )

@@ -5,36 +5,40 @@ from __future__ import annotations
 import msgspec
 
 from airi import __version__
-from airi.gateway.errors import unavailable
-from airi.gateway.http import Receive, Scope, Send, respond
+from airi.gateway.errors import model_not_found, unavailable
+from airi.gateway.gate import Gate
+from airi.gateway.http import Receive, Scope, Send, record_of, respond
 from airi.gateway.metrics import CONTENT_TYPE, Metrics
 from airi.gateway.models import ModelRegistry, ServedModel
 from airi.gateway.openai.schemas_common import HealthResponse, Model, ModelList, VersionResponse
 
 
 class ListModels:
-    """`/v1/models`: every name and alias."""
+    """`/v1/models`: every name and alias of what the caller may use."""
 
-    def __init__(self, models: ModelRegistry) -> None:
-        self._models = models
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one GET."""
-        names = self._models.names
-        body = ModelList(data=[_model(name, self._models.find(name)) for name in names])
+        usable = self._gate.usable(record_of(scope))
+        body = ModelList(data=[_model(name, model) for name, model in usable.items()])
         await respond(send, 200, msgspec.json.encode(body))
 
 
 class GetModel:
     """`/v1/models/{id}`."""
 
-    def __init__(self, models: ModelRegistry) -> None:
-        self._models = models
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one GET; 404 for a name that is not served."""
+        """Answer one GET; 404 for a name that is not served, or not to this caller."""
         name = str(scope["path_params"]["model"])
-        await respond(send, 200, msgspec.json.encode(_model(name, self._models.find(name))))
+        usable = self._gate.usable(record_of(scope))
+        if name not in usable:
+            raise model_not_found(name, list(usable))
+        await respond(send, 200, msgspec.json.encode(_model(name, usable[name])))
 
 
 class Health:

@@ -12,13 +12,14 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
 
 from airi import __version__
 from airi.gateway import sse
 from airi.gateway.errors import api_error_from, decode_body, internal_error, without_text
+from airi.gateway.findings import PromptResults
 from airi.gateway.gate import Gate
 from airi.gateway.generation import Choice, Generation, Piece
 from airi.gateway.http import CallRecord, Receive, Scope, Send, read_body, record_of, respond, watching
@@ -50,6 +51,12 @@ class Answer(ABC):
             model=self.served_as,
             fingerprint=FINGERPRINT,
         )
+        self.prompt_results: list[PromptResults] = []
+        """What content rules found in prompts that the client is told."""
+
+    def head(self) -> bytes:
+        """What a stream begins with, before any choice."""
+        return self.frame.prompts(self.prompt_results) if self.prompt_results else b""
 
     @abstractmethod
     def opening(self, choice: Choice) -> bytes:
@@ -100,21 +107,33 @@ class ModelCall(ABC, Generic[R]):
         record = record_of(scope)
         body = await read_body(scope, receive, self._body_limit)
         request = decode_body(self._decoder, body)
+        size = len(body)
         del body
         model = self._gate.admit(record, self.action, request.model, partial(self.context, request, record))
         include_usage = check_stream_options(request)
-        generation = Generation(model, record.principal, arrived=record.started)
+        content = self._gate.content_of(record, model, size)
+        generation = Generation(
+            model,
+            record.principal,
+            arrived=record.started,
+            content=content,
+            forbidden=self._gate.forbidden_to(record, model),
+        )
         try:
-            async with watching(receive):
+            async with generation, watching(receive, record):
                 answer = await self.start(request, model, generation)
-                async with self._gate.counted(record, generation, request.priority):
-                    generation.begin()
-                    if request.stream:
-                        await self._stream(answer, generation, send, record, include_usage=include_usage)
-                    else:
-                        await self._whole(answer, generation, send, record)
+                record.headers = await self._gate.reserve(generation, priority=request.priority)
+                if content is not None:
+                    await content.judge_prompts()
+                    answer.prompt_results = content.prompt_results
+                generation.begin()
+                if request.stream:
+                    await self._stream(answer, generation, send, record, include_usage=include_usage)
+                else:
+                    await self._whole(answer, generation, send, record)
         finally:
-            generation.close()
+            if content is not None:
+                content.close()
             _account(model, generation, record)
 
     async def _whole(self, answer: Answer, generation: Generation, send: Send, record: CallRecord) -> None:
@@ -129,6 +148,7 @@ class ModelCall(ABC, Generic[R]):
     ) -> None:
         # Headers wait for the first output: until then a failure still has a status of its own.
         opened: set[int] = set()
+        head = answer.head()
         try:
             while not generation.done:
                 events: list[bytes] = []
@@ -146,7 +166,8 @@ class ModelCall(ABC, Generic[R]):
                     events.append(sse.DONE)
                 data = b"".join(events)
                 if data:
-                    await _write(send, record, data, more=not generation.done)
+                    await _write(send, record, head + data, more=not generation.done)
+                    head = b""
         except Exception as error:
             if not record.response_started:
                 raise
@@ -163,6 +184,15 @@ class ModelCall(ABC, Generic[R]):
             )
             known = internal_error(record.request_id)
         await send({"type": "http.response.body", "body": b"data: " + known.body() + sse.END + sse.DONE})
+
+
+def reason_of(choice: Choice) -> Literal["stop", "length", "content_filter"]:
+    """Why a choice ended, as the API has it."""
+    match choice.finish_reason:
+        case "length" | "content_filter" as reason:
+            return reason
+        case _:
+            return "stop"
 
 
 async def _write(send: Send, record: CallRecord, data: bytes, *, more: bool) -> None:
@@ -189,6 +219,7 @@ def _usage(generation: Generation) -> Usage:
 def _account(model: ServedModel, generation: Generation, record: CallRecord) -> None:
     # A prompt counts once something of its answer has come: not when the queue was full.
     record.prompt_tokens = sum(c.prompt_tokens for c in generation.first_choices() if c.completion_tokens)
-    record.completion_tokens = sum(choice.completion_tokens for choice in generation.choices)
+    record.completion_tokens = generation.num_generated
+    record.device_us = generation.device_us
     model.metrics.prompt_tokens.inc(record.prompt_tokens)
     model.metrics.generation_tokens.inc(record.completion_tokens)

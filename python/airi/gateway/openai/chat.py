@@ -13,9 +13,10 @@ from airi.gateway.http import CallRecord
 from airi.gateway.models import ServedModel
 from airi.gateway.openai.calls import Answer, ModelCall
 from airi.gateway.openai.chat_answer import ChatAnswer
+from airi.gateway.openai.inputs import screen_chat
 from airi.gateway.openai.schemas_chat import ChatCompletionRequest, ChatMessage, ToolDefinition
 from airi.gateway.openai.tool_calls import ToolAnswer, plan_chat
-from airi.gateway.prompts import check_prompt, render_chat
+from airi.gateway.prompts import check_prompt, is_long, render_chat
 from airi.gateway.sampling import sampling_params
 from airi.policy.decisions import Action
 
@@ -33,6 +34,7 @@ class ChatCompletions(ModelCall[ChatCompletionRequest]):
         return call_context(
             record,
             max_tokens=_max_tokens(request) or model.info.max_model_len,
+            n=request.n or 1,
             stream=bool(request.stream),
             tools=bool(request.tools),
             priority=request.priority,
@@ -43,10 +45,14 @@ class ChatCompletions(ModelCall[ChatCompletionRequest]):
     ) -> Answer:
         """Renders the chat once; every choice gets the same tokens and its own noise."""
         check_chat(request.messages, request.tools)
+        content, max_tokens = generation.content, _max_tokens(request)
+        if content is not None:
+            if content.input.exist and is_long(model, content.request_bytes):
+                # Rules read nothing that is too long for an answer.
+                await _prompt(request, model, max_tokens)
+            await screen_chat(request, content)
         plan = plan_chat(request, model)
-        tokens = await render_chat(model, request.messages, request, field="messages")
-        max_tokens = _max_tokens(request)
-        check_prompt(model, tokens, max_tokens, field="messages")
+        tokens = await _prompt(request, model, max_tokens)
         if request.top_logprobs is not None and not request.logprobs:
             raise bad_field("top_logprobs", "needs `logprobs: true`")
         logprobs = (request.top_logprobs or 0) if request.logprobs else None
@@ -68,6 +74,12 @@ class ChatCompletions(ModelCall[ChatCompletionRequest]):
             if plan.format is None
             else ToolAnswer(request, model, plan, plan.format)
         )
+
+
+async def _prompt(request: ChatCompletionRequest, model: ServedModel, max_tokens: int | None) -> list[int]:
+    tokens = await render_chat(model, request.messages, request, field="messages")
+    check_prompt(model, tokens, max_tokens, field="messages")
+    return tokens
 
 
 def _max_tokens(request: ChatCompletionRequest) -> int | None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from msgspec import UNSET
+
 from airi.gateway import sse
 from airi.gateway.generation import Choice, Piece
 from airi.gateway.models import ServedModel
-from airi.gateway.openai.calls import FINGERPRINT, Answer
+from airi.gateway.openai.calls import FINGERPRINT, Answer, reason_of
 from airi.gateway.openai.logprobs import chat_logprobs
 from airi.gateway.openai.schemas_chat import (
     AssistantMessage,
@@ -60,7 +62,7 @@ class ChatAnswer(Answer):
 
     def closing(self, choice: Choice) -> bytes:
         """An empty delta with the finish reason."""
-        return self._chunks[choice.index].last(choice.finish_reason or "stop")
+        return self._chunks[choice.index].last(self.reason(choice), choice.filter_results, choice.certificate)
 
     def keep(self, choice: Choice, pieces: Iterable[Piece]) -> None:
         """Collects text and logprobs of one choice."""
@@ -84,7 +86,7 @@ class ChatAnswer(Answer):
 
     def reason(self, choice: Choice) -> Any:
         """Why a choice ended."""
-        return "length" if choice.finish_reason == "length" else "stop"
+        return reason_of(choice)
 
     def whole(self, choices: list[Choice], usage: Usage) -> bytes:
         """The chat.completion object."""
@@ -94,6 +96,7 @@ class ChatAnswer(Answer):
                 created=self.created,
                 model=self.served_as,
                 choices=[self._choice(choice) for choice in choices],
+                prompt_filter_results=self.prompt_results or UNSET,
                 usage=usage,
                 system_fingerprint=FINGERPRINT,
             )
@@ -105,4 +108,6 @@ class ChatAnswer(Answer):
             message=self.message(choice),
             logprobs=ChatLogprobs(content=self.logprobs_of(choice)) if self._wants_logprobs else None,
             finish_reason=self.reason(choice),
+            content_filter_results=choice.filter_results or UNSET,
+            certificate=choice.certificate or UNSET,
         )

@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+import msgspec
+from msgspec import UNSET
+
 from airi.gateway import sse
+from airi.gateway.certificates import Certificate
 from airi.gateway.errors import bad_field
 from airi.gateway.forms import requested_form
 from airi.gateway.gate import call_context
 from airi.gateway.generation import Choice, Generation, Piece
 from airi.gateway.http import CallRecord
 from airi.gateway.models import ServedModel
-from airi.gateway.openai.calls import FINGERPRINT, Answer, ModelCall
+from airi.gateway.openai.calls import FINGERPRINT, Answer, ModelCall, reason_of
+from airi.gateway.openai.inputs import screened_prompts
 from airi.gateway.openai.logprobs import completion_logprobs
 from airi.gateway.openai.schemas_common import Usage
 from airi.gateway.openai.schemas_completions import (
@@ -21,7 +26,7 @@ from airi.gateway.openai.schemas_completions import (
     CompletionLogprobs,
     CompletionRequest,
 )
-from airi.gateway.prompts import ITEM_CHARACTERS, check_prompt, encode_now, in_thread_if_long
+from airi.gateway.prompts import ITEM_CHARACTERS, check_prompt, encode_now, in_thread_if_long, is_long
 from airi.gateway.sampling import sampling_params
 from airi.policy.decisions import Action
 
@@ -66,7 +71,9 @@ class CompletionAnswer(Answer):
 
     def closing(self, choice: Choice) -> bytes:
         """An empty text with the finish reason."""
-        return self._chunks[choice.index].last(choice.finish_reason or "stop")
+        return self._chunks[choice.index].last(
+            reason_of(choice), choice.filter_results, self._certificate(choice)
+        )
 
     def keep(self, choice: Choice, pieces: Iterable[Piece]) -> None:
         """Collects the pieces of one choice."""
@@ -80,6 +87,7 @@ class CompletionAnswer(Answer):
                 created=self.created,
                 model=self.served_as,
                 choices=[self._choice(choice) for choice in choices],
+                prompt_filter_results=self.prompt_results or UNSET,
                 usage=usage,
                 system_fingerprint=FINGERPRINT,
             )
@@ -94,8 +102,16 @@ class CompletionAnswer(Answer):
             index=choice.index,
             text=self._echo_text(choice) + "".join([piece.text for piece in pieces]),
             logprobs=logprobs,
-            finish_reason="length" if choice.finish_reason == "length" else "stop",
+            finish_reason=reason_of(choice),
+            content_filter_results=choice.filter_results or UNSET,
+            certificate=self._certificate(choice) or UNSET,
         )
+
+    def _certificate(self, choice: Choice) -> Certificate | None:
+        echoed = len(self._echo_text(choice))
+        if choice.certificate is None or not echoed:
+            return choice.certificate
+        return msgspec.structs.replace(choice.certificate, start=echoed)
 
     def _prompt(self, choice: Choice) -> Prompt:
         return self._prompts[choice.index // self._n]
@@ -139,22 +155,24 @@ class Completions(ModelCall[CompletionRequest]):
         return call_context(
             record,
             max_tokens=request.max_tokens or model.info.max_model_len,
+            n=len(_split(request.prompt)) * (request.n or 1),
             stream=bool(request.stream),
             priority=request.priority,
         )
 
     async def start(self, request: CompletionRequest, model: ServedModel, generation: Generation) -> Answer:
         """Every prompt of the batch `n` times."""
-        given = _split(request.prompt)
+        given, content = _split(request.prompt), generation.content
         n = request.n or 1
         if len(given) * n > _MAX_CHOICES:
             raise bad_field(
                 "prompt", f"{len(given)} prompts with n={n}; at most {_MAX_CHOICES} choices in one request"
             )
-        size = sum(len(item) + ITEM_CHARACTERS for item in given) - ITEM_CHARACTERS
-        prompts = await in_thread_if_long(
-            lambda: [_read_prompt(item, request, model) for item in given], size
-        )
+        if content is not None and content.input.exist:
+            # Rules read nothing that is too long for an answer.
+            await _read_prompts([item for item in given if is_long(model, len(item))], request, model)
+            given = await screened_prompts(given, content)
+        prompts = await _read_prompts(given, request, model)
         generation.form = form = requested_form(request)
         params = sampling_params(
             request,
@@ -190,6 +208,14 @@ def _split(prompt: str | list[str | int | list[int]]) -> list[str | list[int]]:
     if kind is int:
         return [[item for item in prompt if isinstance(item, int)]]
     return [item for item in prompt if not isinstance(item, int)]
+
+
+async def _read_prompts(
+    given: list[str | list[int]], request: CompletionRequest, model: ServedModel
+) -> list[Prompt]:
+    """The prompts of texts or token ids; raises for the first that cannot be served."""
+    size = sum(len(item) + ITEM_CHARACTERS for item in given) - ITEM_CHARACTERS
+    return await in_thread_if_long(lambda: [_read_prompt(item, request, model) for item in given], size)
 
 
 def _read_prompt(item: str | list[int], request: CompletionRequest, model: ServedModel) -> Prompt:

@@ -7,7 +7,11 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from airi.gateway.certificates import Certificate
+from airi.gateway.findings import PromptResults, RuleResult
 from airi.gateway.openai.schemas_common import SamplingFields, Tokens, Usage
+
+Reason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 
 class ContentPart(msgspec.Struct, kw_only=True):
@@ -50,6 +54,7 @@ class FunctionDefinition(msgspec.Struct, kw_only=True):
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
+    """Whether arguments are held to the schema also where the model is free to call or not."""
 
 
 class ToolDefinition(msgspec.Struct, kw_only=True):
@@ -170,7 +175,9 @@ class ChatChoice(msgspec.Struct, kw_only=True):
     index: int
     message: AssistantMessage
     logprobs: ChatLogprobs | None
-    finish_reason: Literal["stop", "length", "tool_calls"]
+    finish_reason: Reason
+    content_filter_results: dict[str, RuleResult] | UnsetType = UNSET
+    certificate: Certificate | UnsetType = UNSET
 
 
 class ChatCompletion(msgspec.Struct, kw_only=True):
@@ -181,6 +188,7 @@ class ChatCompletion(msgspec.Struct, kw_only=True):
     created: int
     model: str
     choices: list[ChatChoice]
+    prompt_filter_results: list[PromptResults] | UnsetType = UNSET
     usage: Usage
     system_fingerprint: str
 
@@ -215,16 +223,23 @@ class ChatChunkChoice(msgspec.Struct, kw_only=True):
     index: int
     delta: ChatDelta
     logprobs: ChatLogprobs | UnsetType = UNSET
-    finish_reason: Literal["stop", "length", "tool_calls"] | None
+    finish_reason: Reason | None
+    content_filter_results: dict[str, RuleResult] | UnsetType = UNSET
+    certificate: Certificate | UnsetType = UNSET
 
 
 class ChatCompletionChunk(msgspec.Struct, kw_only=True):
-    """One server-sent event of a streamed chat; where usage is asked for, the last one has it, and no choice."""
+    """One server-sent event of a streamed chat.
+
+    Where usage is asked for, the last one has it, and no choice; the first, where content rules found something in
+    prompts, has that, and no choice.
+    """
 
     id: str
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
     created: int
     model: str
     choices: list[ChatChunkChoice]
+    prompt_filter_results: list[PromptResults] | UnsetType = UNSET
     usage: Usage | UnsetType = UNSET
     system_fingerprint: str

@@ -7,7 +7,11 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from airi.gateway.certificates import Certificate
+from airi.gateway.findings import PromptResults, RuleResult
 from airi.gateway.openai.schemas_common import SamplingFields, TokenId, Usage
+
+Reason = Literal["stop", "length", "content_filter"]
 
 
 class CompletionRequest(SamplingFields, kw_only=True):
@@ -38,7 +42,9 @@ class CompletionChoice(msgspec.Struct, kw_only=True):
     index: int
     text: str
     logprobs: CompletionLogprobs | None
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Reason
+    content_filter_results: dict[str, RuleResult] | UnsetType = UNSET
+    certificate: Certificate | UnsetType = UNSET
 
 
 class Completion(msgspec.Struct, kw_only=True):
@@ -49,6 +55,7 @@ class Completion(msgspec.Struct, kw_only=True):
     created: int
     model: str
     choices: list[CompletionChoice]
+    prompt_filter_results: list[PromptResults] | UnsetType = UNSET
     usage: Usage
     system_fingerprint: str
 
@@ -59,16 +66,23 @@ class CompletionChunkChoice(msgspec.Struct, kw_only=True):
     index: int
     text: str
     logprobs: CompletionLogprobs | None
-    finish_reason: Literal["stop", "length"] | None
+    finish_reason: Reason | None
+    content_filter_results: dict[str, RuleResult] | UnsetType = UNSET
+    certificate: Certificate | UnsetType = UNSET
 
 
 class CompletionChunk(msgspec.Struct, kw_only=True):
-    """One server-sent event of a streamed completion; where usage is asked for, the last one has it, and no choice."""
+    """One server-sent event of a streamed completion.
+
+    Where usage is asked for, the last one has it, and no choice; the first, where content rules found something in
+    prompts, has that, and no choice.
+    """
 
     id: str
     object: Literal["text_completion"] = "text_completion"
     created: int
     model: str
     choices: list[CompletionChunkChoice]
+    prompt_filter_results: list[PromptResults] | UnsetType = UNSET
     usage: Usage | UnsetType = UNSET
     system_fingerprint: str

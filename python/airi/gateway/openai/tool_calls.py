@@ -13,6 +13,7 @@ from airi.gateway.errors import bad_field
 from airi.gateway.forms import Form, made, requested_form
 from airi.gateway.generation import Choice, Piece
 from airi.gateway.models import ServedModel
+from airi.gateway.openai.calls import reason_of
 from airi.gateway.openai.chat_answer import ChatAnswer
 from airi.gateway.openai.schemas_chat import (
     AssistantMessage,
@@ -76,7 +77,7 @@ def plan_chat(request: ChatCompletionRequest, model: ServedModel) -> ChatPlan:
     if choice == "required":
         return replace(plan, form=_forced(format_, functions, every, several=several))
     if form is None:
-        return plan
+        return replace(plan, form=_strict(format_, functions, several=several))
     schema = {"json_schema": form.structured.text, "json_object": '{"type": "object"}'}.get(
         form.structured.kind
     )
@@ -117,14 +118,27 @@ def _forced(
     *,
     several: bool,
     answer: str | None = None,
+    text: bool = False,
 ) -> Form:
     grammar = format_.grammar(
         [Function(name=functions[i]["name"], parameters=functions[i].get("parameters")) for i in wanted],
         several=several,
         answer=answer,
+        text=text,
     )
     form = made("tools", lambda: StructuredOutput.grammar(grammar))
     return replace(form, schema_fields=tuple(f"tools[{i}].function.parameters" for i in wanted))
+
+
+def _strict(format_: ToolFormat, functions: list[dict[str, Any]], *, several: bool) -> Form | None:
+    """Text as the model likes, and calls as the functions that are `strict` want them; None where none is."""
+    if not any(each.get("strict") for each in functions):
+        return None
+    free = [
+        each if each.get("strict") else {"name": each["name"], "parameters": {"type": "object"}}
+        for each in functions
+    ]
+    return _forced(format_, free, list(range(len(free))), several=several, text=True)
 
 
 class _Calls:
@@ -200,7 +214,7 @@ class ToolAnswer(ChatAnswer):
             data += chunks.fields(ChatDelta(role="assistant", content=""))
         if calls.logprobs:  # of what ended the last call
             data += chunks.fields(ChatDelta(), ChatLogprobs(content=calls.logprobs))
-        return data + chunks.last(self._reason(choice))
+        return data + chunks.last(self._reason(choice), choice.filter_results, choice.certificate)
 
     def keep(self, choice: Choice, pieces: Iterable[Piece]) -> None:
         """Collects text, calls and logprobs of one choice."""
@@ -228,9 +242,8 @@ class ToolAnswer(ChatAnswer):
         return self._reason(choice)
 
     def _reason(self, choice: Choice) -> Any:
-        if choice.finish_reason == "length":
-            return "length"
-        return "tool_calls" if self._of(choice).calls else "stop"
+        reason = reason_of(choice)
+        return "tool_calls" if reason == "stop" and self._of(choice).calls else reason
 
     def _of(self, choice: Choice) -> _Calls:
         calls = self._calls.get(choice.index)

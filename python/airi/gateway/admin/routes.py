@@ -1,0 +1,41 @@
+"""All routes of the admin API, and how the OpenAPI document describes them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from starlette.routing import Route
+
+from airi.gateway.access import Access
+from airi.gateway.admin.keys import KeyAdmin
+from airi.gateway.admin.route import AdminRoute, Work
+from airi.gateway.admin.server import ServerAdmin
+from airi.gateway.gate import Gate, Government
+from airi.gateway.models import ModelRegistry
+
+if TYPE_CHECKING:
+    from airi.config.reload import Reloader
+
+__all__ = ["admin_routes"]
+
+
+def admin_routes(
+    models: ModelRegistry, access: Access, government: Government, reloader: Reloader | None
+) -> list[Route]:
+    """The routes below /admin."""
+    gate = Gate(models, government)
+    keys, server = KeyAdmin(access), ServerAdmin(models, access, government, reloader)
+
+    def route(path: str, **works: Work) -> Route:
+        return Route(path, AdminRoute(works, gate, needs_key=access.needs_key), methods=list(works))
+
+    return [
+        route("/admin/config", GET=server.config),
+        route("/admin/reload", POST=server.reload),
+        route("/admin/keys", GET=keys.list, POST=keys.create),
+        route("/admin/keys/{key}", DELETE=keys.revoke),
+        route("/admin/keys/{key}/rotate", POST=keys.rotate),
+        route("/admin/tenants", GET=server.tenants),
+        route("/admin/models/{model:path}/sleep", POST=server.sleep),
+        route("/admin/models/{model:path}/wake", POST=server.wake),
+    ]
