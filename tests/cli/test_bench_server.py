@@ -20,12 +20,13 @@ def test_a_server_is_started_measured_and_stopped(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     sizes = ("--requests", "4", "--input-len", "12", "--output-len", "6")
+    before = psutil.Process().children(recursive=True)
     result = airi("bench", "serve", "--shape", "llama-2m", *sizes, "--json")
     assert result.code == 0, result.err
     row = json.loads(result.out)
     assert (row["model"], row["completed"], row["failed"]) == ("llama-2m", 4, 0)
     assert (row["prompt_tokens"], row["output_tokens"]) == (48, 24)
-    assert psutil.Process().children(recursive=True) == []
+    assert psutil.Process().children(recursive=True) == before
 
 
 def test_a_server_that_does_not_start_is_one_line(airi: Airi) -> None:

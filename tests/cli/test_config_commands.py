@@ -137,10 +137,10 @@ def test_a_config_says_what_serve_does(airi: Airi, file: Path, monkeypatch: pyte
     [
         (["--port", "8000"], "--port does not go with {}, which says that itself"),
         (["--host", "127.0.0.1"], "--host does not go with {}, which says that itself"),
-        (["--api-key", "k"], "AIRI_API_KEY (--api-key) does not go with {}, which says that itself"),
+        (["--api-key", "k"], "--api-key does not go with {}, which says that itself"),
         (["--kv-memory", "1GiB"], "--kv-memory does not go with {}, which says that itself"),
         (["--no-prefix-caching"], "--prefix-caching does not go with {}, which says that itself"),
-        (["--engine", "ipc:///x"], "--engine does not go with {}, which says that itself"),
+        (["--engine", "ipc:///x", "--threads", "1"], "--threads does not go with {}, which says that itself"),
         (["airi-demo"], "models is 'airi-demo' beside {}; name it in that file"),
     ],
 )
@@ -151,14 +151,18 @@ def test_flags_beside_a_config_are_refused_by_name(
     assert (result.code, result.err) == (2, f"airi: {says.format(file)}\n")
 
 
-def test_a_key_in_the_environment_is_refused_beside_a_config(
+def test_a_key_in_the_environment_is_a_clients_beside_a_config(
     airi: Airi, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    started: list[ServerOptions] = []
+    monkeypatch.setattr(command, "_run", lambda _, server, *__: started.append(server))
     monkeypatch.setenv("AIRI_API_KEY", "hunter2")
-    result = airi("serve", str(file))
-    assert result.code == 2
-    assert "AIRI_API_KEY" in result.err
-    assert "hunter2" not in result.err
+    assert airi("serve", str(file)).code == 0
+    assert started[0].app.api_keys == ()
+    result = airi("serve", str(file), "--api-key", "hunter3")
+    assert (result.code, "--api-key does not go with" in result.err) == (2, True)
+    monkeypatch.setenv("AIRI_STATE", "sqlite:///other.db")
+    assert "--state does not go with" in airi("serve", str(file)).err
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.1"])
@@ -223,14 +227,14 @@ def test_tenants_of_a_config_are_let_in_with_their_keys(airi: Airi, file: Path) 
     state = f"sqlite:///{file.parent}/keys.db"
     text = MINIMAL + (
         f"server: {{port: 0, state: '{state}'}}\nengine: {{threads: 1, kv_memory: 8MiB, max_num_seqs: 1}}\n"
-        "tenants: [{name: acme, auth: {key_prefix: sk-acme}}, {name: lab}]\n"
+        "tenants: [{name: acme, groups: [operators], auth: {key_prefix: sk-acme}}, {name: lab}]\n"
     )
     file.write_text(text)
-    refused = airi("keys", "create", "nobody", "--store", str(file))
+    refused = airi("keys", "create", "nobody", "--config", str(file))
     assert refused.err == (
         f"airi: tenant is 'nobody', which {file} does not have; accepted: one of: acme, lab\n"
     )
-    keys = [airi("keys", "create", name, "--store", str(file)).out.strip() for name in ("acme", "lab")]
+    keys = [airi("keys", "create", name, "--config", str(file)).out.strip() for name in ("acme", "lab")]
     assert keys[0].startswith("sk-acme-")
     assert keys[1].startswith("sk-airi-")
 
@@ -246,6 +250,13 @@ def test_tenants_of_a_config_are_let_in_with_their_keys(airi: Airi, file: Path) 
         process.send_signal(signal.SIGHUP)
         wait_for(f"{file} was reloaded: tenants.lab.")
         assert statuses(url) == [401, 200, 401]
+        file.write_text(text)
+        operator, lab = ({"authorization": f"Bearer {key}"} for key in keys)
+        assert httpx.post(f"{url}/admin/reload", json={}, headers=lab).status_code == 401
+        changes = httpx.post(f"{url}/admin/reload", json={}, headers=operator).json()["changes"]
+        assert "tenants.lab.weight" in changes
+        assert httpx.post(f"{url}/admin/reload", json={}, headers=lab).status_code == 403
+        assert httpx.get(f"{url}/admin/config", headers=operator).json()["path"] == str(file)
         process.terminate()
         assert process.wait(60) == 0
     assert not any(key in line for key in keys for line in said)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -137,3 +138,61 @@ def test_without_a_command_there_is_help(airi: Airi) -> None:
     assert result.code == 0
     for name in ("create", "list", "revoke", "rotate"):
         assert f" {name} " in result.out
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An airi.yaml in the folder that commands run in."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("AIRI_STATE", raising=False)
+    (tmp_path / "airi.yaml").write_text(
+        "version: 1\nserver: {state: 'sqlite:///./own.db'}\nmodels: [{name: demo, source: airi-demo}]\n"
+        "tenants: [{name: acme, auth: {key_prefix: sk-acme}}, {name: lab}]\n"
+    )
+    return tmp_path / "airi.yaml"
+
+
+def test_the_config_of_the_folder_names_the_database_and_prefixes(airi: Airi, config: Path) -> None:
+    first = airi("keys", "create", "acme").out
+    assert first.startswith("sk-acme-")
+    assert airi("keys", "create", "lab").out.startswith("sk-airi-")
+    assert {path.name for path in config.parent.glob("*.db")} == {"own.db"}
+    assert airi("keys", "rotate", first.strip(), "--overlap", "1h").out.startswith("sk-acme-")
+    assert airi("keys", "revoke", first.strip()).code == 0
+    assert airi("keys", "list").out.count("sk-acme") == 2
+
+
+def test_a_tenant_that_the_config_does_not_have_gets_no_key_there(airi: Airi, config: Path) -> None:
+    for arguments in (
+        [],
+        ["--config", "airi.yaml"],
+        ["--config", "airi.yaml", "--store", "sqlite:///./b.db"],
+    ):
+        refused = airi("keys", "create", "nobody", *arguments)
+        assert (refused.code, refused.out) == (2, "")
+        assert refused.err == (
+            "airi: tenant is 'nobody', which airi.yaml does not have; accepted: one of: acme, lab\n"
+        )
+    assert airi("keys", "create", "nobody", "--store", "sqlite:///./b.db").out.startswith("sk-airi-")
+
+
+def test_a_store_that_is_said_comes_before_the_configs(
+    airi: Airi, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRI_STATE", "sqlite:///./said.db")
+    assert airi("keys", "create", "acme").out.startswith("sk-acme-")
+    assert {path.name for path in config.parent.glob("*.db")} == {"said.db"}
+
+
+def test_a_config_that_is_said_must_be_there(airi: Airi, config: Path) -> None:
+    result = airi("keys", "list", "--config", "other.yaml")
+    assert (result.code, result.err) == (2, "airi: other.yaml cannot be read: No such file or directory\n")
+
+
+def test_a_name_may_be_used_without_any_config(
+    airi: Airi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("AIRI_STATE", raising=False)
+    assert airi("keys", "create", "acme").out.startswith("sk-airi-")
+    assert (tmp_path / "airi.db").exists()

@@ -72,10 +72,19 @@ def takes_groups(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def said_names(context: typer.Context) -> list[str]:
-    """Names of all flags that were given, on the command line or by the environment, whatever they say."""
+def said_names(context: typer.Context, *, unless_exported: tuple[str, ...] = ()) -> list[str]:
+    """Names of all flags that were given, on the command line or by the environment, whatever they say.
+
+    `unless_exported`: flags that only the command line can give, as their variables are others' here.
+    """
     sources = {name: context.get_parameter_source(name) for name in context.params}
-    return [name for name, source in sources.items() if source is not None and source.name not in _UNSAID]
+    return [
+        name
+        for name, source in sources.items()
+        if source is not None
+        and source.name not in _UNSAID
+        and not (source.name == "ENVIRONMENT" and name in unless_exported)
+    ]
 
 
 def given_names(group: Any) -> list[str]:

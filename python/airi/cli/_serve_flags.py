@@ -44,7 +44,8 @@ class HttpFlags:
         list[str] | None,
         _http(
             envvar="AIRI_API_KEY",
-            help="Key that clients must send; may be repeated. Keys share the device evenly.",
+            help="Key that clients must send; may be repeated. Keys share the device evenly. Beside a config the "
+            "variable is for clients alone.",
             show_envvar=True,
         ),
     ] = None
@@ -116,7 +117,8 @@ class EngineFlags:
     engine: Annotated[
         str | None,
         _engine(
-            help="Use the engine that runs at this endpoint (ipc://... or tcp://...) instead of starting one."
+            help="Use the engine that runs at this endpoint (ipc://... or tcp://...) instead of starting one. "
+            "What a config says of engines is then that engine's business."
         ),
     ] = None
 

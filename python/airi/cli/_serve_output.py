@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 class ServeOutput:
     """Writes to stderr: bars on a terminal, plain lines elsewhere. Stdout stays free."""
 
-    def __init__(self) -> None:
+    def __init__(self, make_key: str | None = None) -> None:
+        """`make_key`: the command that makes a key for this server."""
+        self._make_key = make_key
         self._console = Console(stderr=True, highlight=False)
         self._bars = Progress(
             TextColumn("{task.description}"),
@@ -61,13 +63,17 @@ class ServeOutput:
         self._hide_bars()
         url, model = server.url, server.models[0]
         self._console.print(f"Serving {', '.join(server.models)} at {url}/v1   (Ctrl-C ends)", soft_wrap=True)
+        if self._make_key is not None:
+            self._say(f"Make a key: AIRI_API_KEY=$({self._make_key})")
+        key = '-H "Authorization: Bearer $AIRI_API_KEY" ' if server.needs_key else ""
         message = '{"role": "user", "content": "Hello!"}'
-        self._console.print(
-            f"Try: curl {url}/v1/chat/completions -H 'Content-Type: application/json' "
-            f'-d \'{{"model": "{model}", "messages": [{message}]}}\'',
-            soft_wrap=True,
-            markup=False,
+        self._say(
+            f"Try: curl {url}/v1/chat/completions {key}-H 'Content-Type: application/json' "
+            f'-d \'{{"model": "{model}", "messages": [{message}]}}\''
         )
+
+    def _say(self, line: str) -> None:
+        self._console.print(line, soft_wrap=True, markup=False)
 
     def _hide_bars(self) -> None:
         if self._bars_shown:

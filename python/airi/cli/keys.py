@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json as jsonlib
-import re
 import time
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from airi._units import moment
 from airi.errors import ConfigError
 
 if TYPE_CHECKING:
+    from airi.config import ConfigFile
     from airi.policy.keys import NewKey
     from airi.state import KeyRecord, Store
 
@@ -22,16 +23,22 @@ T = TypeVar("T")
 
 app = typer.Typer(invoke_without_command=True, add_completion=False, rich_markup_mode="markdown")
 
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
-
 StoreFlag = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--store",
         envvar="AIRI_STATE",
         show_envvar=True,
-        help="Database of the keys: sqlite:///PATH or postgresql://..., the one that `airi serve --state` names; or a "
-        "config, such as airi.yaml, which names it.",
+        help="Database of the keys: sqlite:///PATH or postgresql://..., the one that `airi serve --state` names; left "
+        "out: what the config says, without one sqlite:///./airi.db.",
+    ),
+]
+ConfigFlag = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        help="Config that names the database, tenants and what their keys begin with; left out: airi.yaml of this "
+        "folder, where there is one.",
     ),
 ]
 JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON object, or a list of them, on stdout.")]
@@ -39,15 +46,15 @@ KeyArgument = Annotated[
     str, typer.Argument(metavar="ID", help="Public id of the key, as `airi keys list` shows it.")
 ]
 _WIDEST = 240
-_DEFAULT_STORE = "sqlite:///./airi.db"
+_CONFIG = Path("airi.yaml")
 
 
 @app.callback()
 def keys(context: typer.Context) -> None:
     """Make, show and end the API keys that `airi serve --state` accepts.
 
-    A key is shown once, when it is made; only a digest of it is kept. Servers that run notice within
-    seconds.
+    A key is shown once, when it is made; only a digest of it is kept. It speaks for its tenant, with the
+    tenant's groups, limits, weight and priority. Servers that run notice within seconds.
     """
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
@@ -67,15 +74,17 @@ def create(
         str | None,
         typer.Option(help="How long it is accepted, such as 90d or 12h; left out: until it is revoked."),
     ] = None,
-    store: StoreFlag = _DEFAULT_STORE,
+    config: ConfigFlag = None,
+    store: StoreFlag = None,
     json: JsonFlag = False,
 ) -> None:
     """Make a key for a tenant. The key, and nothing else, goes to stdout, this once."""
-    from airi.policy.keys import create_key
+    from airi.policy.keys import create_key, seconds_of
 
-    lifetime_s = None if expires is None else _seconds("expires", expires)
-    begins = prefix or _prefix_of(store, tenant)
-    new = _with(store, lambda opened: create_key(opened, tenant, prefix=begins, lifetime_s=lifetime_s))
+    lifetime_s = None if expires is None else seconds_of("expires", expires)
+    file = _config(config)
+    begins = prefix or _prefix_of(file, tenant, must_have=config is not None or store is None)
+    new = _with(file, store, lambda opened: create_key(opened, tenant, prefix=begins, lifetime_s=lifetime_s))
     _show_new(new, as_json=json)
 
 
@@ -83,30 +92,34 @@ def create(
 def list_(
     *,
     tenant: Annotated[str | None, typer.Option(help="Only keys of this tenant.")] = None,
-    store: StoreFlag = _DEFAULT_STORE,
+    config: ConfigFlag = None,
+    store: StoreFlag = None,
     json: JsonFlag = False,
 ) -> None:
     """Show all keys, without what is secret about them."""
-    from airi.policy.keys import list_keys
+    from airi.policy.keys import described, list_keys
 
-    records = _with(store, lambda opened: list_keys(opened, tenant=tenant))
+    records = _with(_config(config), store, lambda opened: list_keys(opened, tenant=tenant))
     now = time.time()
     if json:
-        typer.echo(jsonlib.dumps([_described(record, now) for record in records]))
+        typer.echo(jsonlib.dumps([described(record, now) for record in records]))
     else:
         _table(records, now)
 
 
 @app.command()
-def revoke(key: KeyArgument, *, store: StoreFlag = _DEFAULT_STORE, json: JsonFlag = False) -> None:
+def revoke(
+    key: KeyArgument, *, config: ConfigFlag = None, store: StoreFlag = None, json: JsonFlag = False
+) -> None:
     """End a key for good."""
-    from airi.policy.keys import key_id_of, revoke_key
+    from airi.policy.keys import described, key_id_of, revoke_key
 
     key_id = key_id_of(key)
-    record = _with(store, lambda opened: revoke_key(opened, key_id))
+    record = _with(_config(config), store, lambda opened: revoke_key(opened, key_id))
+    shown = described(record, time.time())
     if json:
-        typer.echo(jsonlib.dumps(_described(record, time.time())))
-    typer.echo(f"key {record.id} of {record.tenant} was revoked at {_moment(record.revoked)}", err=True)
+        typer.echo(jsonlib.dumps(shown))
+    typer.echo(f"key {record.id} of {record.tenant} was revoked at {shown['revoked']}", err=True)
 
 
 @app.command()
@@ -120,94 +133,68 @@ def rotate(
         str | None,
         typer.Option(help="How long the new key is accepted; left out: for as long as the key was."),
     ] = None,
-    store: StoreFlag = _DEFAULT_STORE,
+    config: ConfigFlag = None,
+    store: StoreFlag = None,
     json: JsonFlag = False,
 ) -> None:
     """Make a key that takes another's place. The new key, and nothing else, goes to stdout, this once."""
-    from airi.policy.keys import key_id_of, rotate_key
+    from airi.policy.keys import key_id_of, rotate_key, seconds_of
 
-    key_id, overlap_s = key_id_of(key), _seconds("overlap", overlap)
-    lifetime_s = None if expires is None else _seconds("expires", expires)
-    new = _with(store, lambda opened: rotate_key(opened, key_id, overlap_s=overlap_s, lifetime_s=lifetime_s))
+    key_id, overlap_s = key_id_of(key), seconds_of("overlap", overlap)
+    lifetime_s = None if expires is None else seconds_of("expires", expires)
+    new = _with(
+        _config(config),
+        store,
+        lambda opened: rotate_key(opened, key_id, overlap_s=overlap_s, lifetime_s=lifetime_s),
+    )
     _show_new(new, as_json=json)
 
 
-def _is_config(store: str) -> bool:
-    return store.lower().endswith((".yaml", ".yml")) and "://" not in store
+def _config(path: Path | None) -> ConfigFile | None:
+    """The config that is meant, where there is one."""
+    from airi.config import load
+
+    return load(path or _CONFIG) if path is not None or _CONFIG.is_file() else None
 
 
-def _prefix_of(store: str, tenant: str) -> str:
-    """What the keys of a tenant begin with; ConfigError where a config does not have the tenant."""
+def _prefix_of(file: ConfigFile | None, tenant: str, *, must_have: bool) -> str:
+    """What the keys of a tenant begin with; ConfigError where a config that `must_have` the tenant does not."""
     from airi.policy.tenants import DEFAULT_PREFIX
 
-    if not _is_config(store):
+    if file is None:
         return DEFAULT_PREFIX
-    from airi.config import load
-
-    tenants = {entry.name: entry.auth.key_prefix for entry in load(store).config.tenants}
-    if tenant not in tenants:
+    tenants = {entry.name: entry.auth.key_prefix for entry in file.config.tenants}
+    if tenant not in tenants and must_have:
         known = f"one of: {', '.join(tenants)}" if tenants else "a tenant, once the file has some"
         raise ConfigError(
-            f"tenant is {tenant!r}, which {store} does not have; accepted: {known}", field="tenant"
+            f"tenant is {tenant!r}, which {file.path} does not have; accepted: {known}", field="tenant"
         )
-    return tenants[tenant]
+    return tenants.get(tenant, DEFAULT_PREFIX)
 
 
-def _url_of(store: str) -> str:
-    """The database that is meant."""
-    if not _is_config(store):
-        return store
-    from airi.config import load
+def _with(file: ConfigFile | None, store: str | None, work: Callable[[Store], Awaitable[T]]) -> T:
+    """Runs `work` over the store that is said, else the config's."""
+    from airi.state import DEFAULT_URL, open_store
 
-    return load(store).config.server.state
-
-
-def _with(url: str, work: Callable[[Store], Awaitable[T]]) -> T:
-    """Runs `work` over the store."""
-    from airi.state import open_store
+    url = store or (DEFAULT_URL if file is None else file.config.server.state)
 
     async def run() -> T:
-        async with await open_store(_url_of(url)) as store:
-            return await work(store)
+        async with await open_store(url) as opened:
+            return await work(opened)
 
     return asyncio.run(run())
 
 
-def _seconds(name: str, text: str) -> int:
-    """A duration such as 90d, in seconds."""
-    match = re.fullmatch(r"(\d{1,9})([smhdw])", text.strip())
-    if match is None:
-        raise ConfigError(
-            f"{name} is {text!r}; give a whole number and a unit, one of {', '.join(_UNITS)}, such as 90d",
-            field=name,
-        )
-    return int(match[1]) * _UNITS[match[2]]
-
-
 def _show_new(new: NewKey, *, as_json: bool) -> None:
+    from airi.policy.keys import described
+
     record = new.record
     if as_json:
-        typer.echo(jsonlib.dumps({**_described(record, time.time()), "key": new.text}))
+        typer.echo(jsonlib.dumps({**described(record, time.time()), "key": new.text}))
         return
-    until = "until it is revoked" if record.expires is None else f"until {_moment(record.expires)}"
+    until = "until it is revoked" if record.expires is None else f"until {moment(record.expires)}"
     typer.echo(f"key {record.id} of {record.tenant}, accepted {until}; it is not shown again:", err=True)
     typer.echo(new.text)
-
-
-def _described(record: KeyRecord, now: float) -> dict[str, Any]:
-    times = {
-        name: None if at is None else _moment(at)
-        for name in ("created", "expires", "revoked", "retires")
-        for at in [getattr(record, name)]
-    }
-    return {
-        "id": record.id,
-        "tenant": record.tenant,
-        "prefix": record.prefix,
-        "state": record.state(now),
-        **times,
-        "replaced_by": record.replaced_by,
-    }
 
 
 def _table(records: list[KeyRecord], now: float) -> None:
@@ -221,11 +208,7 @@ def _table(records: list[KeyRecord], now: float) -> None:
         state = record.state(now)
         if record.replaced_by is not None:
             state += f" to {record.replaced_by}"
-        ends = "-" if record.ends is None else _moment(record.ends)
-        table.add_row(record.id, record.tenant, record.prefix, state, _moment(record.created), ends)
+        ends = "-" if record.ends is None else moment(record.ends)
+        table.add_row(record.id, record.tenant, record.prefix, state, moment(record.created), ends)
     # As wide as it comes out: an id that is cut to the terminal's width names nothing.
     Console(width=_WIDEST).print(table)
-
-
-def _moment(at: int | None) -> str:
-    return "" if at is None else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

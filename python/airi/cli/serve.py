@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -41,12 +42,15 @@ def serve(
     """Serve models over OpenAI's API: chat, completions, streams, metrics.
 
     Try `airi serve` and ask the demonstration model, or `airi serve ./my-checkpoint --port 9000`. A path that ends in
-    .yaml or .yml is a config, which says all that flags would, and more: `airi serve airi.yaml`.
+    .yaml or .yml is a config, which says all that flags would, and more: `airi serve airi.yaml`. With --engine its
+    models are those of an engine that runs, which several such servers may share.
     """
     setup_logging(log.log_level)
     config = next((path for path in models.models or () if path.lower().endswith((".yaml", ".yml"))), None)
     if config is not None:
-        serve_config(config, said_names(context), models.models or [], log.log_level)
+        # AIRI_API_KEY is a client's beside a config, whose server knows its keys.
+        said = said_names(context, unless_exported=("api_key",))
+        serve_config(config, said, models.models or [], engine.engine, log.log_level)
         return
     server_options = http.options(chat_template=models.chat_template)
     if engine.engine is None:
@@ -65,26 +69,31 @@ def serve(
     _run(engine.engine, server_options, log.log_level)
 
 
-def serve_config(path: str, said: list[str], models: list[str], log_level: str) -> None:
-    """Serves what a config says; ConfigError for flags that it leaves no room for."""
+def serve_config(path: str, said: list[str], models: list[str], endpoint: str | None, log_level: str) -> None:
+    """Serves what a config says, with the engine at `endpoint` where one is given.
+
+    Raises ConfigError for flags that it leaves no room for.
+    """
     from airi.cli.lock import ReadingBars
     from airi.config import load
     from airi.config.cedar import check_policies
     from airi.config.content import check_content
     from airi.config.lock import pinned_sources
-    from airi.config.options import check_enforced, engine_options, server_options
+    from airi.config.options import engine_options, server_options
 
     if len(models) > 1:
         other = next(model for model in models if model != path)
         raise ConfigError(f"models is {other!r} beside {path}; name it in that file", field="models")
     for name in said:
-        if name not in ("models", "log_level"):
-            where = "AIRI_API_KEY (--api-key)" if name == "api_key" else f"--{name.replace('_', '-')}"
+        if name not in ("models", "engine", "log_level"):
+            where = f"--{name.replace('_', '-')}"
             raise ConfigError(f"{where} does not go with {path}, which says that itself", field=name)
     file = load(path)
-    check_enforced(file)
     check_policies(file)
     check_content(file)
+    if endpoint is not None:
+        _run(endpoint, server_options(file), log_level, file)
+        return
     with ReadingBars() as bars:
         sources = pinned_sources(file, bars.show)
     _run(engine_options(file, sources=sources), server_options(file), log_level, file)
@@ -105,6 +114,17 @@ def setup_logging(level: str) -> None:
     below.setLevel(max(logging.WARNING, logger.level))
 
 
+def _make_key(options: ServerOptions, config: ConfigFile | None) -> str | None:
+    """The command that makes a key for such a server; None where keys are no state's."""
+    from airi.state.urls import StateUrl
+
+    if config is not None and config.config.tenants:
+        return f"airi keys create {config.config.tenants[0].name} --config {shlex.quote(str(config.path))}"
+    if config is not None or options.app.state is None:
+        return None
+    return f"airi keys create my-team --store {shlex.quote(StateUrl.parse(options.app.state).shown)}"
+
+
 def _run(
     source: EngineOptions | str, options: ServerOptions, log_level: str, config: ConfigFile | None = None
 ) -> None:
@@ -115,7 +135,7 @@ def _run(
 
     if isinstance(source, str):
         logging.getLogger("airi.gateway").info("waiting for the engine at %s", source)
-    with ServeOutput() as output:
+    with ServeOutput(_make_key(options, config)) as output:
         run = launch(
             source,
             options,
