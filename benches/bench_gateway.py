@@ -56,8 +56,8 @@ class Target:
     pid: int
     children: bool = True
     """Whether the process's children count, too."""
-    key: str = "x"
-    """What callers send as their key."""
+    keys: tuple[str, ...] = ("x",)
+    """What callers send as their keys, connection by connection."""
 
     def cpu_seconds(self) -> float:
         """User and system time used so far."""
@@ -78,9 +78,9 @@ def cpu_seconds(pid: int, *, children: bool) -> float:
 class Connection:
     """One keep-alive HTTP/1.1 connection that only does what the bench needs."""
 
-    def __init__(self, url: str, key: str) -> None:
-        parts = urlsplit(url)
-        self._key = key
+    def __init__(self, target: Target, number: int) -> None:
+        parts = urlsplit(target.url)
+        self._key = target.keys[number % len(target.keys)]
         self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 80
         self._prefix = parts.path.rstrip("/")
 
@@ -89,6 +89,13 @@ class Connection:
 
     async def post(self, path: str, body: dict[str, object]) -> bytes:
         """The body of the answer; RuntimeError for any status but 200."""
+        status, content = await self.ask(path, body)
+        if status != 200:
+            raise RuntimeError(f"status {status}: {content[:500]!r}")
+        return content
+
+    async def ask(self, path: str, body: dict[str, object]) -> tuple[int, bytes]:
+        """The status and the body of the answer."""
         data = json.dumps(body).encode()
         head = (
             f"POST {self._prefix}{path} HTTP/1.1\r\nhost: {self._host}\r\nauthorization: Bearer {self._key}\r\n"
@@ -96,10 +103,7 @@ class Connection:
         )
         self._writer.write(head.encode() + data)
         response = await self._reader.readuntil(b"\r\n\r\n")
-        content = await self._body(response.lower())
-        if not response.startswith(b"HTTP/1.1 200"):
-            raise RuntimeError(f"{response.splitlines()[0].decode()}: {content[:500]!r}")
-        return content
+        return int(response.split(b" ", 2)[1]), await self._body(response.lower())
 
     async def _body(self, head: bytes) -> bytes:
         length = re.search(rb"content-length: (\d+)", head)
@@ -118,7 +122,7 @@ class Connection:
 
 async def whole_requests(target: Target, *, requests: int, connections: int, tokens: int) -> dict[str, float]:
     """`requests` chats that do not stream, over a few connections: CPU ms each, requests/s, latency."""
-    pool = [Connection(target.url, target.key) for _ in range(connections)]
+    pool = [Connection(target, number) for number in range(connections)]
     for connection in pool:
         await connection.open()
     body: dict[str, object] = {
@@ -165,12 +169,10 @@ async def streams(target: Target, *, connections: int, tokens: int, rounds: int)
         "stream_options": {"include_usage": True},
     }
 
-    async def worker(count: int) -> int:
+    async def worker(number: int, count: int) -> int:
         events = 0
         for _ in range(count):
-            connection = Connection(
-                target.url, target.key
-            )  # a new one: a slow server's may idle away between rounds
+            connection = Connection(target, number)  # a new one: a slow server's may idle away between rounds
             await connection.open()
             content = await connection.post("/chat/completions", body)
             connection.close()
@@ -181,9 +183,9 @@ async def streams(target: Target, *, connections: int, tokens: int, rounds: int)
             events += content.count(b"\ndata: ") + 1
         return events
 
-    await asyncio.gather(*(worker(1) for _ in range(connections)))
+    await asyncio.gather(*(worker(number, 1) for number in range(connections)))
     cpu, begin = target.cpu_seconds(), time.perf_counter()
-    events = sum(await asyncio.gather(*(worker(rounds) for _ in range(connections))))
+    events = sum(await asyncio.gather(*(worker(number, rounds) for number in range(connections))))
     cpu, wall = target.cpu_seconds() - cpu, time.perf_counter() - begin
     total = connections * tokens * rounds
     return {"tokens_per_cpu_s": total / cpu, "tokens_per_s": total / wall, "events_per_token": events / total}
@@ -217,7 +219,7 @@ def our_gateway(model_path: Path, *, step_us: int, keys: int = 0) -> Iterator[Ta
         ):
             wait_until_ready(gateway, f"http://127.0.0.1:{port}/ready", log)
             name = f"airi, one of {keys} keys" if keys else "airi"
-            yield Target(name, f"http://127.0.0.1:{port}/v1", "bench", gateway.pid, key=key)
+            yield Target(name, f"http://127.0.0.1:{port}/v1", "bench", gateway.pid, keys=(key,))
 
 
 def measure_whole(target: Target, arguments: argparse.Namespace) -> dict[str, Any]:

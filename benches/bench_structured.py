@@ -7,15 +7,20 @@ requests; masks are computed while the model runs, on the same cores. Verdicts: 
 (JSONSchemaBench's `maskbench/data`, or `tests/draft2020-12` of the JSON-Schema-Test-Suite), how many schemas are
 taken, and whether forms agree with what the folder says of each document, in any order of its keys.
 
+Refusals that name the keyword at fault are counted. xgrammar, where its environment is given, says the same of the same
+schemas: what is not right there is a text that its user gets, or one that its user can not get.
+
 What the numbers do not mean: the overhead on a device, whose cores are free; that a document is likely.
 
     python -m benches.bench_structured --schemas FOLDER [--sample 1000] [--tokenizer CHECKPOINT]
+        [--xgrammar-python PATH] [--only verdicts]
 """
 
 from __future__ import annotations
 
 import json
 import random
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,10 +34,11 @@ from airi.bench.rows import percentile
 from airi.engine import Engine, EngineOptions, ModelOptions
 from airi.engine.constraints.compiler import ConstraintCompiler
 from airi.engine.constraints.masks import MaskFiller
+from airi.engine.constraints.rules import TokenRules
 from airi.engine.constraints.tokens import TokenTable
 from airi.text import Tokenizer
-from benches.common import plain_parser, print_rows
-from benches.schema_verdicts import Case, Verdicts, judge, read_cases
+from benches.common import plain_parser, print_rows, run_contestant
+from benches.schema_verdicts import Case, Verdicts, judge, names_keyword, read_cases
 
 BATCHES = (1, 32)
 PROMPT = list(range(20, 60))
@@ -110,26 +116,27 @@ def _write_again(
     stop_ids = np.array(eos, np.int32)
     for start in range(0, len(written) - batch + 1, batch):
         group = written[start : start + batch]
-        constraints = []
+        rules = []
         for each in group:
             began = time.perf_counter()
             try:
-                constraints.append(compiler.compile(each.form, stop_ids=stop_ids, min_tokens=0).result())
+                made_of = compiler.compile(each.form, stop_ids=stop_ids, min_tokens=0).result()
             except ValueError:
                 continue  # refused: what is counted below
             compiled.append(time.perf_counter() - began)
-        rows = list(zip(constraints, group, strict=False))
+            rules.append(TokenRules(form=made_of, stop_ids=stop_ids, min_tokens=0))
+        rows = list(zip(rules, group, strict=False))
         for draw in range(min((len(each.tokens) for _, each in rows), default=0)):
             began = time.perf_counter()
-            filler.begin([constraint for constraint, _ in rows], [draw] * len(rows))
+            filler.begin([each for each, _ in rows], [draw] * len(rows))
             made, masks = filler.wait()
             micros.append((time.perf_counter() - began) * 1e6)
             kept = []
-            for (constraint, each), mask, could in zip(rows, masks, made, strict=True):
+            for (bound, each), mask, could in zip(rows, masks, made, strict=True):
                 token = each.tokens[draw]
                 if could and int(mask[token >> 5]) >> (token & 31) & 1:
-                    constraint.push(draw, token, mask)
-                    kept.append((constraint, each))
+                    bound.push(draw, token, mask)
+                    kept.append((bound, each))
             if len(kept) < len(rows):  # a document in another order of keys or with other tokens
                 break
     return compiled, micros
@@ -197,6 +204,7 @@ def verdict_rows(folder: Path, cases: list[Case]) -> tuple[list[dict[str, Any]],
     for case in cases:
         judge(case, tokens, verdicts)
     share = verdicts.taken / max(verdicts.schemas, 1)
+    named = sum(names_keyword(why) for _, why in verdicts.refusals)
     row = {
         "question": f"verdicts over {folder.name}",
         "schemas": verdicts.schemas,
@@ -206,19 +214,38 @@ def verdict_rows(folder: Path, cases: list[Case]) -> tuple[list[dict[str, Any]],
         "invalid_rejected": f"{verdicts.invalid_rejected}/{verdicts.invalid}",
         "gave_up": verdicts.gave_up,
         "wrong": len(verdicts.wrong),
+        "refusals_naming_keyword": f"{named}/{len(verdicts.refusals)}",
         "target": f"no wrong verdict, >= {TARGET_TAKEN:.0%} taken",
         "reached": not verdicts.wrong and share >= TARGET_TAKEN,
     }
     return [row], verdicts
 
 
+def xgrammar_row(python: str, folder: Path, cases: list[Case]) -> dict[str, Any]:
+    """What xgrammar says of the same."""
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump([{"schema": case.schema, "tests": case.tests} for case in cases], file)
+        file.flush()
+        found = run_contestant(python, "xgrammar_verdicts", [file.name])
+    return {
+        "question": f"verdicts over {folder.name}",
+        "peer": f"xgrammar {found['version']}",
+        "schemas": found["schemas"],
+        "taken": found["taken"],
+        "taken_share": round(found["taken"] / max(found["schemas"], 1), 4),
+        "valid_accepted": f"{found['valid_accepted']}/{found['valid']}",
+        "invalid_rejected": f"{found['invalid_rejected']}/{found['invalid']}",
+    }
+
+
 def main() -> None:
-    parser = plain_parser(__doc__)
+    parser = plain_parser(__doc__, "xgrammar")
     parser.add_argument("--schemas", type=Path, help="a folder of schemas with tests")
     parser.add_argument("--sample", type=int, help="so many of the schemas, drawn with a fixed seed")
     parser.add_argument("--tokenizer", type=Path, help="a checkpoint folder; left out: the built-in model's")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=200)
+    parser.add_argument("--only", choices=("verdicts",), help="leave times out")
     parser.add_argument("--show", action="store_true", help="list refusals and wrong verdicts")
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
@@ -232,8 +259,12 @@ def main() -> None:
                 print(f"refused  {name}  {why}")
             for name, valid, document in verdicts.wrong:
                 print(f"wrong  {name}  {'valid' if valid else 'invalid'}  {document}")
-        rows += mask_rows(options.tokenizer or Path(builtin.resolve(None)), cases)
-    rows += overhead_rows(options.turns, options.tokens)
+        if options.xgrammar_python is not None:
+            rows.append(xgrammar_row(options.xgrammar_python, options.schemas, cases))
+        if options.only is None:
+            rows += mask_rows(options.tokenizer or Path(builtin.resolve(None)), cases)
+    if options.only is None:
+        rows += overhead_rows(options.turns, options.tokens)
     print_rows(rows, as_json=options.json)
 
 

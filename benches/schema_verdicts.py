@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,14 @@ from airi.engine.constraints.grammars import grammar_of, new_matcher, refusal_of
 from airi.errors import RequestError
 from airi.structured_output import StructuredOutput
 
+_PLAIN = "not|if|then|else|format|pattern|properties|required|items|contains|minimum|maximum|const|enum|type"
+_KEYWORD = re.compile(
+    rf"""(?:the\s)?(?:{_PLAIN})\b | .*["'`](?:{_PLAIN})["'`] | .*\$(?:ref|dynamicRef|recursiveRef)\b |
+    .*\b(?:(?:one|any|all|multiple)Of|(?:min|max)(?:Properties|Items|Length|Contains)|exclusive(?:Min|Max)imum|
+    patternProp\w+|propertyNames|(?:additional|unevaluated)(?:Properties|Items)|uniqueItems|prefixItems|dependen\w+)\b""",
+    re.VERBOSE | re.DOTALL,
+)
+"""Keywords that are words of English, too, count where a reason begins with them or quotes them."""
 _MAX_TRIES = 3000
 """Orders of keys that are tried for one document."""
 
@@ -40,6 +49,12 @@ class Verdicts:
     refusals: list[tuple[str, str]] = field(default_factory=list)
     wrong: list[tuple[str, bool, str]] = field(default_factory=list)
     """Names, whether the document is valid, and the document."""
+
+
+def names_keyword(refusal: str) -> bool:
+    """Whether a refusal names a keyword of JSON Schema beside the place."""
+    reason = refusal.partition(": at ")[2].partition(": ")[2]
+    return _KEYWORD.match(reason) is not None
 
 
 def read_cases(folder: Path) -> Iterator[Case]:
@@ -138,8 +153,8 @@ class Writer:
 def judge(case: Case, tokens: Any, verdicts: Verdicts) -> None:
     """Counts what becomes of a case."""
     verdicts.schemas += 1
-    form = StructuredOutput(kind="json_schema", text=json.dumps(case.schema, ensure_ascii=False))
     try:
+        form = StructuredOutput(kind="json_schema", text=json.dumps(case.schema, ensure_ascii=False))
         grammar = grammar_of(form)
         matcher = new_matcher(tokens, grammar)
         if matcher.is_error():
