@@ -18,7 +18,8 @@ class Absent:
 sys.meta_path.insert(0, Absent())
 import airi
 
-options = {{"dtype": "float32", "max_model_len": 64, "max_num_seqs": 2, "device": "cpu", "backend": {backend!r}}}
+options = {{"dtype": "float32", "max_model_len": 64, "max_num_seqs": 2, "max_batch_tokens": 64}}
+options |= {{"device": "cpu", "backend": {backend!r}}}
 with airi.LLM("airi-demo", **options) as llm:
     params = airi.SamplingParams(max_tokens=2, temperature=0, logprobs=1)
     assert len(llm.generate(["Hello"], params)[0].outputs[0].token_ids) == 2

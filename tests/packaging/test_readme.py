@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import os
+import json
 import re
 import shlex
 import socket
@@ -44,7 +44,12 @@ def serving(arguments: list[str], folder: Path) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     address = f"http://127.0.0.1:{port}"
-    with subprocess.Popen([*AIRI, "serve", *arguments, "--port", str(port)], cwd=folder) as server:
+    if arguments == ["airi.yaml"]:  # says that itself
+        with (folder / "airi.yaml").open("a") as config:
+            config.write(f"server: {{port: {port}}}\n")
+    else:
+        arguments = [*arguments, "--port", str(port)]
+    with subprocess.Popen([*AIRI, "serve", *arguments], cwd=folder) as server:
         try:
             for _ in range(600):
                 assert server.poll() is None, f"airi serve ended with {server.returncode}"
@@ -104,7 +109,7 @@ def test_make_commands_are_targets() -> None:
 
 
 def test_serve_line_serves_every_model_it_names(models: Path) -> None:
-    [line] = [line for line in shell_lines() if line.startswith("airi serve")]
+    [line] = [line for line in shell_lines() if line.startswith("airi serve ./models")]
     names = [Path(word).name for word in shlex.split(line) if word.startswith("./models/")]
     with (
         serving(shlex.split(line)[2:], models) as address,
@@ -114,6 +119,42 @@ def test_serve_line_serves_every_model_it_names(models: Path) -> None:
     assert names
     for name in names:
         assert f'"{name}"' in listed
+
+
+def test_the_config_serves_those_who_have_a_key(tmp_path: Path) -> None:
+    [config] = blocks("yaml")
+    (tmp_path / "airi.yaml").write_text(config)
+    [create] = [line for line in shell_lines() if line.startswith("airi keys")]
+    [serve_it] = [line for line in shell_lines() if line.endswith("airi.yaml")]
+    made = subprocess.run(
+        [*AIRI, *shlex.split(create)[1:]],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+
+    def status(key: str, max_tokens: int) -> int:
+        body = {
+            "model": "support",
+            "messages": [{"role": "user", "content": "Hello"}],
+            "max_tokens": max_tokens,
+        }
+        headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
+        request = urllib.request.Request(
+            f"{address}/v1/chat/completions", data=json.dumps(body).encode(), headers=headers
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=60) as response:
+                return int(response.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    with serving(shlex.split(serve_it)[2:], tmp_path) as address:
+        assert status(made.stdout.strip(), 4) == 200
+        assert status(made.stdout.strip(), 2000) == 403
+        assert status("none", 4) == 401
 
 
 def test_chat_line_answers(models: Path) -> None:
@@ -144,24 +185,6 @@ def test_bench_lines_run_and_those_of_peers_are_commands() -> None:
             assert flag in done.stdout, f"{line}: no {flag}"
 
 
-def test_the_simulation_prints_what_it_shows() -> None:
-    [block] = blocks("console")
-    line, *shown = block.splitlines()
-    environment = {**os.environ, "COLUMNS": "120"}
-    command = [*AIRI, *shlex.split(line.removeprefix("$ airi "))]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
-    assert done.returncode == 0, done.stderr
-    printed = [words(line) for line in done.stdout.splitlines()]
-    assert shown
-    for each in shown:
-        assert words(each) in printed
-
-
-def words(line: str) -> list[str]:
-    """What a line of a table says, however wide its columns are."""
-    return line.replace("│", " ").replace("┃", " ").split()
-
-
 def test_flags_that_it_names_are_flags() -> None:
     known = {f"--{name.replace('_', '-')}" for name in inspect.signature(serve).parameters}
     [section] = re.findall(r"## What the core decides\n(.*?)\n```", README, flags=re.DOTALL)
@@ -171,7 +194,7 @@ def test_flags_that_it_names_are_flags() -> None:
 
 
 def test_every_shell_line_is_checked_by_one_of_these() -> None:
-    kinds = ("make ", "airi serve", "airi chat", "airi bench", "python -m benches.")
+    kinds = ("make ", "airi serve", "airi keys", "airi chat", "airi bench", "python -m benches.")
     assert [line for line in shell_lines() if not line.startswith(kinds)] == []
 
 
