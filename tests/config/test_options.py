@@ -111,6 +111,7 @@ def test_tenants_reach_those_who_know_callers() -> None:
             region: eu
             groups: [gold]
             priority: 10
+            max_priority: 12
             weight: 3
           - {name: lab}
         """
@@ -121,7 +122,14 @@ def test_tenants_reach_those_who_know_callers() -> None:
         issuer="https://i.example", audience="airi", accept_groups=("ops",), region_claim="geo"
     )
     assert acme == TenantOptions(
-        name="acme", groups=("gold",), priority=10, weight=3, region="eu", key_prefix="sk-acme", oidc=oidc
+        name="acme",
+        groups=("gold",),
+        priority=10,
+        max_priority=12,
+        weight=3,
+        region="eu",
+        key_prefix="sk-acme",
+        oidc=oidc,
     )
     assert lab == TenantOptions(name="lab")
     assert server_options(config(MINIMAL)).app.state is None

@@ -38,6 +38,10 @@ models:
             "- {name: u, auth: {oidc: {issuer: 'https://i', audience: x}}}",
             "7: tenants[1].auth.oidc is a mapping; accepted: an issuer and audience that no other tenant has",
         ),
+        (
+            "tenants: [{name: t, priority: 4, max_priority: 2}]",
+            "5: tenants[0].max_priority is 2; accepted: 4, which is its priority, or more",
+        ),
         ("policies: {}", "5: policies is without text; accepted: text or file"),
         ("policies: {text: x, file: y}", "5: policies is both text and file; accepted: text or file"),
         (

@@ -74,7 +74,7 @@ def test_tenants_reach_the_engine_by_number_with_weight_and_priority(
     oidc = OidcOptions(issuer=issuer.url, audience=AUDIENCE)
     tenants = (
         TenantOptions(name="batch", priority=-10, weight=0.5),
-        TenantOptions(name="acme", priority=3, weight=3.0, oidc=oidc),
+        TenantOptions(name="acme", priority=3, max_priority=9, weight=3.0, oidc=oidc),
     )
     told: list[tuple[int, float]] = []
     monkeypatch.setattr(
@@ -86,7 +86,7 @@ def test_tenants_reach_the_engine_by_number_with_weight_and_priority(
     batch = new_key(state_url, "batch")
     for credential, asked, number, priority in (
         (acme.text, 0, 2, 3),
-        (acme.text, 8, 2, 8),
+        (acme.text, 6, 2, 8),
         (issuer.token(), -2, 2, 1),
         ("sk-flag", 5, 4, 5),
     ):
@@ -95,6 +95,14 @@ def test_tenants_reach_the_engine_by_number_with_weight_and_priority(
     assert ask(gateway, old.text).status_code == 401  # no longer listed
     wait_until(lambda: ask(gateway, batch.text).status_code == 200, "a new key is not accepted")
     assert (seen[-1].tenant, seen[-1].priority) == (3, -8)
+    for credential, asked, says in (
+        (acme.text, 7, "priority is 7; accepted of tenant acme: -8 to 6, by its max_priority"),
+        (issuer.token(), 8, "priority is 8; accepted of tenant acme: -8 to 6, by its max_priority"),
+        (batch.text, 1, "priority is 1; accepted of tenant batch: -8 to 0, by its max_priority"),
+    ):
+        refused = ask(gateway, credential, priority=asked)
+        error = refused.json()["error"]
+        assert (refused.status_code, error["param"], error["message"]) == (400, "priority", says)
 
 
 async def _note(told: list[tuple[int, float]], tenant: int, weight: float) -> None:

@@ -114,7 +114,7 @@ async def test_tenants_are_shown_with_what_their_limits_have_left(
     async with configured(path, monkeypatch) as (http, ops):
         plain, acme = (await http.get("/admin/tenants", headers=ops)).json()["data"]
     assert (plain["name"], plain["groups"], plain["limits"]) == ("ops", ["operators"], [])
-    assert (acme["weight"], acme["region"], acme["priority"]) == (2, "eu", 0)
+    assert (acme["weight"], acme["region"], acme["priority"], acme["max_priority"]) == (2, "eu", 0, 0)
     limits = {(one["name"], one["model"]): (one["limit"], one["remaining"]) for one in acme["limits"]}
     assert limits == {
         ("rpm_limit", None): (60, 60),

@@ -39,7 +39,7 @@ def test_a_key_is_found_with_all_its_tenant_is_due(clock: Clock) -> None:
     ring = KeyRing(tenants, clock=clock)
     ring.update([record("sk-1")])
     assert ring.find("Bearer sk-1") == Principal(
-        tenant="acme", number=7, key_id="id of sk-1", groups=("gold",), priority=3, weight=2.0
+        tenant="acme", number=7, key_id="id of sk-1", groups=("gold",), priority=3, max_priority=3, weight=2.0
     )
     for header in ("bearer sk-1", "BEARER  sk-1 "):
         assert ring.find(header) is not None

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from airi.errors import ConfigError
+from airi.errors import ConfigError, RequestError
 from airi.policy import ANYONE, Principal
 from airi.policy.tenants import TenantOptions, Tenants
 from airi.sampling_params import MAX_PRIORITY
@@ -21,6 +21,16 @@ from airi.state import open_store
         ("weight", math.inf, "weight of tenant acme is inf"),
         ("weight", math.nan, "weight of tenant acme is nan"),
         ("priority", 1001, "priority of tenant acme is 1001"),
+        (
+            "max_priority",
+            1001,
+            r"max_priority of tenant acme is 1001; it must be in \[0, 1000\], from its priority on",
+        ),
+        (
+            "max_priority",
+            -1,
+            r"max_priority of tenant acme is -1; it must be in \[0, 1000\], from its priority on",
+        ),
         ("key_prefix", "-sk", "key_prefix is '-sk'"),
     ],
 )
@@ -83,6 +93,41 @@ def test_a_tenants_priority_is_added_to_a_requests_own_within_bounds(
 def test_anyone_asks_for_what_it_asks_for() -> None:
     assert [ANYONE.priority_of(asked) for asked in (None, -8, 8)] == [0, -8, 8]
     assert ANYONE.number == 0
+
+
+@pytest.mark.parametrize(
+    ("own", "most", "asked", "refused"),
+    [
+        (0, None, (None, 0, -1, -8), (1, 8)),
+        (4, None, (None, 0, -4, -8), (1, 8)),
+        (-4, 0, (None, 4, -8), (5, 8)),
+        (-10, None, (None, 0, -8), (1, 8)),
+        (0, 1000, (None, -8, 8), ()),
+    ],
+)
+def test_a_request_is_not_served_before_what_its_tenant_may_ask_for(
+    own: int, most: int | None, asked: tuple[int | None, ...], refused: tuple[int, ...]
+) -> None:
+    tenants = Tenants([TenantOptions(name="acme", priority=own, max_priority=most)])
+    for principal in (
+        tenants.principal("acme", key_id="k"),
+        tenants.principal("acme", claims={"sub": "ada"}),
+    ):
+        assert principal is not None
+        for one in asked:
+            assert principal.priority_of(one) <= max(-MAX_PRIORITY, own if most is None else most)
+        for one in refused:
+            accepted = (own if most is None else most) - own
+            says = f"priority is {one}; accepted of tenant acme: -8 to {accepted}, by its max_priority"
+            with pytest.raises(RequestError, match=f"^{says}$") as caught:
+                principal.priority_of(one)
+            assert caught.value.field == "priority"
+
+
+def test_where_no_tenants_are_listed_requests_say_what_is_served_first() -> None:
+    principal = Tenants().principal("acme", 9)
+    assert principal is not None
+    assert principal.priority_of(MAX_PRIORITY) == MAX_PRIORITY
 
 
 async def test_the_engine_is_told_every_listed_tenants_weight() -> None:

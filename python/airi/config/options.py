@@ -121,6 +121,7 @@ def tenant_options(file: ConfigFile) -> tuple[TenantOptions, ...]:
                 name=tenant.name,
                 groups=tenant.groups,
                 priority=tenant.priority,
+                max_priority=tenant.max_priority,
                 weight=tenant.weight,
                 region=tenant.region,
                 key_prefix=tenant.auth.key_prefix,

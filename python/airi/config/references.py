@@ -113,6 +113,8 @@ def _tenants(config: Config, report: _Report) -> None:
     priced = {model.name for model in config.models if model.price is not None}
     issuers: set[tuple[str, str]] = set()
     for i, tenant in enumerate(config.tenants):
+        if tenant.max_priority is not None and tenant.max_priority < tenant.priority:
+            report(("tenants", i, "max_priority"), f"{tenant.priority}, which is its priority, or more")
         at: Path = ("tenants", i, "limits")
         for name, limits in tenant.limits.models.items():
             if name not in models:

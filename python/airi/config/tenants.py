@@ -165,5 +165,8 @@ class Tenant(Part):
     """What it may use."""
     priority: Annotated[int, Whole(-_MOST_PRIORITY, _MOST_PRIORITY)] = 0
     """Added to what a request asks for itself; higher is served first, below 0 is shed first."""
+    max_priority: Annotated[int, Whole(-_MOST_PRIORITY, _MOST_PRIORITY)] | None = None
+    """The highest priority of its requests, with that of the tenant added; one that asks for more is refused. Left out:
+    the tenant's own, so that requests may ask to be served later than it says, never before."""
     weight: PositiveNumber = 1.0
     """Its share against the other tenants of one priority."""

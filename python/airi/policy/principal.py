@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from airi.errors import RequestError
 from airi.sampling_params import MAX_PRIORITY
 
 __all__ = ["ANYONE", "OPERATORS", "Principal", "PriorityClass", "priority_class"]
@@ -34,6 +35,8 @@ class Principal:
     groups: tuple[str, ...] = ()
     priority: int = 0
     """Added to what a request asks for itself; higher is served first."""
+    max_priority: int = MAX_PRIORITY
+    """The highest that a request of it may have, with `priority` added."""
     weight: float = 1.0
     """The tenant's share against others of the same priority."""
     region: str | None = None
@@ -42,8 +45,19 @@ class Principal:
     """What a verified token says; about people, so it is shown nowhere."""
 
     def priority_of(self, asked: int | None) -> int:
-        """The priority of a request that asks for one of its own, within what the core has."""
-        return max(-MAX_PRIORITY, min(MAX_PRIORITY, self.priority + (asked or 0)))
+        """The priority of a request that asks for one of its own, within what the core has.
+
+        Raises RequestError for one above `max_priority`: else a client could leave the limits of its class, and pass
+        everybody else.
+        """
+        asked = asked or 0
+        most = max(0, min(MAX_PRIORITY, self.max_priority - self.priority))
+        if asked > most:
+            accepted = f"-{MAX_PRIORITY} to {most}, by its max_priority"
+            raise RequestError(
+                f"priority is {asked}; accepted of tenant {self.tenant}: {accepted}", field="priority"
+            )
+        return max(-MAX_PRIORITY, min(MAX_PRIORITY, self.priority + asked))
 
 
 ANYONE = Principal(tenant="anyone", number=0)

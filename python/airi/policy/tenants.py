@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from airi.errors import ConfigError
 from airi.policy.principal import ANYONE, Principal
+from airi.sampling_params import MAX_PRIORITY
 
 if TYPE_CHECKING:
     from airi.policy.oidc import OidcOptions
@@ -32,6 +33,8 @@ class TenantOptions:
     groups: tuple[str, ...] = ()
     priority: int = 0
     """Added to the priority of its requests."""
+    max_priority: int | None = None
+    """The highest priority of its requests, with its own added; None: its own."""
     weight: float = 1.0
     """Its share of the device against others of the same priority."""
     region: str | None = None
@@ -49,11 +52,22 @@ class TenantOptions:
                 f"priority of tenant {self.name} is {self.priority}; it must be in [-{MOST_PRIORITY}, {MOST_PRIORITY}]",
                 field="priority",
             )
+        if self.max_priority is not None and not self.priority <= self.max_priority <= MOST_PRIORITY:
+            raise ConfigError(
+                f"max_priority of tenant {self.name} is {self.max_priority}; it must be in "
+                f"[{self.priority}, {MOST_PRIORITY}], from its priority on",
+                field="max_priority",
+            )
         if not 0 < self.weight < math.inf:
             raise ConfigError(
                 f"weight of tenant {self.name} is {self.weight:g}; it must be a positive number",
                 field="weight",
             )
+
+    @property
+    def highest_priority(self) -> int:
+        """`max_priority`, also where it was left out."""
+        return self.priority if self.max_priority is None else self.max_priority
 
 
 class TellsTenants(Protocol):
@@ -126,13 +140,15 @@ class Tenants:
         number = self._numbers.get(name) if number is None else number
         if number is None:
             return None
-        option = option or TenantOptions(name=name)
+        # Where nobody is listed, nobody was told to come behind others.
+        option = option or TenantOptions(name=name, max_priority=MAX_PRIORITY)
         return Principal(
             tenant=name,
             number=number,
             key_id=key_id,
             groups=tuple(dict.fromkeys((*option.groups, *groups))),
             priority=option.priority,
+            max_priority=option.highest_priority,
             weight=option.weight,
             region=region or option.region,
             claims=claims,

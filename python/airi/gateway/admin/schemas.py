@@ -101,6 +101,7 @@ class Tenant(msgspec.Struct, kw_only=True):
     name: str
     groups: list[str]
     priority: int
+    max_priority: int
     weight: float
     region: str | None
     limits: list[TenantLimit]

@@ -111,6 +111,7 @@ class ServerAdmin:
             name=option.name,
             groups=list(option.groups),
             priority=option.priority,
+            max_priority=option.highest_priority,
             weight=option.weight,
             region=option.region,
             limits=[_limit(one) for one in left],

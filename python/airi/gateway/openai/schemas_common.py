@@ -76,7 +76,15 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
     priority: (
-        Annotated[int, Meta(ge=-MAX_PRIORITY, le=MAX_PRIORITY, description="Higher is served first.")] | None
+        Annotated[
+            int,
+            Meta(
+                ge=-MAX_PRIORITY,
+                le=MAX_PRIORITY,
+                description="Added to the tenant's; higher is served first. At most its `max_priority` in all.",
+            ),
+        ]
+        | None
     ) = None
     cache_salt: (
         Annotated[
