@@ -36,6 +36,7 @@ from airi.policy.ledger import (
     LimitTable,
     ProcessLedger,
     RedisLedger,
+    Remaining,
     Reservation,
     Scope,
     connect,
@@ -76,11 +77,11 @@ class AheadStub(StubEngine):
 class FarLedger(RedisLedger):
     """Redis, 100 ms away and back."""
 
-    async def charge_device(self, reservation: Reservation, device_us: int) -> bool:
+    async def charge_device(self, reservation: Reservation, device_us: int) -> Remaining | None:
         await asyncio.sleep(0.05)
-        left = await super().charge_device(reservation, device_us)
+        over = await super().charge_device(reservation, device_us)
         await asyncio.sleep(0.05)
-        return left
+        return over
 
 
 @contextmanager
@@ -119,15 +120,19 @@ class Gateway:
 
     async def _call(self) -> bool:
         """Whether it was ended."""
-        held = await self._limiter.reserve(SCOPE.tenant, "m", "standard", (1, 1, 1))
-        if held is None:
-            raise RuntimeError("nothing limits the call")
         request = GenerateRequest(
             model="stub",
             tokens=GenerateRequest.pack_tokens(range(PROMPT)),
             params=SamplingParams(max_tokens=self._draw.randint(5, 60)),
-            metered=held.is_metered,
         )
+
+        def end(_: Exception) -> None:
+            self._client.cancel(request.request_id)
+
+        held = await self._limiter.reserve(SCOPE.tenant, "m", "standard", (1, 1, 1), end)
+        if held is None:
+            raise RuntimeError("nothing limits the call")
+        request.metered = held.is_metered
         ended: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
         def take(output: Output) -> None:
@@ -136,7 +141,6 @@ class Gateway:
             if output.finish_reason is not None:
                 ended.set_result(output.finish_reason == "cancelled")
 
-        held.ends_with(lambda: self._client.cancel(request.request_id), lambda _: None)
         self._client.submit(request, take)
         was_ended = await ended
         await held.settle(1, 1, 1)

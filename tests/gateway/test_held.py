@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from airi.errors import LedgerUnavailableError
 from airi.gateway.errors import ApiError
 from airi.gateway.limits import Held, Limiter
-from airi.policy.ledger import Budget, LimitName, Limits, LimitTable, ProcessLedger, Scope
+from airi.policy.ledger import Budget, LimitName, Limits, LimitTable, ProcessLedger, Remaining, Scope
 
 SCOPE = Scope(tenant="anyone")
 CALL = "anyone", "m", "standard", (1, 1, 1)
@@ -26,7 +26,7 @@ class SlowLedger(ProcessLedger):
         super().__init__(limits)
         self.charges: list[tuple[int, asyncio.Future[None]]] = []
 
-    async def charge_device(self, reservation: Any, device_us: int) -> bool:
+    async def charge_device(self, reservation: Any, device_us: int) -> Remaining | None:
         waiting = asyncio.get_running_loop().create_future()
         self.charges.append((device_us, waiting))
         await waiting
@@ -37,8 +37,10 @@ def table(budget_us: int) -> LimitTable:
     return LimitTable({SCOPE: Limits(device_seconds=Budget(amount_micro=budget_us), requests_per_minute=500)})
 
 
-async def held_of(ledger: ProcessLedger, limits: LimitTable) -> Held:
-    held = await Limiter(ledger, limits, lambda *_: 0).reserve(*CALL)
+async def held_of(
+    ledger: ProcessLedger, limits: LimitTable, end: Callable[[Exception], object] = lambda _: None
+) -> Held:
+    held = await Limiter(ledger, limits, lambda *_: 0).reserve(*CALL, end)
     assert held is not None
     return held
 
@@ -107,10 +109,11 @@ async def overshoot_of(budget_us: int, costs: Sequence[int]) -> int:
     limits = table(budget_us)
     ledger = ProcessLedger(limits)
     await ledger.set_limits(limits)
-    held = [await held_of(ledger, limits) for _ in costs]
     ended: set[int] = set()
-    for index, one in enumerate(held):
-        one.ends_with(lambda index=index: ended.add(index), lambda _: None)  # type: ignore[misc]
+    held = [
+        await held_of(ledger, limits, lambda _, index=index: ended.add(index))  # type: ignore[misc]
+        for index in range(len(costs))
+    ]
     used, settled = 0, set[int]()
     runs, planned = set(range(len(held))), set(range(len(held)))
     while runs:
@@ -140,33 +143,76 @@ async def test_a_call_that_has_ended_in_the_engine_is_not_ended_again() -> None:
     limits = table(100)
     ledger = ProcessLedger(limits)
     await ledger.set_limits(limits)
-    held, errors = await held_of(ledger, limits), list[Exception]()
-    held.ends_with(lambda: None, errors.append)
+    errors = list[Exception]()
+    held = await held_of(ledger, limits, errors.append)
     held.use_device(500, runs=False)
     await settled_down()
     assert errors == []
 
 
-async def test_a_call_is_stopped_before_anything_is_looked_up() -> None:
-    limits = table(1000)
-    ledger = ProcessLedger(limits)
+class AwayLedger(ProcessLedger):
+    """Does not answer the first so many charges, as a Redis that is started again."""
+
+    def __init__(self, limits: LimitTable, misses: int) -> None:
+        super().__init__(limits)
+        self.misses = misses
+
+    def _miss(self) -> None:
+        self.misses -= 1
+        if self.misses >= 0:
+            raise LedgerUnavailableError("no answer")
+
+    async def charge_device(self, reservation: Any, device_us: int) -> Remaining | None:
+        await asyncio.sleep(0)
+        self._miss()
+        return await super().charge_device(reservation, device_us)
+
+    async def settle(self, reservation: Any, used: Any, device_us: int = 0) -> bool:
+        await asyncio.sleep(0)
+        self._miss()
+        return await super().settle(reservation, used, device_us)
+
+
+@pytest.mark.parametrize("misses", range(5))
+async def test_what_was_not_charged_is_charged_at_the_next_chance_and_once(misses: int) -> None:
+    limits = table(10_000)
+    ledger, errors = AwayLedger(limits, misses), list[Exception]()
     await ledger.set_limits(limits)
-    held, seen = await held_of(ledger, limits), list[str]()
-    looked_up = asyncio.Event()
-
-    async def remaining(*_: Any) -> Any:
-        seen.append("looked up")
-        await looked_up.wait()
-        return await ProcessLedger.remaining(ledger, [SCOPE])
-
-    ledger.remaining = remaining  # type: ignore[assignment,method-assign]
-    held.ends_with(lambda: seen.append("stopped"), lambda error: seen.append(str(error)))
-    held.use_device(1000, runs=True)
+    held = await held_of(ledger, limits, errors.append)
+    for device_us in (100, 120, 130):
+        held.use_device(device_us, runs=True)
+        await settled_down()
+    if misses == 4:
+        with pytest.raises(LedgerUnavailableError):
+            await held.settle(1, 1, 1)
+        assert await spent(ledger) == 0
+        held.use_device(0, runs=True)
+        await settled_down()
+        assert await spent(ledger) == 350 + 130, "what was told, and a step ahead"
+    else:
+        settling = asyncio.create_task(held.settle(1, 1, 1))
+        held.use_device(0, runs=True)
+        await settling
+    held.use_device(40, runs=False)
     await settled_down()
-    assert seen == ["stopped", "looked up"]
-    looked_up.set()
+    assert len(errors) == min(misses, 3)
+    assert await spent(ledger) == 390
+
+
+async def test_a_call_whose_limit_was_taken_away_runs_on() -> None:
+    limits = table(100)
+    ledger, errors = SlowLedger(limits), list[Exception]()
+    await ledger.set_limits(limits)
+    held = await held_of(ledger, limits, errors.append)
+    held.use_device(500, runs=True)
     await settled_down()
-    assert seen[2:] == ["max_device_seconds of tenant 'anyone' is 0.001: used up"]
+    await ledger.set_limits(LimitTable({}))
+    for due in range(2):
+        ledger.charges[due][1].set_result(None)
+        await settled_down()
+        held.use_device(500, runs=True)
+        await settled_down()
+    assert errors == []
 
 
 @pytest.mark.parametrize("error", [LedgerUnavailableError("no answer"), RuntimeError("a bug")])
@@ -174,8 +220,8 @@ async def test_a_call_whose_time_cannot_be_counted_ends(error: Exception) -> Non
     limits = table(1000)
     ledger = ProcessLedger(limits)
     await ledger.set_limits(limits)
-    held, errors = await held_of(ledger, limits), list[Exception]()
-    held.ends_with(lambda: None, errors.append)
+    errors = list[Exception]()
+    held = await held_of(ledger, limits, errors.append)
 
     async def fails(*_: Any) -> bool:
         raise error
@@ -190,8 +236,8 @@ async def test_the_scope_that_is_used_up_is_named_with_when_to_come_back() -> No
     limits = LimitTable({SCOPE: Limits(device_seconds=Budget(amount_micro=2_500_000, period_s=3600))})
     ledger = ProcessLedger(limits)
     await ledger.set_limits(limits)
-    held, errors = await held_of(ledger, limits), list[Exception]()
-    held.ends_with(lambda: None, errors.append)
+    errors = list[Exception]()
+    held = await held_of(ledger, limits, errors.append)
     held.use_device(2_000_000, runs=True)
     await settled_down()
     (error,) = errors

@@ -10,7 +10,16 @@ import pytest
 from airi.gateway.gate import Government
 from airi.gateway.governing import decider_of
 from airi.gateway.limits import Limiter
-from airi.policy.ledger import Budget, Demand, Limits, LimitTable, ProcessLedger, Reservation, Scope
+from airi.policy.ledger import (
+    Budget,
+    Demand,
+    Limits,
+    LimitTable,
+    ProcessLedger,
+    Remaining,
+    Reservation,
+    Scope,
+)
 
 from .conftest import StartGateway, events, wait_until
 
@@ -32,7 +41,7 @@ class FarLedger(ProcessLedger):
         self.settled += 1
         return done
 
-    async def charge_device(self, reservation: Reservation, device_us: int) -> bool:
+    async def charge_device(self, reservation: Reservation, device_us: int) -> Remaining | None:
         await asyncio.sleep(0.05)
         return await super().charge_device(reservation, device_us)
 

@@ -154,7 +154,7 @@ class Gate:
         principal = generation.principal
         kind = priority_class(principal.priority_of(priority))
         most = (requests, *generation.most)
-        held = await limiter.reserve(principal.tenant, generation.model.name, kind, most)
+        held = await limiter.reserve(principal.tenant, generation.model.name, kind, most, generation.end)
         if held is None:
             return ()
         generation.charge_to(held)

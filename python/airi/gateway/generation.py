@@ -188,7 +188,6 @@ class Generation:
         self._open: set[int] = set()
         self._unfinished = 0
         self._held: Held | None = None
-        self._is_stopped = False
         self._error: Exception | None = None
         self._prepared: list[tuple[GenerateRequest, Choice]] = []
         self.choices: list[Choice] = []
@@ -248,9 +247,8 @@ class Generation:
         self._prepared.append((request, choice))
 
     def charge_to(self, held: Held) -> None:
-        """Tells what holds the call's limits of the device time that is used; it may end the call. Before `begin`."""
+        """Tells what holds the call's limits of the device time that is used. Before `begin`."""
         self._held = held
-        held.ends_with(self._stop, self._fail)
 
     def begin(self) -> None:
         """Sends all choices to the engine."""
@@ -272,7 +270,7 @@ class Generation:
 
         Raises what ended a choice early, once everything before it has been returned; what ended the call, at once.
         """
-        while self._error is None and (self._is_stopped or not self._ready):
+        while self._error is None and not self._ready:
             await self._wait()
         if self._error is not None:
             raise self._error
@@ -330,17 +328,14 @@ class Generation:
                 return 1, 0, 0
         return 1, self.most[0], self.num_generated
 
-    def _stop(self) -> None:
-        """Cancels what still runs, if anything does: then nothing more is given, and an error follows."""
-        self._is_stopped = self._is_stopped or bool(self._open)
+    def end(self, error: Exception) -> bool:
+        """Cancels what still runs and has the call end with this error; False where it has ended already."""
+        if self._error is not None or not self._open:
+            return False
         self.close()
-
-    def _fail(self, error: Exception) -> None:
-        """Ends the call with an error, unless the engine has ended every choice by itself."""
-        self._stop()
-        if self._is_stopped and self._error is None:
-            self._error = error
-            self._wake()
+        self._error = error
+        self._wake()
+        return True
 
     async def _wait(self) -> None:
         self._waiter = asyncio.get_running_loop().create_future()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from airi.gateway.errors import OverLimitError
 from airi.gateway.http import Headers
@@ -39,10 +39,17 @@ class Limiter:
         self._ledger, self._cost = ledger, cost
 
     async def reserve(
-        self, tenant: str, model: str, priority_class: str, most: tuple[int, int, int]
+        self,
+        tenant: str,
+        model: str,
+        priority_class: str,
+        most: tuple[int, int, int],
+        end: Callable[[Exception], object],
     ) -> Held | None:
         """Holds the most that a call may use: requests, tokens of prompts and of answers. None where nothing limits it.
 
+        `end` is called while it runs with the 429 to give where its device time is used up, or with the reason why that
+        cannot be counted: from then on it is to use no more.
         Raises a 429 that names the limit, and LedgerUnavailableError.
         """
         scopes = self.table.scopes_for(tenant, model, priority_class)
@@ -61,7 +68,7 @@ class Limiter:
         outcome = await self._ledger.reserve(scopes, demand(*most))
         if isinstance(outcome, Refused):
             raise _refusal(outcome)
-        return Held(self._ledger, outcome, demand)
+        return Held(self._ledger, outcome, demand, end)
 
     async def remaining(self, tenant: str) -> tuple[Remaining, ...]:
         """What every limit of a tenant has left. Raises LedgerUnavailableError."""
@@ -78,12 +85,18 @@ class Held:
 
     *Thread safety*: none; event loop only.
     *Invariant*: once it is settled and runs no longer, and no charge is under way, exactly what was told is charged.
+    What the ledger did not take is charged with what comes next.
     """
 
     def __init__(
-        self, ledger: Ledger, reservation: Reservation, demand: Callable[[int, int, int], Demand]
+        self,
+        ledger: Ledger,
+        reservation: Reservation,
+        demand: Callable[[int, int, int], Demand],
+        end: Callable[[Exception], object],
     ) -> None:
-        self._ledger, self._reservation, self._demand = ledger, reservation, demand
+        """`end` is as in `Limiter.reserve`."""
+        self._ledger, self._reservation, self._demand, self._end = ledger, reservation, demand, end
         self.headers = _headers(reservation)
         """What a response says of the limits that hold it."""
         self.is_metered = any(limits.device_seconds is not None for limits in reservation.limits)
@@ -93,15 +106,6 @@ class Held:
         self._has_news = False
         self._runs = True
         self._settled = False
-        self._stop: Callable[[], None] = _do_nothing
-        self._fail: Callable[[Exception], None] = _do_nothing
-
-    def ends_with(self, stop: Callable[[], None], fail: Callable[[Exception], None]) -> None:
-        """Where device time is used up, `stop` is called at once, to use no more, and `fail` with the 429 to give.
-
-        Where it cannot be counted, `fail` is called with the reason.
-        """
-        self._stop, self._fail = stop, fail
 
     def use_device(self, device_us: int, *, runs: bool) -> None:
         """So much more device time was used; whether the call `runs` on, and will use more."""
@@ -121,10 +125,15 @@ class Held:
         if self._charging is not None:
             await self._charging
         used = self._demand(min(requests, self._reservation.demand.requests), input_tokens, output_tokens)
-        await self._ledger.settle(self._reservation, used, self._due(1))
+        due = self._due(1)
+        try:
+            await self._ledger.settle(self._reservation, used, due)
+        except BaseException:
+            self._charged -= due
+            raise
 
     def _due(self, times: int) -> int:
-        """What to charge now, which counts as charged; ahead, what is new so many times."""
+        """What to charge now, which counts as charged until that fails; ahead, what is new so many times."""
         if self._fresh:
             self._ahead, self._fresh = times * self._fresh, 0
         due = self._told + (self._ahead if self._runs else 0) - self._charged
@@ -133,38 +142,34 @@ class Held:
         return due
 
     async def _charge(self) -> None:
+        due, times = 0, 1
         try:
-            times = 1
             while self._has_news:
-                left = await self._ledger.charge_device(self._reservation, self._due(times))
-                if self._runs and not left:
-                    self._stop()
-                    self._fail(_used_up(await self._ledger.remaining(self._reservation.scopes)))
-                times = 2
+                due = self._due(times)
+                over = await self._ledger.charge_device(self._reservation, due)
+                due, times = 0, 2
+                if self._runs and over is not None:
+                    self._end(_used_up(over))
         except Exception as error:  # whatever it is, nothing runs on that is not counted
-            self._fail(error)
+            self._charged -= due
+            self._end(error)
         finally:
             self._charging = None
-
-
-def _do_nothing(*_: object) -> None:
-    pass
 
 
 def _refusal(refused: Refused) -> OverLimitError:
     return OverLimitError(refused.message, str(refused.name), _headers(refused), money=refused.name in _MONEY)
 
 
-def _used_up(remaining: Iterable[Remaining]) -> OverLimitError:
+def _used_up(over: Remaining) -> OverLimitError:
     """The 429 of a call that was let in and has used up a scope's device time."""
-    least = min((one for one in remaining if one.name is LimitName.DEVICE), key=lambda one: one.remaining)
-    message = f"{least.name} of {least.scope} is {format_amount(least.limit, MICRO)}: used up"
+    message = f"{over.name} of {over.scope} is {format_amount(over.limit, MICRO)}: used up"
     headers: Headers = ()
-    if least.reset_us is not None:
-        seconds = -(-least.reset_us // MICRO)
+    if over.reset_us is not None:
+        seconds = -(-over.reset_us // MICRO)
         message += f"; retry in {seconds} s"
         headers = ((b"retry-after", str(seconds).encode()),)
-    return OverLimitError(message, str(least.name), headers, money=True)
+    return OverLimitError(message, str(over.name), headers, money=True)
 
 
 def _headers(outcome: Reservation | Refused) -> Headers:

@@ -49,7 +49,7 @@ class Driver(Protocol):
 
     def settle(self, gateway: int, reservation: Reservation, used: Demand, device_us: int) -> bool: ...
 
-    def charge_device(self, gateway: int, reservation: Reservation, device_us: int) -> bool: ...
+    def charge_device(self, gateway: int, reservation: Reservation, device_us: int) -> Remaining | None: ...
 
     def renew(self, gateway: int, reservations: Sequence[Reservation]) -> list[Reservation]: ...
 
@@ -81,7 +81,7 @@ class LocalDriver:
     def settle(self, gateway: int, reservation: Reservation, used: Demand, device_us: int) -> bool:
         return self.ledger.settle(reservation, used, device_us, self._now)
 
-    def charge_device(self, gateway: int, reservation: Reservation, device_us: int) -> bool:
+    def charge_device(self, gateway: int, reservation: Reservation, device_us: int) -> Remaining | None:
         return self.ledger.charge_device(reservation, device_us, self._now)
 
     def renew(self, gateway: int, reservations: Sequence[Reservation]) -> list[Reservation]:
@@ -134,7 +134,7 @@ class RedisDriver:
     def settle(self, gateway: int, reservation: Reservation, used: Demand, device_us: int) -> bool:
         return self._run(self.ledgers[gateway].settle(reservation, used, device_us))
 
-    def charge_device(self, gateway: int, reservation: Reservation, device_us: int) -> bool:
+    def charge_device(self, gateway: int, reservation: Reservation, device_us: int) -> Remaining | None:
         return self._run(self.ledgers[gateway].charge_device(reservation, device_us))
 
     def renew(self, gateway: int, reservations: Sequence[Reservation]) -> list[Reservation]:

@@ -22,6 +22,7 @@ from airi.policy.ledger import (
     Reservation,
     Scope,
 )
+from airi.policy.ledger.limits import MICRO
 from airi.policy.ledger.process import steady_clock
 
 SCOPE = Scope(tenant="a")
@@ -151,7 +152,7 @@ async def test_device_time_is_saved_before_more_of_it_is_used() -> None:
     ledger = await opened(store, limits)
     reservation = await granted(ledger)
     for step in range(1, 50):
-        assert await ledger.charge_device(reservation, 400)
+        assert await ledger.charge_device(reservation, 400) is None
         assert store.spent(LimitName.DEVICE) >= 400 * step
     await crash(ledger)
 
@@ -167,6 +168,24 @@ async def test_no_money_is_spent_that_cannot_be_saved() -> None:
     assert await left(ledger) == 1000
     store.broken = False
     await granted(ledger, cost_micro=1000)
+    await crash(ledger)
+
+
+async def test_device_time_that_cannot_be_saved_is_not_charged_until_it_is_settled() -> None:
+    store = Store()
+    ledger = await opened(store, table(amount=1000))
+    reservation = await granted(ledger)
+    store.broken = True
+    with pytest.raises(LedgerUnavailableError):
+        await ledger.charge_device(reservation, 300)
+    assert await left(ledger, LimitName.DEVICE) == 1000
+    assert await ledger.settle(reservation, Demand(), 300), "what is over is settled whatever the store does"
+    assert await left(ledger, LimitName.DEVICE) == 700
+    with pytest.raises(LedgerUnavailableError):
+        await ledger.reserve([SCOPE], Demand())
+    store.broken = False
+    await granted(ledger)
+    assert store.spent(LimitName.DEVICE) >= 300
     await crash(ledger)
 
 
@@ -287,8 +306,11 @@ async def test_more_cannot_be_used_than_was_reserved() -> None:
 async def test_device_time_is_over_by_one_step_at_most() -> None:
     ledger = await opened(None, table(amount=1000))
     reservation = await granted(ledger)
-    assert await ledger.charge_device(reservation, 999)
-    assert not await ledger.charge_device(reservation, 400)
+    assert await ledger.charge_device(reservation, 999) is None
+    over = await ledger.charge_device(reservation, 400)
+    assert over is not None
+    assert (over.name, over.scope, over.limit, over.remaining) == (LimitName.DEVICE, SCOPE, 1000, 0)
+    assert over.reset_us == HOUR * MICRO - (NOW - 4 * 24 * HOUR * MICRO) % (HOUR * MICRO)
     refused = await ledger.reserve([SCOPE], Demand())
     assert isinstance(refused, Refused)
     assert refused.message.startswith("max_device_seconds of tenant 'a' is 0.001: 0 left; retry in")
@@ -301,7 +323,7 @@ async def test_the_end_of_device_time_is_told_before_it_is_saved() -> None:
     ledger = await opened(store, table(amount=1000))
     reservation = await granted(ledger)
     store.slow = asyncio.Event()
-    assert not await ledger.charge_device(reservation, 1000)
+    assert await ledger.charge_device(reservation, 1000) is not None
     store.slow.set()
     await ledger.settle(reservation, Demand())
     assert store.spent(LimitName.DEVICE) == 1000
@@ -311,12 +333,12 @@ async def test_the_end_of_device_time_is_told_before_it_is_saved() -> None:
 async def test_device_time_that_was_charged_ahead_is_given_back() -> None:
     ledger = await opened(None, table(amount=1000))
     reservation = await granted(ledger)
-    assert not await ledger.charge_device(reservation, 1400)
-    assert await ledger.charge_device(reservation, -600)
+    assert await ledger.charge_device(reservation, 1400) is not None
+    assert await ledger.charge_device(reservation, -600) is None
     assert await left(ledger, LimitName.DEVICE) == 200
     await ledger.settle(reservation, Demand(), -300)
     assert await left(ledger, LimitName.DEVICE) == 500
-    assert await ledger.charge_device(reservation, -10_000)
+    assert await ledger.charge_device(reservation, -10_000) is None
     assert await left(ledger, LimitName.DEVICE) == 1000
     await crash(ledger)
 

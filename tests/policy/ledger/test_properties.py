@@ -165,10 +165,11 @@ class LedgerMachine(RuleBasedStateMachine):
         asked = budgets or not self.driver.clock_per_tenant
         now = self.model.see(entry.scopes, self.clock) if asked else self.model.now(entry.scopes)
         self.model.device.append((entry.scopes, now, device_us))
-        left = all(
-            self.model.used(scope, LimitName.DEVICE, now) < budget.amount_micro for scope, budget in budgets
-        )
-        assert self.driver.charge_device(gateway, reservation, device_us) == left
+        used_up = [s for s, b in budgets if self.model.used(s, LimitName.DEVICE, now) >= b.amount_micro]
+        over = self.driver.charge_device(gateway, reservation, device_us)
+        assert ([] if over is None else [over.scope]) == used_up[:1]
+        if over is not None:
+            assert over in self.driver.remaining(gateway, entry.scopes)
 
     @rule(item=consumes(held))
     def a_request_is_never_settled(self, item) -> None:  # type: ignore[no-untyped-def]

@@ -124,7 +124,7 @@ async def test_without_scopes_nothing_is_limited_and_no_server_asked() -> None:
     ledger = RedisLedger(LIMITS, connect("redis://127.0.0.1:1"))
     reservation = await ledger.reserve([], Demand(input_tokens=10**9))
     assert isinstance(reservation, Reservation)
-    assert await ledger.charge_device(reservation, 5)
+    assert await ledger.charge_device(reservation, 5) is None
     assert await ledger.renew([reservation]) == []
     assert await ledger.remaining([]) == ()
     assert await ledger.settle(reservation, Demand())
@@ -187,6 +187,29 @@ async def test_who_leaves_before_the_answer_holds_nothing(ledger: RedisLedger) -
         await ledger.remaining([SCOPE])
         assert await left(ledger) == 1000
         assert await left(ledger, LimitName.PARALLEL) == 2
+
+
+async def test_what_a_reload_took_away_meanwhile_ends_no_request(ledger: RedisLedger, redis: Redis) -> None:
+    def limited(device_us: int) -> LimitTable:
+        return LimitTable({SCOPE: Limits(device_seconds=Budget(amount_micro=device_us))})
+
+    for then, over in (
+        (LimitTable({SCOPE: Limits()}), 0),
+        (LIMITS, 0),
+        (limited(500), 0),
+        (limited(300), 300),
+    ):
+        await redis.flushall()
+        await ledger.set_limits(limited(100))
+        reservation = await granted(ledger)
+        charging = asyncio.create_task(ledger.charge_device(reservation, 400))
+        await asyncio.sleep(0)  # it is on its way
+        await ledger.set_limits(then)
+        found = await charging
+        assert (0 if found is None else found.limit) == over
+        await ledger.settle(reservation, Demand())
+        await ledger.set_limits(limited(1000))
+        assert await left(ledger, LimitName.DEVICE) == 600
 
 
 async def test_calls_at_once_are_answered_each_with_its_own(ledger: RedisLedger) -> None:

@@ -97,9 +97,9 @@ local function save_meter(key, m)
 end
 
 -- Charges device time to every scope; below 0 it gives back what was charged ahead, maybe in a period that has ended.
--- ARGV from `first`: amount, period per scope. Whether all have some left.
+-- ARGV from `first`: amount, period per scope. The first scope that has none left, from 0; -1: all have some.
 local function charge_device(used, first)
-  local left = 1
+  local over = -1
   for scope = 1, scopes do
     local amount, period = ARGV[first + 2 * (scope - 1)], ARGV[first + 2 * (scope - 1) + 1]
     if amount ~= '' then
@@ -107,10 +107,10 @@ local function charge_device(used, first)
       local m = meter(key, tonumber(period))
       m.spent = math.max(0, m.spent + used)
       if used ~= 0 then save_meter(key, m) end
-      if m.spent >= tonumber(amount) then left = 0 end
+      if over < 0 and m.spent >= tonumber(amount) then over = scope - 1 end
     end
   end
-  return left
+  return over
 end
 
 -- The state of a scope, and its limits: nine values of ARGV from `first`.
@@ -266,9 +266,9 @@ function operations.settle()
   return {1}
 end
 
--- device_us; amount and period of the device budget per scope. {whether every scope has some left}.
+-- device_us; amount and period of the device budget per scope. {a scope that has none left, or -1; now}.
 function operations.charge()
-  return {charge_device(tonumber(ARGV[2]), 3)}
+  return {charge_device(tonumber(ARGV[2]), 3), now}
 end
 
 -- lease_us, ids. The ids whose leases have ended.

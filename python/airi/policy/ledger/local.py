@@ -14,7 +14,7 @@ from typing import NamedTuple
 from airi.policy.ledger.account import Account, Meter
 from airi.policy.ledger.budgets import BudgetRecord
 from airi.policy.ledger.limits import LIMIT_NAMES, MICRO, Demand, LimitName, Limits, LimitTable, Scope
-from airi.policy.ledger.outcome import Refused, Remaining, Reservation, Usage, refusal, remaining_of
+from airi.policy.ledger.outcome import Refused, Remaining, Reservation, Usage, refusal, remaining_of, used_up
 
 LEASE_US = 30 * MICRO
 
@@ -144,10 +144,10 @@ class LocalLedger:
                 meter.spent -= cost
         return True
 
-    def charge_device(self, reservation: Reservation, device_us: int, now: int) -> bool:
+    def charge_device(self, reservation: Reservation, device_us: int, now: int) -> Remaining | None:
         """Charges device time, or gives back, below 0, what was charged ahead of its use.
 
-        False once a scope has none left: the request is to end.
+        Returns the limit of a scope that has none left: the request is to end. None while all have some.
         """
         self._advance(now)
         return self._charge_device(reservation.scopes, device_us)
@@ -224,8 +224,8 @@ class LocalLedger:
         self._plans[scopes] = plan
         return plan
 
-    def _charge_device(self, scopes: tuple[Scope, ...], device_us: int) -> bool:
-        left = True
+    def _charge_device(self, scopes: tuple[Scope, ...], device_us: int) -> Remaining | None:
+        over = None
         # A scope whose limits were taken away meanwhile is not counted any more.
         for account in filter(None, map(self._accounts.get, scopes)):
             meter = account.device
@@ -234,10 +234,11 @@ class LocalLedger:
             meter.roll(self._now)
             # What was charged ahead may be given back when its period has ended.
             meter.spent = max(0, meter.spent + device_us)
-            left = left and meter.spent < meter.amount
+            if over is None and meter.spent >= meter.amount:
+                over = used_up(meter.scope, meter.budget, self._now)
             if meter.spent > meter.covered:
                 self._uncovered.add(meter)
-        return left
+        return over
 
     def _usages(self, accounts: list[Account], now: int) -> tuple[Usage, ...]:
         for account in accounts:

@@ -6,7 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from airi.policy.ledger.limits import LIMIT_NAMES, MICRO, WINDOW_SLOTS, Demand, LimitName, Limits, Scope
+from airi.policy.ledger.limits import (
+    LIMIT_NAMES,
+    MICRO,
+    WINDOW_SLOTS,
+    Budget,
+    Demand,
+    LimitName,
+    Limits,
+    Scope,
+)
 
 
 class Usage(NamedTuple):
@@ -141,6 +150,18 @@ def format_amount(amount: int, unit: int) -> str:
     sign, amount = ("-", -amount) if amount < 0 else ("", amount)
     whole, part = divmod(amount, unit)
     return f"{sign}{whole}" + (f".{part:06d}".rstrip("0") if part else "")
+
+
+def used_up(scope: Scope, budget: Budget, now: int) -> Remaining:
+    """Device time of a scope that has none left."""
+    end = budget.period_end(budget.period_index(now))
+    return Remaining(
+        name=LimitName.DEVICE,
+        scope=scope,
+        limit=budget.amount_micro,
+        remaining=0,
+        reset_us=None if end is None else end - now,
+    )
 
 
 def remaining_of(

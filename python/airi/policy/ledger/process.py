@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 
 from airi.errors import AiriError, LedgerUnavailableError
@@ -94,19 +95,28 @@ class ProcessLedger:
         return outcome
 
     async def settle(self, reservation: Reservation, used: Demand, device_us: int = 0) -> bool:
-        """See `LocalLedger.settle`."""
+        """See `LocalLedger.settle`. It is done also where its device time cannot be saved yet, which the log tells."""
         held = self._ledger.settle(reservation, used, device_us, self._clock())
         self._leases.discard(reservation)
         if self._ledger.needs_saving:
-            await self._save()
+            with suppress(LedgerUnavailableError):  # it is settled here, and saved before more is admitted
+                await self._save()
         return held
 
-    async def charge_device(self, reservation: Reservation, device_us: int) -> bool:
-        """See `LocalLedger.charge_device`."""
-        left = self._ledger.charge_device(reservation, device_us, self._clock())
-        if left and self._ledger.needs_saving:  # else the request is to end now, and its settlement saves
-            await self._save()
-        return left
+    async def charge_device(self, reservation: Reservation, device_us: int) -> Remaining | None:
+        """See `LocalLedger.charge_device`.
+
+        Raises LedgerUnavailableError where it cannot be saved: nothing is charged.
+        """
+        over = self._ledger.charge_device(reservation, device_us, self._clock())
+        # Where the request is to end now, its settlement saves.
+        if over is None and self._ledger.needs_saving:
+            try:
+                await self._save()
+            except BaseException:
+                self._ledger.charge_device(reservation, -device_us, self._clock())
+                raise
+        return over
 
     async def renew(self, reservations: Iterable[Reservation] | None = None) -> list[Reservation]:
         """Renews the leases of these, else of all live reservations, as a task does. Returns those that had ended."""

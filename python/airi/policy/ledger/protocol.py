@@ -38,10 +38,10 @@ class Ledger(Protocol):
         """
         ...
 
-    async def charge_device(self, reservation: Reservation, device_us: int) -> bool:
+    async def charge_device(self, reservation: Reservation, device_us: int) -> Remaining | None:
         """Charges device time, or gives back, below 0, what was charged ahead of its use.
 
-        False once a scope has none left: the request is to end.
+        Returns the limit of a scope that has none left: the request is to end. None while all have some.
         """
         ...
 

@@ -26,7 +26,7 @@ from airi.errors import ConfigError
 from airi.policy.ledger.leases import Leases
 from airi.policy.ledger.limits import LIMIT_NAMES, MICRO, Budget, Demand, Limits, LimitTable, Scope
 from airi.policy.ledger.local import LEASE_US
-from airi.policy.ledger.outcome import Refused, Remaining, Reservation, Usage, refusal, remaining_of
+from airi.policy.ledger.outcome import Refused, Remaining, Reservation, Usage, refusal, remaining_of, used_up
 from airi.policy.ledger.script import Argument, Script
 
 if TYPE_CHECKING:
@@ -172,16 +172,22 @@ class RedisLedger:
         [held] = await self._script.run(plan.keys, arguments)
         return bool(held)
 
-    async def charge_device(self, reservation: Reservation, device_us: int) -> bool:
+    async def charge_device(self, reservation: Reservation, device_us: int) -> Remaining | None:
         """Charges device time, or gives back, below 0, what was charged ahead of its use.
 
-        False once a scope has none left: the request is to end.
+        Returns the limit of a scope that has none left: the request is to end. None while all have some.
         """
-        plan = self._plan_of(reservation)
-        if not any(limits.device_seconds for limits in plan.limits):
-            return True
-        [left] = await self._script.run(plan.keys, ("charge", device_us, *plan.device))
-        return bool(left)
+        while True:
+            plan = self._plan_of(reservation)
+            if not any(limits.device_seconds for limits in plan.limits):
+                return None
+            over, now = await self._script.run(plan.keys, ("charge", device_us, *plan.device))
+            budget = None if over < 0 else plan.limits[over].device_seconds
+            if budget is None:
+                return None
+            if self._plan_of(reservation).device == plan.device:
+                return used_up(reservation.scopes[over], budget, now)
+            device_us = 0  # it is charged; limits were replaced meanwhile, and those of now are asked
 
     async def renew(self, reservations: Iterable[Reservation] | None = None) -> list[Reservation]:
         """Renews the leases of these, else of all live reservations, as a task does. Returns those that had ended."""
