@@ -5,6 +5,8 @@ The variable is read when they are imported, and any test may be the first to do
 
 import os
 import signal
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -34,6 +36,15 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 # Machines that run tests are shared: how long an example takes says nothing.
 settings.register_profile("untimed", settings(), deadline=None)
 settings.load_profile("untimed")
+
+
+@pytest.fixture(autouse=True)
+def _no_state_is_left_behind() -> Iterator[None]:
+    """A config or command that names no state takes the one of the working directory, which may be somebody's own."""
+    state = Path.cwd() / "airi.db"
+    existed = state.exists()
+    yield
+    assert existed or not state.exists(), f"{state} was written"
 
 
 def pytest_configure(config: pytest.Config) -> None:

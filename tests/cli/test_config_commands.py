@@ -264,7 +264,8 @@ def test_tenants_of_a_config_are_let_in_with_their_keys(airi: Airi, file: Path) 
 
 def test_a_hangup_reloads_and_a_wrong_file_changes_nothing(file: Path) -> None:
     text = MINIMAL + (
-        "server: {port: 0}\nengine: {threads: 1, kv_memory: 8MiB, max_num_seqs: 1}\n"
+        f"server: {{port: 0, state: 'sqlite:///{file.parent}/keys.db'}}\n"
+        "engine: {threads: 1, kv_memory: 8MiB, max_num_seqs: 1}\n"
         "tenants: [{name: acme, weight: 2}]\n"
     )
     file.write_text(text)

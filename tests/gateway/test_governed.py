@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,13 +23,14 @@ from airi.gateway.metrics import Metrics
 from airi.gateway.models import ModelRegistry
 from airi.gateway.options import AppOptions
 from airi.policy.audit import AuditLog
-from airi.policy.keys import create_key
+from airi.policy.keys import NewKey, create_key
 from airi.policy.ledger import Budget, Limits, LimitTable, ProcessLedger, Scope
 from airi.policy.tenants import TenantOptions
 from airi.state import open_store
 from airi.text import Tokenizer
 
 from .conftest import ANSWER, Gateway, Govern, StartGateway, events, starter, wait_until
+from .content import AUDIT_NUMBERS, BLOCK_CARDS, CARD, content_part
 
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 8}
 BODIES: dict[str, dict[str, Any]] = {
@@ -42,11 +44,11 @@ BODIES: dict[str, dict[str, Any]] = {
 NO = '@id("never") forbid (principal, action, resource);'
 
 
-def limited(limits: Limits, *, price: int = 0) -> Govern:
-    """Everybody under these limits; a token costs `price` millionths."""
+def limited(limits: Limits, *, price: int = 0, tenant: str = "anyone") -> Govern:
+    """A tenant under these limits; a token costs `price` millionths."""
 
     async def govern() -> Government:
-        table = LimitTable({Scope(tenant="anyone"): limits})
+        table = LimitTable({Scope(tenant=tenant): limits})
         ledger = ProcessLedger(table)
         await ledger.set_limits(table)
         limiter = Limiter(ledger, table, lambda _, prompt, answer: price * (prompt + answer))
@@ -223,6 +225,54 @@ def test_each_decision_is_a_line_of_the_audit_log(start_gateway: StartGateway, t
     assert '"action":"list_models","resource":"Server::airi"' in text
     assert "secret" not in text
     assert ANSWER[:5] not in text
+
+
+def test_each_line_of_the_audit_log_names_the_key_by_its_public_id(
+    start_gateway: StartGateway, make_state_url: Callable[[str], str], tmp_path: Path
+) -> None:
+    log = tmp_path / "audit.jsonl"
+
+    async def govern() -> Government:
+        government = await limited(Limits(requests_per_minute=1), tenant="acme")()
+        policy = '@id("no") forbid (principal, action == Action::"completion", resource);'
+        government.decider = decider_of(policy + "permit (principal, action, resource);", ("tiny",))
+        government.audit = AuditLog(log)
+        government.content = content_part(input=[BLOCK_CARDS], output=[AUDIT_NUMBERS])
+        return government
+
+    url = make_state_url("sqlite")
+
+    async def make() -> NewKey:
+        async with await open_store(url) as store:
+            return await create_key(store, "acme")
+
+    made = asyncio.run(make())
+    gateway = start_gateway(app=AppOptions(state=url), govern=govern, answer="1 or 2 ")
+    # The whole key in place of a request's id is a slip that people make.
+    http = httpx.Client(
+        base_url=gateway.url,
+        headers={"authorization": f"Bearer {made.text}", "x-request-id": made.text},
+        timeout=20,
+    )
+    card = [{"role": "user", "content": CARD}]
+    with http:
+        statuses = [
+            http.post("/v1/chat/completions", json=CHAT).status_code,
+            http.post("/v1/chat/completions", json=CHAT).status_code,
+            http.post("/v1/chat/completions", json=CHAT | {"messages": card}).status_code,
+            http.post("/v1/completions", json=BODIES["/v1/completions"]).status_code,
+            http.get("/v1/models").status_code,
+            http.get("/admin/tenants").status_code,
+            http.request("DELETE", f"/admin/keys/{made.text}").status_code,
+            http.post("/v1/chat/completions", json=CHAT).status_code,
+        ]
+    assert statuses == [200, 429, 400, 403, 200, 200, 200, 401]
+    text = log.read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert {line.get("action") for line in lines} >= {"chat", "completion", "list_models", "admin"}
+    assert {line.get("side") for line in lines} >= {"input", "output"}
+    assert [line["key_id"] for line in lines] == [made.record.id] * len(lines)
+    assert made.text.rsplit("-", 1)[1] not in text
 
 
 def test_a_decision_that_cannot_be_recorded_is_none(

@@ -31,7 +31,7 @@ def test_a_line_says_who_did_what_and_why_and_nothing_else(tmp_path: Path) -> No
         "time": "2023-11-14T22:13:20.250000Z",
         "request_id": "req-1",
         "tenant": "acme",
-        "key": "k7",
+        "key_id": "k7",
         "action": "chat",
         "resource": "Model::general",
         "allowed": True,

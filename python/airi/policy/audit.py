@@ -1,6 +1,6 @@
 """The audit log: a line of JSON for every decision and for every match of a content rule.
 
-Lines hold names, numbers and ids, never a key or a text.
+Lines hold names, numbers and ids, the public one of the key that spoke among them; never a key or a text.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class _Line(msgspec.Struct, kw_only=True, omit_defaults=True):
     time: str
     request_id: str
     tenant: str
-    key: str | None = None
+    key_id: str | None = None
     action: str
     resource: str
     call: str | None = None
@@ -44,7 +44,7 @@ class _FoundLine(msgspec.Struct, kw_only=True, omit_defaults=True):
     time: str
     request_id: str
     tenant: str
-    key: str | None = None
+    key_id: str | None = None
     model: str
     side: str
     where: str
@@ -106,7 +106,7 @@ class AuditLog:
             time=self._time(),
             request_id=request_id,
             tenant=principal.tenant,
-            key=principal.key_id,
+            key_id=principal.key_id,
             action=action,
             resource=f"{resource.kind}::{resource.id}",
             call=call,
@@ -128,7 +128,7 @@ class AuditLog:
             time=self._time(),
             request_id=request_id,
             tenant=principal.tenant,
-            key=principal.key_id,
+            key_id=principal.key_id,
             model=model,
             side=side,
             where=where,
@@ -148,7 +148,7 @@ class AuditLog:
             time=self._time(),
             request_id=request_id,
             tenant=principal.tenant,
-            key=principal.key_id,
+            key_id=principal.key_id,
             model=model,
             side=side,
             where=where,
