@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -56,6 +57,31 @@ def test_plain_scalars_are_what_yaml_1_2_says(text: str, value: object) -> None:
 
 def test_quoted_scalars_are_texts() -> None:
     assert plain("a: '1'\nb: \"true\"\nc: |\n  5\n") == {"a": "1", "b": "true", "c": "5\n"}
+
+
+def test_escapes_of_json_are_characters() -> None:
+    text = "\U0001f600 and \ud7ff \ue000 \U0010ffff"
+    document = {"a": text, "list": [text], text: 1}
+    assert plain(json.dumps(document)) == document
+    assert plain('a: "\\ud83d\\ude00"') == {"a": "\U0001f600"}
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ('{"version": 1,\n"models": [{"name": "a"}, {"name": "x\\ud83d y"}]}', "f:2: models[1].name has"),
+        ('a: {b: "\\ude00\\ud83d"}', "f:1: a.b has"),
+        ('a: ["\\ud83d\\ud83d\\ude00"]', "f:1: a[0] has"),
+        ('"\\uD83D": 1', "f:1: has"),
+        ('a: {"\\ud83d": 1}', "f:1: a has"),
+    ],
+)
+def test_half_a_character_is_one_line_that_says_where(text: str, where: str) -> None:
+    (line,) = refusals(text)
+    assert line.startswith(f"{where} an escape of half a character, \\ud")
+    assert line.endswith(
+        "; accepted: characters as they are, or the escapes of both halves, such as \\ud83d\\ude00"
+    )
 
 
 def test_entries_without_a_value_are_left_out() -> None:

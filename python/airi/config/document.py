@@ -35,6 +35,8 @@ _BOOLS = {text: text.lower() == "true" for text in ("true", "True", "TRUE", "fal
 _INT = re.compile(r"[-+]?\d[\d_]{0,39}")
 _BASED = re.compile(r"0x[0-9a-fA-F]{1,32}|0o[0-7]{1,40}")
 _FLOAT = re.compile(r"[-+]?(\.\d{1,99}|\d{1,99}(\.\d{0,99})?)([eE][-+]?\d{1,4})?")
+_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
+_HALF = re.compile("[\ud800-\udfff]")
 _SPECIAL = re.compile(r"([-+]?)\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 
 
@@ -239,8 +241,9 @@ class _Reader:
         elif isinstance(event, yaml.ScalarEvent):
             plain = event.tag in _RESOLVED if event.tag else event.style is None
             self._check_tag(event)
-            value = resolve(event.value) if plain else event.value
-            node = Node(self.line, value, event.value, is_plain=plain, is_block=event.style == "|")
+            text = self._whole(event.value)
+            value = resolve(text) if plain else text
+            node = Node(self.line, value, text, is_plain=plain, is_block=event.style == "|")
             node.text_line = self.line + node.is_block
             if event.anchor is not None:
                 self._anchors[event.anchor] = node
@@ -256,6 +259,26 @@ class _Reader:
             self._open.append(_Open(node, event.anchor))
         elif isinstance(event, yaml.CollectionEndEvent):
             self._close()
+
+    def _whole(self, text: str) -> str:
+        """A text whose escapes may be JSON's, in which two make one of the characters beyond the first 65,536."""
+        text = _PAIR.sub(lambda pair: pair[0].encode("utf-16", "surrogatepass").decode("utf-16"), text)
+        half = _HALF.search(text)
+        if half is not None:
+            what = f"has an escape of half a character, \\u{ord(half[0]):04x}"
+            accepted = (
+                "accepted: characters as they are, or the escapes of both halves, such as \\ud83d\\ude00"
+            )
+            self.mistakes.append(Mistake(self._name, self.line, self._path(), what, accepted))
+            text = _HALF.sub("\ufffd", text)
+        return text
+
+    def _path(self) -> Path:
+        """Of what is complete next: a value, or a key in what is open."""
+        steps = [
+            len(o.node.items) if o.node.items is not None else o.key[0] if o.key else None for o in self._open
+        ]
+        return tuple(step for step in steps if step is not None)
 
     def _close(self) -> None:
         done = self._open.pop()
