@@ -9,23 +9,27 @@ import ssl
 import subprocess
 import time
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx
 import openai
 import pytest
 
 from airi.errors import ConfigError
+from airi.gateway.gate import Government
+from airi.gateway.governing import decider_of
 from airi.gateway.launch import launch
 from airi.gateway.lifecycle import bind
 from airi.gateway.metrics import Metrics
 from airi.gateway.models import serve_models
 from airi.gateway.options import AppOptions, ServerOptions
 from airi.gateway.server import _config
+from airi.policy.audit import AuditLog
 from airi.text import Tokenizer
 from airi.transport import EngineClient, GenerateRequest
 from airi.transport.stub import StubOptions
 
-from .conftest import Gateway, StartGateway, events, gateway_thread, stub_engine
+from .conftest import Gateway, StartGateway, events, gateway_thread, stub_engine, wait_until
 
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "What?"}], "max_tokens": 3}
 TEXT = {"model": "tiny", "prompt": "What?", "max_tokens": 3}
@@ -134,6 +138,38 @@ def test_the_access_log_has_sizes_and_ids_and_no_content(
     assert "\n" not in lines[2]
     # Loggers of this process's clients show the URL they asked for; what counts is the server's.
     assert not any("swordfish" in r.getMessage() for r in caplog.records if r.name.startswith("airi"))
+
+
+@pytest.mark.parametrize("key", ["hunter2 and more", "k+1", "sk-free_form.key"])
+def test_keys_that_were_given_with_flags_are_shown_nowhere(
+    start_gateway: StartGateway, caplog: pytest.LogCaptureFixture, tmp_path: Path, key: str
+) -> None:
+    log = tmp_path / "audit.jsonl"
+
+    async def govern() -> Government:
+        return Government(decider_of(None, ("tiny",)), audit=AuditLog(log))
+
+    gateway = start_gateway(app=AppOptions(api_keys=("another", key)), govern=govern)
+    bearer = {"authorization": f"Bearer {key}"}
+    with caplog.at_level(logging.DEBUG):
+        answers = [
+            gateway.http.get("/health", headers={"x-request-id": f"a/{key}"}),
+            gateway.http.post("/v1/chat/completions", json=CHAT | {"model": key}, headers=bearer),
+            gateway.http.get(f"/v1/models/{quote(key)}", headers=bearer),
+            gateway.http.request("DELETE", f"/admin/keys/{quote(key)}", headers=bearer),
+        ]
+        wait_until(lambda: caplog.text.count("device_ms=") == 4, "calls are not logged")
+    assert [answer.status_code for answer in answers] == [200, 404, 404, 403]
+    lines = [r.getMessage() for r in caplog.records if r.name.startswith("airi")]
+    assert [line for line in lines if "/flag:2 " in line]
+    told = [text for answer in answers for text in (answer.headers["x-request-id"], answer.text)]
+    assert not [text for text in [*told, *lines, log.read_text()] if key in text]
+
+
+def test_texts_that_are_no_keys_are_shown_as_they_are(start_gateway: StartGateway) -> None:
+    gateway = start_gateway(app=AppOptions(api_keys=("k",)))
+    answer = gateway.http.get("/health", headers={"x-request-id": "track-7"})
+    assert answer.headers["x-request-id"] == "track-7"
 
 
 def test_an_unexpected_error_is_a_500_with_the_id_and_without_the_content(

@@ -26,6 +26,8 @@ from airi.gateway.openai.tokens import Detokenize, Tokenize
 from airi.gateway.openapi import openapi_document
 from airi.gateway.options import AppOptions
 from airi.policy.decisions import Action
+from airi.policy.keys import key_hider
+from airi.policy.ring import name_of_fixed
 
 if TYPE_CHECKING:
     from airi.config.reload import Reloader
@@ -55,8 +57,9 @@ def create_app(
 
     `reloader` holds the config that is served; None without one.
     """
+    hide = key_hider({key.strip(): name_of_fixed(i) for i, key in enumerate(options.api_keys)})
     middleware = [
-        Middleware(RequestMiddleware, metrics=metrics),
+        Middleware(RequestMiddleware, metrics=metrics, hide=hide),
         Middleware(AccessMiddleware, access=access, origins=options.cors_origins),
     ]
     if options.cors_origins:
@@ -71,7 +74,7 @@ def create_app(
     app = Starlette(
         routes=[
             *_routes(models, metrics, access, government, options),
-            *admin_routes(models, access, government, reloader),
+            *admin_routes(models, access, government, reloader, hide),
         ],
         middleware=middleware,
         exception_handlers={HTTPException: _http_error},

@@ -25,7 +25,6 @@ from airi.gateway.http import (
     respond_error,
 )
 from airi.gateway.metrics import Metrics, now
-from airi.policy.keys import SHORTEST_KEY, hide_keys
 
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -42,16 +41,18 @@ class RequestMiddleware:
     *Invariant*: every HTTP request is answered exactly once, also when a handler raises.
     """
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, hide: Callable[[str], str]) -> None:
+        """`hide` makes texts of clients such as may be logged and sent back: without keys."""
         self._app = app
         self._metrics = metrics
+        self._hide = hide
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI scope; anything but HTTP passes through."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        record = CallRecord(request_id=_request_id(header(scope, b"x-request-id")), started=now())
+        record = CallRecord(request_id=self._request_id(header(scope, b"x-request-id")), started=now())
         scope["airi.record"] = record
         id_header = (b"x-request-id", record.request_id.encode())
 
@@ -81,7 +82,16 @@ class RequestMiddleware:
             log.error("request %s failed: %s", record.request_id, name, exc_info=without_text(error))
         if record.response_started:
             raise ConnectionError("the response had begun; the connection is closed") from None
-        await respond_error(send, known or internal_error(record.request_id))
+        answer = known or internal_error(record.request_id)
+        if answer.error_code == "model_not_found":
+            answer.message = self._hide(answer.message)  # the name may be anything
+        await respond_error(send, answer)
+
+    def _request_id(self, given: str | None) -> str:
+        """The client's own id where it is harmless in headers and logs, else a new one."""
+        if given is not None and _REQUEST_ID.fullmatch(given):
+            return self._hide(given)
+        return f"req-{secrets.token_hex(12)}"
 
     def _done(self, scope: Scope, record: CallRecord) -> None:
         method = str(scope["method"])
@@ -93,7 +103,7 @@ class RequestMiddleware:
                 "%s %s %s %d %.1fms id=%s tenant=%s prompt_tokens=%d completion_tokens=%d device_ms=%.1f",
                 client[0] if client else "-",
                 method,
-                _printable(str(scope["path"])),
+                _printable(self._hide(str(scope["path"]))),
                 record.status,
                 (now() - record.started) * 1e3,
                 record.request_id,
@@ -142,18 +152,6 @@ class AccessMiddleware:
         return match is not None and is_loopback(match[1])
 
 
-def _request_id(given: str | None) -> str:
-    """The client's own id where it is harmless in headers and logs, else a new one. Of a key its public id is left."""
-    if given is not None and _REQUEST_ID.fullmatch(given):
-        return _without_keys(given)
-    return f"req-{secrets.token_hex(12)}"
-
-
 def _printable(path: str) -> str:
     """A path as one log word: bounded, with nothing that could forge a line."""
-    path = _without_keys(path)
     return "".join(c if c.isascii() and c.isprintable() and c != " " else "?" for c in path[:200])
-
-
-def _without_keys(text: str) -> str:
-    return hide_keys(text) if len(text) >= SHORTEST_KEY else text

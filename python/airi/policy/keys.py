@@ -12,6 +12,7 @@ import re
 import secrets
 import string
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,13 +22,12 @@ from airi.policy.tenants import DEFAULT_PREFIX, check_name, check_prefix
 from airi.state import KeyRecord, Store
 
 __all__ = [
-    "SHORTEST_KEY",
     "NewKey",
     "UnknownKeyError",
     "create_key",
     "described",
     "digest_of",
-    "hide_keys",
+    "key_hider",
     "key_id_of",
     "list_keys",
     "revoke_key",
@@ -42,8 +42,9 @@ _SECRET_ALPHABET = string.ascii_letters + string.digits
 """62 characters, 43 times: 256 bits. No dash, so that the last two dashes of a key part it."""
 _ID = re.compile(rf"[a-z0-9]{{{_ID_LENGTH}}}")
 _KEY = re.compile(rf"[A-Za-z0-9_-]{{1,32}}-([a-z0-9]{{{_ID_LENGTH}}})-[A-Za-z0-9]{{{_SECRET_LENGTH}}}")
-SHORTEST_KEY = _ID_LENGTH + _SECRET_LENGTH + 3
-"""Characters of a key: no shorter text holds one."""
+_SHORTEST_KEY = _ID_LENGTH + _SECRET_LENGTH + 3
+_LONG = 8
+"""Characters of a text of the user's choice that is no part of a word."""
 _LONGEST_S = 100 * 366 * 86_400
 
 
@@ -79,9 +80,22 @@ def key_id_of(text: str) -> str:
     return text
 
 
-def hide_keys(text: str) -> str:
-    """A text in which no whole key can be read: of each, the id is left."""
-    return _KEY.sub(r"\1", text)
+def key_hider(given: Mapping[str, str]) -> Callable[[str], str]:
+    """What makes of a text one in which no whole key can be read: the id is left, of those `given` what they map to.
+
+    Given ones may be any text. Short ones are only hidden where they stand alone, as they may be parts of words.
+    """
+    least = min([_SHORTEST_KEY, *map(len, given)])
+    parts = [
+        re.escape(key) if len(key) >= _LONG else rf"(?<![A-Za-z0-9]){re.escape(key)}(?![A-Za-z0-9])"
+        for key in sorted(given, key=len, reverse=True)
+    ]
+    pattern = re.compile("|".join([_KEY.pattern, *parts]))
+
+    def hide(text: str) -> str:
+        return text if len(text) < least else pattern.sub(lambda key: key[1] or given[key[0]], text)
+
+    return hide
 
 
 def described(record: KeyRecord, now: float) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from airi.gateway.errors import ApiError
 from airi.gateway.gate import Gate
 from airi.gateway.http import Receive, Scope, Send, header, read_body, record_of, respond
 from airi.policy.decisions import Action
-from airi.policy.keys import UnknownKeyError, hide_keys
+from airi.policy.keys import UnknownKeyError
 
 __all__ = ["AdminCall", "AdminRoute", "Work"]
 
@@ -52,15 +52,16 @@ class AdminRoute:
         gate: Gate,
         *,
         needs_key: bool,
+        hide: Callable[[str], str],
     ) -> None:
-        """`works`: what is done, by method."""
-        self._works, self._gate, self._needs_key = works, gate, needs_key
+        """`works`: what is done, by method; `hide` makes a path without keys."""
+        self._works, self._gate, self._needs_key, self._hide = works, gate, needs_key, hide
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; raises a 403, 413, 415 or what the work raises."""
         if not self._needs_key:
             _check_page(scope)
-        method, path = str(scope["method"]), hide_keys(str(scope["path"]))[:_LONGEST_PATH]
+        method, path = str(scope["method"]), self._hide(str(scope["path"]))[:_LONGEST_PATH]
         self._gate.admit_to_server(record_of(scope), Action.ADMIN, call=f"{method} {path}")
         body = b""
         if method == "POST":

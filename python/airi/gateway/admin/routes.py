@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from starlette.routing import Route
@@ -20,14 +21,20 @@ __all__ = ["admin_routes"]
 
 
 def admin_routes(
-    models: ModelRegistry, access: Access, government: Government, reloader: Reloader | None
+    models: ModelRegistry,
+    access: Access,
+    government: Government,
+    reloader: Reloader | None,
+    hide: Callable[[str], str],
 ) -> list[Route]:
-    """The routes below /admin."""
+    """The routes below /admin; `hide` makes a path without keys."""
     gate = Gate(models, government)
     keys, server = KeyAdmin(access), ServerAdmin(models, access, government, reloader)
 
     def route(path: str, **works: Work) -> Route:
-        return Route(path, AdminRoute(works, gate, needs_key=access.needs_key), methods=list(works))
+        return Route(
+            path, AdminRoute(works, gate, needs_key=access.needs_key, hide=hide), methods=list(works)
+        )
 
     return [
         route("/admin/config", GET=server.config),
