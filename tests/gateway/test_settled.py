@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from airi.gateway.gate import Government
 from airi.gateway.governing import decider_of
 from airi.gateway.limits import Limiter
+from airi.gateway.options import ServerOptions
 from airi.policy.ledger import (
     Budget,
     Demand,
@@ -20,8 +28,12 @@ from airi.policy.ledger import (
     Reservation,
     Scope,
 )
+from airi.sampling_params import SamplingParams
+from airi.text import Tokenizer
+from airi.transport import Output
 
-from .conftest import StartGateway, events, wait_until
+from .conftest import StartGateway, events, gateway_thread, wait_until
+from .test_generation import start
 
 CHAT: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 8}
 SCOPE = Scope(tenant="anyone")
@@ -71,3 +83,73 @@ def test_a_call_that_is_answered_is_settled_and_nobody_has_hung_up(
     metrics = gateway.http.get("/metrics").text
     assert "airi_client_disconnects_total 0.0" in metrics
     assert 'route="/v1/chat/completions",status="499"' not in metrics
+
+
+async def test_an_engine_that_says_nothing_is_waited_for_so_long_and_no_longer(
+    model_folder: Path,
+    tokenizer: Tokenizer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("airi.gateway.generation.LONGEST_SILENCE_S", 0.05)
+    limits = LimitTable({SCOPE: Limits(max_parallel_requests=1, device_seconds=Budget(amount_micro=10**9))})
+    ledger = ProcessLedger(limits)
+    await ledger.set_limits(limits)
+
+    async def used() -> dict[str, int]:
+        return {one.name: one.limit - one.remaining for one in await ledger.remaining([SCOPE])}
+
+    client, generation = start(model_folder, tokenizer, SamplingParams(), SamplingParams())
+    held = await Limiter(ledger, limits, lambda *_: 0).reserve(
+        "anyone", "m", "standard", (1, 4, 1000), generation.end
+    )
+    assert held is not None
+    generation.charge_to(held)
+    first, second = client.sinks
+    async with generation:
+        client.give(first, [5, 6], "length")
+    assert client.cancelled == [second]
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert record.getMessage() == (
+        "model m: the engine has not ended a cancelled call in 0.05 s; what it held of limits is given back"
+    )
+    assert (await used())["max_parallel_requests"] == 0
+    # What the engine says of it later still counts.
+    client.sinks[second](Output(second, [7], "cancelled", device_us=300))
+    await asyncio.sleep(0.01)
+    assert (await used())["max_device_seconds"] == 300
+
+
+def test_a_client_that_leaves_an_engine_that_is_stopped_frees_its_place(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airi.gateway.generation.LONGEST_SILENCE_S", 0.05)
+    table = LimitTable({SCOPE: Limits(max_parallel_requests=1)})
+    ledger = ProcessLedger(table)
+
+    async def govern() -> Government:
+        await ledger.set_limits(table)
+        return Government(decider_of(None, ("tiny",)), Limiter(ledger, table, lambda *_: 0))
+
+    endpoint = f"ipc://{tmp_path}/engine"
+    command = [sys.executable, "-m", "airi.transport.stub", "--endpoint", endpoint, "--name", "tiny"]
+    engine = subprocess.Popen([*command, "--model-path", str(model_folder)], stdout=subprocess.PIPE)
+    try:
+        with gateway_thread(endpoint, ServerOptions(port=0), govern) as (listening, loop):
+            url = f"{listening.url}/v1/chat/completions"
+            assert httpx.post(url, json=CHAT, timeout=60).status_code == 200
+            os.kill(engine.pid, signal.SIGSTOP)
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(url, json=CHAT, timeout=0.5)
+
+            def is_free() -> bool:
+                asked = asyncio.run_coroutine_threadsafe(ledger.remaining([SCOPE]), loop)
+                return all(one.remaining == one.limit for one in asked.result(10))
+
+            wait_until(is_free, "the place is still held")
+            os.kill(engine.pid, signal.SIGCONT)
+            assert httpx.post(url, json=CHAT, timeout=60).status_code == 200
+    finally:
+        engine.kill()
+        engine.communicate()

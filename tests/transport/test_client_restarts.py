@@ -42,7 +42,7 @@ async def test_an_engine_that_stands_still_counts_as_dead(
     endpoint: str, start_stub: StartStub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("airi.transport.messages._HEARTBEAT_MS", 200)
-    monkeypatch.setattr("airi.transport.messages._HEARTBEAT_TIMEOUT_MS", 2000)
+    monkeypatch.setattr("airi.transport.messages.LONGEST_SILENCE_S", 2.0)
     process = start_stub("--step-us", "2000")
     async with await EngineClient.connect(endpoint, timeout_s=10) as client:
         stream = client.open(request(4000))
@@ -78,7 +78,7 @@ def test_a_client_that_stands_still_counts_as_gone_and_hears_of_it(
     endpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("airi.transport.messages._HEARTBEAT_MS", 200)
-    monkeypatch.setattr("airi.transport.messages._HEARTBEAT_TIMEOUT_MS", 2000)
+    monkeypatch.setattr("airi.transport.messages.LONGEST_SILENCE_S", 2.0)
     options = StubOptions(endpoint=endpoint, step_us=5000, max_model_len=1_000_000)
     command = [sys.executable, "-c", _CLIENT, endpoint]
     with (

@@ -7,6 +7,7 @@ tokens of several steps leave in one write when the client or this process is sl
 from __future__ import annotations
 
 import asyncio
+import logging
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Self
 
@@ -20,6 +21,7 @@ from airi.policy import Principal
 from airi.sampling_params import SamplingParams
 from airi.text import TextStream
 from airi.transport import GenerateRequest, Output, TokenLogprobs, error_of
+from airi.transport.messages import LONGEST_SILENCE_S
 
 if TYPE_CHECKING:
     from airi.gateway.certificates import Certificate
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from airi.gateway.limits import Held
     from airi.policy.forbidden import ForbiddenPolicy
 
+log = logging.getLogger("airi.gateway")
 
 _REGULAR = (None, "stop", "length", "content_filter")
 """How an output ends its choice, or does not, unless something went wrong."""
@@ -306,14 +309,29 @@ class Generation:
         return self
 
     async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
-        """Cancels what still runs, and settles once the engine has ended it, a step or two later."""
+        """Cancels what still runs, and settles once the engine has ended it, a step or two later.
+
+        What an engine that lives and says nothing tells of device time later is still charged.
+        """
         self.close()
         try:
-            while self._open:
-                await self._wait()
+            if self._open:
+                await self._ended()
         finally:
             if self._held is not None:
                 await self._held.settle(*self._used(error))
+
+    async def _ended(self) -> None:
+        try:
+            async with asyncio.timeout(LONGEST_SILENCE_S):
+                while self._open:
+                    await self._wait()
+        except TimeoutError:
+            log.warning(
+                "model %s: the engine has not ended a cancelled call in %g s; what it held of limits is given back",
+                self.model.name,
+                LONGEST_SILENCE_S,
+            )
 
     def _used(self, error: BaseException | None) -> tuple[int, int, int]:
         """What a call is charged for: requests, tokens of prompts and of answers.

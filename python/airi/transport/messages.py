@@ -31,6 +31,7 @@ from airi.outputs import ErrorInfo, Output, error_info
 from airi.sampling_params import SamplingParams
 
 __all__ = [
+    "LONGEST_SILENCE_S",
     "MAX_REQUEST_ID",
     "NOBODY",
     "PROTOCOL",
@@ -76,7 +77,8 @@ NOBODY = 0
 # I/O threads answer heartbeats also while a step runs or a loop is busy. A host that is gone, or a process that is
 # stopped, counts as dead after the second of them; a process that ends is noticed at once, by its closed connection.
 _HEARTBEAT_MS = 5_000
-_HEARTBEAT_TIMEOUT_MS = 30_000
+LONGEST_SILENCE_S = 30.0
+"""Seconds without a word, of its host or of what it was asked, after which an engine is not waited for."""
 
 _request_ids = itertools.count(1)
 
@@ -347,7 +349,7 @@ def decode_engine_message(frame: bytes | memoryview) -> EngineMessage:
 def set_heartbeat(socket: zmq.Socket[bytes]) -> None:
     """Has either end notice that the other has gone without a word; before the socket binds or connects."""
     socket.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_MS)
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, _HEARTBEAT_TIMEOUT_MS)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, round(LONGEST_SILENCE_S * 1000))
 
 
 def error_of(info: ErrorInfo) -> AiriError:
