@@ -275,6 +275,40 @@ def test_each_line_of_the_audit_log_names_the_key_by_its_public_id(
     assert made.text.rsplit("-", 1)[1] not in text
 
 
+@pytest.mark.parametrize(
+    ("limits", "limit"),
+    [
+        (Limits(requests_per_minute=0), "rpm_limit"),
+        (Limits(device_seconds=Budget(amount_micro=5000)), "max_device_seconds"),
+    ],
+)
+def test_a_call_that_a_limit_refuses_or_ends_is_a_line_of_the_audit_log(
+    start_gateway: StartGateway, tmp_path: Path, limits: Limits, limit: str
+) -> None:
+    async def govern() -> Government:
+        government = await limited(limits)()
+        government.audit = AuditLog(tmp_path / "audit.jsonl")
+        return government
+
+    gateway = start_gateway(govern=govern, device_us=1000, step_us=3000)
+    response = ask(gateway, messages=[{"role": "user", "content": "a secret"}], max_tokens=400)
+    assert (response.status_code, response.json()["error"]["param"]) == (429, limit)
+    text = (tmp_path / "audit.jsonl").read_text()
+    decided, refused = map(json.loads, text.splitlines())
+    assert decided["allowed"]
+    assert refused | {"time": ""} == {
+        "time": "",
+        "request_id": decided["request_id"],
+        "tenant": "anyone",
+        "action": "chat",
+        "resource": "Model::tiny",
+        "allowed": False,
+        "limit": limit,
+        "scope": "tenant 'anyone'",
+    }
+    assert "secret" not in text
+
+
 def test_a_decision_that_cannot_be_recorded_is_none(
     start_gateway: StartGateway, caplog: pytest.LogCaptureFixture
 ) -> None:

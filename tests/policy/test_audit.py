@@ -24,7 +24,7 @@ def test_a_line_says_who_did_what_and_why_and_nothing_else(tmp_path: Path) -> No
     path = tmp_path / "audit.jsonl"
     log = AuditLog(path, now=lambda: 1_700_000_000.25)
     log.note("req-1", ACME, "chat", GENERAL, YES)
-    log.note("req-2", ACME, "chat", GENERAL, YES, limit="rpm_limit", rules=("card",))
+    log.note_limit("req-2", ACME, "chat", GENERAL, "rpm_limit", "tenant 'acme', model 'general'")
     log.close()
     first, second = (json.loads(line) for line in path.read_text().splitlines())
     assert first == {
@@ -37,11 +37,12 @@ def test_a_line_says_who_did_what_and_why_and_nothing_else(tmp_path: Path) -> No
         "allowed": True,
         "policies": ["gold"],
     }
+    del first["policies"]
     assert second == first | {
         "request_id": "req-2",
         "allowed": False,
         "limit": "rpm_limit",
-        "rules": ["card"],
+        "scope": "tenant 'acme', model 'general'",
     }
 
 

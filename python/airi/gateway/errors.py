@@ -89,9 +89,10 @@ class OverLimitError(ApiError):
     """A 429 that names the limit."""
 
     def __init__(
-        self, message: str, limit: str, headers: tuple[tuple[bytes, bytes], ...], *, money: bool
+        self, message: str, limit: str, scope: str, headers: tuple[tuple[bytes, bytes], ...], *, money: bool
     ) -> None:
-        """`money`: waiting a minute does not help."""
+        """`scope`: whose limit it is; `money`: waiting a minute does not help."""
+        self.limit, self.scope = limit, scope
         code = "insufficient_quota" if money else "rate_limit_exceeded"
         super().__init__(429, message, type="rate_limit_error", param=limit, code=code, headers=headers)
 

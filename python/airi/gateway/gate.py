@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from airi.gateway.content import SIDES, CallContent, Rules
-from airi.gateway.errors import denied, model_not_found
+from airi.gateway.errors import OverLimitError, denied, model_not_found
 from airi.gateway.http import CallRecord, Headers, Receive, Scope, Send, record_of
 from airi.gateway.judging import JUDGE_TOKENS, Judge
 from airi.gateway.middleware import ASGIApp
@@ -133,7 +133,10 @@ class Gate:
         )
         if not given.exist and not made.exist:
             return None
-        judge = Judge(record.principal, partial(self._admit_judge, record), partial(self.reserve, requests=0))
+        asked = CallRecord(request_id=record.request_id, started=record.started, principal=record.principal)
+        judge = Judge(
+            record.principal, partial(self._admit_judge, asked), partial(self.reserve, asked, requests=0)
+        )
         return CallContent(record, model, given, made, judge, self._government.audit, request_bytes)
 
     def forbidden_to(self, record: CallRecord, model: ServedModel) -> ForbiddenPolicy | None:
@@ -142,11 +145,12 @@ class Gate:
         return None if table is None else table.find(tenant=record.principal.tenant, model=model.name)
 
     async def reserve(
-        self, generation: Generation, *, priority: int | None = None, requests: int = 1
+        self, record: CallRecord, generation: Generation, *, priority: int | None = None, requests: int = 1
     ) -> Headers:
         """Holds the most that a generation may use until its block is left, and gives what a response says of limits.
 
-        `requests` is 0 for a call within another, which has its place. Raises a 429 where that is over a limit.
+        `requests` is 0 for a call within another, which has its place. Raises a 429 where that is over a limit; the
+        audit log says so, also where a limit ends it later.
         """
         limiter = self._government.limiter
         if limiter is None:
@@ -154,16 +158,32 @@ class Gate:
         principal = generation.principal
         kind = priority_class(principal.priority_of(priority))
         most = (requests, *generation.most)
-        held = await limiter.reserve(principal.tenant, generation.model.name, kind, most, generation.end)
+
+        def end(error: Exception) -> None:
+            if generation.end(error) and isinstance(error, OverLimitError):
+                self._note_limit(record, generation.model, error)
+
+        try:
+            held = await limiter.reserve(principal.tenant, generation.model.name, kind, most, end)
+        except OverLimitError as error:
+            self._note_limit(record, generation.model, error)
+            raise
         if held is None:
             return ()
         generation.charge_to(held)
         return held.headers
 
-    def _admit_judge(self, record: CallRecord, name: str) -> ServedModel:
-        """The model that is asked about a text of this call: a call of its own, by the same caller."""
-        asked = CallRecord(request_id=record.request_id, started=record.started, principal=record.principal)
+    def _admit_judge(self, asked: CallRecord, name: str) -> ServedModel:
+        """The model that is asked about a text of a call: a call of its own, by the same caller."""
         return self.admit(asked, Action.JUDGE, name, lambda _: call_context(asked, max_tokens=JUDGE_TOKENS))
+
+    def _note_limit(self, record: CallRecord, model: ServedModel, over: OverLimitError) -> None:
+        audit = self._government.audit
+        if audit is not None:
+            resource = self._resources[model.name]
+            audit.note_limit(
+                record.request_id, record.principal, record.action or "", resource, over.limit, over.scope
+            )
 
     def _decide(
         self,

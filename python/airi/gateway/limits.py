@@ -158,7 +158,8 @@ class Held:
 
 
 def _refusal(refused: Refused) -> OverLimitError:
-    return OverLimitError(refused.message, str(refused.name), _headers(refused), money=refused.name in _MONEY)
+    limit, scope = str(refused.name), str(refused.scope)
+    return OverLimitError(refused.message, limit, scope, _headers(refused), money=refused.name in _MONEY)
 
 
 def _used_up(over: Remaining) -> OverLimitError:
@@ -169,7 +170,7 @@ def _used_up(over: Remaining) -> OverLimitError:
         seconds = -(-over.reset_us // MICRO)
         message += f"; retry in {seconds} s"
         headers = ((b"retry-after", str(seconds).encode()),)
-    return OverLimitError(message, str(over.name), headers, money=True)
+    return OverLimitError(message, str(over.name), str(over.scope), headers, money=True)
 
 
 def _headers(outcome: Reservation | Refused) -> Headers:

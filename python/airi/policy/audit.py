@@ -1,4 +1,4 @@
-"""The audit log: a line of JSON for every decision and for every match of a content rule.
+"""The audit log: a line of JSON for every decision, every call over a limit and every match of a content rule.
 
 Lines hold names, numbers and ids, the public one of the key that spoke among them; never a key or a text.
 """
@@ -36,8 +36,18 @@ class _Line(msgspec.Struct, kw_only=True, omit_defaults=True):
     call: str | None = None
     allowed: bool
     policies: tuple[str, ...] = ()
-    limit: str | None = None
-    rules: tuple[str, ...] = ()
+
+
+class _LimitLine(msgspec.Struct, kw_only=True, omit_defaults=True):
+    time: str
+    request_id: str
+    tenant: str
+    key_id: str | None = None
+    action: str
+    resource: str
+    allowed: bool
+    limit: str
+    scope: str
 
 
 class _FoundLine(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -92,13 +102,8 @@ class AuditLog:
         decision: Decision,
         *,
         call: str | None = None,
-        limit: str | None = None,
-        rules: tuple[str, ...] = (),
     ) -> None:
-        """Writes what was decided about a call.
-
-        `call`: which one, where the action does not tell; `limit`: the one that refused it; `rules`: of content, that
-        it broke.
+        """Writes what was decided about a call; `call`: which one, where the action does not tell.
 
         Raises AuditUnavailableError where the disk is full or gone; the log says so once.
         """
@@ -110,10 +115,28 @@ class AuditLog:
             action=action,
             resource=f"{resource.kind}::{resource.id}",
             call=call,
-            allowed=decision.allowed and limit is None,
+            allowed=decision.allowed,
             policies=decision.policies,
+        )
+        self._write(line)
+
+    def note_limit(
+        self, request_id: str, principal: Principal, action: str, resource: Resource, limit: str, scope: str
+    ) -> None:
+        """Writes that a call was refused, or ended, by a limit, by its name in the config; raises as `note`.
+
+        `scope`: whose limit it is, as its message says.
+        """
+        line = _LimitLine(
+            time=self._time(),
+            request_id=request_id,
+            tenant=principal.tenant,
+            key_id=principal.key_id,
+            action=action,
+            resource=f"{resource.kind}::{resource.id}",
+            allowed=False,
             limit=limit,
-            rules=rules,
+            scope=scope,
         )
         self._write(line)
 

@@ -122,7 +122,7 @@ class ModelCall(ABC, Generic[R]):
         try:
             async with generation, watching(receive, record):
                 answer = await self.start(request, model, generation)
-                record.headers = await self._gate.reserve(generation, priority=request.priority)
+                record.headers = await self._gate.reserve(record, generation, priority=request.priority)
                 if content is not None:
                     await content.judge_prompts()
                     answer.prompt_results = content.prompt_results

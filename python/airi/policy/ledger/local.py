@@ -82,13 +82,12 @@ class LocalLedger:
                 self._meters[key] = Meter(record, durable=self._durable)
 
     def set_limits(self, limits: LimitTable) -> None:
-        """Replaces all limits at once. Scopes that stay keep their counts; a budget of another period starts at 0."""
-        accounts = {}
+        """Replaces all limits at once. Scopes keep their counts, also those that are not limited any more: what was
+        reserved in them still ends, and they may come back. A budget of another period starts at 0.
+        """
         for scope, scope_limits in limits.items():
-            account = self._accounts.get(scope) or Account(scope)
+            account = self._accounts.setdefault(scope, Account(scope))
             account.set_limits(scope_limits, self._meters, durable=self._durable)
-            accounts[scope] = account
-        self._accounts = accounts
         self._limits = limits
         self._plans.clear()
 
@@ -215,7 +214,7 @@ class LocalLedger:
         return now
 
     def _plan(self, scopes: tuple[Scope, ...]) -> tuple[list[Account], tuple[Limits, ...]]:
-        missing = [scope for scope in scopes if scope not in self._accounts]
+        missing = [scope for scope in scopes if scope not in self._limits]
         if missing:
             raise ValueError(f"no limits are set for {missing[0]}")
         if len(set(scopes)) < len(scopes):
@@ -226,15 +225,14 @@ class LocalLedger:
 
     def _charge_device(self, scopes: tuple[Scope, ...], device_us: int) -> Remaining | None:
         over = None
-        # A scope whose limits were taken away meanwhile is not counted any more.
-        for account in filter(None, map(self._accounts.get, scopes)):
+        for account in map(self._accounts.__getitem__, scopes):
             meter = account.device
             if meter is None:
                 continue
             meter.roll(self._now)
             # What was charged ahead may be given back when its period has ended.
             meter.spent = max(0, meter.spent + device_us)
-            if over is None and meter.spent >= meter.amount:
+            if over is None and meter.spent >= meter.amount and account.scope in self._limits:
                 over = used_up(meter.scope, meter.budget, self._now)
             if meter.spent > meter.covered:
                 self._uncovered.add(meter)

@@ -24,7 +24,7 @@ from urllib.parse import quote
 
 from airi.errors import ConfigError
 from airi.policy.ledger.leases import Leases
-from airi.policy.ledger.limits import LIMIT_NAMES, MICRO, Budget, Demand, Limits, LimitTable, Scope
+from airi.policy.ledger.limits import LIMIT_NAMES, MAX_LIMIT, MICRO, Budget, Demand, Limits, LimitTable, Scope
 from airi.policy.ledger.local import LEASE_US
 from airi.policy.ledger.outcome import Refused, Remaining, Reservation, Usage, refusal, remaining_of, used_up
 from airi.policy.ledger.script import Argument, Script
@@ -227,14 +227,21 @@ class RedisLedger:
         return plan
 
     def _plan_of(self, reservation: Reservation) -> _Plan:
-        """With the limits under which it was made, but device time, which is used now, with those of now."""
+        """With the limits under which it was made, but device time, which is used now, with those of now.
+
+        Of a scope that is not limited any more device time is counted without an end: it may come back.
+        """
         plan = self._plans.get(reservation.scopes)
         if plan is not None and plan.limits is reservation.limits:
             return plan
         limits = []
         for scope, made_under in zip(reservation.scopes, reservation.limits, strict=True):
-            current = self._limits.get(scope, Limits())
-            limits.append(replace(made_under, device_seconds=current.device_seconds))
+            budget = made_under.device_seconds
+            if scope in self._limits:
+                budget = self._limits[scope].device_seconds
+            elif budget is not None:
+                budget = replace(budget, amount_micro=MAX_LIMIT)
+            limits.append(replace(made_under, device_seconds=budget))
         return self._plan_with(reservation.scopes, tuple(limits))
 
     def _plan_with(self, scopes: tuple[Scope, ...], limits: tuple[Limits, ...]) -> _Plan:
