@@ -61,15 +61,6 @@ _ADD_BUDGET = """
     SET spent_micro = airi_budgets.spent_micro + excluded.spent_micro,
         device_us = airi_budgets.device_us + excluded.device_us
     RETURNING scope, period_start, spent_micro, device_us"""
-_RESERVE = """
-    INSERT INTO airi_budgets (scope, period_start, spent_micro, device_us)
-    SELECT CAST($1 AS TEXT), CAST($2 AS BIGINT), CAST($3 AS BIGINT), CAST($4 AS BIGINT)
-    WHERE CAST($3 AS BIGINT) <= CAST($5 AS BIGINT)
-    ON CONFLICT (scope, period_start) DO UPDATE
-    SET spent_micro = airi_budgets.spent_micro + excluded.spent_micro,
-        device_us = airi_budgets.device_us + excluded.device_us
-    WHERE airi_budgets.spent_micro + excluded.spent_micro <= CAST($5 AS BIGINT)
-    RETURNING scope, period_start, spent_micro, device_us"""
 
 
 class Store(ABC):
@@ -205,8 +196,8 @@ class Store(ABC):
     async def spend(self, charges: Iterable[Charge]) -> list[Budget]:
         """Adds all charges or none, and returns what is spent then, one budget per charge.
 
-        What is spent may pass any limit: `reserve` is what refuses. Raises StateError where this store owned the
-        budgets and another one does by now.
+        What is spent may pass any limit: ledgers refuse. Raises StateError where this store owned the budgets and
+        another one does by now.
         """
         # Rows are locked in one order everywhere, so that two gateways never wait for each other.
         places = sorted(enumerate(charges), key=lambda place: (place[1].scope, place[1].period_start))
@@ -221,14 +212,6 @@ class Store(ABC):
         budgets = {index: _budget(rows[0]) for (index, _), rows in zip(places, found, strict=True)}
         return [budgets[index] for index in range(len(places))]
 
-    async def reserve(self, charge: Charge, *, limit_micro: int) -> Budget | None:
-        """Adds the charge where all money spent is then at most the limit; else None, and nothing has changed.
-
-        A gateway that takes a portion so before it spends it can crash without ever passing the limit.
-        """
-        (rows,) = await self._write((_RESERVE, (*_amounts(charge), limit_micro)))
-        return _budget(rows[0]) if rows else None
-
     async def budget(self, scope: str, period_start: int) -> Budget:
         """What is spent; zero where nothing was ever charged."""
         where = f"{_BUDGET} WHERE scope = $1 AND period_start = $2"
@@ -237,9 +220,12 @@ class Store(ABC):
             return _budget(rows[0])
         return Budget(scope=scope, period_start=period_start, spent_micro=0, device_us=0)
 
-    async def forget_budgets(self, *, before: int) -> None:
-        """Drops the periods that began before this second."""
-        await self._write(("DELETE FROM airi_budgets WHERE period_start < $1", (before,)))
+    async def forget_budgets(self, places: Iterable[tuple[str, int]]) -> None:
+        """Drops, for each (scope, second), the periods that began before that second."""
+        forget = "DELETE FROM airi_budgets WHERE scope = $1 AND period_start < $2"
+        statements = [(forget, place) for place in sorted(places)]
+        if statements:
+            await self._write(*statements)
 
     # -- versions ------------------------------------------------------------------------------
 

@@ -82,6 +82,41 @@ async def test_two_that_count_for_themselves_do_not_share_a_state(state_url: str
         await other.close()
 
 
+async def test_of_past_periods_only_the_last_is_kept(state_url: str) -> None:
+    hour = Limits(
+        budget=Budget(amount_micro=100, period_s=3600), device_seconds=Budget(amount_micro=100, period_s=60)
+    )
+    table, now = LimitTable({SCOPES[0]: hour, SCOPES[1]: LIMITS}), 1_790_000_000_000_000
+
+    def clock() -> int:
+        return now
+
+    async def rows(store: Store) -> list[int]:
+        found = await store._read(
+            ("SELECT scope, COUNT(*) FROM airi_budgets GROUP BY scope ORDER BY scope", ())
+        )
+        return [int(count) for _, count in found[0]]
+
+    async with await open_store(state_url) as store:
+        for _ in range(3):
+            ledger = ProcessLedger(table, store=StateBudgets(store), clock=clock)
+            await ledger.open()
+            for _ in range(3):
+                outcome = await ledger.reserve(SCOPES[:2], Demand(cost_micro=10))
+                assert isinstance(outcome, Reservation)
+                await ledger.settle(outcome, Demand(cost_micro=10), 10)
+                now += 3_600_000_000
+            await ledger._leases.stop()  # a crash
+            assert max(await rows(store)) == 2
+        # A clock that is behind finds what was spent in the period that it is in.
+        now -= 2 * 3_600_000_000
+        behind = ProcessLedger(table, store=StateBudgets(store), clock=clock)
+        await behind.open()
+        assert (await behind.remaining(SCOPES[:1]))[0].remaining <= 90
+        await behind.close()
+        assert max(await rows(store)) == 2
+
+
 async def test_a_write_that_failed_is_read_again_before_the_next(tmp_path: Path) -> None:
     async with await open_store(f"sqlite:///{tmp_path}/state.db") as store:
         budgets, really = StateBudgets(store), store.spend

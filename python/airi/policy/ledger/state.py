@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -30,21 +30,29 @@ class StateBudgets:
     async def load_budgets(self, wanted: Sequence[BudgetRecord]) -> Sequence[BudgetRecord]:
         """One read per budget. Raises StateError where another server's budgets are in this state."""
         await self._store.own_budgets()
+        await self._forget(wanted)
         return [replace(record, spent_micro=await self._read(record)) for record in wanted]
 
     async def save_budgets(self, records: Sequence[BudgetRecord]) -> None:
-        """One write for all."""
-        charges = []
+        """One write for all; where periods have begun, one more that forgets those long past."""
+        charges, begun = [], []
         for record in records:
             period, spent = self._saved.get(_key(record), (None, 0))
             if period != record.period_index:
                 spent = await self._read(record)
+                begun.append(record)
             charges.append(_charge(record, record.spent_micro - spent))
         for record in records:
             self._saved.pop(_key(record), None)
         await self._store.spend(charges)
         for record in records:
             self._saved[_key(record)] = record.period_index, record.spent_micro
+        await self._forget(begun)
+
+    async def _forget(self, records: Iterable[BudgetRecord]) -> None:
+        """Drops all but this period and the one before: whose clock is behind may still be in that one."""
+        places = [_charge(replace(r, period_index=r.period_index - 1), 0) for r in records if r.period_s]
+        await self._store.forget_budgets((place.scope, place.period_start) for place in places)
 
     async def _read(self, record: BudgetRecord) -> int:
         place = _charge(record, 0)
