@@ -6,6 +6,10 @@
     │   └── ConfigFileError    a config file has mistakes: one line each
     ├── CheckpointError        a model folder is missing, incomplete or of an unknown architecture
     ├── StateError             what must survive (keys, budgets) cannot be read or kept
+    ├── LifecycleError         a version, a release or a rollout cannot be what it was told to be
+    │   ├── VersionError         no such version, or not from where it stands
+    │   ├── ReleaseError         its members are not there, or do not fit together
+    │   └── ConflictError        somebody else has changed it meanwhile
     ├── RequestError           one request cannot be accepted; the engine itself is fine
     │   ├── ContextLengthError   prompt (and what was asked for) exceed the window or the arena
     │   ├── ModelNotFoundError   no model of that name is loaded
@@ -31,17 +35,21 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "ConfigFileError",
+    "ConflictError",
     "ContextLengthError",
     "EngineDeadError",
     "EngineError",
     "EngineStartError",
     "ExecutionError",
     "LedgerUnavailableError",
+    "LifecycleError",
     "MemoryBudgetError",
     "ModelNotFoundError",
     "QueueFullError",
+    "ReleaseError",
     "RequestError",
     "StateError",
+    "VersionError",
     "error_from_code",
 ]
 
@@ -89,6 +97,34 @@ class StateError(AiriError):
     """The database of keys and budgets cannot be opened, does not answer, or has tables of another version."""
 
     code = "state_error"
+
+
+class LifecycleError(AiriError, ValueError):
+    """A version, release or rollout cannot be what it was told to be. `field` names what is at fault, where one is."""
+
+    code = "lifecycle_error"
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class VersionError(LifecycleError):
+    """There is no such version, or it cannot come from where it stands to where it was sent."""
+
+    code = "invalid_version"
+
+
+class ReleaseError(LifecycleError):
+    """Members of a release are not there, or do not fit together."""
+
+    code = "invalid_release"
+
+
+class ConflictError(LifecycleError):
+    """Somebody else has changed the same thing meanwhile; nothing was done."""
+
+    code = "conflict"
 
 
 class RequestError(AiriError, ValueError):

@@ -1,15 +1,15 @@
-"""What must survive a restart: tenants' numbers, keys, budgets. SQLite by default, PostgreSQL by one line.
+"""What must survive a restart: numbers of tenants, keys, budgets, releases. SQLite by default, PostgreSQL by one line.
 
 Imports no database driver: `open_store` does, the one that the URL asks for.
 """
 
 from __future__ import annotations
 
-from airi.state.records import Budget, Charge, KeyRecord
+from airi.state.records import Budget, Charge, DocumentRecord, KeyRecord
 from airi.state.store import Store
 from airi.state.urls import DEFAULT_URL, StateUrl
 
-__all__ = ["DEFAULT_URL", "Budget", "Charge", "KeyRecord", "Store", "open_store"]
+__all__ = ["DEFAULT_URL", "Budget", "Charge", "DocumentRecord", "KeyRecord", "Store", "open_store"]
 
 
 async def open_store(url: str) -> Store:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from airi.errors import ConfigError
 
-__all__ = ["MOST_CHARGE", "Budget", "Charge", "KeyRecord"]
+__all__ = ["MOST_CHARGE", "Budget", "Charge", "DocumentRecord", "KeyRecord"]
 
 MOST_CHARGE = 2**53
 """Of one charge, in either direction: a thousand of the largest still add up within 64 bits."""
@@ -77,3 +77,15 @@ class Budget:
     period_start: int
     spent_micro: int
     device_us: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DocumentRecord:
+    """A document of lifecycle, as it stood when it was read."""
+
+    kind: str
+    name: str
+    revision: int
+    """From 1 on; goes up by 1 whenever it is replaced."""
+    body: str
+    """JSON, of which the state knows nothing."""

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from airi.errors import StateError
 from airi.state import tables
-from airi.state.records import Budget, Charge, KeyRecord
+from airi.state.records import Budget, Charge, DocumentRecord, KeyRecord
 
 __all__ = ["Statement", "Store"]
 
@@ -49,6 +49,16 @@ _RETIRE = f"""
     UPDATE airi_keys SET replaced_by = $2, retires = $3, changed = ({_CHANGES})
     WHERE id = $1 AND revoked IS NULL AND replaced_by IS NULL AND (expires IS NULL OR expires > $4)"""
 _ADD_SUCCESSOR = f"{_ADD_KEY} AND EXISTS (SELECT 1 FROM airi_keys WHERE id = $7 AND replaced_by = $1)"
+_DOCUMENTS = "SELECT kind, name, revision, body FROM airi_documents"
+_REPLACE_DOCUMENT = f"""
+    UPDATE airi_documents SET body = $3, revision = revision + 1, changed = ({_CHANGES})
+    WHERE kind = $1 AND name = $2 AND revision = $4
+    RETURNING revision"""
+_ADD_DOCUMENT = f"""
+    INSERT INTO airi_documents (kind, name, revision, body, changed)
+    VALUES (CAST($1 AS TEXT), CAST($2 AS TEXT), 1, CAST($3 AS TEXT), ({_CHANGES}))
+    ON CONFLICT (kind, name) DO NOTHING
+    RETURNING revision"""
 _BUDGET = "SELECT scope, period_start, spent_micro, device_us FROM airi_budgets"
 # Its row's lock puts what an owner spends before or after the next one begins.
 _LOCK_OWNER: Statement = ("UPDATE airi_meta SET owner = owner", ())
@@ -64,7 +74,7 @@ _ADD_BUDGET = """
 
 
 class Store(ABC):
-    """Tenants' numbers, keys and budgets, shared by all processes that open the same URL.
+    """Tenants' numbers, keys, budgets and documents, shared by all processes that open the same URL.
 
     Never holds a secret: keys are digests here. Every method is one transaction; it raises StateError when the
     database does not answer, and then it may or may not have been done.
@@ -227,6 +237,29 @@ class Store(ABC):
         if statements:
             await self._write(*statements)
 
+    # -- documents -----------------------------------------------------------------------------
+
+    async def documents(self, kind: str, *, since: int = 0) -> tuple[list[DocumentRecord], int]:
+        """Those of a kind that were added or replaced after this count of `changes`, by name, and the count now."""
+        changed = (f"{_DOCUMENTS} WHERE kind = $1 AND changed > $2 ORDER BY name", (kind, since))
+        counts, rows = await self._read((_CHANGES, ()), changed)
+        return [_document(row) for row in rows], int(counts[0][0])
+
+    async def document(self, kind: str, name: str) -> DocumentRecord | None:
+        """The document of this name."""
+        (rows,) = await self._read((f"{_DOCUMENTS} WHERE kind = $1 AND name = $2", (kind, name)))
+        return _document(rows[0]) if rows else None
+
+    async def put_document(self, kind: str, name: str, body: str, *, revision: int) -> int | None:
+        """Puts a document in the place of this revision of it, 0 for none, and returns its revision from now on.
+
+        None, and nothing has changed, where another one stands there.
+        """
+        statement = _REPLACE_DOCUMENT if revision else _ADD_DOCUMENT
+        arguments = (kind, name, body, revision) if revision else (kind, name, body)
+        _, rows = await self._write(_BUMP, (statement, arguments))
+        return int(rows[0][0]) if rows else None
+
     # -- versions ------------------------------------------------------------------------------
 
     def _pending(self, version: int) -> list[Statement]:
@@ -245,6 +278,11 @@ class Store(ABC):
 
 def _key(row: Row) -> KeyRecord:
     return KeyRecord(**dict(zip(_COLUMNS, row, strict=True)))
+
+
+def _document(row: Row) -> DocumentRecord:
+    kind, name, revision, body = row
+    return DocumentRecord(kind=kind, name=name, revision=revision, body=body)
 
 
 def _budget(row: Row) -> Budget:

@@ -38,5 +38,17 @@ MIGRATIONS: list[tuple[str, ...]] = [
     ),
     # Who may spend: the store that took the budgets last.
     ("ALTER TABLE airi_meta ADD COLUMN owner TEXT",),
+    # What lifecycle keeps: documents that only who has seen the latest revision can replace. `changed` as of keys.
+    (
+        """CREATE TABLE airi_documents (
+            kind TEXT NOT NULL,
+            name TEXT NOT NULL,
+            revision BIGINT NOT NULL,
+            body TEXT NOT NULL,
+            changed BIGINT NOT NULL,
+            PRIMARY KEY (kind, name)
+        )""",
+        "CREATE INDEX airi_documents_changed ON airi_documents (kind, changed)",
+    ),
 ]
 """Version N is what the first N of them make. A released one is never edited; add another."""

@@ -1,0 +1,189 @@
+"""What moves rollouts on, with control processes that are killed at any write, and operators who come in between."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from contextlib import suppress
+
+import pytest
+from msgspec.structs import replace
+
+from airi.errors import AiriError
+from airi.lifecycle import VersionState
+from airi.lifecycle.gates import Bound, Gate, Metric
+from airi.lifecycle.lease import Lease
+from airi.lifecycle.machine import Command, command, start
+from airi.lifecycle.rollouts import Analysis, Line, Pause, Phase, Rollout, SetWeight
+
+from .world import LEASE_MS, LINGER_MS, Engines, Killed, MemoryState, Notes, Process, version
+
+ERRORS: dict[str, tuple[Gate, ...]] = {
+    "errors": (Gate(metric=Metric.ERRORS, bound=Bound.MAX, value=0.05, min_samples=10),)
+}
+STEPS = (
+    SetWeight(weight=10),
+    Pause(duration_s=5),
+    Analysis(gates=("errors",)),
+    SetWeight(weight=60),
+    Pause(duration_s=2),
+)
+
+
+class World:
+    def __init__(self) -> None:
+        self.state, self.engines, self.notes, self.now = MemoryState(), Engines(), Notes(), 0
+        self.count = 0
+
+    def process(self) -> Process:
+        self.count += 1
+        return Process(f"p{self.count}", self.state, self.engines, self.notes, lambda: self.now)
+
+    async def begin(self) -> Process:
+        process = self.process()
+        for id in ("g1", "g2"):
+            await process.registry.register(version("general", id))
+            await process.releases.make("general", id, {"general": id})
+        first = process.registry.find("general", "g1")
+        self.engines.held.add(first.name)
+        await process.lines.put(Line(name="general", stable="g1"))
+        await process.controller.tick()
+        return process
+
+    def rollout(self, candidate: str = "g2", id: str = "r") -> Rollout:
+        stable = "g1" if candidate == "g2" else "g2"
+        return Rollout(id=id, stable=stable, candidate=candidate, steps=STEPS, gates=ERRORS)
+
+    async def run(self, process: Process, seconds: int) -> Line:
+        for _ in range(seconds):
+            self.now += 1000
+            await process.controller.tick()
+            for _ in range(4):
+                await asyncio.sleep(0)
+            self.check(process)
+        return process.lines.find("general")
+
+    def check(self, process: Process) -> None:
+        """What a line may give to requests is loaded."""
+        for line in process.lines.all:
+            split = line.split
+            names = {split.stable} | ({split.candidate} if split.weight > 0 else set())
+            assert {f"general@{name}" for name in names} <= self.engines.held
+
+
+async def test_a_rollout_from_start_to_the_old_version_gone() -> None:
+    world = World()
+    process = await world.begin()
+    await process.lines.put(start(process.lines.find("general"), world.rollout(), world.now))
+    line = await world.run(process, 4)
+    assert (line.split.weight, process.registry.find("general", "g2").state) == (10, VersionState.SERVING)
+    world.notes.candidate.requests = 200
+    line = await world.run(process, 10)
+    assert (line.stable, line.rollout and line.rollout.phase) == ("g2", Phase.COMPLETED)
+    assert "general@g1" in world.engines.held  # sessions that began with it may go on
+    await world.run(process, LINGER_MS // 1000 + 2)
+    assert world.engines.held == {"general@g2"}
+    assert process.registry.find("general", "g1").state is VersionState.REGISTERED
+
+
+async def test_a_candidate_without_room_fails_with_the_reason() -> None:
+    world = World()
+    process = await world.begin()
+    world.engines.room = 1
+    await process.lines.put(start(process.lines.find("general"), world.rollout(), world.now))
+    line = await world.run(process, 5)
+    assert line.rollout is not None
+    assert line.rollout.phase is Phase.FAILED
+    assert line.rollout.events[-1].what == "general@g2: general@g2 needs 1 GiB more than there is"
+    assert (line.stable, world.engines.held) == ("g1", {"general@g1"})
+
+
+async def test_a_gate_rolls_back_and_the_candidate_goes() -> None:
+    world = World()
+    process = await world.begin()
+    await process.lines.put(start(process.lines.find("general"), world.rollout(), world.now))
+    await world.run(process, 4)
+    world.notes.candidate.requests = world.notes.candidate.errors = 50
+    line = await world.run(process, 1)
+    assert (line.split.releases, line.rollout and line.rollout.phase) == (("g1",), Phase.ABORTED)
+    await world.run(process, LINGER_MS // 1000 + 3)
+    assert world.engines.held == {"general@g1"}
+
+
+async def test_the_lease_has_one_holder_who_may_be_gone() -> None:
+    state = MemoryState()
+    one, other = Lease(state, "l", "one", LEASE_MS), Lease(state, "l", "other", LEASE_MS)  # type: ignore[arg-type]
+    assert await one.hold(0)
+    assert not await other.hold(1)
+    assert await one.hold(LEASE_MS - 1)
+    assert not await other.hold(LEASE_MS + 1)
+    assert await other.hold(2 * LEASE_MS)
+    assert not await one.hold(2 * LEASE_MS + 1)
+    await other.release(2 * LEASE_MS + 2)
+    assert await one.hold(2 * LEASE_MS + 3)
+
+
+@pytest.mark.parametrize("seed", range(60))
+async def test_killed_at_any_write_the_next_one_goes_on(seed: int) -> None:
+    """Operators start, promote and abort; processes die before and after writes; engines lose and keep versions."""
+    rng = random.Random(seed)
+    world = World()
+    process = await world.begin()
+    other = world.process()
+    for turn in range(60):
+        world.now += rng.choice((100, 1000, 4000, 12_000))
+        world.notes.candidate.requests += rng.randint(0, 30)
+        if rng.random() < 0.05:
+            world.notes.candidate.errors = rng.randint(0, world.notes.candidate.requests)
+        if rng.random() < 0.1:
+            world.engines.broken ^= {"general@g2"}
+        if rng.random() < 0.4:
+            world.state.kill_in = rng.randint(0, 5)
+        acting = rng.choice((process, other))
+        with suppress(Killed):
+            if rng.random() < 0.3:
+                await operate(world, acting, rng, f"r{turn}")
+            await acting.controller.tick()
+        await asyncio.sleep(0.001)
+        if world.state.was_killed:  # whatever it was at, all of it has ended
+            tasks = list(acting.controller._moving.values())
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            fresh = world.process()
+            process, other = (fresh, other) if acting is process else (process, fresh)
+            world.notes.candidate.errors = 0
+        world.state.kill_in, world.state.was_killed = None, False
+        await process.refresh()
+        world.check(process)
+    await settle(world, process)
+
+
+async def operate(world: World, process: Process, rng: random.Random, id: str) -> None:
+    await process.refresh()
+    line = process.lines.find("general")
+    try:
+        if line.rollout is None or line.rollout.phase.ended:
+            candidate = "g2" if line.stable == "g1" else "g1"
+            failed = process.registry.find("general", candidate)
+            if failed.state is VersionState.FAILED:
+                await process.registry.move(failed, VersionState.REGISTERED)
+            await process.lines.put(start(line, world.rollout(candidate, id), world.now))
+        else:
+            await process.lines.put(command(line, rng.choice(list(Command)), world.now, who="ops"))
+    except AiriError:
+        return
+
+
+async def settle(world: World, process: Process) -> None:
+    """Left alone, with nothing wrong any more, whatever was begun ends, and only what serves is held."""
+    world.engines.broken.clear()
+    world.notes.candidate.requests, world.notes.candidate.errors = 1000, 0
+    world.now += 2 * LEASE_MS
+    line = await world.run(process, 60)
+    assert line.rollout is None or line.rollout.phase.ended
+    assert world.engines.held == {f"general@{line.stable}"}
+    states = {v.name: v.state for v in process.registry.versions()}
+    assert states.pop(f"general@{line.stable}") is VersionState.SERVING
+    assert set(states.values()) <= {VersionState.REGISTERED, VersionState.FAILED}
+    assert replace(line, revision=0) == replace(process.lines.find("general"), revision=0)

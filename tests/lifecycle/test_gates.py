@@ -1,0 +1,122 @@
+"""Gates: what is beyond the bound fails, what is within passes, and what cannot be told holds."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+
+from airi.lifecycle.gates import Bound, Gate, Metric, Outcome, judge, judge_all
+from airi.lifecycle.observed import Histogram, Paired, Seen, merged
+
+
+def seen(
+    rng: random.Random, answers: int, *, delta: float = 0.0, ttft: float = 100.0, **rates: float
+) -> Seen:
+    made = Seen()
+    for _ in range(answers):
+        tokens = rng.randint(5, 200)
+        made.nll_delta.add(sum(rng.gauss(delta, 0.5) for _ in range(tokens)), tokens)
+        made.ttft_ms.add(rng.lognormvariate(math.log(ttft), 0.5))
+        made.requests += 1
+        made.finished += 1
+        made.errors += rng.random() < rates.get("errors", 0.0)
+        made.cut += rng.random() < rates.get("cut", 0.2)
+        made.json_asked += 1
+        made.json_valid += rng.random() < rates.get("json", 1.0)
+    return made
+
+
+CASES = [
+    (Gate(metric=Metric.NLL_DELTA, bound=Bound.MAX, value=0.1), {"delta": 0.0}, {"delta": 0.3}),
+    (Gate(metric=Metric.TTFT, bound=Bound.REGRESSION, value=0.1), {"ttft": 100.0}, {"ttft": 200.0}),
+    (Gate(metric=Metric.ERRORS, bound=Bound.MAX, value=0.02), {"errors": 0.0}, {"errors": 0.2}),
+    (Gate(metric=Metric.ERRORS, bound=Bound.REGRESSION_POINTS, value=0.02), {"errors": 0.0}, {"errors": 0.2}),
+    (Gate(metric=Metric.LENGTH, bound=Bound.REGRESSION_POINTS, value=0.05), {"cut": 0.2}, {"cut": 0.5}),
+    (Gate(metric=Metric.JSON, bound=Bound.MIN, value=0.95), {"json": 1.0}, {"json": 0.7}),
+    (Gate(metric=Metric.JSON, bound=Bound.REGRESSION_POINTS, value=0.05), {"json": 1.0}, {"json": 0.7}),
+]
+
+
+@pytest.mark.parametrize(("gate", "good", "bad"), CASES)
+def test_good_passes_bad_fails_little_holds(
+    gate: Gate, good: dict[str, float], bad: dict[str, float]
+) -> None:
+    rng = random.Random(f"{gate}")
+    stable = seen(rng, 3000)
+    assert judge(gate, stable, seen(rng, 3000, **good)).outcome is Outcome.PASS
+    assert judge(gate, stable, seen(rng, 3000, **bad)).outcome is Outcome.FAIL
+    assert judge(gate, stable, seen(rng, 20, **good)).outcome is Outcome.HOLD
+    assert judge(gate, Seen(), Seen()).outcome is Outcome.HOLD
+
+
+@pytest.mark.parametrize(("gate", "good", "bad"), CASES)
+def test_looking_again_and_again_alarms_nobody_about_the_same(
+    gate: Gate, good: dict[str, float], bad: dict[str, float]
+) -> None:
+    rng = random.Random(f"again {gate}")
+    for _ in range(10):
+        stable, candidate = Seen(), Seen()
+        for _ in range(40):
+            stable.merge(seen(rng, 20))
+            candidate.merge(seen(rng, 20, **good))
+            assert judge(gate, stable, candidate).outcome is not Outcome.FAIL
+
+
+def test_of_several_gates_the_worst_speaks() -> None:
+    gates = {
+        "both": (CASES[0][0], CASES[2][0]),
+        "tokens": (CASES[0][0],),
+        "none": (),
+    }
+    rng = random.Random(3)
+    found = judge_all(gates, Seen(), seen(rng, 2000, errors=0.3))
+    assert {name: finding.outcome for name, finding in found.items()} == {
+        "both": Outcome.FAIL,
+        "tokens": Outcome.PASS,
+        "none": Outcome.PASS,
+    }
+    assert found["both"].why.startswith("error_rate 0.")
+
+
+def test_a_histogram_gives_quantiles_within_its_buckets() -> None:
+    rng = random.Random(5)
+    values = sorted(rng.lognormvariate(3, 1) for _ in range(5000))
+    histogram = Histogram()
+    for value in values:
+        histogram.add(value)
+    for q in (0.01, 0.5, 0.95, 0.99):
+        true = values[math.ceil(q * len(values)) - 1]
+        assert abs(histogram.quantile(q) / true - 1) < 1 / 45
+    assert Histogram().quantile(0.5) == 0
+
+
+def test_the_mean_over_tokens_knows_that_those_of_an_answer_hang_together() -> None:
+    rng = random.Random(7)
+
+    def sample() -> Paired:
+        paired = Paired()
+        for _ in range(100):
+            tokens, shift = rng.randint(1, 50), rng.gauss(0.5, 1)
+            paired.add(sum(shift + rng.gauss(0, 0.1) for _ in range(tokens)), tokens)
+        return paired
+
+    samples = [sample() for _ in range(400)]
+    center = sum(s.mean for s in samples) / len(samples)
+    spread = math.sqrt(sum((s.mean - center) ** 2 for s in samples) / (len(samples) - 1))
+    told = sum(s.standard_error for s in samples) / len(samples)
+    assert 0.85 < told / spread < 1.15
+    assert Paired().standard_error == math.inf
+
+
+def test_counts_of_several_gateways_are_those_of_one() -> None:
+    rng = random.Random(11)
+    parts = [seen(rng, 50) for _ in range(3)]
+    whole = merged(parts)
+    assert whole.requests == 150
+    assert whole.ttft_ms.count == 150
+    assert whole.nll_delta.tokens == sum(part.nll_delta.tokens for part in parts)
+    assert whole.nll_delta.mean == pytest.approx(
+        sum(p.nll_delta.total for p in parts) / sum(p.nll_delta.tokens for p in parts)
+    )
