@@ -97,7 +97,7 @@ class Server(Part):
     state: State = Field(default="sqlite:///./airi.db", repr=False)
     """Where keys and budgets are kept, a file from the working directory; PostgreSQL for several gateways."""
     shared_counters: Counters = Field(default=None, repr=False)
-    """Redis that counts for several gateways; left out: exact in this process, which shares its budgets with none."""
+    """Redis that counts for several gateways; left out: exact in this process, which shares no limits."""
     tls: Tls | None = None
     """HTTPS instead of HTTP."""
     cors: Cors = Cors()

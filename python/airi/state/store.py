@@ -200,7 +200,7 @@ class Store(ABC):
 
     def _not_owned(self) -> StateError:
         return StateError(
-            f"state {self.shown} is used by another server; several share budgets by server.shared_counters"
+            f"state {self.shown} is used by another server; several share limits by server.shared_counters"
         )
 
     async def spend(self, charges: Iterable[Charge]) -> list[Budget]:

@@ -63,18 +63,19 @@ async def test_budgets_survive_an_orderly_end_and_a_crash(tmp_path: Path) -> Non
 
 
 async def test_two_that_count_for_themselves_do_not_share_a_state(state_url: str) -> None:
-    """Else each would spend all of a budget."""
+    """Else each would allow all of a limit, whatever it is of."""
     unpriced = LimitTable({SCOPES[0]: Limits(requests_per_minute=1)})
+    says = r"^limits cannot be counted: state .* is used by another server; several share limits by"
     async with await open_store(state_url) as first, await open_store(state_url) as second:
-        ledger = await started(first)
-        other = ProcessLedger(unpriced, store=StateBudgets(second))
+        ledger = ProcessLedger(unpriced, store=StateBudgets(first))
+        await ledger.open()
+        other = ProcessLedger(LimitTable({}), store=StateBudgets(second))
         await other.open()  # which has nothing to share
-        with pytest.raises(
-            LedgerUnavailableError, match=r"^budgets cannot be kept: state .* is used by another server; "
-        ):
-            await other.set_limits(TABLE)
-        with pytest.raises(LedgerUnavailableError, match="is used by another server; "):
-            await started(second)
+        for table in (TABLE, unpriced):
+            with pytest.raises(LedgerUnavailableError, match=says):
+                await other.set_limits(table)
+            with pytest.raises(LedgerUnavailableError, match=says):
+                await ProcessLedger(table, store=StateBudgets(second)).open()
         await ledger.close()
         await first.close()
         await other.set_limits(TABLE)

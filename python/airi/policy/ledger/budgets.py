@@ -31,7 +31,10 @@ class BudgetStore(Protocol):
     """Keeps one record per (scope, name, period_s): the latest that was saved."""
 
     async def load_budgets(self, wanted: Sequence[BudgetRecord]) -> Sequence[BudgetRecord]:
-        """What was saved of these budgets in these periods; `wanted` say 0. Those never saved may be left out."""
+        """What was saved of these budgets in these periods; `wanted` say 0. Those never saved may be left out.
+
+        Also asked, for none, by a ledger with other limits alone: one that is another's raises.
+        """
         ...
 
     async def save_budgets(self, records: Sequence[BudgetRecord]) -> None:

@@ -65,14 +65,15 @@ class ProcessLedger:
     async def prepare_limits(self, limits: LimitTable) -> Callable[[], None]:
         """Loads what the budgets of these limits have spent. What is returned is `LocalLedger.set_limits` with them.
 
-        Raises LedgerUnavailableError where it cannot be loaded.
+        Raises LedgerUnavailableError where it cannot be loaded, and where another server counts for itself beside this
+        one: each would allow all of a limit.
         """
-        if self._store is not None:
+        if self._store is not None and limits:
             wanted = self._ledger.unknown(limits, self._clock())
             try:
-                records = await self._store.load_budgets(wanted) if wanted else ()
+                records = await self._store.load_budgets(wanted)
             except Exception as error:
-                raise _unavailable(error) from error
+                raise _unavailable("limits cannot be counted", error) from error
             self._ledger.add_records(records)
         return partial(self._ledger.set_limits, limits)
 
@@ -143,7 +144,7 @@ class ProcessLedger:
         try:
             await self._store.save_budgets(records)
         except Exception as error:
-            unavailable = _unavailable(error)
+            unavailable = _unavailable("budgets cannot be kept", error)
             if not self._failing:
                 _LOG.error("calls that cost are refused: %s", unavailable)
             self._failing = True
@@ -151,6 +152,6 @@ class ProcessLedger:
         self._failing = False
 
 
-def _unavailable(error: Exception) -> LedgerUnavailableError:
+def _unavailable(what: str, error: Exception) -> LedgerUnavailableError:
     reason = str(error) if isinstance(error, AiriError) else f"their store fails with {type(error).__name__}"
-    return LedgerUnavailableError(f"budgets cannot be kept: {reason}")
+    return LedgerUnavailableError(f"{what}: {reason}")

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class StateBudgets:
     """A `BudgetStore` over a `Store`, whose charges add up: what is saved is the difference to what was.
 
-    Thread safety: none; one `ProcessLedger` at a time. Two that shared a state would each count the other's
-    spending only when they start: from the first budget on, the state is this one's.
+    Thread safety: none; one `ProcessLedger` at a time. Two that shared a state would each allow all of a
+    limit: from the first limit on, whatever it is of, the state is this one's.
     """
 
     def __init__(self, store: Store) -> None:
@@ -28,7 +28,7 @@ class StateBudgets:
         self._saved: dict[tuple[Scope, LimitName, int | None], tuple[int, int]] = {}
 
     async def load_budgets(self, wanted: Sequence[BudgetRecord]) -> Sequence[BudgetRecord]:
-        """One read per budget. Raises StateError where another server's budgets are in this state."""
+        """One read per budget. Raises StateError where another server counts in this state."""
         await self._store.own_budgets()
         await self._forget(wanted)
         return [replace(record, spent_micro=await self._read(record)) for record in wanted]
