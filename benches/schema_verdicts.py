@@ -77,7 +77,7 @@ class Writer:
 
     def __init__(self, tokens: Any, grammar: str, schema: Any = None) -> None:
         """Orders in which the `schema` has the keys are tried first."""
-        self._matcher = new_matcher(tokens, grammar)
+        self._matcher = new_matcher(tokens, grammar, "json_schema")
         self._tries = 0
         self._words = json.dumps(schema, ensure_ascii=False)
         self._respells = False
@@ -156,7 +156,7 @@ def judge(case: Case, tokens: Any, verdicts: Verdicts) -> None:
     try:
         form = StructuredOutput(kind="json_schema", text=json.dumps(case.schema, ensure_ascii=False))
         grammar = grammar_of(form)
-        matcher = new_matcher(tokens, grammar)
+        matcher = new_matcher(tokens, grammar, "json_schema")
         if matcher.is_error():
             raise refusal_of(form, matcher.get_error())
     except RequestError as error:

@@ -23,7 +23,7 @@ from airi.engine.constraints.masks import MaskFiller
 from airi.engine.constraints.rules import TokenRules
 from airi.engine.constraints.schemas import SchemaError, prepare
 from airi.errors import ExecutionError, RequestError
-from airi.structured_output import MAX_STRUCTURED_CHARACTERS, StructuredOutput
+from airi.structured_output import MAX_CHOICES, MAX_STRUCTURED_CHARACTERS, StructuredOutput
 from airi.text import Tokenizer
 from benches.schema_verdicts import Writer
 from tests.engine.structured_models import EOS, FAMILIES, make_structured, text_of
@@ -124,6 +124,16 @@ def test_matchers_are_used_again_one_request_at_a_time(compiler: ConstraintCompi
     third = constraint(compiler, form)
     assert third.matcher is used
     assert allowed(filler, third, 0)[0] == begin
+
+
+def test_as_many_choices_as_may_be_given_are_followed(path: Path, compiler: ConstraintCompiler) -> None:
+    bound = constraint(compiler, StructuredOutput.choice([f"a{i:04}" for i in range(MAX_CHOICES)]))
+    filler = MaskFiller(VOCAB_SIZE, 1)
+    begin, mask = allowed(filler, bound, 0)
+    [letter] = [token for token in begin if text_of(path, [token]) == "a"]
+    bound.push(0, letter, mask)
+    after, _ = allowed(filler, bound, 1)
+    assert {text_of(path, [token])[0] for token in after} == set("01234")
 
 
 def test_what_is_kept_is_bounded(compiler: ConstraintCompiler, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,4 +242,4 @@ def test_deep_schemas_and_large_ones_are_refused_in_a_line(compiler: ConstraintC
         with pytest.raises(RequestError, match=r"nested too deeply|not JSON"):
             constraint(compiler, StructuredOutput(kind="json_schema", text=text))
     with pytest.raises(RequestError, match=f"at most {MAX_STRUCTURED_CHARACTERS}"):
-        StructuredOutput.regex("a" * (MAX_STRUCTURED_CHARACTERS + 1))
+        StructuredOutput.grammar("a" * (MAX_STRUCTURED_CHARACTERS + 1))

@@ -263,6 +263,10 @@ class TestRefusals:
             (StructuredOutput(kind="json_schema", text="{"), "not JSON"),
             (StructuredOutput.regex("("), "unclosed"),
             (StructuredOutput.grammar("start: nothing"), "nothing"),
+            (StructuredOutput.regex("a?" * 9000), "18000 characters; at most 16384"),
+            (StructuredOutput.grammar("start: " + '"a"? ' * 14_000), "70007 characters; at most 65536"),
+            (structured({"items": {"type": "string", "pattern": "a?" * 9000}}), "/items/pattern"),
+            (structured({"patternProperties": {"a?" * 9000: False}}), "/patternProperties"),
             (
                 StructuredOutput.grammar('start: a\na: %json {"properties": {"q": {"not": {}}}}'),
                 "/properties/q/not",
@@ -345,10 +349,46 @@ def test_a_form_that_cannot_be_followed_ends_its_request_alone_and_says_so(
     from airi.engine.constraints import grammars
 
     tight = LLParserLimits(max_lexer_states=30, precompute_large_lexemes=False, verbose_errors=False)
-    monkeypatch.setattr(grammars, "_limits", lambda: tight)
+    monkeypatch.setattr(grammars, "_limits", lambda _: tight)
     form = StructuredOutput.regex("([a-h]{1,5}[i-p]{2,9}){1,40}")
     bound, plain = served(make_engine(one_model), wild(1, structured=form), {**GREEDY, "max_tokens": 30})
     assert (plain.finish_reason, len(plain.tokens)) == ("length", 30)
     assert bound.finish_reason == "error"
     assert bound.error is not None
     assert "too complex" in bound.error.message
+
+
+@pytest.mark.usefixtures("platform")
+def test_a_form_whose_first_mask_is_too_costly_never_reaches_a_step(
+    one_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from llguidance import LLParserLimits
+
+    from airi.engine.constraints import grammars
+
+    plain = {**GREEDY, "max_tokens": 30}
+    tight = LLParserLimits(step_lexer_fuel=20, precompute_large_lexemes=False, verbose_errors=False)
+    monkeypatch.setattr(grammars, "_limits", lambda _: tight)
+    form = StructuredOutput.regex("([a-h]{1,5}[i-p]{2,9}){1,40}")
+    costly, other = served(make_engine(one_model), wild(1, structured=form), plain)
+    assert costly.error is not None
+    assert (costly.error.field, costly.tokens) == ("structured", [])
+    assert isinstance(error_from_code(costly.error.code, costly.error.message), RequestError)
+    assert "the regex is not accepted: it is too complex" in costly.error.message
+    assert other.tokens == served(make_engine(one_model), plain)[0].tokens
+
+
+@pytest.mark.usefixtures("platform")
+def test_a_grammar_that_goes_on_in_ever_more_ways_ends_its_request_alone(
+    one_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airi.engine.constraints import grammars
+
+    monkeypatch.setattr(grammars, "_MAX_ROW", 60)
+    form = StructuredOutput.grammar("start: e\ne: e e | e e e | /[a-z]/")
+    plain = {**GREEDY, "max_tokens": 30}
+    bound, other = served(make_engine(one_model), wild(1, structured=form, min_tokens=200), plain)
+    assert bound.error is not None
+    assert "too complex" in bound.error.message
+    assert bound.tokens
+    assert other.tokens == served(make_engine(one_model), plain)[0].tokens

@@ -34,6 +34,9 @@ TOOLS: Any = [
 ]
 BAD: dict[str, Any] = {"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}}
 
+COSTLY = "start: A\nA: " + " & ".join(f"/.*{c}.{{{i + 7}}}.*/" for i, c in enumerate("abcdefghijklmnop"))
+"""Of more states than are made."""
+
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[openai.OpenAI]:
@@ -161,6 +164,11 @@ def test_with_tools_an_answer_has_its_form_or_is_calls(client: openai.OpenAI) ->
         ({"extra_body": {"structured_outputs": {"json": "{"}}}, "structured_outputs.json", "not JSON"),
         ({"extra_body": {"guided_regex": "("}}, "guided_regex", "unclosed"),
         ({"extra_body": {"guided_grammar": "start: what"}}, "guided_grammar", "what"),
+        (
+            {"extra_body": {"structured_outputs": {"grammar": COSTLY}}},
+            "structured_outputs.grammar",
+            "the grammar is not accepted: it is too complex",
+        ),
         (
             {"tools": [*TOOLS, {"type": "function", "function": {"name": "b", "parameters": BAD}}],
              "tool_choice": "required"},

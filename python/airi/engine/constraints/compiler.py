@@ -121,7 +121,7 @@ class ConstraintCompiler:
                     return kept.idle.pop()
         try:
             grammar = kept.grammar if kept is not None else grammar_of(structured)
-            matcher = new_matcher(table, grammar)
+            matcher = new_matcher(table, grammar, structured.kind)
             if matcher.is_error():
                 raise refusal_of(structured, matcher.get_error())
         except RequestError as error:

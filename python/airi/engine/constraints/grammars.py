@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from airi.engine.constraints.schemas import SchemaError, explained, prepare
+from airi.engine.constraints.schemas import MAX_PATTERN, SchemaError, explained, prepare
 from airi.errors import RequestError
-from airi.structured_output import StructuredOutput
+from airi.structured_output import StructuredKind, StructuredOutput
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLParserLimits
@@ -17,7 +17,19 @@ if TYPE_CHECKING:
 __all__ = ["grammar_of", "new_matcher", "refusal_of"]
 
 _MAX_MESSAGE = 300
+_MAX_GRAMMAR = 64 * 1024
+"""Characters beside schemas. Optional pieces take time that grows with the square of their number."""
+_MAX_ROW = 1000
+"""Ways in which a grammar may be going on at one place of a text; the library's own limit lets a mask take a second."""
 _JSON_BLOCK = "%json"
+_COSTS = (
+    "too many expressions",
+    "Too many items",
+    "Current row has",
+    "increase limits.",
+    "Unable to determine if regex is empty",
+)
+"""Words of the library where one of its limits was met; its options are nothing that a user could set."""
 
 
 def grammar_of(structured: StructuredOutput) -> str:
@@ -30,19 +42,28 @@ def grammar_of(structured: StructuredOutput) -> str:
         case "json_object":
             return LLMatcher.grammar_from_json_schema(_schema('{"type": "object"}'))
         case "regex":
+            if len(structured.text) > MAX_PATTERN:
+                raise _too_long("regex", len(structured.text), MAX_PATTERN)
             return LLMatcher.grammar_from_regex(structured.text)
         case "choice":
+            # One terminal: alternatives of a rule are followed one by one, and too many are too complex.
             texts = " | ".join(json.dumps(each, ensure_ascii=False) for each in structured.choices)
-            return LLMatcher.grammar_from_lark(f"start: {texts}")
+            return LLMatcher.grammar_from_lark(f"start: TEXT\nTEXT: {texts}")
         case "grammar":
             return LLMatcher.grammar_from_lark(_with_prepared_schemas(_as_lark(structured.text)))
 
 
-def new_matcher(tokens: TokenTable, grammar: str) -> LLMatcher:
-    """A matcher at the start of a grammar. Whether it is one, `is_error` says."""
+def new_matcher(tokens: TokenTable, grammar: str, kind: StructuredKind) -> LLMatcher:
+    """A matcher at the start of a grammar, its first mask made. Whether it is one, `is_error` says.
+
+    What is too costly from the beginning is known so before a step has it, and what the mask has found out is kept.
+    """
     from llguidance import LLMatcher
 
-    return LLMatcher(tokens.tokenizer, grammar, log_level=0, limits=_limits())
+    matcher = LLMatcher(tokens.tokenizer, grammar, log_level=0, limits=_limits(kind))
+    if not matcher.is_error():
+        matcher.compute_bitmask()
+    return matcher
 
 
 def _as_lark(grammar: str) -> str:
@@ -60,7 +81,7 @@ def _as_lark(grammar: str) -> str:
 
 def refusal_of(structured: StructuredOutput, error: str) -> RequestError:
     """The error for a request, from what the library said of its grammar."""
-    message = " ".join(error.partition("<state>")[0].split())[:_MAX_MESSAGE]
+    message = _in_a_line(error)
     if structured.kind == "json_schema":
         return _schema_refusal(explained(message, json.loads(_schema(structured.text)), _why_not), None)
     if structured.kind == "grammar":
@@ -75,14 +96,28 @@ def _why_not(schema: str) -> str:
     from llguidance import LLMatcher
 
     grammar = LLMatcher.grammar_from_json_schema(schema)
-    return str(LLMatcher.validate_grammar(grammar, limits=_limits()))
+    error = LLMatcher.validate_grammar(grammar, limits=_limits("json_schema"))
+    return _in_a_line(error) if error else ""
 
 
-def _limits() -> LLParserLimits:
+def _limits(kind: StructuredKind) -> LLParserLimits:
     from llguidance import LLParserLimits
 
     # Errors of the library go to users and logs: without the state of the parser, which quotes the text.
-    return LLParserLimits(verbose_errors=False)
+    return LLParserLimits(max_items_in_row=_MAX_ROW if kind == "grammar" else None, verbose_errors=False)
+
+
+def _in_a_line(error: str) -> str:
+    """What the library said, for a user."""
+    if any(words in error for words in _COSTS):
+        return "it is too complex"
+    return " ".join(error.partition("<state>")[0].split())[:_MAX_MESSAGE]
+
+
+def _too_long(kind: StructuredKind, length: int, most: int) -> RequestError:
+    return RequestError(
+        f"structured: the {kind} has {length} characters; at most {most} are accepted", field="structured"
+    )
 
 
 def _schema(text: str, number: int | None = None) -> str:
@@ -108,7 +143,11 @@ def _schema_refusal(error: SchemaError, number: int | None) -> RequestError:
 def _with_prepared_schemas(grammar: str) -> str:
     """A Lark grammar whose `%json {...}` blocks are treated as schemas given by themselves."""
     out, at = [], 0
-    for number, (begin, end) in enumerate(_schema_blocks(grammar)):
+    blocks = _schema_blocks(grammar)
+    beside = len(grammar) - sum(end - begin for begin, end in blocks)
+    if beside > _MAX_GRAMMAR:
+        raise _too_long("grammar", beside, _MAX_GRAMMAR)
+    for number, (begin, end) in enumerate(blocks):
         out += [grammar[at:begin], _schema(grammar[begin:end], number)]
         at = end
     return "".join([*out, grammar[at:]])

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from airi.engine.constraints.rewrites import rewritten
 
-__all__ = ["SchemaError", "explained", "prepare"]
+__all__ = ["MAX_PATTERN", "SchemaError", "explained", "prepare"]
 
 Json = dict[str, Any]
 
@@ -20,6 +20,8 @@ _OPTIONS: Final[Json] = {
     "key_separator": ": ?",
 }
 _MAX_DEPTH = 100
+MAX_PATTERN: Final = 16 * 1024
+"""Characters of a regular expression: what it takes to read one grows with the square of its optional pieces."""
 _EXACT_INTEGERS = 2**53
 """Larger numbers are not what they seem once they are floats, which numbers of grammars are made from."""
 
@@ -236,6 +238,15 @@ def _check(schema: Json, place: str) -> None:
     for key in ("const", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"):
         if key in schema and not _is_exact(schema[key]):
             raise SchemaError(f"{key} has an integer beyond 2^53", f"{place}/{key}")
+    for key, patterns in (
+        ("pattern", [schema.get("pattern")]),
+        ("patternProperties", schema.get("patternProperties")),
+    ):
+        longest = max((len(each) for each in patterns or () if isinstance(each, str)), default=0)
+        if longest > MAX_PATTERN:
+            raise SchemaError(
+                f"{key} has {longest} characters; at most {MAX_PATTERN} are accepted", f"{place}/{key}"
+            )
     if _is_too_complex(schema):
         raise SchemaError(
             "a group that repeats inside and is itself repeated, together with maxLength, is too complex",
