@@ -35,8 +35,6 @@ class CallRecord:
     principal: Principal = ANYONE
     status: int = 0
     response_started: bool = False
-    response_complete: bool = False
-    """Whether its last part was handed on to be sent."""
     model: str | None = None
     action: str | None = None
     """What it was decided on as; None: not yet, or an open page."""
@@ -113,11 +111,11 @@ async def respond_error(send: Send, error: ApiError) -> None:
 
 
 @asynccontextmanager
-async def watching(receive: Receive, record: CallRecord) -> AsyncIterator[None]:
-    """Cancels what runs inside and raises ClientGone as soon as the client hangs up on an incomplete response.
+async def watching(receive: Receive) -> AsyncIterator[None]:
+    """Cancels what runs inside and raises ClientGone as soon as the client hangs up.
 
     The body must have been read before: from then on all that can be received is the disconnect, which a server also
-    tells once the response is complete.
+    tells once the response is complete. Nothing may be awaited inside after that.
     """
     task = asyncio.current_task()
     if task is None:
@@ -129,9 +127,8 @@ async def watching(receive: Receive, record: CallRecord) -> AsyncIterator[None]:
         nonlocal gone
         while (await receive())["type"] != "http.disconnect":
             pass
-        if not record.response_complete:
-            gone = True
-            handler.cancel()
+        gone = True
+        handler.cancel()
 
     watcher = asyncio.ensure_future(wait_for_disconnect())
     try:

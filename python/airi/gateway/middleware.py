@@ -61,8 +61,6 @@ class RequestMiddleware:
                 record.status = message["status"]
                 record.response_started = True
                 message["headers"] = [*message["headers"], id_header, *record.headers]
-            elif not message.get("more_body"):
-                record.response_complete = True
             await send(message)
 
         try:

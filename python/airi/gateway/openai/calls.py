@@ -120,7 +120,7 @@ class ModelCall(ABC, Generic[R]):
             forbidden=self._gate.forbidden_to(record, model),
         )
         try:
-            async with generation, watching(receive, record):
+            async with generation, watching(receive):
                 answer = await self.start(request, model, generation)
                 record.headers = await self._gate.reserve(record, generation, priority=request.priority)
                 if content is not None:
