@@ -161,8 +161,24 @@ def test_a_key_in_the_environment_is_a_clients_beside_a_config(
     assert started[0].app.api_keys == ()
     result = airi("serve", str(file), "--api-key", "hunter3")
     assert (result.code, "--api-key does not go with" in result.err) == (2, True)
-    monkeypatch.setenv("AIRI_STATE", "sqlite:///other.db")
-    assert "--state does not go with" in airi("serve", str(file)).err
+
+
+def test_an_exported_state_must_be_the_one_that_is_served(
+    airi: Airi, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[ServerOptions] = []
+    monkeypatch.setattr(command, "_run", lambda _, server, *__: started.append(server))
+    monkeypatch.setenv("AIRI_STATE", "postgresql://me:hunter2@db/airi")
+    result = airi("serve", str(file))
+    assert (result.code, started) == (2, [])
+    assert result.err == (
+        f"airi: AIRI_STATE is postgresql://me@db/airi, server.state of {file} is sqlite:///./airi.db; accepted: the "
+        "same, such as ${AIRI_STATE} in the file, or no AIRI_STATE\n"
+    )
+    file.write_text(MINIMAL + 'server: {state: "${AIRI_STATE}"}\n')
+    assert (airi("serve", str(file)).code, len(started)) == (0, 1)
+    result = airi("serve", str(file), "--state", "sqlite:///other.db")
+    assert (result.code, "--state does not go with" in result.err) == (2, True)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.1"])

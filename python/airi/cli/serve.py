@@ -48,9 +48,10 @@ def serve(
     setup_logging(log.log_level)
     config = next((path for path in models.models or () if path.lower().endswith((".yaml", ".yml"))), None)
     if config is not None:
-        # AIRI_API_KEY is a client's beside a config, whose server knows its keys.
-        said = said_names(context, unless_exported=("api_key",))
-        serve_config(config, said, models.models or [], engine.engine, log.log_level)
+        # AIRI_API_KEY is a client's beside a config, whose server knows its keys; AIRI_STATE is what `airi keys` takes.
+        said = said_names(context, unless_exported=("api_key", "state"))
+        exported = None if "state" in said else http.state
+        serve_config(config, said, models.models or [], engine.engine, log.log_level, exported)
         return
     server_options = http.options(chat_template=models.chat_template)
     if engine.engine is None:
@@ -69,10 +70,17 @@ def serve(
     _run(engine.engine, server_options, log.log_level)
 
 
-def serve_config(path: str, said: list[str], models: list[str], endpoint: str | None, log_level: str) -> None:
+def serve_config(
+    path: str,
+    said: list[str],
+    models: list[str],
+    endpoint: str | None,
+    log_level: str,
+    exported_state: str | None,
+) -> None:
     """Serves what a config says, with the engine at `endpoint` where one is given.
 
-    Raises ConfigError for flags that it leaves no room for.
+    Raises ConfigError for flags that it leaves no room for, and for another state than the one of `airi keys`.
     """
     from airi.cli.lock import ReadingBars
     from airi.config import load
@@ -89,6 +97,7 @@ def serve_config(path: str, said: list[str], models: list[str], endpoint: str | 
             where = f"--{name.replace('_', '-')}"
             raise ConfigError(f"{where} does not go with {path}, which says that itself", field=name)
     file = load(path)
+    _check_state(file, exported_state)
     check_policies(file)
     check_content(file)
     if endpoint is not None:
@@ -97,6 +106,19 @@ def serve_config(path: str, said: list[str], models: list[str], endpoint: str | 
     with ReadingBars() as bars:
         sources = pinned_sources(file, bars.show)
     _run(engine_options(file, sources=sources), server_options(file), log_level, file)
+
+
+def _check_state(file: ConfigFile, exported: str | None) -> None:
+    """Raises ConfigError where keys that `airi keys` makes would not be those of the server."""
+    from airi.state.urls import StateUrl
+
+    state = file.config.server.state
+    if exported is not None and exported != state:
+        raise ConfigError(
+            f"AIRI_STATE is {StateUrl.parse(exported).shown}, server.state of {file.path} is "
+            f"{StateUrl.parse(state).shown}; accepted: the same, such as ${{AIRI_STATE}} in the file, or no AIRI_STATE",
+            field="state",
+        )
 
 
 def setup_logging(level: str) -> None:
