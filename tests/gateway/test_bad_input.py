@@ -34,6 +34,49 @@ def refused(response: httpx.Response, status: int = 400) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
+    ("change", "param", "says"),
+    [
+        ({"model": None}, "model", "model: is missing"),
+        ({"messages": None}, "messages", "messages: is missing"),
+        (
+            {"messages": [{"role": "nobody", "content": "x"}]},
+            "messages[0].role",
+            "messages[0].role: 'nobody' is not accepted; accepted: assistant, developer, function, system, tool, user",
+        ),
+        ({"tools": [{"type": "function", "function": {}}]}, "tools[0].function.name", "is missing"),
+        (
+            {"tool_choice": "y" * 300},
+            "tool_choice",
+            f"tool_choice: '{'y' * 60}' is not accepted; accepted: auto, none, required",
+        ),
+        (
+            {"response_format": {"type": "yaml"}},
+            "response_format.type",
+            "response_format.type: 'yaml' is not accepted; accepted: text, json_object, json_schema",
+        ),
+        (
+            {"response_format": {}},
+            "response_format.type",
+            "is missing; accepted: text, json_object, json_schema",
+        ),
+    ],
+)
+def test_what_is_missing_or_cannot_be_is_named_with_what_is_accepted(
+    gateway: Gateway, change: dict[str, Any], param: str, says: str
+) -> None:
+    body = {name: value for name, value in (CHAT | change).items() if value is not None}
+    error = refused(gateway.http.post("/v1/chat/completions", json=body))
+    assert error["param"] == param
+    assert error["message"].endswith(says)
+
+
+def test_a_number_is_repeated_in_short(gateway: Gateway) -> None:
+    body = json.dumps(CHAT).replace('"max_tokens": 4', f'"max_tokens": {"1" * 400}')
+    error = refused(gateway.http.post("/v1/chat/completions", content=body))
+    assert error["message"] == f"max_tokens: expected `int` <= 2147483647, got {'1' * 60}"
+
+
+@pytest.mark.parametrize(
     ("path", "change", "param"),
     [
         ("chat/completions", {"max_tokens": 0}, "max_tokens"),
@@ -67,7 +110,7 @@ def refused(response: httpx.Response, status: int = 400) -> dict[str, Any]:
         ("chat/completions", {"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ("chat/completions", {"messages": []}, "messages"),
         ("chat/completions", {"messages": "hi"}, "messages"),
-        ("chat/completions", {"messages": [{"content": "hi"}]}, "messages[0]"),
+        ("chat/completions", {"messages": [{"content": "hi"}]}, "messages[0].role"),
         ("chat/completions", {"messages": [{"role": "alien", "content": "hi"}]}, "messages[0].role"),
         (
             "chat/completions",
@@ -80,7 +123,7 @@ def refused(response: httpx.Response, status: int = 400) -> dict[str, Any]:
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
             "messages",
         ),
-        ("chat/completions", {"tools": [{"type": "function"}]}, "tools[0]"),
+        ("chat/completions", {"tools": [{"type": "function"}]}, "tools[0].function"),
         ("chat/completions", {"tool_choice": "required"}, "tool_choice"),
         ("chat/completions", {"tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice"),
         (
@@ -91,11 +134,11 @@ def refused(response: httpx.Response, status: int = 400) -> dict[str, Any]:
         ("chat/completions", {"tools": TOOLS, "tool_choice": "sometimes"}, "tool_choice"),
         ("chat/completions", {"tools": TOOLS, "guided_regex": "a"}, "guided_regex"),
         ("chat/completions", {"response_format": {"type": "xml"}}, "response_format.type"),
-        ("chat/completions", {"response_format": {}}, "response_format"),
+        ("chat/completions", {"response_format": {}}, "response_format.type"),
         (
             "chat/completions",
             {"response_format": {"type": "json_schema", "json_schema": {}}},
-            "response_format.json_schema",
+            "response_format.json_schema.name",
         ),
         (
             "chat/completions",

@@ -10,6 +10,7 @@ import re
 from typing import Any, TypeVar
 
 import msgspec
+import msgspec.inspect
 
 from airi.errors import (
     AiriError,
@@ -37,7 +38,11 @@ _UNAVAILABLE = {
 """What callers are told, who need not know where these are."""
 
 _VALIDATION = re.compile(r"^(?P<what>.*?) - at `(?:(?P<key>key) in )?(?P<path>\$.*)`$", re.DOTALL)
+_STEP = re.compile(r"([^.\[\]]+)|\[(\d+|\.\.\.)\]")
+_FIELD = re.compile(r"object (missing required|contains unknown) field `(.+)`", re.DOTALL)
+_ENUM = re.compile(r"invalid (?:enum )?value '(.*)'", re.DOTALL)
 _MAX_MESSAGE = 500
+_MAX_VALUE = 60
 
 # Fields that mean something elsewhere in the field; ignoring them would give an answer nobody asked for.
 _REFUSED = {
@@ -218,7 +223,7 @@ def decode_body(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise invalid_value(error, body) from None
+        raise invalid_value(error, body, decoder.type) from None
     except msgspec.DecodeError as error:
         reason = str(error)[:_MAX_MESSAGE]
     except UnicodeDecodeError:
@@ -228,32 +233,68 @@ def decode_body(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     raise ApiError(400, f"the body is not valid JSON: {reason}", code="invalid_json")
 
 
-def invalid_value(error: msgspec.ValidationError, body: bytes | Any, *, prefix: str = "") -> ApiError:
-    """The 400 for a value that does not fit; `prefix` is where it stands in the request."""
+def invalid_value(
+    error: msgspec.ValidationError, body: bytes | Any, kind: Any, *, prefix: str = ""
+) -> ApiError:
+    """The 400 for a value that is not of its kind; `prefix` is where it stands in the request."""
     match = _VALIDATION.match(str(error))
-    if match is None:
-        what, path = str(error), ""
-    else:
-        what, path = match["what"], match["path"][1:].removeprefix(".")
+    what, path = (str(error), "") if match is None else (match["what"], match["path"][1:].removeprefix("."))
+    what = what[:1].lower() + what[1:]
+    field, value = _FIELD.fullmatch(what), _ENUM.fullmatch(what)
+    accepted = ""
+    if value is not None:
+        what, accepted = f"{value[1][:_MAX_VALUE]!r} is not accepted", _accepted(kind, path)
+    elif field is not None:
+        inner = f"{path}.{field[2][:_MAX_VALUE]}".removeprefix(".")
+        if field[1] == "missing required":
+            what, accepted = "is missing", _accepted(kind, inner)
+        else:
+            what, accepted = "is an unknown field", _accepted(kind, path) or "no fields"
+        path = inner
     param = f"{prefix}{path}" if path.startswith("[") else ".".join(part for part in (prefix, path) if part)
     root = param.split("[")[0].split(".")[0]
     if root in _REFUSED:
         return bad_field(root, f"not supported: {_REFUSED[root]}", code="unsupported_parameter")
-    what = what[:1].lower() + what[1:_MAX_MESSAGE]
+    if accepted:
+        what += f"; accepted: {accepted}"
     if not param:
-        return ApiError(400, f"the body must be a JSON object: {what}", code="invalid_type")
-    found = _number_at(body, path)
-    got = f", got {found}" if found is not None and "got" not in what else ""
-    return bad_field(param, f"{what}{got}", code="invalid_value")
+        return ApiError(400, f"the body must be a JSON object: {what[:_MAX_MESSAGE]}", code="invalid_type")
+    found = _number_at(body, path) if field is None else None
+    got = f", got {str(found)[:_MAX_VALUE]}" if found is not None and "got" not in what else ""
+    return bad_field(param, f"{what[:_MAX_MESSAGE]}{got}", code="invalid_value")
+
+
+def _accepted(kind: Any, path: str) -> str:
+    """The texts, or fields, that may stand at a path in what is of this kind; empty where they cannot be listed."""
+    kinds: list[Any] = _parts(msgspec.inspect.type_info(kind))
+    for step, _ in _STEP.findall(path):
+        tags = [str(each.tag) for each in kinds if step and getattr(each, "tag_field", None) == step]
+        if tags:
+            return ", ".join(tags)
+        kinds = [part for each in kinds for below in _below(each, step) for part in _parts(below)]
+    values = [str(value) for each in kinds for value in getattr(each, "values", ())]
+    return ", ".join(values or [each.encode_name for one in kinds for each in getattr(one, "fields", ())])
+
+
+def _parts(kind: Any) -> list[Any]:
+    kind = kind.type if isinstance(kind, msgspec.inspect.Metadata) else kind
+    return [part for each in kind.types for part in _parts(each)] if hasattr(kind, "types") else [kind]
+
+
+def _below(kind: Any, step: str) -> list[Any]:
+    """What may stand in a field, or where there is no name as an item."""
+    if not step:
+        return [getattr(kind, "item_type", None) or getattr(kind, "value_type", kind)]
+    return [each.type for each in getattr(kind, "fields", ()) if each.encode_name == step]
 
 
 def _number_at(body: bytes | Any, path: str) -> int | float | None:
     """The number at `path`: numbers are worth repeating in a message, text might be the user's own."""
     try:
         value = msgspec.json.decode(body) if isinstance(body, bytes) else body
-        for key, index in re.findall(r"([^.\[\]]+)|\[(\d+)\]", path):
+        for key, index in _STEP.findall(path):
             value = value[key] if key else value[int(index)]
-    except (msgspec.DecodeError, KeyError, IndexError, TypeError, RecursionError):
+    except (msgspec.DecodeError, KeyError, IndexError, TypeError, ValueError, RecursionError):
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None

@@ -97,4 +97,4 @@ def check_chat(messages: list[dict[str, Any]], tools: list[dict[str, Any]] | Non
         try:
             msgspec.convert(value, kind)
         except msgspec.ValidationError as error:
-            raise invalid_value(error, value, prefix=prefix) from None
+            raise invalid_value(error, value, kind, prefix=prefix) from None
