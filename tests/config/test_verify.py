@@ -30,7 +30,7 @@ def file(tmp_path: Path) -> ConfigFile:
     return load(path)
 
 
-def certificate(file: ConfigFile, text: str, **more: Any) -> dict[str, Any]:
+def certificate(file: ConfigFile, text: str, /, **more: Any) -> dict[str, Any]:
     """What is right of a text, whoever wrote it: nobody signs it."""
     policy = ForbiddenTable(file).find(tenant="", model="m")
     assert policy is not None
@@ -91,6 +91,60 @@ def test_nothing_that_is_shown_is_left_out(file: ConfigFile, tmp_path: Path) -> 
     for hidden in ({"message": {"content": "secret"}}, {"delta": {"content": "secret"}}):
         with pytest.raises(Difference, match="text_sha256"):
             verify(file, tmp_path, {"text": "fine", **hidden, "certificate": certificate(file, "fine")})
+
+
+TEXT = 'Look:<tool_call>{"name": "look", "arguments": {"at": "sea"}}</tool_call>'
+
+
+def call(index: int | None, **function: str) -> dict[str, Any]:
+    return ({} if index is None else {"index": index}) | {"type": "function", "function": function}
+
+
+def test_calls_of_tools_are_verified_by_the_text_that_they_were_made_of(
+    file: ConfigFile, tmp_path: Path
+) -> None:
+    calls = [call(None, name="look", arguments='{"at": "sea"}')]
+    message = {"content": "Look:", "tool_calls": calls}
+    right = certificate(file, TEXT, text=TEXT)
+    assert verify(file, tmp_path, {"message": message, "certificate": right}) == 1
+    for wrong, says in (
+        (
+            certificate(file, TEXT),
+            "has calls of tools, but its certificate has no text that they were made of",
+        ),
+        (certificate(file, TEXT, text=TEXT + "!"), "text_sha256 is"),
+        (certificate(file, "a secret", text="a secret"), "the text matches no.words"),
+    ):
+        with pytest.raises(Difference, match=rf"choices\[0\]: {says}"):
+            verify(file, tmp_path, {"message": message, "certificate": wrong})
+    for name in ("name", "arguments"):
+        forged = call(None, **{"name": "look", "arguments": "{}", name: "secret"})
+        with pytest.raises(Difference, match=rf"its tool_calls\[0\].function.{name} matches no\.words"):
+            verify(file, tmp_path, {"message": {"tool_calls": [forged]}, "certificate": right})
+    with pytest.raises(Difference, match=r"its content matches no\.words"):
+        verify(file, tmp_path, {"message": message | {"content": "secret"}, "certificate": right})
+
+
+def test_calls_of_a_stream_are_put_together(file: ConfigFile, tmp_path: Path) -> None:
+    deltas = [
+        call(0, name="look", arguments=""),
+        call(0, arguments='{"at": "sec'),
+        call(1, name="look", arguments="{}"),
+        call(0, arguments='ret"}'),
+    ]
+    last = {"index": 0, "delta": {}, "certificate": certificate(file, TEXT, text=TEXT)}
+    path = tmp_path / "stream"
+
+    def write(deltas: list[dict[str, Any]]) -> None:
+        choices = [*({"index": 0, "delta": {"tool_calls": [delta]}} for delta in deltas), last]
+        lines = [json.dumps({"model": "m", "choices": [choice]}) for choice in choices]
+        path.write_text("".join(f"data: {line}\n\n" for line in lines))
+
+    write(deltas[:3])
+    assert verify_answer(path, file) == 1
+    write(deltas)
+    with pytest.raises(Difference, match=r"its tool_calls\[0\].function.arguments matches no\.words"):
+        verify_answer(path, file)
 
 
 def test_a_stream_may_hold_every_character_that_json_may(file: ConfigFile, tmp_path: Path) -> None:

@@ -159,6 +159,32 @@ def test_forged_texts_are_found_out(
     assert verdict(answer, config, tmp_path, capsys) == (1, "choices[0]: the text matches letters.regexes[0]")
 
 
+def test_calls_of_tools_are_verified_by_the_text_that_they_were_made_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "airi.yaml"
+    config.write_text(CONFIG.replace("regexes: ['[eE]'], ", ""))
+    none: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
+    body = {
+        "model": "demo",
+        "messages": [{"role": "user", "content": "Look!"}],
+        "tools": [{"type": "function", "function": {"name": "look", "parameters": none}}],
+        "tool_choice": "required",
+        "parallel_tool_calls": False,
+    }
+    with serve_process(str(config)) as (_, url, _):
+        for stream in (False, True):
+            answer = httpx.post(f"{url}/v1/chat/completions", json=body | {"stream": stream}, timeout=60)
+            assert answer.status_code == 200, answer.text
+            assert '"tool_calls":[{' in answer.text
+            assert verdict(answer.text, config, tmp_path, capsys) == (0, "verified: 1 certificate")
+            changed = answer.text.replace('"name":"look"', '"name":"you"')
+            said = verdict(changed, config, tmp_path, capsys)
+            assert said == (1, "choices[0]: its tool_calls[0].function.name matches letters.words[0]")
+            said = verdict(answer.text.replace('look\\"', 'lock\\"'), config, tmp_path, capsys)
+            assert (said[0], said[1][:27]) == (1, "choices[0]: text_sha256 is ")
+
+
 def test_a_form_that_leaves_nothing_ends_the_answer(server: Any) -> None:
     _, url, _ = server
     answer = complete(url, structured_outputs={"choice": ["eel", "ease"]})

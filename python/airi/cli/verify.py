@@ -23,8 +23,9 @@ def verify(
     """Check the certificates of an answer: that the config's forbidden texts held, and that none is in it.
 
     The automaton is made anew from the config and follows the text. An echoed prompt may hold anything if `--request`
-    has it, else it counts as answer. Prints `verified`, or one line that says what differs; status 1 then. Certificates
-    are not signed: this tells of the text, not who made it.
+    has it, else it counts as answer. Calls of tools are verified by the text that they were made of, which the
+    certificate has; that they are those of the text is not. Prints `verified`, or one line that says what differs;
+    status 1 then. Certificates are not signed: this tells of the text, not who made it.
     """
     from airi.config import load
     from airi.config.verify import Difference, verify_answer

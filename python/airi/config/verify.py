@@ -32,7 +32,8 @@ class Difference(Exception):  # what is found, no mistake of anybody's
 class _Choice:
     parts: list[str] = field(default_factory=list)
     certificate: dict[str, Any] | None = None
-    has_calls: bool = False
+    calls: dict[str, str] = field(default_factory=dict)
+    """Names and arguments of calls of tools, by where they stand."""
 
 
 def verify_answer(
@@ -40,6 +41,8 @@ def verify_answer(
 ) -> int:
     """Raises Difference where an answer, whole or as a stream, is not what its certificates say; else how many it has.
 
+    Of an answer with calls of tools the certificate has the text that they were made of: that is verified, and that
+    nothing of the calls matches; not that they are those of the text.
     `model`: in place of the one that it names. `request`: the body that was sent; what is echoed of its prompts may
     hold anything. Raises ConfigError for a file that cannot be read and for a model or tenant that the config does not
     have.
@@ -66,9 +69,15 @@ def _verify(
     given = choice.certificate
     if given is None:
         raise Difference(f"{where}: has no certificate")
-    if choice.has_calls:
-        raise Difference(f"{where}: holds calls of tools, which are not the text as it was generated")
     shown, start = "".join(choice.parts), given.get("start", 0)
+    if choice.calls:
+        _verify_shown(where, {"content": shown, **choice.calls}, policy)
+        made_of = given.get("text")
+        if not isinstance(made_of, str):
+            raise Difference(
+                f"{where}: has calls of tools, but its certificate has no text that they were made of"
+            )
+        shown = made_of
     if type(start) is not int or not 0 <= start <= len(shown):
         raise Difference(f"{where}: start is {_short(start)}, no place in its {len(shown)} characters")
     text = shown[start:]
@@ -95,6 +104,14 @@ def _verify(
         raise Difference(
             f"{where}: final_state is {_short(given.get('final_state'))}, the text's is {_short(state)}"
         )
+
+
+def _verify_shown(where: str, texts: dict[str, str], policy: ForbiddenPolicy) -> None:
+    """Raises Difference for a text with a match: what is put together from a text without one may have some."""
+    for name, text in texts.items():
+        match = policy.first_match(text)
+        if match is not None:
+            raise Difference(f"{where}: its {name} matches {match}")
 
 
 def _short(value: object) -> str:
@@ -157,12 +174,24 @@ def _choices(chunks: list[dict[str, Any]]) -> dict[int, _Choice]:
             for part in (each, each.get("message"), each.get("delta")):
                 if isinstance(part, dict):
                     choice.parts += [part[name] for name in _TEXTS if isinstance(part.get(name), str)]
-                    choice.has_calls |= bool(part.get("tool_calls"))
+                    _add_calls(choice.calls, part.get("tool_calls"))
             certificate = each.get("certificate")
             choice.certificate = certificate if isinstance(certificate, dict) else choice.certificate
     if not choices:
         raise Difference("it has no choices")
     return choices
+
+
+def _add_calls(calls: dict[str, str], given: object) -> None:
+    """Calls of a message, or what a delta adds to them."""
+    for place, call in enumerate(given if isinstance(given, list) else ()):
+        function = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(function, dict):
+            raise Difference("a call of a tool has no function")
+        for name in ("name", "arguments"):
+            if isinstance(function.get(name), str):
+                where = f"tool_calls[{call.get('index', place)}].function.{name}"
+                calls[where] = calls.get(where, "") + function[name]
 
 
 def _model(file: ConfigFile, model: str | None, chunks: list[dict[str, Any]]) -> str:

@@ -37,6 +37,12 @@ class Certificate(msgspec.Struct, kw_only=True):
         Annotated[int, Meta(description="Where an echoed prompt ends and the text begins, in characters.")]
         | UnsetType
     ) = UNSET
+    text: (
+        Annotated[
+            str, Meta(description="The text, where calls of tools were made of it and are shown instead.")
+        ]
+        | UnsetType
+    ) = UNSET
 
 
 def text_digest(text: str) -> str:
@@ -71,8 +77,8 @@ class Proof:
         """The choice has ended. `final_state`: what the engine says of the tokens, where these have."""
         self._final_state, self._tokens = final_state, tokens
 
-    def certificate(self) -> Certificate | None:
-        """Of what went out.
+    def certificate(self, *, shows_text: bool = True) -> Certificate | None:
+        """Of what went out, with the text of it where the answer does not show that.
 
         None where nothing can be said: a content rule's replacement has made a match, or the engine says nothing.
         """
@@ -92,4 +98,5 @@ class Proof:
             final_state=final_state.hex(),
             tokens=self._tokens,
             text_sha256=text_digest(text),
+            text=UNSET if shows_text else text,
         )

@@ -65,6 +65,7 @@ class Choice:
         "prompt_logprobs",
         "prompt_tokens",
         "request_id",
+        "shows_text",
     )
 
     def __init__(self, index: int, request: GenerateRequest, text: TextStream, timer: ChoiceTimer) -> None:
@@ -77,6 +78,8 @@ class Choice:
         self.finish_reason: str | None = None
         self.findings: Findings | None = None
         """What content rules found."""
+        self.shows_text = True
+        """Whether the client is shown the text, and not only calls of tools that were made of it."""
         self.prompt_logprobs: list[TokenLogprobs | None] | None = None
         self._proof: Proof | None = None
         self._text = text
@@ -92,7 +95,7 @@ class Choice:
     @property
     def certificate(self) -> Certificate | None:
         """Of the text that has gone out, once it has ended; where forbidden texts hold."""
-        return None if self._proof is None else self._proof.certificate()
+        return None if self._proof is None else self._proof.certificate(shows_text=self.shows_text)
 
     def prove_with(self, proof: Proof) -> None:
         """Has the choice end with a certificate."""

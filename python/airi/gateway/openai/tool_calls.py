@@ -212,6 +212,7 @@ class ToolAnswer(ChatAnswer):
         chunks = self.chunks(choice)
         if not calls.opened:
             data += chunks.fields(ChatDelta(role="assistant", content=""))
+        choice.shows_text = not calls.calls
         if calls.logprobs:  # of what ended the last call
             data += chunks.fields(ChatDelta(), ChatLogprobs(content=calls.logprobs))
         return data + chunks.last(self._reason(choice), choice.filter_results, choice.certificate)
@@ -225,6 +226,7 @@ class ToolAnswer(ChatAnswer):
             texts += [event for event in calls.events(piece.text) if isinstance(event, str)]
         if choice.finish_reason is not None:
             texts += [event for event in calls.finish() if isinstance(event, str)]
+            choice.shows_text = not calls.calls
 
     def message(self, choice: Choice) -> AssistantMessage:
         """With its calls; without content where there are none but calls."""
