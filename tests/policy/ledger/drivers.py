@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 from redis.asyncio import Redis
 
+from airi.errors import LedgerUnavailableError
 from airi.policy.ledger import (
     Demand,
     LimitTable,
@@ -20,6 +21,7 @@ from airi.policy.ledger import (
     connect,
 )
 from airi.policy.ledger.script import Script, script_text
+from tests.policy.redis_server import RedisServer
 
 T = TypeVar("T")
 
@@ -104,13 +106,39 @@ class RedisDriver:
 
     def __init__(self, table: LimitTable, lease_us: int, url: str, gateways: int) -> None:
         self._runner = asyncio.Runner()
+        self._url, self._table, self._lease_s = url, table, lease_us / 1e6
         self._admin: Redis = connect(url)
         self._run(self._clear())
-        self.ledgers = []
-        for _ in range(gateways):
-            redis = connect(url)
-            script = Script(redis, script_with_set_time())
-            self.ledgers.append(RedisLedger(table, redis, lease_s=lease_us / 1e6, script=script))
+        self.ledgers = [self._new_ledger() for _ in range(gateways)]
+
+    def _new_ledger(self) -> RedisLedger:
+        redis = connect(self._url)
+        script = Script(redis, script_with_set_time())
+        return RedisLedger(self._table, redis, lease_s=self._lease_s, script=script)
+
+    def replace_gateway(self, gateway: int) -> None:
+        """One that knows nothing of what the one before it held."""
+        old, self.ledgers[gateway] = self.ledgers[gateway], self._new_ledger()
+        self._run(old.close())
+
+    def killed_during(self, server: RedisServer, work: Sequence[Coroutine[Any, Any, object]]) -> list[object]:
+        """Kills the server while these are under way and starts it again: what they gave or raised."""
+        return self._run(self._killed_during(server, work))
+
+    async def _killed_during(
+        self, server: RedisServer, work: Sequence[Coroutine[Any, Any, object]]
+    ) -> list[object]:
+        tasks = [asyncio.create_task(one) for one in work]
+        for _ in range(10):  # they are on their way, and maybe answered
+            await asyncio.sleep(0)
+        server.kill()
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        server.start()
+        for client in (self._admin, *(ledger._redis for ledger in self.ledgers)):
+            await client.connection_pool.disconnect()
+        unexpected = [o for o in outcomes if isinstance(o, Exception)]
+        assert all(isinstance(one, LedgerUnavailableError) for one in unexpected), unexpected
+        return list(outcomes)
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return self._runner.run(work)
@@ -119,6 +147,7 @@ class RedisDriver:
         self._run(self._write_time(now))
 
     def set_limits(self, table: LimitTable) -> None:
+        self._table = table
         for ledger in self.ledgers:
             self._run(ledger.set_limits(table))
 

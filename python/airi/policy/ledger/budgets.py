@@ -33,6 +33,8 @@ class BudgetStore(Protocol):
     async def load_budgets(self, wanted: Sequence[BudgetRecord]) -> Sequence[BudgetRecord]:
         """What was saved of these budgets in these periods; `wanted` say 0. Those never saved may be left out.
 
+        Where one was saved in the next period, by a clock that was ahead of this one, that is it.
+
         Also asked, for none, by a ledger with other limits alone: one that is another's raises.
         """
         ...

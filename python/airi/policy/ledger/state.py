@@ -28,10 +28,19 @@ class StateBudgets:
         self._saved: dict[tuple[Scope, LimitName, int | None], tuple[int, int]] = {}
 
     async def load_budgets(self, wanted: Sequence[BudgetRecord]) -> Sequence[BudgetRecord]:
-        """One read per budget. Raises StateError where another server counts in this state."""
+        """One or two reads per budget. Raises StateError where another server counts in this state."""
         await self._store.own_budgets()
         await self._forget(wanted)
-        return [replace(record, spent_micro=await self._read(record)) for record in wanted]
+        return [await self._load(record) for record in wanted]
+
+    async def _load(self, record: BudgetRecord) -> BudgetRecord:
+        """Of the next period, where that has begun by the clock of who saved last: else it would be spent again."""
+        if record.period_s is not None:
+            later = replace(record, period_index=record.period_index + 1)
+            spent = await self._read(later)
+            if spent:
+                return replace(later, spent_micro=spent)
+        return replace(record, spent_micro=await self._read(record))
 
     async def save_budgets(self, records: Sequence[BudgetRecord]) -> None:
         """One write for all; where periods have begun, one more that forgets those long past."""
