@@ -250,7 +250,7 @@ async def test_a_reload_is_taken_whole(state_url: str, issuer: TestIssuer) -> No
         new = [TenantOptions(name="batch", priority=-4), TenantOptions(name="new", oidc=oidc)]
         tenants = await access.prepare(new)
         assert [found(access, text) for text in (acme.text, batch.text, "sk-flag")] == before
-        tenants.commit()
+        access.use(tenants)
         after = [None, ("batch", 2, -4), ("flag:1", 3, 0)]
         assert [found(access, text) for text in (acme.text, batch.text, "sk-flag")] == after
         token = f"Bearer {issuer.token()}"
@@ -272,14 +272,14 @@ async def test_a_reload_is_taken_whole(state_url: str, issuer: TestIssuer) -> No
 
         await access.tell(Engine())
         assert told == [(2, 1.0), (4, 1.0)]
-        (await access.prepare(options.tenants)).commit()
+        access.use(await access.prepare(options.tenants))
         assert [found(access, text) for text in (acme.text, batch.text, "sk-flag")] == before
         assert access.find("/", token) is None
 
 
 async def test_numbers_stay_through_reloads_without_a_state() -> None:
     async with open_access(AppOptions(api_keys=("k",), tenants=(TenantOptions(name="a"),))) as access:
-        (await access.prepare([TenantOptions(name="b"), TenantOptions(name="a", weight=2.0)])).commit()
+        access.use(await access.prepare([TenantOptions(name="b"), TenantOptions(name="a", weight=2.0)]))
         told: list[tuple[int, float]] = []
 
         class Engine:
@@ -292,7 +292,7 @@ async def test_numbers_stay_through_reloads_without_a_state() -> None:
 
 async def test_a_server_without_keys_takes_no_tenants_later() -> None:
     async with open_access(AppOptions()) as access:
-        (await access.prepare([])).commit()
+        access.use(await access.prepare([]))
         with pytest.raises(ConfigError, match="started without keys"):
             await access.prepare([TenantOptions(name="a")])
         assert not access.needs_key

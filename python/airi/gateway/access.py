@@ -78,8 +78,8 @@ class Access:
         if self._keys is not None:
             await self._keys.tenants.tell(engine)
 
-    async def prepare(self, options: Iterable[TenantOptions]) -> NextTenants:
-        """Tenants that can take the place of those that are served: all that can fail of it is done here.
+    async def prepare(self, options: Iterable[TenantOptions]) -> Tenants:
+        """Tenants that `use` can put in the place of those that are served: all that can fail of it is done here.
 
         Raises ConfigError and StateError.
         """
@@ -90,25 +90,15 @@ class Access:
                     "tenants cannot be added to a server that was started without keys; start it again",
                     field="tenants",
                 )
-            return NextTenants(None, None)
-        return NextTenants(self._keys, await self._keys.prepared(options))
+            from airi.policy.tenants import Tenants
 
+            return Tenants()
+        return await self._keys.prepared(options)
 
-class NextTenants:
-    """Tenants that are ready to be served in place of others; requests that run go on."""
-
-    def __init__(self, keys: _Keys | None, tenants: Tenants | None) -> None:
-        self._keys, self._tenants = keys, tenants
-
-    async def tell(self, engine: TellsTenants) -> None:
-        """Gives an engine their weights. Raises ConfigError where it refuses one."""
-        if self._tenants is not None:
-            await self._tenants.tell(engine)
-
-    def commit(self) -> None:
-        """From now on these are served, and no others."""
-        if self._keys is not None and self._tenants is not None:
-            self._keys.place(self._tenants)
+    def use(self, tenants: Tenants) -> None:
+        """From now on these are served, and no others; requests that run go on."""
+        if self._keys is not None:
+            self._keys.use(tenants)
 
 
 class _Keys:
@@ -134,11 +124,11 @@ class _Keys:
             from airi.policy.tenants import Tenants
 
             check_issuers(tenants)
-            if self.verifier is None:  # for nobody until these are placed
+            if self.verifier is None:  # for nobody until these are used
                 self.verifier = await self._stack.enter_async_context(TokenVerifier(Tenants()))
         return tenants
 
-    def place(self, tenants: Tenants) -> None:
+    def use(self, tenants: Tenants) -> None:
         """Has keys and tokens speak for tenants that were prepared."""
         if self.verifier is not None:
             self.verifier.use(tenants)
@@ -171,7 +161,7 @@ async def open_access(options: AppOptions) -> AsyncIterator[Access]:
         if options.state is not None:
             store = await stack.enter_async_context(await open_store(options.state))
         keys = _Keys(options.api_keys, store, stack)
-        keys.place(await keys.prepared(options.tenants))
+        keys.use(await keys.prepared(options.tenants))
         if store is not None:
             keys.watch = await stack.enter_async_context(KeyWatch(store, keys.ring))
         yield Access(keys, open_paths=OPEN_PATHS.union(options.open_pages))

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class TenantsPart:
         except BaseException:
             await self._undo()
             raise
-        return Prepared(commit=tenants.commit, undo=self._undo)
+        return Prepared(commit=partial(self._access.use, tenants), undo=self._undo)
 
     async def _undo(self) -> None:
         """Tells the engine what those are due that are served."""
