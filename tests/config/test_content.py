@@ -84,7 +84,7 @@ def test_a_reload_exchanges_the_rules_of_texts_that_begin_later() -> None:
     new = config(TEXT.replace("<mail>", "<address>"))
     part = ContentPart(old)
     running = part.table.rules("output", tenant="acme", model="a")
-    asyncio.run(apply(old, new, [part]))
+    asyncio.run(apply(new, [part]))
     assert cleaned(running, "me@example.org.") == "<mail>."
     later = part.table.rules("output", tenant="acme", model="a")
     assert cleaned(later, "me@example.org.") == "<address>."

@@ -218,7 +218,7 @@ class FakePart:
         if self._fails == what:
             raise ConfigError(f"{self.name} cannot {what}")
 
-    async def prepare(self, old: ConfigFile, new: ConfigFile) -> Prepared:
+    async def prepare(self, new: ConfigFile) -> Prepared:
         self._do("prepare")
 
         async def undo() -> None:
@@ -240,9 +240,9 @@ def test_a_part_that_fails_undoes_the_others(fails: str, log: list[str]) -> None
     file = config(BASE)
     if fails:
         with pytest.raises(ConfigError, match=f"3 cannot {fails}"):
-            asyncio.run(apply(file, file, parts))
+            asyncio.run(apply(file, parts))
     else:
-        asyncio.run(apply(file, file, parts))
+        asyncio.run(apply(file, parts))
     assert done == log
 
 
@@ -251,7 +251,7 @@ def test_an_undo_that_fails_does_not_keep_others_from_theirs(caplog: pytest.LogC
     parts = [FakePart("1", done), FakePart("2", done, "undo"), FakePart("3", done, "prepare")]
     file = config(BASE)
     with pytest.raises(ConfigError, match="3 cannot prepare"):
-        asyncio.run(apply(file, file, parts))
+        asyncio.run(apply(file, parts))
     assert done[-2:] == ["2 undo", "1 undo"]
     assert "2 could not be set back" in caplog.text
 

@@ -80,7 +80,7 @@ def change(engine: FakeEngine, old: ConfigFile, new: ConfigFile) -> None:
         async with open_access(AppOptions(api_keys=("k",), tenants=tenant_options(old))) as access:
             await access.tell(engine)
             engine.weights.clear()
-            await apply(old, new, [TenantsPart(access, engine)])
+            await apply(new, [TenantsPart(access, engine)])
 
     asyncio.run(run())
 
@@ -124,14 +124,14 @@ def limited(rpm: int) -> ConfigFile:
 def test_a_reload_exchanges_all_limits_or_none() -> None:
     ledger, government = FakeLedger(), Government(decider_of(None, ()))
     part = LimitsPart(government, cast(Ledger, ledger))
-    asyncio.run(apply(limited(1), limited(2), [part]))
+    asyncio.run(apply(limited(2), [part]))
     second = government.limiter
     assert second is not None
     assert ledger.tables == [second.table]
     assert second.table[Scope(tenant="acme")].requests_per_minute == 2
     ledger.fails = 1
     with pytest.raises(LedgerUnavailableError):
-        asyncio.run(apply(limited(2), limited(3), [part]))
+        asyncio.run(apply(limited(3), [part]))
     assert government.limiter is second
     assert ledger.tables[-1] is second.table
 
@@ -163,8 +163,8 @@ async def test_nobody_is_served_by_a_part_of_a_reload(state_url: str) -> None:
 
     async with open_access(AppOptions(state=state_url, tenants=tenant_options(old))) as access:
         parts: list[Part] = [TenantsPart(access, SlowEngine()), LimitsPart(government, ledger)]
-        await apply(old, old, parts[1:])
-        await apply(old, new, parts)
+        await apply(old, parts[1:])
+        await apply(new, parts)
         look()
     *during, after = seen
     assert during == [({"acme"}, {"acme": 1})] * 2

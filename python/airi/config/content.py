@@ -155,7 +155,7 @@ class ContentPart:
         self.table = ContentTable(file)
         """What holds for texts that begin now."""
 
-    async def prepare(self, old: ConfigFile, new: ConfigFile) -> Prepared:
+    async def prepare(self, new: ConfigFile) -> Prepared:
         """The rules that can take the place of those that hold."""
         table = await asyncio.to_thread(ContentTable, new)
 

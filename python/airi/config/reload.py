@@ -61,8 +61,8 @@ class Part(Protocol):
         """For the log."""
         ...
 
-    async def prepare(self, old: ConfigFile, new: ConfigFile) -> Prepared:
-        """All that takes time or can fail of going from one to the other. Raises AiriError: nothing has changed."""
+    async def prepare(self, new: ConfigFile) -> Prepared:
+        """All that takes time or can fail of going on to a config. Raises AiriError: nothing has changed."""
         ...
 
 
@@ -153,12 +153,12 @@ def _leaves(file: ConfigFile) -> Iterator[tuple[Path, _Leaf]]:
         yield (side, name), _Leaf(text, (side,))
 
 
-async def apply(old: ConfigFile, new: ConfigFile, parts: Sequence[Part]) -> None:
-    """Takes all parts from one config to another, or none: raises what made it impossible, with all undone."""
+async def apply(new: ConfigFile, parts: Sequence[Part]) -> None:
+    """Takes all parts on to a config, or none: raises what made it impossible, with all undone."""
     prepared: list[tuple[Part, Prepared]] = []
     try:
         for part in parts:
-            ready = await part.prepare(old, new)
+            ready = await part.prepare(new)
             prepared.append((part, ready))
     except BaseException:
         for part, ready in reversed(prepared):
@@ -219,7 +219,7 @@ class Reloader:
             found = diff(self.file, new)
             if found.refusals:
                 return Outcome(refusals=tuple(map(str, found.refusals)))
-            await apply(self.file, new, self._parts)
+            await apply(new, self._parts)
         except ConfigFileError as error:
             return Outcome(refusals=error.lines)
         except AiriError as error:

@@ -119,7 +119,7 @@ class PoliciesPart:
     def __init__(self, government: Government) -> None:
         self._government = government
 
-    async def prepare(self, old: ConfigFile, new: ConfigFile) -> Prepared:
+    async def prepare(self, new: ConfigFile) -> Prepared:
         """Policies that can take the place of those that decide."""
         from airi.config.reload import Prepared
 
@@ -150,7 +150,7 @@ class ForbiddenPart:
                 [ForbidFor(each, tuple(sorted(models))) for each, models in sets.values()]
             )
 
-    async def prepare(self, old: ConfigFile, new: ConfigFile) -> Prepared:
+    async def prepare(self, new: ConfigFile) -> Prepared:
         """Forbidden texts that can take the place of those that hold, in the engine too.
 
         It keeps those before until the next reload: calls that began with them may not have reached it yet.
@@ -174,7 +174,7 @@ class LimitsPart:
     def __init__(self, government: Government, ledger: Ledger) -> None:
         self._government, self._ledger = government, ledger
 
-    async def prepare(self, old: ConfigFile, new: ConfigFile) -> Prepared:
+    async def prepare(self, new: ConfigFile) -> Prepared:
         """Limits that can take the place of those that hold. Raises LedgerUnavailableError."""
         from airi.config.limits import limit_table
         from airi.config.reload import Prepared

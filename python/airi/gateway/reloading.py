@@ -69,7 +69,7 @@ class TenantsPart:
         self._access = access
         self._engine = engine
 
-    async def prepare(self, old: ConfigFile, new: ConfigFile) -> Prepared:
+    async def prepare(self, new: ConfigFile) -> Prepared:
         """Tenants that can take the place of those that are served, with what they are due told to the engine."""
         from airi.config.options import tenant_options
         from airi.config.reload import Prepared
