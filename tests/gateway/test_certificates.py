@@ -9,7 +9,7 @@ import pytest
 
 from airi.forbidden import ForbiddenPattern, ForbiddenSet
 from airi.gateway.certificates import Proof, text_digest
-from airi.gateway.generation import Piece
+from airi.gateway.choice import Piece
 from airi.policy.forbidden import ForbiddenPolicy
 from airi.text import TextStream
 

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from airi.gateway.choice import Choice, Piece
 from airi.gateway.content import CallContent, Rules
 from airi.gateway.filtered import FilteredChoice
-from airi.gateway.generation import Choice, Generation, Piece
+from airi.gateway.generation import Generation
 from airi.gateway.http import CallRecord
 from airi.gateway.judging import Judge
 from airi.gateway.metrics import Metrics, now

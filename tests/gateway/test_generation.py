@@ -9,7 +9,8 @@ from typing import Any, cast
 import pytest
 
 from airi.errors import EngineDeadError
-from airi.gateway.generation import Generation, Piece
+from airi.gateway.choice import Piece
+from airi.gateway.generation import Generation
 from airi.gateway.metrics import Metrics, now
 from airi.gateway.models import ServedModel
 from airi.outputs import ErrorInfo, FinishReason

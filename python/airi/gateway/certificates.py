@@ -12,7 +12,7 @@ from msgspec import UNSET, Meta, UnsetType
 from airi.policy.forbidden import ForbiddenPolicy
 
 if TYPE_CHECKING:
-    from airi.gateway.generation import Piece
+    from airi.gateway.choice import Piece
     from airi.text import TextStream
 
 __all__ = ["Certificate", "Proof", "text_digest"]

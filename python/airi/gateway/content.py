@@ -9,10 +9,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from airi.errors import AuditUnavailableError
+from airi.gateway.choice import Choice, Piece
 from airi.gateway.errors import content_refused
 from airi.gateway.filtered import FilteredChoice
 from airi.gateway.findings import Findings, PromptResults
-from airi.gateway.generation import Choice, Piece
 from airi.policy.content import ContentAction, ContentEvent, ContentRules
 
 if TYPE_CHECKING:

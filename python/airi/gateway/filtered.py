@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from airi.gateway.choice import Choice, Piece
 from airi.gateway.findings import Findings
-from airi.gateway.generation import Choice, Piece
 from airi.policy.content import ContentAction, ContentEvent, ContentRules, Filtered
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager, closing, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -39,15 +39,17 @@ async def launch(
     """Serves until SIGTERM or SIGINT and returns once everything has drained.
 
     `source` describes the engine to start, which logs at `log_level`, or is the endpoint of one that runs. `config` is
-    where `options` and such a description came from, which SIGHUP reads again; without one the signal ends the process,
-    as it does by default.
+    where `options` and such a description came from, which SIGHUP reads again; without one that ends the process.
     Raises AiriError for what the user can mend: a taken port, a state that cannot be opened, a broken checkpoint,
     options that do not fit; EngineDeadError when the engine keeps dying.
     """
     if options.chat_template is not None:
         _check_template(options.chat_template)
-    with Stop().installed() as stop, nullcontext() if config is None else Hangup().installed() as hangup:
-        sock = bind(options.host, options.port)
+    with (
+        Stop().installed() as stop,
+        nullcontext() if config is None else Hangup().installed() as hangup,
+        closing(bind(options.host, options.port)) as sock,
+    ):
         try:
             async with (
                 open_access(options.app) as access,
@@ -56,11 +58,10 @@ async def launch(
             ):
                 serve = await asyncio.to_thread(_load_server)
                 client = await starting
-                if config is not None:
-                    _check_served(config, client)
                 reloader = None
-                await ForbiddenPart(government, client).tell()
                 if config is not None and hangup is not None:
+                    _check_served(config, client)
+                    await ForbiddenPart(government, client).tell()
                     reloader = _reloader(config, access, government, ledger, client)
                     hangup.reloads(reloader.reload)
                 await serve(
@@ -76,8 +77,6 @@ async def launch(
         except asyncio.CancelledError:
             if not stop.requested:
                 raise
-        finally:
-            sock.close()
 
 
 def _reloader(

@@ -18,10 +18,11 @@ import msgspec
 
 from airi import __version__
 from airi.gateway import sse
+from airi.gateway.choice import Choice, Piece
 from airi.gateway.errors import api_error_from, decode_body, internal_error, without_text
 from airi.gateway.findings import PromptResults
 from airi.gateway.gate import Gate
-from airi.gateway.generation import Choice, Generation, Piece
+from airi.gateway.generation import Generation
 from airi.gateway.http import CallRecord, Receive, Scope, Send, read_body, record_of, respond, watching
 from airi.gateway.models import ServedModel
 from airi.gateway.openai.schemas_common import PromptTokensDetails, SamplingFields, Usage

@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import UNSET
 
 from airi.gateway import sse
-from airi.gateway.generation import Choice, Piece
+from airi.gateway.choice import Choice, Piece
 from airi.gateway.models import ServedModel
 from airi.gateway.openai.calls import FINGERPRINT, Answer, reason_of
 from airi.gateway.openai.logprobs import chat_logprobs

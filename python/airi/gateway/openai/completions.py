@@ -10,10 +10,11 @@ from msgspec import UNSET
 
 from airi.gateway import sse
 from airi.gateway.certificates import Certificate
+from airi.gateway.choice import Choice, Piece
 from airi.gateway.errors import bad_field
 from airi.gateway.forms import requested_form
 from airi.gateway.gate import call_context
-from airi.gateway.generation import Choice, Generation, Piece
+from airi.gateway.generation import Generation
 from airi.gateway.http import CallRecord
 from airi.gateway.models import ServedModel
 from airi.gateway.openai.calls import FINGERPRINT, Answer, ModelCall, reason_of

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
+from airi.gateway.choice import Choice, Piece
 from airi.gateway.errors import bad_field
 from airi.gateway.forms import Form, made, requested_form
-from airi.gateway.generation import Choice, Piece
 from airi.gateway.models import ServedModel
 from airi.gateway.openai.calls import reason_of
 from airi.gateway.openai.chat_answer import ChatAnswer
