@@ -268,7 +268,7 @@ class TestRefusals:
             (structured({"items": {"type": "string", "pattern": "a?" * 9000}}), "/items/pattern"),
             (structured({"patternProperties": {"a?" * 9000: False}}), "/patternProperties"),
             (
-                StructuredOutput.grammar('start: a\na: %json {"properties": {"q": {"not": {}}}}'),
+                StructuredOutput.grammar('start: a\na: %json {"properties": {"q": {"not": {"const": 1}}}}'),
                 "/properties/q/not",
             ),
         ],

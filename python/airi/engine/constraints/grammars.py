@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from airi.engine.constraints.schemas import MAX_PATTERN, SchemaError, explained, prepare
+from airi.engine.constraints.schemas import MAX_PATTERN, SchemaError, explained, prepare, user_place
 from airi.errors import RequestError
 from airi.structured_output import StructuredKind, StructuredOutput
 
@@ -83,13 +83,18 @@ def refusal_of(structured: StructuredOutput, error: str) -> RequestError:
     """The error for a request, from what the library said of its grammar."""
     message = _in_a_line(error)
     if structured.kind == "json_schema":
-        return _schema_refusal(explained(message, json.loads(_schema(structured.text)), _why_not), None)
+        return _explained(message, structured.text, None)
     if structured.kind == "grammar":
         for number, (begin, end) in enumerate(_schema_blocks(structured.text)):
-            schema = _schema(structured.text[begin:end], number)
-            if reason := _why_not(schema):
-                return _schema_refusal(explained(reason, json.loads(schema), _why_not), number)
+            schema = structured.text[begin:end]
+            if reason := _why_not(_schema(schema, number)):
+                return _explained(reason, schema, number)
     return RequestError(f"structured: the {structured.kind} is not accepted: {message}", field="structured")
+
+
+def _explained(reason: str, schema: str, number: int | None) -> RequestError:
+    error = explained(reason, json.loads(_schema(schema, number)), _why_not)
+    return _schema_refusal(SchemaError(str(error), user_place(error.place, json.loads(schema))), number)
 
 
 def _why_not(schema: str) -> str:

@@ -7,9 +7,10 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+from airi.engine.constraints.one_of import Disjointness, with_any_of
 from airi.engine.constraints.rewrites import rewritten
 
-__all__ = ["MAX_PATTERN", "SchemaError", "explained", "prepare"]
+__all__ = ["MAX_PATTERN", "SchemaError", "explained", "prepare", "user_place"]
 
 Json = dict[str, Any]
 
@@ -85,6 +86,7 @@ _BEFORE_REF = (
 _REPEATED_GROUP = re.compile(r"[+*]\)\{(?:\d*,)?(\d+)\}")
 _MAX_PRODUCT = 5000
 _MAX_REASON = 300
+_QUOTED = re.compile(r'"(\w+)"')
 _REASONS: Final = (
     ("Unimplemented keys", None, "{key} is not supported"),
     ("Unknown format", "format", "the format {value!r} is not supported"),
@@ -130,7 +132,8 @@ def prepare(schema: Any) -> Any:
         raise SchemaError(f"a schema is an object or a boolean, got {type(schema).__name__}", "")
     old = str(schema.get("$schema", "")).find
     siblings_count = not any(old(draft) >= 0 for draft in _OLD_DRAFTS)
-    prepared = _prepare(schema, "", siblings_count=siblings_count)
+    proof = Disjointness(schema, siblings_count=siblings_count)
+    prepared = _prepare(schema, "", proof, siblings_count=siblings_count)
     return {**{key: value for key, value in prepared.items() if key != "x-guidance"}, "x-guidance": _OPTIONS}
 
 
@@ -155,7 +158,26 @@ def explained(reason: str, schema: Any, why_not: Callable[[str], str]) -> Schema
             key = keyword or next((key for key in part if f'"{key}"' in reason), None)
             if key is not None:
                 return SchemaError(message.format(key=key, value=part.get(key)), f"{place}/{key}")
+    for words, keyword, message in _REASONS:  # of a part that this one refers to, or that was put together
+        quoted = _QUOTED.search(reason)
+        if words in reason and "{value" not in message and (keyword or quoted):
+            return SchemaError(message.format(key=keyword or (quoted and quoted[1])), place)
     return SchemaError(reason, place)
+
+
+def user_place(place: str, schema: Any) -> str:
+    """As much of a JSON pointer as the user's own schema has: what is in other words is at the part that it is of."""
+    found, at = "", schema
+    for name in place.split("/")[1:]:
+        key = name.replace("~1", "/").replace("~0", "~")
+        if isinstance(at, list) and key.isdecimal() and int(key) < len(at):
+            at = at[int(key)]
+        elif isinstance(at, dict) and key in at:
+            at = at[key]
+        else:
+            break
+        found += f"/{name}"
+    return found
 
 
 def _alone(part: Json, whole: Json) -> str:
@@ -180,7 +202,7 @@ def _escaped(name: str) -> str:
     return name.replace("~", "~0").replace("/", "~1")
 
 
-def _prepare(schema: Json, place: str, *, siblings_count: bool) -> Json:
+def _prepare(schema: Json, place: str, proof: Disjointness, *, siblings_count: bool) -> Json:
     if place.count("/") > _MAX_DEPTH:
         raise SchemaError("is nested too deeply", place[:200] + "...")
     if "$ref" in schema and not siblings_count:
@@ -188,16 +210,18 @@ def _prepare(schema: Json, place: str, *, siblings_count: bool) -> Json:
     out: Json = {}
     for key, value in schema.items():
         if not _asserts_nothing(key, value, schema):
-            out[key] = _prepared_value(key, value, place, siblings_count=siblings_count)
+            out[key] = _prepared_value(key, value, place, proof, siblings_count=siblings_count)
     _check(out, place)
-    return rewritten(out)
+    return rewritten(with_any_of(out, schema.get("oneOf"), proof))
 
 
-def _prepared_value(key: str, value: Any, place: str, *, siblings_count: bool) -> Any:
+def _prepared_value(key: str, value: Any, place: str, proof: Disjointness, *, siblings_count: bool) -> Any:
     def part(child: Any, name: str) -> Any:
         if not isinstance(child, dict):
             return child
-        return _prepare(child, f"{place}/{name}", siblings_count=siblings_count)
+        if child.get("not") in (True, {}) and (siblings_count or "$ref" not in child):
+            return False
+        return _prepare(child, f"{place}/{name}", proof, siblings_count=siblings_count)
 
     if key in _ONE or (key == "items" and not isinstance(value, list)):
         return part(value, key)
