@@ -191,7 +191,7 @@ class ExecutionError(EngineError):
     code = "execution_failed"
 
 
-_FIELD_ERRORS: dict[str, type[ConfigError] | type[RequestError]] = {
+_FIELD_ERRORS: dict[str, type[ConfigError] | type[RequestError] | type[LifecycleError]] = {
     cls.code: cls
     for cls in (
         ConfigError,
@@ -200,6 +200,10 @@ _FIELD_ERRORS: dict[str, type[ConfigError] | type[RequestError]] = {
         ContextLengthError,
         ModelNotFoundError,
         QueueFullError,
+        LifecycleError,
+        VersionError,
+        ReleaseError,
+        ConflictError,
     )
 }
 _PLAIN_ERRORS: dict[str, type[AiriError]] = {

@@ -322,7 +322,8 @@ def test_what_cannot_be_done_is_one_clear_error(tiny_llama: Path, tiny_qwen3: Pa
     with pytest.raises(ConfigError, match="llama: a model must be asleep to wake, got awake"):
         engine.wake("llama")
     with pytest.raises(
-        ConfigError, match="llama-2 cannot be added: model 1 needs 0 <= min_slabs <= max_slabs"
+        ConfigError,
+        match=r"kv_min of llama-2 is 1\.0 TiB; the memory for keys and values of all models is 28\.0 MiB",
     ):
         engine.add_model(ModelOptions(path=str(tiny_llama), name="llama-2", kv_min=2**40))
     with pytest.raises(ConfigError, match="kv_min is 2; it must be at most kv_max, which is 1"):
@@ -346,7 +347,10 @@ def test_elastic_limits_are_whole_slabs_and_weights_come_on_top() -> None:
     assert [(x.min_slabs, x.max_slabs, x.weight_slabs) for x in plan.limits] == [(2, 10, 3), (0, 2, 0)]
     assert plan.arena_bytes == 13 * plan.slab_bytes
     assert plan.num_blocks == (6 * 8, 2 * 8), "the minimum, and half of the rest each, up to the maximum"
-    with pytest.raises(MemoryBudgetError, match=r"kv_min of 1 model\(s\) asks for, 84.0 MiB"):
+    with pytest.raises(
+        MemoryBudgetError,
+        match=r"kv_min of m is 81\.0 MiB; the memory for keys and values of all models is 80\.0 MiB",
+    ):
         plan_elastic_arena([demand(kv_min=81 * MIB)], kv_memory=80 * MIB, available=2**40, fraction=0.5)
 
 

@@ -153,8 +153,14 @@ def plan_elastic_arena(
 
 
 def elastic_limits(demand: KvDemand, slab_bytes: int, total: int) -> ElasticLimits:
-    """Bytes in slabs, of `total` for KV; raises MemoryBudgetError where `kv_max` holds too few whole ones."""
+    """Bytes in slabs, of `total` for KV; raises MemoryBudgetError for a `kv_min` or `kv_max` that cannot be."""
     low = -(-demand.kv_min // slab_bytes)
+    if low > total:
+        raise MemoryBudgetError(
+            f"kv_min of {demand.name} is {format_bytes(demand.kv_min)}; the memory for keys and values of all models "
+            f"is {format_bytes(total * slab_bytes)}",
+            field="kv_min",
+        )
     high = total if demand.kv_max is None else min(total, demand.kv_max // slab_bytes)
     if demand.kv_max is not None and demand.kv_max < max(low, 1) * slab_bytes:
         raise MemoryBudgetError(

@@ -16,7 +16,7 @@ from airi.engine.desk import Desk, Submission
 from airi.engine.device_time import DeviceTime
 from airi.engine.fleet import Fleet
 from airi.engine.isolation import CacheRegions
-from airi.engine.loading import EngineProgress, HostedModel, host_models, larger_arrays
+from airi.engine.loading import Addition, EngineProgress, HostedModel, host_models, larger_arrays
 from airi.engine.options import EngineOptions, ModelOptions
 from airi.engine.outcomes import ModelCounters, StepOutputs, add_fuller_outputs, make_last, refusal
 from airi.engine.prompts import check_request
@@ -98,10 +98,19 @@ class Engine(Records):
         steps are measured first, on memory of its own, while the others wait for about `step_warmup_s`. Raises
         CheckpointError or ConfigError; then nothing has changed.
         """
-        for name in (model.name, *model.aliases):
-            if name in self._by_name:
-                raise ConfigError(f"model name {name!r} is taken", field="name")
-        addition = self._fleet.load(model, progress)
+        return self.join(self.load_model(model, progress))
+
+    def load_model(self, model: ModelOptions, progress: EngineProgress | None = None) -> Addition:
+        """The first half of `add_model`: reads and prepares its weights. Raises as that does.
+
+        May run in another thread while this one steps, for one model at a time, which joins before another one loads.
+        """
+        self._check_free(model)
+        return self._fleet.load(model, progress)
+
+    def join(self, addition: Addition) -> HostedModel:
+        """The second half of `add_model`, for what `load_model` gave. Raises ConfigError; then nothing has changed."""
+        self._check_free(addition.hosted.options)
         while self._pipeline.is_running:
             self._held.append(self._collect({}))
         arrays = larger_arrays(self._hosting.platform, self.options, self._arrays, addition)
@@ -113,6 +122,11 @@ class Engine(Records):
         hosted = addition.hosted
         self._welcome(hosted)
         return hosted
+
+    def _check_free(self, model: ModelOptions) -> None:
+        for name in (model.name, *model.aliases):
+            if name in self._by_name:
+                raise ConfigError(f"model name {name!r} is taken", field="name")
 
     def remove_model(self, model: str | int, *, drains: bool = False) -> None:
         """Takes no more requests of a model and frees its memory when those it has have ended.
@@ -159,6 +173,11 @@ class Engine(Records):
     def is_moving(self) -> bool:
         """Whether a model is on its way to another state; steps take it on, also without requests."""
         return self._fleet.is_moving
+
+    @property
+    def served(self) -> list[HostedModel]:
+        """The models that take requests, in the order of their coming; those that sleep among them."""
+        return [model for model in self.models if not self._fleet.is_gone(model.index)]
 
     def model_state(self, model: int) -> _core.ModelState:
         """Where the model of this index stands."""

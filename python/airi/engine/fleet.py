@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from airi import _core
+from airi.engine.arena import format_bytes
 from airi.engine.loading import Addition, EngineProgress, HostedModel, Hosting, load_addition
 from airi.engine.options import ModelOptions, SettledOptions
 from airi.engine.tenants import Tenants
@@ -88,7 +89,10 @@ class Fleet:
             index = self._runtime.add_model(addition.settings)
             self.models.append(addition.hosted)
         except ValueError as error:
-            raise ConfigError(f"{addition.hosted.name} cannot be added: {error}", field="models") from None
+            slab = format_bytes(self._hosting.plan.slab_bytes)
+            raise ConfigError(
+                f"{addition.hosted.name} cannot be added: {error}; a slab has {slab}", field="models"
+            ) from None
         finally:
             self._share_out()
         teach(self._runtime, index, measured)

@@ -137,7 +137,11 @@ class EngineProcess:
 
     def _serve(self, engine: Engine) -> None:
         timeout_ms = _IDLE_POLL_MS
-        control = Control(engine, self.server)
+
+        def tell() -> None:
+            self.server.serves([_model_info(model, engine.options) for model in engine.served])
+
+        control = Control(engine, self.server, tell)
         while not self._is_orphan():
             engine.raise_if_dead()
             for message in self._messages(engine, timeout_ms):

@@ -6,6 +6,9 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from airi.errors import EngineDeadError, EngineStartError, ModelNotFoundError
 from airi.outputs import ErrorInfo, Output
@@ -23,12 +26,15 @@ from airi.transport.messages import (
     GenerateRequest,
     Goodbye,
     Hello,
+    Load,
     ModelInfo,
+    Models,
     Outputs,
     Progress,
     Reply,
     SetTenant,
     Sleep,
+    Unload,
     Wake,
     Welcome,
     decode_engine_message,
@@ -36,6 +42,9 @@ from airi.transport.messages import (
     error_of,
 )
 from airi.transport.stream import OpenRequest, OutputStream, Sink
+
+if TYPE_CHECKING:
+    from airi.engine.options import ModelOptions
 
 __all__ = ["EngineClient", "ProgressSink"]
 
@@ -222,6 +231,22 @@ class EngineClient:
         """Brings a sleeping model back; returns when its requests may run. Raises as `sleep`."""
         await self._call(Wake(self._calls.next_number(), model))
 
+    async def load(self, model: ModelOptions) -> ModelInfo:
+        """Serves one more model, beside the steps of the others; returns when its requests may run.
+
+        Raises CheckpointError, ConfigError (MemoryBudgetError for too little memory), then nothing has changed, or
+        EngineDeadError; an engine that is started again has the models that it was started with.
+        """
+        await self._call(Load(self._calls.next_number(), msgspec.json.encode(model)))
+        return self.find_model(model.name)
+
+    async def unload(self, model: str, *, drains: bool = True) -> None:
+        """Takes no more requests of a model and returns when it has gone: when those it has have ended, or at once.
+
+        Raises ModelNotFoundError, ConfigError or EngineDeadError.
+        """
+        await self._call(Unload(self._calls.next_number(), model, drains))
+
     async def explain(self, request_id: int) -> list[str]:
         """What the engine decided about a request of this client and why, one line each, oldest first.
 
@@ -317,6 +342,8 @@ class EngineClient:
                 self.on_progress(message)
         elif isinstance(message, Welcome):
             self._on_welcome(message)
+        elif isinstance(message, Models):
+            self.models = message.models
         elif isinstance(message, Goodbye):
             self.draining = True
         elif isinstance(message, Reply):

@@ -8,11 +8,12 @@ A client's DEALER socket talks to the engine's ROUTER socket; each message is on
                      <-------      Welcome     or Failed, when loading ended with an error
     GenerateRequest  ------->
     Cancel           ------->
-    SetTenant, Sleep, Wake, Explain, Forbid
+    SetTenant, Sleep, Wake, Load, Unload, Explain, Forbid
                      ------->
                      <-------      Reply       one per call, with its number
                      <-------      Outputs     ONE per step and client, with all its rows
                      <-------      EngineStats about once a second, and when something changed
+                     <-------      Models      what it serves has changed
                      <-------      Goodbye     the engine drains: it accepts nothing new
 """
 
@@ -47,13 +48,16 @@ __all__ = [
     "GenerateRequest",
     "Goodbye",
     "Hello",
+    "Load",
     "ModelInfo",
     "ModelStats",
+    "Models",
     "Outputs",
     "Progress",
     "Reply",
     "SetTenant",
     "Sleep",
+    "Unload",
     "Wake",
     "Welcome",
     "decode_client_message",
@@ -65,7 +69,7 @@ __all__ = [
     "set_heartbeat",
 ]
 
-PROTOCOL = 5
+PROTOCOL = 6
 """Both sides must speak the same number; the engine refuses a Hello with another one."""
 
 MAX_REQUEST_ID = 2**40 - 1
@@ -162,6 +166,26 @@ class Wake(msgspec.Struct, frozen=True, array_like=True, tag="wake"):
     model: str
 
 
+class Load(msgspec.Struct, frozen=True, array_like=True, tag="load"):
+    """Serve one more model, where memory moves between those that run; the reply comes when its requests may run.
+
+    Steps of the others go on meanwhile; clients are told of the model by `Models`, before the reply.
+    """
+
+    call: int
+    options: bytes
+    """`airi.engine.ModelOptions` as JSON."""
+
+
+class Unload(msgspec.Struct, frozen=True, array_like=True, tag="unload"):
+    """Take no more requests of a model; the reply comes when it has gone."""
+
+    call: int
+    model: str
+    drains: bool = True
+    """Whether the requests it has may end; else they are cancelled."""
+
+
 class Explain(msgspec.Struct, frozen=True, array_like=True, tag="explain"):
     """Say what was decided about one of this client's requests."""
 
@@ -186,7 +210,7 @@ class Forbid(msgspec.Struct, frozen=True, array_like=True, tag="forbid"):
     sets: tuple[ForbidFor, ...]
 
 
-ControlMessage = SetTenant | Sleep | Wake | Explain | Forbid
+ControlMessage = SetTenant | Sleep | Wake | Load | Unload | Explain | Forbid
 """Calls: each is answered by one Reply. All have their number first."""
 
 
@@ -238,6 +262,12 @@ class Welcome(msgspec.Struct, frozen=True, array_like=True, tag="welcome"):
     models: list[ModelInfo]
     device: str = "cpu"
     protocol: int = PROTOCOL
+
+
+class Models(msgspec.Struct, frozen=True, array_like=True, tag="models"):
+    """What the engine serves from now on."""
+
+    models: list[ModelInfo]
 
 
 class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
@@ -324,7 +354,7 @@ class Goodbye(msgspec.Struct, frozen=True, array_like=True, tag="goodbye"):
 
 
 ClientMessage = Hello | GenerateRequest | Cancel | ControlMessage
-EngineMessage = Progress | Welcome | Failed | Outputs | EngineStats | Goodbye | Reply
+EngineMessage = Progress | Welcome | Models | Failed | Outputs | EngineStats | Goodbye | Reply
 
 _encoder = msgspec.msgpack.Encoder()
 _client_decoder: msgspec.msgpack.Decoder[ClientMessage] = msgspec.msgpack.Decoder(ClientMessage)

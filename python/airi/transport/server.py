@@ -28,6 +28,7 @@ from airi.transport.messages import (
     Goodbye,
     Hello,
     ModelInfo,
+    Models,
     Outputs,
     Progress,
     Reply,
@@ -99,6 +100,11 @@ class EngineServer:
         """Tells every client, and those that come later, what is served."""
         self._state = Welcome(self.engine_id, os.getpid(), list(models), device=self._device)
         self._broadcast(self._state)
+
+    def serves(self, models: Sequence[ModelInfo]) -> None:
+        """Tells every client, and those that come later, that it serves these from now on."""
+        self._state = Welcome(self.engine_id, os.getpid(), list(models), device=self._device)
+        self._broadcast(Models(list(models)))
 
     def fail(self, error: AiriError) -> None:
         """Tells every client, and those that come later, why nothing will be served."""
