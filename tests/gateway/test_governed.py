@@ -247,7 +247,8 @@ def test_each_line_of_the_audit_log_names_the_key_by_its_public_id(
             return await create_key(store, "acme")
 
     made = asyncio.run(make())
-    gateway = start_gateway(app=AppOptions(state=url), govern=govern, answer="1 or 2 ")
+    tenant = TenantOptions(name="acme", groups=("operators",))
+    gateway = start_gateway(app=AppOptions(state=url, tenants=(tenant,)), govern=govern, answer="1 or 2 ")
     # The whole key in place of a request's id is a slip that people make.
     http = httpx.Client(
         base_url=gateway.url,

@@ -140,11 +140,31 @@ def test_values_that_policies_do_not_read_are_not_remembered_apart(monkeypatch: 
     assert len(asked) == 3, "the policy reads the context as a whole"
 
 
+@pytest.mark.parametrize(
+    ("action", "resource"), [(Action.ADMIN, SERVER), (Action.PROMOTE, GENERAL)], ids=["admin", "promote"]
+)
+def test_a_policy_that_permits_everything_makes_nobody_an_operator(
+    action: Action, resource: Resource
+) -> None:
+    decide = decider('@id("all") permit (principal, action, resource);')
+    context = {} if resource is SERVER else {"max_tokens": 16, "stream": False}
+    operator = Principal(tenant="ops", number=3, groups=("operators",))
+    refused = Decision(allowed=False, policies=("airi.operators-only",))
+    for principal in (GOLD, BATCH):
+        assert decide.decide(principal, action, resource, context) == refused
+    for principal in (operator, ANYONE):
+        assert decide.decide(principal, action, resource, context).policies == ("all",)
+    named = decider(f'permit (principal in Group::"gold", action == Action::"{action}", resource);')
+    assert not named.decide(GOLD, action, resource, context).allowed, "operators are a group, not a policy"
+
+
 def test_without_policies_models_are_everybodys_and_the_rest_is_of_operators() -> None:
     decide = decider(None)
     operator = Principal(tenant="ops", number=3, groups=("operators",))
     assert chat(decide, BATCH, SECRET) == Decision(allowed=True, policies=("airi.models",))
-    assert decide.decide(BATCH, Action.ADMIN, SERVER, {}) == Decision(allowed=False)
+    assert decide.decide(BATCH, Action.ADMIN, SERVER, {}) == Decision(
+        allowed=False, policies=("airi.operators-only",)
+    )
     assert decide.decide(operator, Action.ADMIN, SERVER, {}) == Decision(
         allowed=True, policies=("airi.operators",)
     )

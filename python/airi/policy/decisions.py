@@ -32,8 +32,12 @@ only this machine is served, and its owner may do everything."""
 _BESIDE = """
 @id("airi.judges")
 permit (principal, action == Action::"judge", resource);
+@id("airi.operators-only")
+forbid (principal, action in [Action::"admin", Action::"promote"], resource)
+unless { principal in Group::"operators" || principal == Tenant::"anyone" };
 """
-"""What holds beside any policies: content rules may have texts judged, unless a policy forbids it."""
+"""What holds beside any policies. Content rules may have texts judged, unless a policy forbids it. Nobody but operators
+administers: policies that permit whatever the action is are written with models in mind."""
 
 _REMEMBERED = 1 << 14
 _PRINCIPALS = 1 << 10
@@ -92,7 +96,7 @@ class Decider:
     ) -> None:
         """`policies` in Cedar's syntax, None for `BUILT_IN`; `resources`: all that calls can be made to.
 
-        Judges of content rules may be asked unless a policy forbids it.
+        Judges of content rules may be asked unless a policy forbids it; only operators may administer.
         Raises ConfigError for policies that are not Cedar or do not fit the schema.
         """
         from cedarpy import Entities, PolicySet, Schema, policies_to_json_str
