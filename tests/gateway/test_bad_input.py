@@ -264,6 +264,10 @@ def test_a_prompt_of_ten_megabytes_is_refused_without_tokenising_it(
     chat = {**CHAT, "messages": [{"role": "user", "content": text}]}
     error = refused(gateway.http.post("/v1/chat/completions", json=chat))
     assert (error["code"], error["param"]) == ("context_length_exceeded", "messages")
+    error = refused(gateway.http.post("/tokenize", json={**TEXT, "prompt": text}))
+    assert (error["code"], error["param"]) == ("context_length_exceeded", "prompt")
+    error = refused(gateway.http.post("/tokenize", json=chat))
+    assert (error["code"], error["param"]) == ("context_length_exceeded", "messages")
     assert 0 < sum(lengths) < len(text) / 100
 
 
@@ -294,6 +298,18 @@ def test_a_full_queue_is_a_429_with_retry_after(start_gateway: StartGateway) -> 
 def test_detokenize_refuses_ids_outside_the_vocabulary(gateway: Gateway) -> None:
     assert refused(gateway.http.post("/detokenize", json={"tokens": [10**6]}))["param"] == "tokens"
     assert refused(gateway.http.post("/detokenize", json={"tokens": [-1]}))["param"] == "tokens[0]"
+
+
+def test_detokenize_refuses_more_tokens_than_the_window_takes(gateway: Gateway) -> None:
+    assert gateway.http.post("/detokenize", json={"tokens": [9] * WINDOW}).status_code == 200
+    error = refused(gateway.http.post("/detokenize", json={"tokens": [9] * (WINDOW + 1)}))
+    assert (error["code"], error["param"]) == ("context_length_exceeded", "tokens")
+    assert error["message"] == "tokens: has 513 token ids; this model's maximum context length is 512 tokens"
+
+
+def test_a_text_of_twice_the_window_is_still_counted(gateway: Gateway) -> None:
+    response = gateway.http.post("/tokenize", json={"prompt": "Hello there! " * WINDOW})
+    assert response.json()["count"] > 2 * WINDOW
 
 
 def test_tokenize_wants_one_of_prompt_and_messages(gateway: Gateway) -> None:

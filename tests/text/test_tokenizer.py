@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 
 from airi.errors import CheckpointError
 from airi.text import Tokenizer
+from tests.text.conftest import CORPUS
 
 if TYPE_CHECKING:
     from tests.text.conftest import Pair
@@ -42,6 +45,38 @@ def test_ids_and_text_equal_transformers(pair: Pair, *, text: str, add: bool) ->
     for skip in (True, False):
         theirs = pair.theirs.decode(ids, skip_special_tokens=skip)
         assert pair.ours.decode(ids, skip_special_tokens=skip) == theirs
+
+
+def test_a_long_text_has_the_ids_and_the_text_that_transformers_gives_it(pair: Pair) -> None:
+    text = "".join(CORPUS)[:50_000]
+    for add in (True, False):
+        ids = pair.ours.encode(text, add_special_tokens=add)
+        assert ids == pair.theirs(text, add_special_tokens=add)["input_ids"]
+        for skip in (True, False):
+            theirs = pair.theirs.decode(ids, skip_special_tokens=skip)
+            assert pair.ours.decode(ids, skip_special_tokens=skip) == theirs
+
+
+@pytest.mark.parametrize("way", ["encode", "decode"])
+def test_other_threads_go_on_while_a_long_text_is_worked_on(pairs: dict[str, Pair], way: str) -> None:
+    tokenizer = pairs["byte-level"].ours
+    text = "".join(CORPUS) * 30
+    given = text if way == "encode" else tokenizer.encode(text) * 4
+    begun = threading.Event()
+
+    def work() -> None:
+        begun.set()
+        getattr(tokenizer, way)(given)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    begun.wait()
+    ticks = 0
+    while thread.is_alive():
+        time.sleep(0.001)
+        ticks += 1
+    # Where the lock is held, this thread sleeps about once before, and once after.
+    assert ticks > 10
 
 
 @pytest.mark.parametrize("bos", [None, True, False])
@@ -113,6 +148,8 @@ def test_half_a_surrogate_pair_is_encoded_as_a_replacement_character(pairs: dict
     tokenizer = pairs["byte-level"].ours
     assert tokenizer.encode("a\ud83db") == tokenizer.encode("a�b")
     assert tokenizer.encode("a\ud83d\ude42b") == tokenizer.encode("a🙂b")
+    long = "word " * 2000
+    assert tokenizer.encode(long + "a\ud83db") == tokenizer.encode(long + "a\ufffdb")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from airi.gateway.models import ServedModel
 
 T = TypeVar("T")
 
-# More text is tokenised in a thread (the tokenizer releases the GIL); 4k characters take about 1 ms.
+# More text is tokenised in a thread, where the tokenizer does without the GIL; 4k characters take about 1 ms.
 _INLINE_CHARACTERS = 4096
 # What one more text or message costs beside its characters, as so many characters.
 ITEM_CHARACTERS = 64
@@ -30,9 +30,7 @@ async def in_thread_if_long(work: Callable[[], T], characters: int) -> T:
     return work() if characters <= _INLINE_CHARACTERS else await asyncio.to_thread(work)
 
 
-async def encode_text(
-    model: ServedModel, text: str, *, add_special_tokens: bool, field: str | None
-) -> list[int]:
+async def encode_text(model: ServedModel, text: str, *, add_special_tokens: bool, field: str) -> list[int]:
     """As `encode_now`, in a thread where the text is long."""
 
     def encode() -> list[int]:
@@ -41,14 +39,9 @@ async def encode_text(
     return await in_thread_if_long(encode, len(text))
 
 
-def encode_now(model: ServedModel, text: str, *, add_special_tokens: bool, field: str | None) -> list[int]:
-    """Token ids of `text`.
-
-    Raises ContextLengthError naming `field` for a text that is clearly too long for the window; None tokenises
-    whatever comes.
-    """
-    if field is not None:
-        _probe(model, text, field)
+def encode_now(model: ServedModel, text: str, *, add_special_tokens: bool, field: str) -> list[int]:
+    """Token ids of `text`; raises ContextLengthError naming `field` where that is clearly too long for the window."""
+    _probe(model, text, field)
     return model.tokenizer.encode(text, add_special_tokens=add_special_tokens)
 
 
@@ -88,7 +81,7 @@ class ChatPrompt(Protocol):
 
 
 async def render_chat(
-    model: ServedModel, messages: Sequence[Mapping[str, Any]], request: ChatPrompt, *, field: str | None
+    model: ServedModel, messages: Sequence[Mapping[str, Any]], request: ChatPrompt, *, field: str
 ) -> list[int]:
     """Token ids of a chat put into the model's template; raises TemplateError for what it refuses.
 
@@ -119,6 +112,19 @@ async def render_chat(
     return await encode_text(model, text, add_special_tokens=False, field=field)
 
 
+async def decode_tokens(model: ServedModel, tokens: list[int], *, skip_special_tokens: bool) -> str:
+    """The text of a request's `tokens`; raises for ids that no token has, and for more than the window takes."""
+    window = model.info.max_model_len
+    if len(tokens) > window:
+        raise ContextLengthError(f"tokens: has {len(tokens)} token ids; {_limit(window)}", field="tokens")
+    _check_ids(model, tokens, field="tokens")
+
+    def decode() -> str:
+        return model.tokenizer.decode(tokens, skip_special_tokens=skip_special_tokens)
+
+    return await in_thread_if_long(decode, len(tokens))
+
+
 def check_prompt(model: ServedModel, tokens: Sequence[int], max_tokens: int | None, *, field: str) -> None:
     """Raises for a prompt that is empty, holds unknown ids, or leaves no room for what is asked for."""
     window = model.info.max_model_len
@@ -129,6 +135,10 @@ def check_prompt(model: ServedModel, tokens: Sequence[int], max_tokens: int | No
         if len(tokens) >= window:
             count = f"prompt is too long: {len(tokens)} tokens"
         raise ContextLengthError(f"{field}: {count}; {_limit(window)}", field=field)
-    highest = max(tokens)
+    _check_ids(model, tokens, field=field)
+
+
+def _check_ids(model: ServedModel, tokens: Sequence[int], *, field: str) -> None:
+    highest = max(tokens, default=0)
     if highest >= model.info.vocab_size:
         raise bad_field(field, f"token id {highest} is outside the vocabulary of {model.info.vocab_size}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any, TypeVar
 
 import msgspec
@@ -18,7 +17,7 @@ from airi.gateway.openai.schemas_common import (
     TokenizeRequest,
     TokenizeResponse,
 )
-from airi.gateway.prompts import encode_text, in_thread_if_long, render_chat
+from airi.gateway.prompts import decode_tokens, encode_text, in_thread_if_long, render_chat
 from airi.policy.decisions import Action
 
 T = TypeVar("T")
@@ -66,8 +65,8 @@ class Tokenize(TokenEndpoint):
         check_chat(messages, request.tools)
         if request.prompt is not None:
             special = request.add_special_tokens is not False
-            return await encode_text(model, request.prompt, add_special_tokens=special, field=None)
-        return await render_chat(model, messages, request, field=None)
+            return await encode_text(model, request.prompt, add_special_tokens=special, field="prompt")
+        return await render_chat(model, messages, request, field="messages")
 
 
 class Detokenize(TokenEndpoint):
@@ -77,12 +76,6 @@ class Detokenize(TokenEndpoint):
         """Answer one POST."""
         request = await self.read(scope, receive, _DETOKENIZE)
         model = self.admit(record_of(scope), request.model)
-        highest = max(request.tokens, default=0)
-        if highest >= model.info.vocab_size:
-            raise bad_field(
-                "tokens", f"token id {highest} is outside the vocabulary of {model.info.vocab_size}"
-            )
-        text = await asyncio.to_thread(
-            model.tokenizer.decode, request.tokens, skip_special_tokens=bool(request.skip_special_tokens)
-        )
+        skip = bool(request.skip_special_tokens)
+        text = await decode_tokens(model, request.tokens, skip_special_tokens=skip)
         await respond(send, 200, msgspec.json.encode(DetokenizeResponse(prompt=text)))
