@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airi.config import Config, parse
-from airi.config.litellm import translate
+from airi.config.litellm import Translation, translate
 from airi.errors import ConfigFileError
 
 SECRET = "hunter2canary"
@@ -76,8 +76,12 @@ def test_models_limits_prices_and_aliases_are_translated() -> None:
     assert model.aliases == ("gpt-3.5-turbo", "y", "z")
     assert model.price is not None
     assert (model.price.input_per_1m, model.price.output_per_1m) == (0.2, 1.0)
-    (tenant,) = config.tenants
-    assert (tenant.name, tenant.groups) == ("default", ("operators",))
+    tenant, platform = config.tenants
+    assert (tenant.name, tenant.groups) == ("default", ())
+    assert (platform.name, platform.groups) == ("platform", ("operators",)), (
+        "keys of callers are no operator's"
+    )
+    assert platform.limits.max_budget is None
     limits = tenant.limits
     assert (limits.max_parallel_requests, limits.max_budget, limits.budget_duration) == (50, 100, 30 * 86400)
     assert (limits.models["llama"].rpm_limit, limits.models["llama"].tpm_limit) == (100, 20000)
@@ -98,8 +102,8 @@ def test_guardrails_of_patterns_become_rules() -> None:
 
 def test_everything_that_was_not_translated_has_its_line() -> None:
     found = translate(FULL, "l.yaml")
-    assert all(line.startswith("l.yaml:") and " is not translated: " in line for line in found.lost)
-    assert [tuple(line.removeprefix("l.yaml:").split()[:2]) for line in found.lost] == [
+    assert all(line.startswith("l.yaml:") and " is not translated: " in line for line in _lost(found))
+    assert [tuple(line.removeprefix("l.yaml:").split()[:2]) for line in _lost(found)] == [
         ("5:", "model_list[0].litellm_params.api_base"),
         ("6:", "model_list[0].litellm_params.api_key"),
         ("9:", "model_list[0].litellm_params.temperature"),
@@ -117,6 +121,37 @@ def test_everything_that_was_not_translated_has_its_line() -> None:
         ("41:", "guardrails[0].litellm_params.pii_entities_config.PERSON"),
         ("43:", "guardrails[2]"),
     ]
+
+
+def _lost(found: Translation) -> list[str]:
+    return [line for line in found.lost if " is translated inexactly: " not in line]
+
+
+def test_what_means_something_else_here_has_a_line() -> None:
+    found = translate(FULL, "l.yaml")
+    assert [line for line in found.lost if line not in _lost(found)] == [
+        "l.yaml:33: litellm_settings.budget_duration is translated inexactly: a month becomes 30d",
+        "l.yaml:37: guardrails[0].guardrail_name is translated inexactly: it applies to every call here, and did only "
+        "where a request named it",
+        "l.yaml:42: guardrails[1].guardrail_name is translated inexactly: it applies to every call here, and did only "
+        "where a request named it",
+    ]
+
+
+@pytest.mark.parametrize("entities", ["", ", pii_entities_config: {PERSON: MASK}"])
+def test_a_guardrail_that_is_off_by_default_is_no_rule_for_everybody(entities: str) -> None:
+    text = """\
+        guardrails:
+          - {guardrail_name: on, litellm_params: {guardrail: hide-secrets, mode: pre_call, default_on: true}}
+          - guardrail_name: off
+            litellm_params: {guardrail: hide-secrets, mode: pre_call, default_on: false%s}
+        """
+    found = translate(dedent(text % entities), "l.yaml")
+    config, keys = translated(text % entities)
+    assert [rule.name for rule in config.content.input] == ["on"]
+    assert keys == ["model_list", "guardrails[1]"]
+    why = "it is off unless a request names it; a rule of AIRI applies to every call"
+    assert found.lost[-1] == f"l.yaml:3: guardrails[1] is not translated: {why}"
 
 
 def test_no_secret_is_copied_or_told() -> None:
@@ -202,6 +237,7 @@ _KEYS = [
     "guardrails",
     "guardrail_name",
     "guardrail",
+    "default_on",
     "input_cost_per_token",
     "pii_entities_config",
     "CREDIT_CARD",

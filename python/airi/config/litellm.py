@@ -22,6 +22,8 @@ __all__ = ["Translation", "translate"]
 
 TENANT = "default"
 """What callers become: LiteLLM keeps its teams and keys elsewhere."""
+_OPERATOR = "platform"
+"""Who administers, as the master key did: no caller does."""
 
 _OWN_SERVERS = ("hosted_vllm", "vllm", "huggingface", "openai", "custom_openai", "text-completion-openai")
 """Providers that stand for servers of open models, whose names are those of the hub."""
@@ -49,7 +51,7 @@ class Translation:
     text: str
     """YAML that `airi check` accepts."""
     lost: tuple[str, ...]
-    """`FILE:LINE: key is not translated: why`, in the order of the lines. Never a value."""
+    """`FILE:LINE: key is not translated: why`, or `is translated inexactly: how`, by line. Never a value."""
 
 
 def translate(text: str | bytes, name: str) -> Translation:
@@ -90,7 +92,7 @@ class _Translator:
             config["server"] = server
         config["models"] = list(self._models.values())
         if self._asks_for_keys or self._limits:
-            config["tenants"] = [self._tenant()]
+            config["tenants"] = [self._tenant(), {"name": _OPERATOR, "groups": ["operators"]}]
         if content:
             config["content"] = content
         above = {path[:length] for path in self._taken for length in range(len(path))}
@@ -112,6 +114,12 @@ class _Translator:
         self._taken.add(path)
         self.lost.append(
             Mistake(self.document.name, self.document.line(path), path, f"is not translated: {why}")
+        )
+
+    def bend(self, path: Path, how: str) -> None:
+        """Says how something that is translated means another thing here."""
+        self.lost.append(
+            Mistake(self.document.name, self.document.line(path), path, f"is translated inexactly: {how}")
         )
 
     def _items(self, *path: str | int) -> list[Node]:
@@ -243,7 +251,8 @@ class _Translator:
         at = ("general_settings",)
         if self.take(*at, "master_key") is not None:
             self._asks_for_keys = True
-            self.lose((*at, "master_key"), f"keys are not copied; make one with `airi keys create {TENANT}`")
+            why = f"keys are not copied; make one with `airi keys create {TENANT}`, for /admin one of {_OPERATOR}"
+            self.lose((*at, "master_key"), why)
         names = ("max_parallel_requests", "global_max_parallel_requests")
         self._limits |= self._counts(at, dict.fromkeys(names, "max_parallel_requests"))
         self._limits |= self._budget(("litellm_settings",), list(self._models))
@@ -272,6 +281,8 @@ class _Translator:
         if duration is not None and (not isinstance(seconds, str) or not parse_duration(seconds)):
             self.lose((*path, "budget_duration"), "not a duration such as 30d; the budget is for good")
             seconds = None
+        elif seconds != duration:
+            self.bend((*path, "budget_duration"), f"a month becomes {seconds}")
         period = {} if seconds is None else {"budget_duration": seconds}
         return {"max_budget": float(amount)} | period
 
@@ -285,8 +296,7 @@ class _Translator:
                 self.take("litellm_settings", key)  # as it always is here
 
     def _tenant(self) -> dict[str, Any]:
-        tenant: dict[str, Any] = {"name": TENANT, "groups": ["operators"]}
-        return tenant | ({"limits": self._limits} if self._limits else {})
+        return {"name": TENANT} | ({"limits": self._limits} if self._limits else {})
 
 
 def _source(model: str) -> str | None:

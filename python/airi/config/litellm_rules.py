@@ -34,6 +34,10 @@ class Translator(Protocol):
         """Says why something is not translated."""
         ...
 
+    def bend(self, path: Path, how: str) -> None:
+        """Says how something that is translated means another thing here."""
+        ...
+
 
 def content_rules(work: Translator) -> dict[str, list[dict[str, Any]]]:
     """`content` of the config: rules of input and output."""
@@ -42,11 +46,18 @@ def content_rules(work: Translator) -> dict[str, list[dict[str, Any]]]:
     for i in range(len(node.items or ()) if node is not None else 0):
         at: Path = ("guardrails", i)
         name, kind = work.take(*at, "guardrail_name"), work.take(*at, "litellm_params", "guardrail")
+        default = work.take(*at, "litellm_params", "default_on")
+        if default is False:
+            work.lose(at, "it is off unless a request names it; a rule of AIRI applies to every call")
+            continue
         sides = _sides(work.take(*at, "litellm_params", "mode"))
         patterns = _patterns(work, at, kind)
         if not isinstance(name, str) or not _NAME.fullmatch(name) or not sides or not patterns:
             work.lose(at, "a guardrail that is no list of patterns which AIRI has, or of another mode")
             continue
+        if default is not True:
+            how = "it applies to every call here, and did only where a request named it"
+            work.bend((*at, "guardrail_name"), how)
         for side in sides:
             rules = content.setdefault(side, [])
             for action, detectors in patterns.items():
