@@ -172,10 +172,16 @@ def test_an_exported_state_must_be_the_one_that_is_served(
     result = airi("serve", str(file))
     assert (result.code, started) == (2, [])
     assert result.err == (
-        f"airi: AIRI_STATE is postgresql://me@db/airi, server.state of {file} is sqlite:///./airi.db; accepted: the "
-        "same, such as ${AIRI_STATE} in the file, or no AIRI_STATE\n"
+        f"airi: AIRI_STATE is postgresql://me@db/airi, server.state of {file} is sqlite:///{file.parent}/airi.db; "
+        "accepted: the same, such as ${AIRI_STATE} in the file, or no AIRI_STATE\n"
     )
     file.write_text(MINIMAL + 'server: {state: "${AIRI_STATE}"}\n')
+    monkeypatch.setenv("AIRI_STATE", "sqlite:///./own.db")
+    (file.parent / "below").mkdir()
+    monkeypatch.chdir(file.parent / "below")
+    result = airi("serve", str(file))
+    assert (result.code, started) == (2, []), "airi keys would make its keys in below/own.db"
+    monkeypatch.chdir(file.parent)
     assert (airi("serve", str(file)).code, len(started)) == (0, 1)
     result = airi("serve", str(file), "--state", "sqlite:///other.db")
     assert (result.code, "--state does not go with" in result.err) == (2, True)

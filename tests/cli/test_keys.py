@@ -10,6 +10,10 @@ from typing import Any
 
 import pytest
 
+from airi.config import load
+from airi.config.options import server_options
+from airi.state.urls import StateUrl
+
 Airi = Callable[..., Any]
 KEY = re.compile(r"(sk-airi)-([a-z0-9]{12})-([A-Za-z0-9]{43})")
 
@@ -160,6 +164,21 @@ def test_the_config_of_the_folder_names_the_database_and_prefixes(airi: Airi, co
     assert airi("keys", "rotate", first.strip(), "--overlap", "1h").out.startswith("sk-acme-")
     assert airi("keys", "revoke", first.strip()).code == 0
     assert airi("keys", "list").out.count("sk-acme") == 2
+
+
+def test_the_database_of_a_config_is_beside_it_wherever_one_stands(
+    airi: Airi, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (config.parent / "a folder%41").mkdir()
+    elsewhere = config.rename(config.parent / "a folder%41" / "airi.yaml")
+    key = airi("keys", "create", "acme", "--config", str(elsewhere.relative_to(config.parent))).out.strip()
+    assert list(config.parent.glob("*.db")) == []
+    assert (elsewhere.parent / "own.db").exists()
+    monkeypatch.chdir(elsewhere.parent)
+    assert key.split("-")[2] in airi("keys", "list").out
+    served = server_options(load(elsewhere)).app.state
+    assert served is not None
+    assert StateUrl.parse(served).path == elsewhere.parent / "own.db"
 
 
 def test_a_tenant_that_the_config_does_not_have_gets_no_key_there(airi: Airi, config: Path) -> None:

@@ -116,7 +116,7 @@ def test_tenants_reach_those_who_know_callers() -> None:
           - {name: lab}
         """
     app = server_options(config(text)).app
-    assert app.state == "sqlite:///x.db"
+    assert app.state == f"sqlite:///{Path.cwd() / 'x.db'}"
     acme, lab = app.tenants
     oidc = OidcOptions(
         issuer="https://i.example", audience="airi", accept_groups=("ops",), region_claim="geo"

@@ -30,7 +30,8 @@ StoreFlag = Annotated[
         envvar="AIRI_STATE",
         show_envvar=True,
         help="Database of the keys: sqlite:///PATH or postgresql://..., the one that `airi serve --state` names; left "
-        "out: what the config says, without one sqlite:///./airi.db.",
+        "out: what the config says, without one sqlite:///./airi.db. A relative PATH is from the working directory, "
+        "one that the config says from the config's.",
     ),
 ]
 ConfigFlag = Annotated[
@@ -176,7 +177,7 @@ def _with(file: ConfigFile | None, store: str | None, work: Callable[[Store], Aw
     """Runs `work` over the store that is said, else the config's."""
     from airi.state import DEFAULT_URL, open_store
 
-    url = store or (DEFAULT_URL if file is None else file.config.server.state)
+    url = store or (DEFAULT_URL if file is None else file.state)
 
     async def run() -> T:
         async with await open_store(url) as opened:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -112,11 +113,12 @@ def _check_state(file: ConfigFile, exported: str | None) -> None:
     """Raises ConfigError where keys that `airi keys` makes would not be those of the server."""
     from airi.state.urls import StateUrl
 
-    state = file.config.server.state
-    if exported is not None and exported != state:
+    state = StateUrl.parse(file.state)
+    said = None if exported is None else StateUrl.parse(exported).below(Path.cwd())
+    if said is not None and said != state:
         raise ConfigError(
-            f"AIRI_STATE is {StateUrl.parse(exported).shown}, server.state of {file.path} is "
-            f"{StateUrl.parse(state).shown}; accepted: the same, such as ${{AIRI_STATE}} in the file, or no AIRI_STATE",
+            f"AIRI_STATE is {said.shown}, server.state of {file.path} is {state.shown}; "
+            "accepted: the same, such as ${AIRI_STATE} in the file, or no AIRI_STATE",
             field="state",
         )
 

@@ -21,6 +21,7 @@ from airi.config.schema import Config
 from airi.config.values import Part
 from airi.config.variables import expand
 from airi.errors import ConfigError, ConfigFileError
+from airi.state.urls import StateUrl
 
 __all__ = ["ConfigFile", "load", "parse", "read_bounded"]
 
@@ -68,6 +69,11 @@ class ConfigFile:
         """A rule's block list: its words and those of its file."""
         lines = self.texts[rule.file].splitlines() if rule.file is not None else ()
         return (*rule.words, *(line.strip() for line in lines if line.strip()))
+
+    @property
+    def state(self) -> str:
+        """URL of the database that keys and budgets are in."""
+        return StateUrl.parse(self.config.server.state).below(self.folder).text
 
     @property
     def folder(self) -> FilePath:

@@ -152,7 +152,7 @@ def server_options(file: ConfigFile) -> ServerOptions:
     config, server = file.config, file.config.server
     template = config.models[0].chat_template
     app = AppOptions(
-        state=server.state if config.tenants else None,
+        state=file.state if config.tenants else None,
         tenants=tenant_options(file),
         cors_origins=server.cors.origins,
         body_limit=server.body_limit,

@@ -95,7 +95,7 @@ class Server(Part):
     port: Annotated[int, Whole(0, 65535)] = 8000
     """Port; 0 takes a free one."""
     state: State = Field(default="sqlite:///./airi.db", repr=False)
-    """Where keys and budgets are kept, a file from the working directory; PostgreSQL for several gateways."""
+    """Where keys and budgets are kept, a file from this one's folder; PostgreSQL for several gateways."""
     shared_counters: Counters = Field(default=None, repr=False)
     """Redis that counts for several gateways; left out: exact in this process, which shares no limits."""
     tls: Tls | None = None

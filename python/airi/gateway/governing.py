@@ -92,7 +92,7 @@ async def _ledger(config: ConfigFile, table: LimitTable, stack: AsyncExitStack) 
         from airi.policy.ledger.state import StateBudgets
         from airi.state import open_store
 
-        store = await stack.enter_async_context(await open_store(config.config.server.state))
+        store = await stack.enter_async_context(await open_store(config.state))
         ledger = ProcessLedger(table, store=StateBudgets(store))
     await ledger.open()
     stack.push_async_callback(ledger.close)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from airi.errors import ConfigError
 
@@ -46,6 +46,12 @@ class StateUrl:
         user = f"{unquote(parts.username)}@" if parts.username else ""
         shown = f"{scheme}://{user}{host}{f':{port}' if port else ''}/{database}"
         return cls(text=text.strip(), shown=shown, path=None)
+
+    def below(self, folder: Path) -> StateUrl:
+        """The same state, where a relative file of SQLite is one of this folder and not of the working directory."""
+        if self.path is None or self.path.is_absolute():
+            return self
+        return _sqlite(f"/{quote(str((folder / self.path).resolve()))}")
 
 
 def _sqlite(rest: str) -> StateUrl:
