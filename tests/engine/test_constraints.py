@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,13 +18,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from airi.engine.constraints import compiler as compilers
+from airi.engine.constraints import schemas
 from airi.engine.constraints import tokens as token_tables
 from airi.engine.constraints.compiler import ConstraintCompiler
 from airi.engine.constraints.constraint import Constraint
 from airi.engine.constraints.masks import MaskFiller
 from airi.engine.constraints.one_of import Disjointness
 from airi.engine.constraints.rules import TokenRules
-from airi.engine.constraints.schemas import SchemaError, prepare
+from airi.engine.constraints.schemas import SchemaError, explained, prepare
 from airi.errors import ExecutionError, RequestError
 from airi.structured_output import MAX_CHOICES, MAX_STRUCTURED_CHARACTERS, StructuredOutput
 from airi.text import Tokenizer
@@ -305,6 +306,41 @@ def test_what_the_library_would_not_enforce_is_refused_here(schema: Any, place: 
     with pytest.raises(SchemaError) as raised:
         prepare(schema)
     assert raised.value.place == place
+
+
+def _refusing(parts: int) -> dict[str, Any]:
+    """A schema of so many parts, the last of which is refused."""
+    name = f"d{parts - 1}"
+    return {
+        "$defs": {f"d{i}": {"items": {"$ref": f"#/$defs/d{i ^ 1}"}} for i in range(parts)}
+        | {name: {"contains": {}}},
+        "properties": {f"d{i}": {"$ref": f"#/$defs/d{i}"} for i in range(parts)},
+    }
+
+
+def _why_not(asked: list[str]) -> Callable[[str], str]:
+    def why_not(text: str) -> str:
+        asked.append(text)
+        return 'Unimplemented keys: ["contains"]' if '"contains"' in text else ""
+
+    return why_not
+
+
+def test_the_place_of_a_refusal_is_looked_for_with_the_definitions_that_it_needs() -> None:
+    asked: list[str] = []
+    error = explained("Unimplemented keys", _refusing(40), _why_not(asked))
+    assert (error.place, str(error)) == ("/$defs/d38/items", "contains is not supported")
+    assert all(text.count('"d') <= 2 for text in asked[1:])
+
+
+def test_the_place_of_a_refusal_is_not_looked_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(schemas, "_MAX_PROBES", 10)
+    error = explained('Unimplemented keys: ["contains"]', _refusing(40), _why_not(asked))
+    assert (error.place, str(error), len(asked)) == ("", "contains is not supported", 10)
+    monkeypatch.setattr(schemas, "_PROBES_S", 0.0)
+    explained('Unimplemented keys: ["contains"]', _refusing(40), _why_not(asked))
+    assert len(asked) <= 11
 
 
 def test_deep_schemas_and_large_ones_are_refused_in_a_line(compiler: ConstraintCompiler) -> None:

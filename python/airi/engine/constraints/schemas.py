@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -86,6 +87,10 @@ _BEFORE_REF = (
 _REPEATED_GROUP = re.compile(r"[+*]\)\{(?:\d*,)?(\d+)\}")
 _MAX_PRODUCT = 5000
 _MAX_REASON = 300
+_MAX_PROBES = 1000
+_PROBES_S = 2.0
+"""For the place of what is refused: all that look for it share a few threads with those whose forms are fine."""
+_DEFINITION = re.compile(r"#/(\$defs|definitions)/([^/]+)")
 _QUOTED = re.compile(r'"(\w+)"')
 _REASONS: Final = (
     ("Unimplemented keys", None, "{key} is not supported"),
@@ -141,17 +146,21 @@ def explained(reason: str, schema: Any, why_not: Callable[[str], str]) -> Schema
     """What the library said of a schema, by the keyword at fault and its place.
 
     `why_not` says it of any schema. It is asked about parts of this one, as schemas of their own with the definitions
-    of the whole, down to the smallest that it has an answer for.
+    that they refer to, down to the smallest that it has an answer for, or to where asking has taken too long.
     """
     place, part = "", schema
-    narrowed = True
-    while narrowed:
-        narrowed = False
-        for name, child in _children(part):
-            answer = why_not(_alone(child, schema)) if isinstance(child, dict) else ""
-            if answer:
-                place, part, reason, narrowed = f"{place}/{name}", child, answer, True
-                break
+    probes, until = 0, time.monotonic() + _PROBES_S
+    children = _children(part)
+    while (found := next(children, None)) is not None:
+        name, child = found
+        if not isinstance(child, dict):
+            continue
+        probes += 1
+        if probes > _MAX_PROBES or time.monotonic() > until:
+            break
+        if answer := why_not(_alone(child, schema)):
+            place, part, reason = f"{place}/{name}", child, answer
+            children = _children(part)
     reason = " ".join(reason.split())[:_MAX_REASON]
     for words, keyword, message in _REASONS:
         if words in reason and (keyword is None or keyword in part):
@@ -181,10 +190,30 @@ def user_place(place: str, schema: Any) -> str:
 
 
 def _alone(part: Json, whole: Json) -> str:
-    beside = {
-        key: whole[key] for key in ("$schema", "$defs", "definitions") if key in whole and key not in part
-    }
+    beside: Json = {"$schema": whole["$schema"]} if "$schema" in whole else {}
+    beside |= {key: each for key, each in _referred(part, whole).items() if key not in part}
     return json.dumps({**part, **beside, "x-guidance": _OPTIONS}, ensure_ascii=False)
+
+
+def _referred(part: Json, whole: Json) -> Json:
+    """The definitions of the whole that a part needs: all, where it refers to anything otherwise than by its place."""
+    definitions = {key: whole[key] for key in ("$defs", "definitions") if isinstance(whole.get(key), dict)}
+    needed: dict[str, Json] = {key: {} for key in definitions}
+    waiting: list[Any] = [part]
+    while waiting:
+        at = waiting.pop()
+        waiting += at.values() if isinstance(at, dict) else at if isinstance(at, list) else ()
+        reference = at.get("$ref") if isinstance(at, dict) else None
+        if not isinstance(reference, str):
+            continue
+        match = _DEFINITION.match(reference)
+        if match is None or match[1] not in definitions or "%" in reference:
+            return definitions
+        key, name = match[1], match[2].replace("~1", "/").replace("~0", "~")
+        if name in definitions[key] and name not in needed[key]:
+            needed[key][name] = definitions[key][name]
+            waiting.append(definitions[key][name])
+    return {key: each for key, each in needed.items() if each}
 
 
 def _children(schema: Json) -> Iterator[tuple[str, Any]]:
