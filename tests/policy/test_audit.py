@@ -46,6 +46,15 @@ def test_a_line_says_who_did_what_and_why_and_nothing_else(tmp_path: Path) -> No
     }
 
 
+def test_a_denial_by_a_policy_that_failed_names_it(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    log = AuditLog(path)
+    log.note("req-1", ACME, "chat", GENERAL, Decision(allowed=False, errors=("sum",)))
+    log.close()
+    line = json.loads(path.read_text())
+    assert (line["allowed"], line["errors"], "policies" in line) == (False, ["sum"], False)
+
+
 def test_the_file_is_its_owners_and_is_appended_to(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     for request_id in ("a", "b"):

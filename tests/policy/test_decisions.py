@@ -111,14 +111,22 @@ def test_a_remembered_decision_is_the_one_that_cedar_makes(calls: list[Any]) -> 
         assert found == chat(decider(), principal, resource, **context)
 
 
-def test_a_policy_that_fails_denies() -> None:
+def test_a_policy_that_fails_denies(caplog: pytest.LogCaptureFixture) -> None:
     """Its numbers overflow; Cedar alone would skip it and let the call through."""
     policies = """
     permit (principal, action, resource);
     @id("sum") forbid (principal, action == Action::"chat", resource)
       when { context.max_tokens + 9223372036854775807 < 0 };
     """
-    assert chat(decider(policies), GOLD, GENERAL) == Decision(allowed=False)
+    decide = decider(policies)
+    for max_tokens in (16, 17, 16):
+        found = chat(decide, GOLD, GENERAL, max_tokens=max_tokens)
+        assert found == Decision(allowed=False, errors=("sum",)), "a denial that nothing explains is a riddle"
+    (record,) = caplog.records
+    assert (record.levelname, record.getMessage()) == (
+        "WARNING",
+        "policy sum could not be evaluated for a call; such calls are denied",
+    )
 
 
 def test_values_that_policies_do_not_read_are_not_remembered_apart(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -142,9 +142,11 @@ def unauthorized() -> ApiError:
     )
 
 
-def denied(policies: tuple[str, ...]) -> ApiError:
-    """A 403 that names the policies that forbid, and nothing else."""
+def denied(policies: tuple[str, ...], errors: tuple[str, ...] = ()) -> ApiError:
+    """A 403 that names the policies that forbid, or that could not be evaluated, and nothing else."""
     named = f"by policy {', '.join(policies)}" if policies else "as no policy permits it"
+    if errors:
+        named = f"as policy {', '.join(errors)} could not be evaluated"
     return ApiError(403, f"the call is denied {named}", type="permission_error", code="permission_denied")
 
 

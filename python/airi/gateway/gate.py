@@ -200,7 +200,7 @@ class Gate:
         if audit is not None:
             audit.note(record.request_id, record.principal, action, resource, decision, call=call)
         if not decision.allowed:
-            raise denied(decision.policies)
+            raise denied(decision.policies, decision.errors)
 
 
 class Guarded:

@@ -36,6 +36,7 @@ class _Line(msgspec.Struct, kw_only=True, omit_defaults=True):
     call: str | None = None
     allowed: bool
     policies: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
 
 
 class _LimitLine(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -117,6 +118,7 @@ class AuditLog:
             call=call,
             allowed=decision.allowed,
             policies=decision.policies,
+            errors=decision.errors,
         )
         self._write(line)
 

@@ -7,6 +7,8 @@ what it was written against, so here a decision during which any policy failed i
 from __future__ import annotations
 
 import json
+import logging
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -16,6 +18,8 @@ from airi.errors import ConfigError
 from airi.policy.principal import Principal
 
 __all__ = ["BUILT_IN", "Action", "Decider", "Decision", "Resource"]
+
+log = logging.getLogger("airi.policy")
 
 BUILT_IN = """
 @id("airi.models")
@@ -41,6 +45,7 @@ administers: policies that permit whatever the action is are written with models
 
 _REMEMBERED = 1 << 14
 _PRINCIPALS = 1 << 10
+_FAILED = re.compile(r"error while evaluating policy `([^`]+)`")
 
 
 class Action(StrEnum):
@@ -80,9 +85,8 @@ class Decision:
     allowed: bool
     policies: tuple[str, ...] = ()
     """Ids, sorted: those that permitted, or those that forbade; none where no policy permits."""
-
-
-_DENIED = Decision(allowed=False)
+    errors: tuple[str, ...] = ()
+    """Ids, sorted, of policies that could not be evaluated, such as for numbers that overflow."""
 
 
 class Decider:
@@ -115,6 +119,7 @@ class Decider:
         self._resources = Entities.from_json_str(json.dumps(known))
         self._entities: dict[tuple[str, tuple[str, ...], int], Any] = {}
         self._remembered: dict[tuple[Any, ...], Decision] = {}
+        self._told: set[str] = set()
 
     def decide(
         self, principal: Principal, action: Action, resource: Resource, context: Mapping[str, Any]
@@ -154,9 +159,18 @@ class Decider:
         }
         result = is_authorized(request, self._policies, self._entities_of(principal), self._schema)
         if result.diagnostics.errors:
-            return _DENIED
+            return Decision(allowed=False, errors=self._failed(result.diagnostics.errors))
         names = sorted(self._names[given] for given in result.diagnostics.reasons)
         return Decision(allowed=bool(result.allowed), policies=tuple(names))
+
+    def _failed(self, errors: Iterable[str]) -> tuple[str, ...]:
+        """The policies that errors speak of. Each is told once in the log: what it was written for is denied."""
+        found = {match[1] for error in errors for match in [_FAILED.match(error)] if match is not None}
+        names = {self._names.get(given, given) for given in found}
+        for name in sorted(names - self._told):
+            log.warning("policy %s could not be evaluated for a call; such calls are denied", name)
+        self._told |= names
+        return tuple(sorted(names))
 
     def _entities_of(self, principal: Principal) -> Any:
         """All resources, and the principal with its groups: a token may bring others than its tenant has."""
