@@ -138,7 +138,7 @@ def test_a_client_that_wakes_a_model_is_told_why_it_sleeps_on() -> None:
         model_state=states.__getitem__,
     )
     server = SimpleNamespace(reply=lambda call, error=None: told.append((call, error)))
-    control = Control(cast(Any, engine), cast(Any, server))
+    control = Control(cast(Any, engine), cast(Any, server), lambda: None)
     control.handle(Wake(7, "m"))
     control.answer_settled()
     assert not told
