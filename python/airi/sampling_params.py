@@ -132,6 +132,16 @@ class SamplingParams:
         seed = None if self.seed is None else (self.seed + index) & MAX_SEED
         return replace(self, n=1, seed=seed)
 
+    def without_alternatives(self) -> SamplingParams:
+        """The same, with log-probabilities of no tokens but those of prompt and text."""
+        if not self.logprobs and not self.prompt_logprobs:
+            return self
+        return replace(
+            self,
+            logprobs=None if self.logprobs is None else 0,
+            prompt_logprobs=None if self.prompt_logprobs is None else 0,
+        )
+
     def _normalise(self) -> None:
         """Bring accepted spellings to the stored form; wrong types stay for the checks to name."""
         put = object.__setattr__

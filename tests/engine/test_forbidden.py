@@ -106,6 +106,21 @@ def test_what_a_model_would_say_first_is_what_it_says_where_that_is_allowed(one_
     assert text[4:6] in tokenizer.decode(free.tokens[: common + 1])
 
 
+@pytest.mark.usefixtures("platform")
+def test_logprobs_are_of_tokens_that_were_taken(one_model: Path) -> None:
+    ask = {**GREEDY, "max_tokens": 12, "logprobs": 5, "prompt_logprobs": 5}
+    engine = engine_with(one_model)
+    [free], [bound] = served(engine, dict(ask), of=None), served(engine, dict(ask))
+    for output, count in ((free, 5), (bound, 0)):
+        assert output.logprobs is not None
+        assert output.prompt_logprobs is not None
+        entries = output.logprobs + [each for each in output.prompt_logprobs if each is not None]
+        assert len(entries) == len(output.tokens) + len(PROMPT) - 1
+        assert {len(entry.top_tokens) for entry in entries} == {count}
+    assert bound.logprobs is not None
+    assert [entry.token for entry in bound.logprobs] == bound.tokens
+
+
 def test_a_seed_gives_the_same_text_on_a_device_ahead_and_not(one_model: Path) -> None:
     requests = [
         wild(i, **({"repetition_penalty": 1.2, "logit_bias": {40: 5.0}, "min_tokens": 9} if i % 2 else {}))

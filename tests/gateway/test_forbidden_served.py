@@ -105,6 +105,29 @@ def test_streams_end_with_their_certificates(
         assert "text_sha256" in line
 
 
+def test_logprobs_do_not_say_what_the_text_may_not(
+    server: Any, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, url, _ = server
+    answer = complete(url, logprobs=5, echo=True, n=2)
+    request = tmp_path / "request.json"
+    request.write_text(json.dumps(PROMPT))
+    assert verdict(answer, config, tmp_path, capsys, "--request", str(request))[0] == 0
+    for choice in answer["choices"]:
+        found = choice["logprobs"]
+        taken = [{token} for token in found["tokens"]]
+        assert [set(top or taken[0]) for top in found["top_logprobs"]] == taken
+    body = {"model": "demo", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 20}
+    body |= {"logprobs": True, "top_logprobs": 5}
+    chat = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60).json()["choices"][0]
+    entries = chat["logprobs"]["content"]
+    assert len(entries) > 5
+    assert not any(entry["top_logprobs"] for entry in entries)
+    stream = httpx.post(f"{url}/v1/chat/completions", json=body | {"stream": True}, timeout=60).text
+    assert '"top_logprobs":[]' in stream
+    assert '"top_logprobs":[{' not in stream
+
+
 def test_what_differs_is_said_in_a_line(
     server: Any, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

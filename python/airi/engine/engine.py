@@ -216,7 +216,8 @@ class Engine(Records):
         `priority`: higher is served first, -8 to 8. `deadline_us`: on the clock of `now_us`. With `cache_salt`, KV
         from token `cache_salt_from` on is shared only with requests of the same salt from there; the blocks before
         it are shared as ever. `metered`: each of its steps gives an output, which says what device time it took.
-        `forbidden`: the digest of a set that `forbid` knows; `shown_tokens`: special tokens that are text. Raises
+        `forbidden`: the digest of a set that `forbid` knows; logprobs are of the tokens of the text alone then, as
+        others would spell what it may not say. `shown_tokens`: special tokens that are text. Raises
         ContextLengthError, ModelNotFoundError, QueueFullError or another RequestError.
         """
         hosted = self.find_model(model)
@@ -225,6 +226,8 @@ class Engine(Records):
         stop_ids = np.array(sorted({*eos, *params.stop_token_ids}), np.int32)
         seed = params.seed if params.seed is not None else self._random.getrandbits(64)
         masked = forbidden is not None
+        if masked:
+            params = params.without_alternatives()
         submission = Submission(
             state=RequestState(
                 request_id, prompt, params, stop_ids, seed, deadline_us, metered=metered, masked=masked

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from airi.errors import AuditUnavailableError
@@ -93,13 +92,7 @@ class CallContent:
         Where a rule blocks or replaces anything, logprobs are of the tokens that the text has: those that the model
         might have taken instead no rule sees, and they spell whatever it would have said.
         """
-        if not self._hides:
-            return params
-        return replace(
-            params,
-            logprobs=None if params.logprobs is None else 0,
-            prompt_logprobs=None if params.prompt_logprobs is None else 0,
-        )
+        return params.without_alternatives() if self._hides else params
 
     def choice(self, index: int, request: GenerateRequest, text: TextStream, timer: ChoiceTimer) -> Choice:
         """A choice whose text passes the patterns for answers."""
