@@ -155,6 +155,7 @@ void bind_histogram(const py::module_& sim) {
 struct PyRouter {
   PyRouter(const std::string& name, std::size_t replicas, std::int32_t part_tokens, std::int64_t kv_tokens,
            double load_guard) {
+    if (hears_replicas(name)) throw InvalidArgument("router '" + name + "' needs replicas that it hears");
     if (replicas < 1 || part_tokens < 1) throw InvalidArgument("replicas and part_tokens must be at least 1");
     router = make_router(
         name,

@@ -9,6 +9,7 @@ void bind_events(const py::module_& m);
 void bind_fair(const py::module_& parts);
 void bind_guard(py::module_& m);
 void bind_kv(const py::module_& parts);
+void bind_route(py::module_& m);
 void bind_runtime(const py::module_& m);
 void bind_sched(py::module_& parts);
 void bind_sim(py::module_& m);
@@ -31,5 +32,6 @@ PYBIND11_MODULE(_core, m) {
   airi::bindings::bind_sim(m);
   airi::bindings::bind_slo(parts);
   airi::bindings::bind_guard(m);
+  airi::bindings::bind_route(m);
   airi::bindings::bind_cpu(m);
 }

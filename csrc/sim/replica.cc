@@ -87,23 +87,29 @@ std::span<const std::int64_t> StepArrays::ops_of(const StepInfo& info) const noe
 }
 
 Replica::Replica(std::int32_t number, const RuntimeConfig& config, const ModelConfig& model,
-                 const StepCost& cost, Metrics& metrics)
+                 const StepCost& cost, Metrics& metrics, bool tells)
     : number_(number),
       depth_(static_cast<std::size_t>(config.steps_ahead) + 1),
       cost_(cost),
       shortest_step_(cost.least_micros({.tokens = 1, .seqs = 1})),
       load_timeout_(config.tiers.load_timeout_us),
+      tells_(tells),
       metrics_(metrics),
       arrays_(make_arrays(config, model)),
       runtime_(config, {model}, buffers_of(arrays_)),
       copies_(config.tiers),
       in_slot_(static_cast<std::size_t>(model.max_num_seqs)) {}
 
+void Replica::refuse(const TraceRequest& request, Refusal why) {
+  metrics_.refuse(request.tenant, why, request.arrival);
+  tell({.id = request.id, .has_ended = true, .output_tokens = 0});
+}
+
 void Replica::submit(const TraceRequest& request, std::int32_t part_tokens) {
   const TimePoint arrival = request.arrival;
   now_ = std::max(now_, arrival);
   if (request.input_tokens < 1 || request.output_tokens < 1) {
-    metrics_.refuse(request.tenant, Refusal::kEmpty, arrival);
+    refuse(request, Refusal::kEmpty);
     return;
   }
   const Admit admit = runtime_.submit({.id = request.id,
@@ -119,7 +125,7 @@ void Replica::submit(const TraceRequest& request, std::int32_t part_tokens) {
                                        .extras = {},
                                        .compute_all = false});
   if (admit != Admit::kAccepted) {
-    metrics_.refuse(request.tenant, refusal_of(admit), arrival);
+    refuse(request, refusal_of(admit));
     return;
   }
   may_plan_ = true;
@@ -240,6 +246,7 @@ void Replica::commit() {
     if (row == nullptr) continue;
     sampled_.push_back(generated_token(row->id));
     metrics_.emit(*row, step.end);
+    if (row->generated == 1) tell({.id = row->id, .has_ended = false, .output_tokens = 1});
   }
   status_.assign(step.rows.size(), static_cast<std::uint8_t>(RowStatus::kOk));
   record(step);
@@ -273,8 +280,23 @@ void Replica::end_requests() {
     AIRI_CHECK(live->second.generated == event.num_generated_tokens)
         << "request " << raw(event.request_id) << " was seen to give " << live->second.generated << " tokens";
     metrics_.finish(live->second, event.reason, number_, event.num_prompt_tokens, event.num_cached_tokens);
+    tell({.id = event.request_id, .has_ended = true, .output_tokens = event.num_generated_tokens});
     live_.erase(live);
   }
+}
+
+void Replica::take_news(ReplicaNews& out) {
+  out.requests.clear();
+  std::swap(out.requests, news_);
+  const KvEventRing& ring = runtime_.kv_events();
+  out.kv.resize(static_cast<std::size_t>(std::min(ring.next() - kv_cursor_, ring.capacity())));
+  const RingRead read = ring.read(kv_cursor_, out.kv);
+  kv_cursor_ = read.cursor;
+  out.is_snapshot = read.missed > 0;
+  if (!out.is_snapshot) return;
+  KvSnapshot snapshot = runtime_.kv_snapshot(ModelId{0});
+  out.kv = std::move(snapshot.stored);
+  kv_cursor_ = snapshot.cursor;
 }
 
 }  // namespace airi

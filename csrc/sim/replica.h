@@ -11,6 +11,7 @@
 #include "runtime.h"
 #include "sim/copies.h"
 #include "sim/metrics.h"
+#include "sim/router.h"
 #include "sim/step_cost.h"
 #include "sim/workload.h"
 
@@ -44,9 +45,10 @@ class StepArrays {
 // committed, or, with steps ahead, when that one starts.
 class Replica {
  public:
-  // `metrics` must outlive the replica.
+  // `metrics` must outlive the replica. One that tells keeps its news until they are taken; its runtime keeps
+  // KV events.
   Replica(std::int32_t number, const RuntimeConfig& config, const ModelConfig& model, const StepCost& cost,
-          Metrics& metrics);
+          Metrics& metrics, bool tells);
   Replica(const Replica&) = delete;
   Replica& operator=(const Replica&) = delete;
 
@@ -72,6 +74,8 @@ class Replica {
   // The load just before `now`. Advances only where a request may have ended by then: a replica that runs
   // many steps at a stretch keeps its memory in the processor's caches.
   [[nodiscard]] std::int64_t load_before(TimePoint now);
+  // What has happened since the last call. REQUIRES: it tells.
+  void take_news(ReplicaNews& out);
   [[nodiscard]] std::int64_t num_accepted() const noexcept { return num_accepted_; }
   [[nodiscard]] ModelStats stats() const { return runtime_.stats().front(); }
   [[nodiscard]] std::int64_t num_steps() const noexcept { return num_steps_; }
@@ -90,6 +94,10 @@ class Replica {
     std::vector<LiveRequest*> rows;  // nothing for a row that brings no token
   };
 
+  void tell(const RequestNews& news) {
+    if (tells_) news_.push_back(news);
+  }
+  void refuse(const TraceRequest& request, Refusal why);
   bool plan();
   void report_copies();
   void begin_copies(std::span<const std::int64_t> ops, TimePoint start);
@@ -107,6 +115,7 @@ class Replica {
   StepCost cost_;
   Micros shortest_step_;
   Micros load_timeout_;
+  bool tells_;
 
   Metrics& metrics_;
   std::vector<StepArrays> arrays_;
@@ -120,6 +129,9 @@ class Replica {
   std::unordered_map<RequestId, LiveRequest> live_;
   std::vector<LiveRequest*> in_slot_;
   TimePoint none_ends_before_{0};
+
+  std::vector<RequestNews> news_;
+  std::uint64_t kv_cursor_ = 0;
 
   std::int64_t num_accepted_ = 0;
   std::int64_t num_steps_ = 0;

@@ -5,12 +5,13 @@
 #include <utility>
 
 #include "base/check.h"
+#include "sim/locality_router.h"
 #include "sim/prefix_router.h"
 
 namespace airi {
 namespace {
 
-constexpr std::array<std::string_view, 3> kNames = {"round_robin", "least_loaded", "prefix"};
+constexpr std::array<std::string_view, 4> kNames = {"round_robin", "least_loaded", "prefix", "locality"};
 
 }  // namespace
 
@@ -31,12 +32,15 @@ std::size_t LeastLoadedRouter::pick(const TraceRequest& /*request*/, std::span<c
 
 std::span<const std::string_view> router_names() noexcept { return kNames; }
 
+bool hears_replicas(std::string_view name) noexcept { return name == kNames[3]; }
+
 std::unique_ptr<Router> make_router(std::string_view name, const RouterOptions& options) {
   if (name == kNames[0]) return std::make_unique<RoundRobinRouter>(options);
   if (name == kNames[1]) return std::make_unique<LeastLoadedRouter>(options);
   if (name == kNames[2]) return std::make_unique<PrefixRouter>(options);
-  throw InvalidArgument("router must be round_robin, least_loaded or prefix, got '" + std::string(name) +
-                        "'");
+  if (name == kNames[3]) return std::make_unique<LocalityRouter>(options);
+  throw InvalidArgument("router must be round_robin, least_loaded, prefix or locality, got '" +
+                        std::string(name) + "'");
 }
 
 }  // namespace airi

@@ -16,6 +16,10 @@ constexpr std::int32_t kMaxReplicas = 4096;
 constexpr std::int32_t kMaxPart = 1 << 20;
 constexpr std::int32_t kMaxThreads = 256;
 
+// KV events that a replica keeps for the router: it asks at every arrival, and takes a snapshot where it
+// missed some.
+constexpr std::int64_t kLeastKvEvents = 1 << 14;
+
 void require(bool holds, const char* name, const std::string& value, const char* accepted) {
   if (holds) return;
   throw InvalidArgument(std::string(name) + " must be " + accepted + ", got " + value);
@@ -71,8 +75,11 @@ void check(const RequestColumns& c) {
 
 }  // namespace
 
-Simulator::Simulator(const SimulatorConfig& config) : config_(config) {
+Simulator::Simulator(const SimulatorConfig& config)
+    : config_(config), router_hears_(hears_replicas(config.router)) {
   check(config);
+  RuntimeConfig& runtime = config_.runtime;
+  if (router_hears_) runtime.kv_event_records = std::max(runtime.kv_event_records, kLeastKvEvents);
   const auto replicas = static_cast<std::size_t>(config.replicas);
   load_.resize(replicas);
   sent_.resize(replicas);
@@ -81,15 +88,18 @@ Simulator::Simulator(const SimulatorConfig& config) : config_(config) {
     Worker& worker = *workers_.emplace_back(
         std::make_unique<Worker>(config, replicas * i / workers, replicas * (i + 1) / workers));
     for (std::size_t j = worker.begin; j < worker.end; ++j) {
-      replicas_.push_back(std::make_unique<Replica>(static_cast<std::int32_t>(j), config.runtime,
-                                                    config.model, config.cost, worker.metrics));
+      replicas_.push_back(std::make_unique<Replica>(static_cast<std::int32_t>(j), runtime, config.model,
+                                                    config.cost, worker.metrics, router_hears_));
     }
   }
   const std::int64_t capacity = replicas_.front()->stats().capacity;
   router_ = make_router(config.router, {.replicas = replicas_.size(),
                                         .part_tokens = config.part_tokens,
                                         .kv_tokens = kv_tokens(config, capacity),
-                                        .load_guard = config.load_guard});
+                                        .load_guard = config.load_guard,
+                                        .model = config.model,
+                                        .hash_key = config.runtime.hash_key,
+                                        .step_time = config.cost.pieces});
 }
 
 void Simulator::set_tenant(TenantId tenant, double weight) {
@@ -131,10 +141,21 @@ void Simulator::arrive(TraceRequest request) {
   now_ = std::max(now_, request.arrival);
   make_room();
   request.arrival = now_;
-  for (std::size_t i = 0; i < replicas_.size(); ++i) load_[i] = replicas_[i]->load_before(now_);
+  for (std::size_t i = 0; i < replicas_.size(); ++i) {
+    if (router_hears_) replicas_[i]->advance(now_);
+    load_[i] = replicas_[i]->load_before(now_);
+  }
+  if (router_hears_) tell_router();
   Replica& chosen = *replicas_[router_->pick(request, load_)];
   chosen.advance(now_);
   chosen.submit(request, config_.part_tokens);
+}
+
+void Simulator::tell_router() {
+  for (std::size_t i = 0; i < replicas_.size(); ++i) {
+    replicas_[i]->take_news(news_);
+    router_->hear(i, news_);
+  }
 }
 
 void Simulator::deliver(const Sent& sent) {
@@ -159,6 +180,7 @@ void Simulator::arrive_in_turns(std::span<const TraceRequest> requests) {
   for (const TraceRequest& request : requests) {
     now_ = request.arrival;
     turns.take();
+    if (router_hears_) tell_router();
     on_its_way_ = {.replica = router_->pick(request, load_), .request = request};
   }
   is_last = true;
@@ -166,7 +188,10 @@ void Simulator::arrive_in_turns(std::span<const TraceRequest> requests) {
 }
 
 void Simulator::look_at_load(Worker& worker) {
-  for (std::size_t i = worker.begin; i < worker.end; ++i) load_[i] = replicas_[i]->load_before(now_);
+  for (std::size_t i = worker.begin; i < worker.end; ++i) {
+    if (router_hears_) replicas_[i]->advance(now_);
+    load_[i] = replicas_[i]->load_before(now_);
+  }
   worker.until = now_;
   worker.behind = worker.end - worker.begin;
 }

@@ -108,6 +108,7 @@ class Simulator {
   void arrive(TraceRequest request);
   void arrive_in_turns(std::span<const TraceRequest> requests);
   void arrive_apart(std::span<const TraceRequest> requests);
+  void tell_router();
   void deliver(const Sent& sent);
   // The worker's share of a turn: brings its replicas as far as it takes to know their load just before now.
   void look_at_load(Worker& worker);
@@ -121,6 +122,7 @@ class Simulator {
 
   // Immutable after construction.
   SimulatorConfig config_;
+  bool router_hears_;
 
   std::unique_ptr<Router> router_;
   std::vector<std::unique_ptr<Worker>> workers_;
@@ -129,6 +131,7 @@ class Simulator {
   std::vector<TraceRequest> arriving_;
   std::vector<std::vector<std::size_t>> sent_;  // by replica: places in arriving_
   std::optional<Sent> on_its_way_;
+  ReplicaNews news_;  // scratch
   TimePoint now_{0};
   std::int64_t next_id_ = 0;
 };

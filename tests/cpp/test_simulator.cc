@@ -72,7 +72,7 @@ std::vector<std::int64_t> play(const SimulatorConfig& config) {
 
 TEST(figures_do_not_depend_on_the_number_of_threads) {
   for (const std::int32_t ahead : {0, 1}) {
-    for (const char* router : {"round_robin", "least_loaded", "prefix"}) {
+    for (const char* router : {"round_robin", "least_loaded", "prefix", "locality"}) {
       const std::vector<std::int64_t> alone = play(small_fleet(router, 1, ahead));
       for (const std::int32_t threads : {2, 3, 7}) {
         EXPECT(play(small_fleet(router, threads, ahead)) == alone);

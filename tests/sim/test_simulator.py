@@ -20,7 +20,7 @@ def figures(report: Any) -> dict[str, Any]:
     return {**report.figures, "wall_s": None, "timeline": report.timeline}
 
 
-@pytest.mark.parametrize("router", ["round_robin", "least_loaded", "prefix"])
+@pytest.mark.parametrize("router", ["round_robin", "least_loaded", "prefix", "locality"])
 @pytest.mark.parametrize("seed", range(4))
 def test_every_request_ends_or_is_refused(seed: int, router: str) -> None:
     found = run(
@@ -51,7 +51,7 @@ def test_tokens_are_conserved() -> None:
 
 
 @pytest.mark.parametrize("steps_ahead", [0, 1])
-@pytest.mark.parametrize("router", ["round_robin", "least_loaded", "prefix"])
+@pytest.mark.parametrize("router", ["round_robin", "least_loaded", "prefix", "locality"])
 def test_the_same_input_gives_the_same_figures(router: str, steps_ahead: int) -> None:
     options: dict[str, Any] = {
         "router": router,
@@ -72,7 +72,7 @@ def test_figures_do_not_depend_on_how_requests_are_batched() -> None:
 
 
 @pytest.mark.parametrize("gap_us", [200, 20_000_000])
-@pytest.mark.parametrize("router", ["round_robin", "least_loaded", "prefix"])
+@pytest.mark.parametrize("router", ["round_robin", "least_loaded", "prefix", "locality"])
 def test_figures_do_not_depend_on_the_number_of_threads(router: str, gap_us: int) -> None:
     whole = random_batch(6, 500, gap_us=gap_us)
     pieces = [whole.take(np.arange(i, min(i + 90, 500))) for i in range(0, 500, 90)]
@@ -95,7 +95,7 @@ def test_figures_do_not_depend_on_the_number_of_threads(router: str, gap_us: int
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("router", ["round_robin", "least_loaded", "prefix"])
+@pytest.mark.parametrize("router", ["round_robin", "least_loaded", "prefix", "locality"])
 @pytest.mark.parametrize("place", [0, 29])
 def test_a_request_that_the_core_refuses_to_read_is_named_by_any_thread(
     router: str, threads: int, place: int
@@ -297,7 +297,7 @@ def test_the_timeline_holds_everything_whatever_its_width() -> None:
     ("options", "said"),
     [
         ({"replicas": 0}, "replicas is 0; it must be a whole number from 1 to 4096"),
-        ({"router": "magic"}, "router is 'magic'; accepted: round_robin, least_loaded, prefix"),
+        ({"router": "magic"}, "router is 'magic'; accepted: round_robin, least_loaded, prefix, locality"),
         ({"step_time": "abacus"}, "step_time is 'abacus'; accepted: h200-8b-fp8"),
         ({"load_guard": 0.5}, "load_guard is 0.5; it must be at least 1"),
         ({"ttft_ms": 0.0}, "ttft_ms is 0"),

@@ -74,7 +74,7 @@ def test_copies_that_never_end_change_nothing(seed: int, steps_ahead: int) -> No
     assert never.figures["tiers"]["stores"] == never.figures["tiers"]["loads"] == 0
 
 
-@pytest.mark.parametrize("router", ["round_robin", "prefix"])
+@pytest.mark.parametrize("router", ["round_robin", "prefix", "locality"])
 def test_the_same_input_gives_the_same_figures_with_tiers(router: str) -> None:
     options: dict[str, Any] = {"replicas": 3, "kv_blocks": 20, "host_kv_blocks": 30, "disk_kv_blocks": 60}
     found = [

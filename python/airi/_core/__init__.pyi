@@ -10,6 +10,7 @@ import numpy.typing as npt
 from airi._core import cpu as cpu
 from airi._core import guard as guard
 from airi._core import parts as parts
+from airi._core import route as route
 from airi._core import sim as sim
 
 # The metaclass of every class that pybind11 makes; stubtest wants one to be named.

@@ -25,7 +25,7 @@ class LogHistogram(metaclass=_PybindType):
     def max(self) -> int: ...
 
 class Router(metaclass=_PybindType):
-    """Chooses the replica of each request: round_robin, least_loaded or prefix."""
+    """Chooses the replica of each request: round_robin, least_loaded or prefix. `locality` is route.ReplicaRouter."""
 
     def __init__(
         self,

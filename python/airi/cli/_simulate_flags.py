@@ -92,8 +92,9 @@ class FleetFlags:
     router: Annotated[
         str,
         _fleet(
-            help="How requests find their engine: round_robin, least_loaded, or prefix (longest shared "
-            "beginning, unless that engine is overloaded)."
+            help="How requests find their engine: round_robin, least_loaded, prefix (longest shared "
+            "beginning that was sent there, unless that engine is overloaded), or locality (least predicted "
+            "time to first token, by what engines tell of their caches and work)."
         ),
     ] = "prefix"
     block_size: Annotated[int, _fleet(help="Tokens per KV block.")] = 16

@@ -14,7 +14,7 @@ from airi.simulate.step_time import DEFAULT_PRESET, PRESETS, StepTime
 
 __all__ = ["ADMISSIONS", "ROUTERS", "SimulationOptions"]
 
-ROUTERS = ("round_robin", "least_loaded", "prefix")
+ROUTERS = ("round_robin", "least_loaded", "prefix", "locality")
 ADMISSIONS = ("max_util", "no_evict")
 
 _BOUNDS = {
@@ -64,7 +64,9 @@ class SimulationOptions:
     """Of all layers; None: what the preset's model has. Only the time of copies depends on it."""
     router: str = "prefix"
     load_guard: float = 1.5
-    """The prefix router looks at replicas with at most this many times the mean load, plus 4 requests."""
+    """The prefix router looks at replicas with at most this many times the mean load, plus 4 requests; the locality
+    router at those with at most this many times the mean outstanding work, plus the
+    request's own where that is the most."""
     step_time: StepTime | str = DEFAULT_PRESET
     """A preset's name, or what was measured."""
     max_num_seqs: int = 256
