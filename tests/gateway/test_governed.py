@@ -273,6 +273,7 @@ def test_each_line_of_the_audit_log_names_the_key_by_its_public_id(
     assert {line.get("action") for line in lines} >= {"chat", "completion", "list_models", "admin"}
     assert {line.get("side") for line in lines} >= {"input", "output"}
     assert [line["key_id"] for line in lines] == [made.record.id] * len(lines)
+    assert (lines[-1]["action"], lines[-1]["allowed"]) == ("authenticate", False), "it has been revoked"
     assert made.text.rsplit("-", 1)[1] not in text
 
 

@@ -55,6 +55,26 @@ def test_a_denial_by_a_policy_that_failed_names_it(tmp_path: Path) -> None:
     assert (line["allowed"], line["errors"], "policies" in line) == (False, ["sum"], False)
 
 
+def test_callers_that_nobody_knows_share_a_line_a_second(tmp_path: Path) -> None:
+    path, clock = tmp_path / "audit.jsonl", [1_700_000_000.0]
+    log = AuditLog(path, now=lambda: clock[0])
+    secret = "s" * 43
+    for tenth in range(25):
+        clock[0] = 1_700_000_000 + tenth / 10
+        log.note_unknown(f"req-{tenth}", f"Bearer sk-airi-abcdefghij12-{secret}" if tenth < 10 else "Basic x")
+    log.close()
+    assert secret not in path.read_text()
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert all((line["action"], line["allowed"]) == ("authenticate", False) for line in lines)
+    assert [(line.get("request_id"), line.get("key_id"), line.get("more", 0)) for line in lines] == [
+        ("req-0", "abcdefghij12", 0),
+        ("req-10", None, 9),
+        ("req-20", None, 9),
+        (None, None, 3),
+    ]
+    assert sum(1 + line.get("more", 0) for line in lines) == 25
+
+
 def test_the_file_is_its_owners_and_is_appended_to(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     for request_id in ("a", "b"):

@@ -60,7 +60,7 @@ def create_app(
     hide = key_hider({key.strip(): name_of_fixed(i) for i, key in enumerate(options.api_keys)})
     middleware = [
         Middleware(RequestMiddleware, metrics=metrics, hide=hide),
-        Middleware(AccessMiddleware, access=access, origins=options.cors_origins),
+        Middleware(AccessMiddleware, access=access, government=government, origins=options.cors_origins),
     ]
     if options.cors_origins:
         cors = Middleware(

@@ -9,6 +9,7 @@ import logging
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Collection
+from typing import TYPE_CHECKING
 
 from airi._hosts import is_loopback
 from airi.gateway.access import Access
@@ -25,6 +26,9 @@ from airi.gateway.http import (
     respond_error,
 )
 from airi.gateway.metrics import Metrics, now
+
+if TYPE_CHECKING:
+    from airi.gateway.gate import Government
 
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -122,9 +126,12 @@ class AccessMiddleware:
     browsers name a page's origin with what it sends, and pages of other machines are answered 403 but for `origins`.
     """
 
-    def __init__(self, app: ASGIApp, *, access: Access, origins: Collection[str] = ()) -> None:
+    def __init__(
+        self, app: ASGIApp, *, access: Access, government: Government, origins: Collection[str] = ()
+    ) -> None:
         self._app = app
         self._access = access
+        self._government = government
         self._origins = frozenset(origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -138,6 +145,8 @@ class AccessMiddleware:
             if principal is None:
                 principal = await self._access.find_late(authorization)
             if principal is None:
+                if self._government.audit is not None:
+                    self._government.audit.note_unknown(scope["airi.record"].request_id, authorization)
                 await respond_error(send, unauthorized())
                 return
             scope["airi.record"].principal = principal

@@ -1,5 +1,7 @@
 """The audit log: a line of JSON for every decision, every call over a limit and every match of a content rule.
 
+Callers that nobody knows share a line a second.
+
 Lines hold names, numbers and ids, the public one of the key that spoke among them; never a key or a text.
 """
 
@@ -9,6 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +19,7 @@ import msgspec
 
 from airi.errors import AuditUnavailableError, ConfigError
 from airi.policy.decisions import Decision, Resource
+from airi.policy.keys import public_id
 from airi.policy.principal import Principal
 
 if TYPE_CHECKING:
@@ -49,6 +53,15 @@ class _LimitLine(msgspec.Struct, kw_only=True, omit_defaults=True):
     allowed: bool
     limit: str
     scope: str
+
+
+class _UnknownLine(msgspec.Struct, kw_only=True, omit_defaults=True):
+    time: str
+    request_id: str | None = None
+    key_id: str | None = None
+    action: str
+    allowed: bool
+    more: int = 0
 
 
 class _FoundLine(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -91,6 +104,7 @@ class AuditLog:
         self._path = path
         self._failing = False
         self._is_cut = False
+        self._unknown_in, self._unknown = -1, 0
         self._now = now
         self._encode = msgspec.json.Encoder().encode
 
@@ -139,6 +153,30 @@ class AuditLog:
             allowed=False,
             limit=limit,
             scope=scope,
+        )
+        self._write(line)
+
+    def note_unknown(self, request_id: str, authorization: str | None) -> None:
+        """Writes that a caller was not known, with the public id where its key has the form of one; raises as `note`.
+
+        At most one line a second, which counts those before it that have none: guessing must not fill a disk.
+        """
+        second = int(self._now())
+        if second == self._unknown_in:
+            self._unknown += 1
+            return
+        self._unknown_in = second
+        self._write_unknown(request_id, public_id((authorization or "").rpartition(" ")[2]))
+
+    def _write_unknown(self, request_id: str | None, key_id: str | None) -> None:
+        more, self._unknown = self._unknown, 0
+        line = _UnknownLine(
+            time=self._time(),
+            request_id=request_id,
+            key_id=key_id,
+            action="authenticate",
+            allowed=False,
+            more=more,
         )
         self._write(line)
 
@@ -206,5 +244,9 @@ class AuditLog:
         raise AuditUnavailableError(f"the audit log {self._path} cannot be written: {reason}")
 
     def close(self) -> None:
-        """Closes the file; nothing may be noted afterwards."""
+        """Closes the file, with the count of unknown callers that is due; nothing may be noted afterwards."""
+        if self._unknown:
+            self._unknown -= 1  # this line stands for one
+            with suppress(AuditUnavailableError):
+                self._write_unknown(None, None)
         os.close(self._file)

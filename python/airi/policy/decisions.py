@@ -165,8 +165,8 @@ class Decider:
 
     def _failed(self, errors: Iterable[str]) -> tuple[str, ...]:
         """The policies that errors speak of. Each is told once in the log: what it was written for is denied."""
-        found = {match[1] for error in errors for match in [_FAILED.match(error)] if match is not None}
-        names = {self._names.get(given, given) for given in found}
+        found = {str(match[1]) for error in errors for match in [_FAILED.match(error)] if match is not None}
+        names = {str(self._names.get(given, given)) for given in found}
         for name in sorted(names - self._told):
             log.warning("policy %s could not be evaluated for a call; such calls are denied", name)
         self._told |= names

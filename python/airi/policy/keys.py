@@ -30,6 +30,7 @@ __all__ = [
     "key_hider",
     "key_id_of",
     "list_keys",
+    "public_id",
     "revoke_key",
     "rotate_key",
     "seconds_of",
@@ -68,9 +69,9 @@ def digest_of(text: bytes) -> bytes:
 def key_id_of(text: str) -> str:
     """The id that a user names a key by, which may be the key itself. Raises ConfigError, which repeats neither."""
     text = text.strip()
-    whole = _KEY.fullmatch(text)
-    if whole is not None:
-        return whole[1]
+    key_id = public_id(text)
+    if key_id is not None:
+        return key_id
     if not _ID.fullmatch(text):
         raise ConfigError(
             f"key is named by what is no id: give the {_ID_LENGTH} small letters and digits that "
@@ -78,6 +79,12 @@ def key_id_of(text: str) -> str:
             field="key",
         )
     return text
+
+
+def public_id(text: str) -> str | None:
+    """The id in what has the form of a key, known or not; None for any other text."""
+    whole = _KEY.fullmatch(text)
+    return None if whole is None else whole[1]
 
 
 def key_hider(given: Mapping[str, str]) -> Callable[[str], str]:
