@@ -21,7 +21,6 @@ import re
 import tempfile
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -33,7 +32,7 @@ from tokenizers import decoders, models
 
 from airi import SamplingParams, StructuredOutput
 from airi.bench.rows import percentile
-from airi.engine.constraints import ConstraintCompiler, MaskFiller, TokenRules
+from airi.engine.constraints import ConstraintCompiler, MaskFiller, RuleThreads, TokenRules
 from airi.engine.desk import Desk, Submission
 from airi.engine.loading import HostedModel
 from airi.engine.requests import RequestState
@@ -270,7 +269,7 @@ def our_rules(subject: Subject, forbidden: ForbiddenSet) -> Any:
     return make
 
 
-def peer_rules(subject: Subject, pool: ThreadPoolExecutor) -> Any:
+def peer_rules(subject: Subject, pool: RuleThreads) -> Any:
     """The same for llguidance: any text but those with a match."""
     compiler = ConstraintCompiler(subject.path, subject.vocab_size, subject.eos_token_ids, pool)
     union = "|".join(f"({each})" for each in PLAIN).replace("/", r"\/")
@@ -278,7 +277,9 @@ def peer_rules(subject: Subject, pool: ThreadPoolExecutor) -> Any:
     stop_ids = np.zeros(1, np.int32)
 
     def make(batch: int) -> list[TokenRules]:
-        made = [compiler.compile(form, stop_ids=stop_ids, min_tokens=0).result() for _ in range(batch)]
+        made = [
+            compiler.compile(form, tenant=0, stop_ids=stop_ids, min_tokens=0).result() for _ in range(batch)
+        ]
         return [TokenRules(form=each, stop_ids=stop_ids, min_tokens=0) for each in made]
 
     return make
@@ -319,7 +320,7 @@ def main() -> None:
     tokens = make_vocabulary(rng, words)
     full = ForbiddenSet(tuple(forbidden_patterns("all", words=words, regexes=FORBIDDEN)))
     plain = ForbiddenSet(tuple(ForbiddenPattern(name=each, regex=each) for each in PLAIN))
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
+    with tempfile.TemporaryDirectory() as folder, RuleThreads(2) as pool:
         make_checkpoint(Path(folder), tokens)
         subject = Subject(Path(folder), tokens)
         row, outputs = adversary_rows(subject, full, words, options.generations)

@@ -35,6 +35,7 @@ from airi.engine import Engine, EngineOptions, ModelOptions
 from airi.engine.constraints.compiler import ConstraintCompiler
 from airi.engine.constraints.masks import MaskFiller
 from airi.engine.constraints.rules import TokenRules
+from airi.engine.constraints.threads import RuleThreads
 from airi.engine.constraints.tokens import TokenTable
 from airi.text import Tokenizer
 from benches.common import plain_parser, print_rows, run_contestant
@@ -83,15 +84,13 @@ def documents(cases: list[Case], text: Tokenizer, least: int, count: int) -> lis
 
 def mask_rows(path: Path, cases: list[Case]) -> list[dict[str, Any]]:
     """Times of masks over the documents."""
-    from concurrent.futures import ThreadPoolExecutor
-
     text = Tokenizer.load(path)
     vocab, eos = text.vocab_size, (text.eos_id or 0,)
     began = time.perf_counter()
     TokenTable.load(path, vocab, eos)
     table_s = time.perf_counter() - began
     rows: list[dict[str, Any]] = []
-    with ThreadPoolExecutor(1) as pool:
+    with RuleThreads(1) as pool:
         compiler = ConstraintCompiler(path, vocab, eos, pool)
         for batch in BATCHES:
             compiled, micros = _write_again(compiler, documents(cases, text, 8, 64), vocab, batch, eos)
@@ -120,7 +119,7 @@ def _write_again(
         for each in group:
             began = time.perf_counter()
             try:
-                made_of = compiler.compile(each.form, stop_ids=stop_ids, min_tokens=0).result()
+                made_of = compiler.compile(each.form, tenant=0, stop_ids=stop_ids, min_tokens=0).result()
             except ValueError:
                 continue  # refused: what is counted below
             compiled.append(time.perf_counter() - began)

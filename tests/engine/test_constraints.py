@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +25,7 @@ from airi.engine.constraints.masks import MaskFiller
 from airi.engine.constraints.one_of import Disjointness
 from airi.engine.constraints.rules import TokenRules
 from airi.engine.constraints.schemas import SchemaError, explained, prepare
+from airi.engine.constraints.threads import RuleThreads
 from airi.errors import ExecutionError, RequestError
 from airi.structured_output import MAX_CHOICES, MAX_STRUCTURED_CHARACTERS, StructuredOutput
 from airi.text import Tokenizer
@@ -49,12 +49,12 @@ def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def compiler(path: Path) -> Iterator[ConstraintCompiler]:
-    with ThreadPoolExecutor(2) as pool:
+    with RuleThreads(2) as pool:
         yield ConstraintCompiler(path, VOCAB_SIZE, (EOS,), pool)
 
 
 def constraint(compiler: ConstraintCompiler, form: StructuredOutput) -> Constraint:
-    return compiler.compile(form, stop_ids=STOPS, min_tokens=0).result()
+    return compiler.compile(form, tenant=0, stop_ids=STOPS, min_tokens=0).result()
 
 
 def allowed(filler: MaskFiller, bound: Constraint, draw: int) -> tuple[list[int], NDArray[np.uint32]]:
@@ -160,10 +160,11 @@ def test_the_tokenizer_is_read_once_however_many_ask(path: Path, monkeypatch: py
         return load(*args)
 
     monkeypatch.setattr(token_tables.TokenTable, "load", counted)
-    with ThreadPoolExecutor(4) as pool:
+    with RuleThreads(4) as pool:
         compiler = ConstraintCompiler(path, VOCAB_SIZE, (EOS,), pool)
         asked = [
-            compiler.compile(StructuredOutput.regex(f"{i}"), stop_ids=STOPS, min_tokens=0) for i in range(8)
+            compiler.compile(StructuredOutput.regex(f"{i}"), tenant=i, stop_ids=STOPS, min_tokens=0)
+            for i in range(8)
         ]
         assert all(each.result() for each in asked)
     assert len(read) == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -293,51 +292,6 @@ class TestRefusals:
         output = run(engine)[1]
         assert output.error is not None
         assert "tokenizer" in output.error.message
-
-
-def test_a_cancelled_or_late_request_ends_before_its_grammar_is_there(
-    one_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    engine = make_engine(one_model)
-    _stall(monkeypatch, seconds=0.3)
-    add(engine, 1, PROMPT, structured=structured(PERSON))
-    add(engine, 2, PROMPT, structured=structured(PERSON), deadline_us=1)
-    add(engine, 3, PROMPT, structured=structured(PERSON), max_tokens=3)
-    add(engine, 4, PROMPT, max_tokens=3, **GREEDY)
-    assert sorted(engine.request_ids) == [1, 2, 3, 4]
-    engine.cancel(1)
-    outputs = run(engine)
-    assert [outputs[i].finish_reason for i in (1, 2, 3, 4)] == ["cancelled", "deadline", "length", "length"]
-
-
-def test_others_go_on_while_a_grammar_is_compiled(one_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = make_engine(one_model)
-    release = _stall(monkeypatch)
-    add(engine, 1, PROMPT, structured=structured(PERSON), max_tokens=4)
-    add(engine, 2, PROMPT, max_tokens=20, **GREEDY)
-    ended: set[int] = set()
-    while 2 not in ended:
-        ended |= {each.request_id for each in engine.step() if each.finish_reason}
-    assert ended == {2}
-    release()
-    assert run(engine)[1].finish_reason == "length"
-
-
-def _stall(monkeypatch: pytest.MonkeyPatch, *, seconds: float | None = None) -> Callable[[], None]:
-    """Has grammars wait until what is returned is called, or so long."""
-    import threading
-
-    from airi.engine.constraints import compiler
-
-    go_on = threading.Event()
-    from airi.engine.constraints.grammars import grammar_of as make
-
-    def late(form: StructuredOutput) -> str:
-        go_on.wait(seconds)
-        return make(form)
-
-    monkeypatch.setattr(compiler, "grammar_of", late)
-    return go_on.set
 
 
 @pytest.mark.usefixtures("platform")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +15,14 @@ from airi.engine.constraints import (
     ForbiddenTexts,
     ForbiddenWalk,
     MaskedModel,
+    RuleThreads,
     Shown,
     TokenRules,
 )
 from airi.engine.isolation import Salt
 from airi.engine.loading import HostedModel
 from airi.engine.requests import RequestState
-from airi.errors import AiriError, QueueFullError, RequestError
+from airi.errors import AiriError, EngineError, QueueFullError, RequestError
 from airi.forbidden import ForbiddenSet
 from airi.outputs import FinishReason, Output, error_info
 
@@ -90,7 +91,7 @@ class Desk:
         self._lock = threading.Lock()
         self._held: dict[int, _Held] = {}
         self._cancelled: set[int] = set()
-        self._pool: ThreadPoolExecutor | None = None
+        self._pool: RuleThreads | None = None
         self._compilers: dict[int, ConstraintCompiler] = {}
         self._forbidden: ForbiddenTexts | None = None
         self._retired: deque[list[TokenRules]] = deque()
@@ -122,7 +123,10 @@ class Desk:
         form = None
         if structured is not None:
             form = self._compiler(submission.model).compile(
-                structured, stop_ids=state.stop_ids, min_tokens=state.params.min_tokens
+                structured,
+                tenant=submission.tenant,
+                stop_ids=state.stop_ids,
+                min_tokens=state.params.min_tokens,
             )
         until_us = now_us + round(COMPILE_LIMIT_S * 1e6)
         with self._lock:
@@ -180,9 +184,7 @@ class Desk:
             return _ended(held, "deadline")
         try:
             if held.pending:
-                field = "structured" if held.form in held.pending else "forbidden"
-                _give_up(held)
-                raise RequestError(f"{field}: was not ready within {COMPILE_LIMIT_S:g} s", field=field)
+                raise _late(held)
             state.rules = held.rules()
             submit(held.submission)
         except AiriError as error:
@@ -201,9 +203,9 @@ class Desk:
             self._forbidden = ForbiddenTexts(self._threads())
         return self._forbidden
 
-    def _threads(self) -> ThreadPoolExecutor:
+    def _threads(self) -> RuleThreads:
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="airi-rules")
+            self._pool = RuleThreads(_THREADS)
         return self._pool
 
     # -- rules of requests that have ended ----------------------------------------------------
@@ -230,9 +232,21 @@ class Desk:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _give_up(held: _Held) -> None:
-    for each in held.pending:
-        each.cancel()
+def _late(held: _Held) -> AiriError:
+    """What a request is told that has waited long enough for its rules."""
+    field = "structured" if held.form in held.pending else "forbidden"
+    if _give_up(held):
+        return RequestError(f"{field}: was not ready within {COMPILE_LIMIT_S:g} s", field=field)
+    return EngineError(
+        f"{field}: its turn did not come within {COMPILE_LIMIT_S:g} s, as the rules of other requests were being made; "
+        "try again a little later"
+    )
+
+
+def _give_up(held: _Held) -> bool:
+    """Takes back what has not begun; whether anything has."""
+    begun = [each for each in held.pending if not each.cancel()]
+    return bool(begun)
 
 
 def _ended(held: _Held, reason: FinishReason) -> Output:

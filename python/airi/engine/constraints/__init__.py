@@ -7,6 +7,7 @@ from airi.engine.constraints.constraint import Constraint
 from airi.engine.constraints.forbidden import ForbiddenTexts, ForbiddenWalk, MaskedModel, Shown
 from airi.engine.constraints.masks import MaskFiller, mask_words
 from airi.engine.constraints.rules import TokenRules
+from airi.engine.constraints.threads import RuleThreads
 
 __all__ = [
     "Constraint",
@@ -15,6 +16,7 @@ __all__ = [
     "ForbiddenWalk",
     "MaskFiller",
     "MaskedModel",
+    "RuleThreads",
     "Shown",
     "TokenRules",
     "mask_words",

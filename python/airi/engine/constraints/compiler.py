@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from airi.engine.constraints.constraint import Constraint
 from airi.engine.constraints.grammars import grammar_of, new_matcher, refusal_of
+from airi.engine.constraints.threads import RuleThreads
 from airi.engine.constraints.tokens import TokenTable
 from airi.errors import RequestError
 from airi.structured_output import StructuredOutput
@@ -31,7 +32,6 @@ _MAX_IDLE = 4
 """Matchers of one grammar that wait for a request."""
 _MAX_USES = 64
 """Requests that one matcher serves: what it has learnt of its grammar takes memory, which so is bounded."""
-_THREADS = 2
 
 
 @dataclass(slots=True)
@@ -54,7 +54,7 @@ class ConstraintCompiler:
     """
 
     def __init__(
-        self, path: Path, vocab_size: int, eos_token_ids: tuple[int, ...], pool: ThreadPoolExecutor
+        self, path: Path, vocab_size: int, eos_token_ids: tuple[int, ...], pool: RuleThreads
     ) -> None:
         """Nothing is loaded before the first request."""
         self._path = path
@@ -71,10 +71,13 @@ class ConstraintCompiler:
         return self._pool.submit(self._tokens)
 
     def compile(
-        self, structured: StructuredOutput, *, stop_ids: NDArray[np.int32], min_tokens: int
+        self, structured: StructuredOutput, *, tenant: int, stop_ids: NDArray[np.int32], min_tokens: int
     ) -> Future[Constraint]:
-        """The constraint of a request that `stop_ids` end; RequestError, once it is known, for one that cannot be."""
-        return self._pool.submit(self._constraint, structured, stop_ids, min_tokens)
+        """The constraint of a request that `stop_ids` end; RequestError, once it is known, for one that cannot be.
+
+        It runs once it is being made, which waits for those of the same tenant before it.
+        """
+        return self._pool.submit_for(tenant, self._constraint, structured, stop_ids, min_tokens)
 
     def _constraint(
         self, structured: StructuredOutput, stop_ids: NDArray[np.int32], min_tokens: int
