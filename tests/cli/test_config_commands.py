@@ -289,16 +289,20 @@ def test_a_hangup_reloads_and_a_wrong_file_changes_nothing(file: Path) -> None:
         f"server: {{port: 0, state: 'sqlite:///{file.parent}/keys.db'}}\n"
         "engine: {threads: 1, kv_memory: 8MiB, max_num_seqs: 1}\n"
         "tenants: [{name: acme, weight: 2}]\n"
+        "observability: {audit: audit.jsonl}\n"
     )
     file.write_text(text)
+    audit = file.parent / "audit.jsonl"
     with served(file) as (process, said, wait_for):
         wait_for("Serving demo at ")
         file.write_text(text.replace("weight: 2", "weight: 3"))
         process.send_signal(signal.SIGHUP)
         wait_for(f"{file} was reloaded: tenants.acme.weight")
         file.write_text(text.replace("weight: 2", "weight: heavy"))
+        audit.rename(file.parent / "audit.jsonl.1")
         process.send_signal(signal.SIGHUP)
         wait_for(f"{file} was not reloaded, nothing has changed: {file}:6: tenants[0].weight is 'heavy'")
+        assert audit.exists(), "rotated logs are opened again whatever the config is"
         file.write_text(text)
         process.send_signal(signal.SIGHUP)
         wait_for(f"{file} was reloaded: tenants.acme.weight")

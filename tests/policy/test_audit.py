@@ -85,6 +85,35 @@ def test_the_file_is_its_owners_and_is_appended_to(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+def test_a_log_that_was_rotated_goes_on_in_a_new_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, rotated = tmp_path / "logs" / "audit.jsonl", tmp_path / "audit.jsonl.1"
+    path.parent.mkdir()
+    log = AuditLog(path)
+    log.note("a", ACME, "chat", GENERAL, YES)
+    path.rename(rotated)
+    log.note("b", ACME, "chat", GENERAL, YES)
+    log.reopen()
+    log.note("c", ACME, "chat", GENERAL, YES)
+
+    def ids(file: Path) -> list[str]:
+        return [json.loads(line)["request_id"] for line in file.read_text().splitlines()]
+
+    assert (ids(rotated), ids(path)) == (["a", "b"], ["c"])
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.rename(rotated)
+    path.parent.rmdir()
+    log.reopen()
+    log.note("d", ACME, "chat", GENERAL, YES)
+    log.close()
+    assert ids(rotated) == ["c", "d"], "what cannot be opened again is written on"
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        f"the audit log {path} cannot be opened again, the file before goes on: No such file or directory"
+    )
+
+
 def test_lines_of_many_writers_stay_whole(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     logs = [AuditLog(path) for _ in range(4)]

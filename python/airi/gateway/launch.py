@@ -63,7 +63,7 @@ async def launch(
                     _check_served(config, client)
                     await ForbiddenPart(government, client).tell()
                     reloader = _reloader(config, access, government, ledger, client)
-                    hangup.reloads(reloader.reload)
+                    hangup.reloads(partial(_hung_up, government, reloader))
                 await serve(
                     client,
                     options,
@@ -101,6 +101,13 @@ def _reloader(
     if ledger is not None:
         parts.append(LimitsPart(government, ledger))
     return Reloader(config, parts, check=check)
+
+
+async def _hung_up(government: Government, reloader: Reloader) -> None:
+    """SIGHUP: the audit log may have been rotated, whether the config can be reloaded or not."""
+    if government.audit is not None:
+        government.audit.reopen()
+    await reloader.reload()
 
 
 def _check_served(config: ConfigFile, client: EngineClient) -> None:

@@ -96,7 +96,7 @@ class AuditLog:
     def __init__(self, path: Path, *, now: Callable[[], float] = time.time) -> None:
         """Opens or makes the file, which only its owner may read; raises ConfigError where that is not possible."""
         try:
-            self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._file = _open(path)
         except OSError as error:
             raise ConfigError(
                 f"audit is {path}; it cannot be written: {error.strerror}", field="audit"
@@ -243,6 +243,21 @@ class AuditLog:
         self._failing = True
         raise AuditUnavailableError(f"the audit log {self._path} cannot be written: {reason}")
 
+    def reopen(self) -> None:
+        """Goes on in the file that has the path now, as after a rotation; in the one before where none can be had."""
+        try:
+            file = _open(self._path)
+        except OSError as error:
+            log.error(
+                "the audit log %s cannot be opened again, the file before goes on: %s",
+                self._path,
+                error.strerror,
+            )
+            return
+        os.dup2(file, self._file, inheritable=False)  # at once, for writers on other threads too
+        os.close(file)
+        self._is_cut = False
+
     def close(self) -> None:
         """Closes the file, with the count of unknown callers that is due; nothing may be noted afterwards."""
         if self._unknown:
@@ -250,3 +265,7 @@ class AuditLog:
             with suppress(AuditUnavailableError):
                 self._write_unknown(None, None)
         os.close(self._file)
+
+
+def _open(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
