@@ -205,6 +205,24 @@ def test_an_unknown_key_names_the_nearest_known_one(text: str, key: str, nearest
     assert found.startswith(f"4: {key} is an unknown key; the nearest is {nearest}; accepted: ")
 
 
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        ("enable_preview_features_everywhere", "enable_preview_features_everywhere"),
+        ("maximumSpendPerTeamMemberAndDay", "maximumSpendPerTeamMemberAndDay"),
+        ("hf_hub_download_timeout_v2", "hf_hub_download_timeout_v2"),
+        ("redact-user-api-key-info", "redact-user-api-key-info"),
+        ("sk-" + "a1b2c3d4" * 4, "'***'"),
+        ("a1b2c3d4" * 4, "'***'"),
+    ],
+)
+def test_names_of_keys_are_told_however_long_and_secrets_in_their_place_are_not(key: str, told: str) -> None:
+    (line,) = lines(with_demo(f"server: {{{key}: 1}}"))
+    assert line.startswith(f"4: server.{told} is an unknown key")
+    (twice,) = lines(with_demo(f"server:\n  {key}: 1\n  {key}: 1\n"))
+    assert twice.startswith(f"6: the key {told} is given twice")
+
+
 def test_a_key_like_no_other_names_all_that_are_known() -> None:
     assert lines(with_demo("zzz: 1"))[0] == (
         "4: zzz is an unknown key; accepted: content, engine, models, observability, policies, server, tenants, version"

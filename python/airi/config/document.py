@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from airi.config.mistakes import Mistake, masked, shown
+from airi.config.mistakes import Mistake, dotted, masked, shown
 from airi.errors import ConfigFileError
 
 __all__ = ["MAX_BYTES", "Document", "Node", "Path", "parse_document"]
@@ -328,7 +328,7 @@ class _Reader:
         if not is_merge and node.text in (top.node.entries or {}):
             before = (top.node.entries or {})[node.text].line
             self._refuse(
-                f"the key {shown(node.text, quoted=False)} is given twice, first in line {before}",
+                f"the key {dotted((node.text,))} is given twice, first in line {before}",
                 "each key once",
             )
         return _MERGE if is_merge else node.text

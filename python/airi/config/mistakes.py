@@ -15,6 +15,8 @@ _SECRETS = re.compile(
 """Keys as common issuers write them, and anything as long and as even as a secret. A secret may be written where none
 belongs, so values are looked at and not the keys they are under."""
 _BARE = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+_WORDS = re.compile(r"_*[A-Za-z]+\d{0,2}([_-]+[A-Za-z]+\d{0,2})*_*")
+"""Names of keys as people make them up, however long: a secret has digits all over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +44,15 @@ def dotted(path: tuple[str | int, ...]) -> str:
         if isinstance(step, int):
             text += f"[{step}]"
         else:
-            name = step if _BARE.fullmatch(step) and not _SECRETS.fullmatch(step) else shown(step)
+            name = step if _is_name(step) else shown(step)
             text += f".{name}" if text else name
     return text
+
+
+def _is_name(key: str) -> bool:
+    if len(key) > _LONGEST or not _BARE.fullmatch(key):
+        return False
+    return _WORDS.fullmatch(key) is not None or not _SECRETS.fullmatch(key)
 
 
 def masked(text: str) -> str:
