@@ -14,14 +14,18 @@ from typing import Any
 
 import httpx
 import pytest
+from cedarpy import Schema, validate_policies
 
 from airi import builtin
 from airi.cli import serve as command
+from airi.config import load
 from airi.engine import EngineOptions
 from airi.gateway.options import ServerOptions
+from airi.policy.schema import ACTIONS
 from tests.logs import logging_as_before
 
 Airi = Callable[..., Any]
+EXAMPLE = Path(__file__).parents[2] / "examples/airi.yaml"
 MINIMAL = "version: 1\nmodels:\n  - {name: demo, source: airi-demo}\n"
 
 
@@ -73,6 +77,18 @@ def test_the_config_of_the_working_directory_is_meant(
 def test_schema_is_json(airi: Airi) -> None:
     schema = json.loads(airi("schema").out)
     assert schema["required"] == ["version", "models"]
+
+
+def test_schema_of_policies_is_cedars_and_fits_the_example(airi: Airi) -> None:
+    text = airi("schema", "--cedar").out
+    printed = Schema.from_str(text)
+    policies = load(EXAMPLE, {}).policies
+    assert policies is not None
+    assert validate_policies(policies, printed).validation_passed
+    assert not validate_policies(policies.replace("max_tokens", "most_tokens"), printed).validation_passed
+    assert "__cedar" not in text
+    for action in ACTIONS:
+        assert f'action "{action}" appliesTo' in text
 
 
 def test_a_lock_is_written_and_verified_before_anything_starts(
