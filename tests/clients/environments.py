@@ -45,7 +45,8 @@ def node_folder() -> Path:
 def clean_environment() -> dict[str, str]:
     """What the clients inherit: neither this package, nor its pins, nor keys of a real service."""
     drop = ("PYTHONPATH", "PIP_CONSTRAINT", "VIRTUAL_ENV")
-    return {k: v for k, v in os.environ.items() if k not in drop and not k.startswith("OPENAI_")}
+    prefixes = ("OPENAI_", "ANTHROPIC_")
+    return {k: v for k, v in os.environ.items() if k not in drop and not k.startswith(prefixes)}
 
 
 def _folder(client: str, content: bytes) -> Path:

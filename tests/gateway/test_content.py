@@ -11,9 +11,10 @@ import pytest
 
 from airi.text import Tokenizer
 
+from .calling import HERMES
 from .conftest import Gateway, StartGateway, events, starter, wait_until
 from .content import ALL, AUDIT_NUMBERS, BLOCK_CARDS, CARD, REDACT_MAIL, TELL_BIRDS, ruled
-from .test_tool_calls import HERMES, TOOLS
+from .test_tool_calls import TOOLS
 
 ANSWER = "Owl 7 wrote to me@example.org. "
 TOLD = {

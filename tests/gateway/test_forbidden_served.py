@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from airi.cli import main
+from airi.gateway.certificates import text_digest
 
 from .conftest import children, events, serve_process, wait_until
 
@@ -128,6 +129,26 @@ def test_logprobs_do_not_say_what_the_text_may_not(
     assert '"top_logprobs":[{' not in stream
 
 
+def test_answers_in_other_forms_hold_none_either(server: Any) -> None:
+    _, url, _ = server
+    words = "The quick brown fox"
+    asked = {"model": "demo", "temperature": 1}
+    response = httpx.post(
+        f"{url}/v1/responses", json={**asked, "input": words, "max_output_tokens": 40}, timeout=60
+    ).json()
+    talk = [{"role": "user", "content": words}]
+    message = httpx.post(
+        f"{url}/v1/messages", json={**asked, "messages": talk, "max_tokens": 40}, timeout=60
+    ).json()
+    for answer, text in (
+        (response, response["output"][0]["content"][0]["text"]),
+        (message, message["content"][0]["text"]),
+    ):
+        assert text
+        assert FORBIDDEN.search(text) is None
+        assert answer["certificate"]["text_sha256"] == text_digest(text)
+
+
 def test_what_differs_is_said_in_a_line(
     server: Any, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -206,6 +227,15 @@ def test_calls_of_tools_are_verified_by_the_text_that_they_were_made_of(
             assert said == (1, "choices[0]: its tool_calls[0].function.name matches letters.words[0]")
             said = verdict(answer.text.replace('look\\"', 'lock\\"'), config, tmp_path, capsys)
             assert (said[0], said[1][:27]) == (1, "choices[0]: text_sha256 is ")
+        asked = {key: body[key] for key in ("model", "messages")} | {"max_tokens": 99}
+        asked |= {
+            "tools": [{"name": "look", "input_schema": none}],
+            "tool_choice": {"type": "tool", "name": "look"},
+        }
+        message = httpx.post(f"{url}/v1/messages", json=asked, timeout=60).json()
+        certificate = message["certificate"]
+        assert message["stop_reason"] == "tool_use"
+        assert certificate["text_sha256"] == text_digest(certificate["text"])
 
 
 def test_a_form_that_leaves_nothing_ends_the_answer(server: Any) -> None:

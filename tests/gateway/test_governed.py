@@ -32,10 +32,13 @@ from airi.text import Tokenizer
 from .conftest import ANSWER, Gateway, Govern, StartGateway, events, starter, wait_until
 from .content import AUDIT_NUMBERS, BLOCK_CARDS, CARD, content_part
 
-CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 8}
+CHAT: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 8}
 BODIES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": CHAT,
     "/v1/completions": {"model": "tiny", "prompt": "Hi", "max_tokens": 8},
+    "/v1/responses": {"model": "tiny", "input": "Hi", "max_output_tokens": 8},
+    "/v1/messages": CHAT,
+    "/v1/messages/count_tokens": {"model": "tiny", "messages": CHAT["messages"]},
     "/tokenize": {"model": "tiny", "prompt": "Hi"},
     "/v1/tokenize": {"model": "tiny", "prompt": "Hi"},
     "/detokenize": {"model": "tiny", "tokens": [1]},
@@ -94,6 +97,10 @@ def test_no_route_but_the_open_ones_answers_without_a_decision(
         assert response.status_code == 200
         return
     assert response.status_code == 403
+    if path.startswith("/v1/messages"):
+        told = {"type": "permission_error", "message": "the call is denied by policy never"}
+        assert response.json()["error"] == told
+        return
     assert response.json()["error"] == {
         "message": "the call is denied by policy never",
         "type": "permission_error",

@@ -63,6 +63,12 @@ def test_the_document_holds_together(gateway: Gateway) -> None:
     request = document["components"]["schemas"]["ChatCompletionRequest"]
     assert set(request["required"]) == {"model", "messages"}
     assert request["properties"]["model"]["examples"] == ["tiny", "tiny-alias"]
+    message = document["paths"]["/v1/messages"]["post"]["responses"]["400"]["content"]["application/json"]
+    assert message["schema"] == {"$ref": "#/components/schemas/MessagesError"}
+    for name in ("ResponseRequest", "MessagesRequest", "CountTokensRequest"):
+        schema = document["components"]["schemas"][name]
+        assert schema["properties"]["model"]["examples"] == ["tiny", "tiny-alias"]
+        assert schema["additionalProperties"] is False
     (priority, _) = request["properties"]["priority"]["anyOf"]
     assert (priority["minimum"], priority["maximum"]) == (-MAX_PRIORITY, MAX_PRIORITY)
 
@@ -72,6 +78,7 @@ def test_with_keys_every_guarded_operation_says_so(more: set[str]) -> None:
     open_paths = OPEN_PATHS | more
     document = msgspec.json.decode(openapi_document(models=["m"], vocab_size=9, open_paths=open_paths))
     assert document["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
+    assert document["components"]["securitySchemes"]["x-api-key"]["name"] == "x-api-key"
     for path, methods in document["paths"].items():
         for operation in methods.values():
             assert ("security" in operation) == (path not in open_paths)

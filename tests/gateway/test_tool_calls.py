@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,27 +10,14 @@ import pytest
 
 from airi.text import Tokenizer
 
-from .conftest import TEMPLATE, Gateway, StartGateway
+from .calling import ANSWERS, HERMES, start_calling
+from .conftest import Gateway, StartGateway
 
 MESSAGES: Any = [{"role": "user", "content": "How is it there?"}]
 TOOLS: Any = [
     {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}},
     {"type": "function", "function": {"name": "other"}},
 ]
-HERMES = (
-    'Let me see.\n<tool_call>\n{"name": "look", "arguments": {"city": "Köln 🙂"}}\n</tool_call>\n'
-    '<tool_call>\n{"name": "other", "arguments": {}}\n</tool_call>'
-)
-ANSWERS = {
-    "hermes": ("<tool_call>", HERMES),
-    "mistral": ("[TOOL_CALLS]", HERMES.replace("<tool_call>", "[TOOL_CALLS]").replace("</tool_call>", "")),
-    "llama3_json": (
-        '"parameters": dictionary',
-        '{"name": "look", "parameters": {"city": "Köln 🙂"}}; {"name": "other", "parameters": {}}',
-    ),
-    "pythonic": ("[func_name1(", '[look(city="Köln 🙂"), other()]'),
-    "json": ("", '[{"name": "look", "arguments": {"city": "Köln 🙂"}}, {"name": "other", "arguments": {}}]'),
-}
 
 
 @pytest.fixture
@@ -39,14 +25,7 @@ def start(start_gateway: StartGateway, model_folder: Path, tokenizer: Tokenizer,
     """Starts a gateway whose model writes calls in a form, and stops behind them."""
 
     def begin(form: str, **stub: Any) -> Gateway:
-        words, answer = ANSWERS[form]
-        answer = stub.pop("answer", answer)
-        folder = tmp_path / form
-        shutil.copytree(model_folder, folder, dirs_exist_ok=True)
-        config = {"eos_token": "<|im_end|>", "chat_template": f"{{# {words} #}}{TEMPLATE}"}
-        (folder / "tokenizer_config.json").write_text(json.dumps(config))
-        length = len(tokenizer.encode(answer, add_special_tokens=False))
-        return start_gateway(model_path=str(folder), answer=answer, **{"stop_after": length + 1, **stub})
+        return start_calling(start_gateway, model_folder, tokenizer, tmp_path, form, **stub)
 
     return begin
 

@@ -15,13 +15,16 @@ from starlette.routing import BaseRoute, Route
 from airi.gateway import system
 from airi.gateway.access import Access
 from airi.gateway.admin.routes import admin_routes
+from airi.gateway.anthropic.messages import CountTokens, Messages
 from airi.gateway.errors import ApiError
 from airi.gateway.gate import Gate, Government, Guarded
+from airi.gateway.http import record_of
 from airi.gateway.metrics import Metrics
 from airi.gateway.middleware import AccessMiddleware, ASGIApp, RequestMiddleware
 from airi.gateway.models import ModelRegistry
 from airi.gateway.openai.chat import ChatCompletions
 from airi.gateway.openai.completions import Completions
+from airi.gateway.openai.responses import Responses
 from airi.gateway.openai.tokens import Detokenize, Tokenize
 from airi.gateway.openapi import openapi_document
 from airi.gateway.options import AppOptions
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 
 _EXPOSED = [
     "x-request-id",
+    "request-id",
     "retry-after",
     *(
         f"x-ratelimit-{what}-{kind}"
@@ -109,6 +113,9 @@ def _routes(
     return [
         Route("/v1/chat/completions", ChatCompletions(gate, body_limit=limit), methods=post),
         Route("/v1/completions", Completions(gate, body_limit=limit), methods=post),
+        Route("/v1/responses", Responses(gate, body_limit=limit), methods=post),
+        Route("/v1/messages", Messages(gate, body_limit=limit), methods=post),
+        Route("/v1/messages/count_tokens", CountTokens(gate, body_limit=limit), methods=post),
         Route("/health", system.Health(models), methods=get),
         Route("/ready", system.Ready(models), methods=get),
         *pages,
@@ -126,12 +133,15 @@ def _routes(
 async def _http_error(request: Request, error: Exception) -> Response:
     """Starlette's own refusals (unknown route, wrong method) as OpenAI error bodies."""
     status = error.status_code if isinstance(error, HTTPException) else 500
-    if status == 404:
+    if status == 404 and request.url.path.startswith("/v1/responses/"):
+        message, code = "no response is stored here; a request has all of its conversation", "not_stored"
+    elif status == 404:
         message, code = "no such route; GET /openapi.json lists all", "unknown_route"
     elif status == 405:
         message, code = f"{request.method} is not allowed here", "method_not_allowed"
     else:
         message, code = "the request cannot be served", "http_error"
     headers = dict(getattr(error, "headers", None) or {})
-    body = ApiError(status, message, code=code).body()
+    record = record_of(request.scope)
+    body = record.dialect.error_body(ApiError(status, message, code=code), record.request_id)
     return Response(body, status_code=status, headers=headers, media_type="application/json")

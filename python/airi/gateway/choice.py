@@ -77,6 +77,11 @@ class Choice:
         """Of the text that has gone out, once it has ended; where forbidden texts hold."""
         return None if self._proof is None else self._proof.certificate(shows_text=self.shows_text)
 
+    @property
+    def stop_string(self) -> str | None:
+        """The stop string that ended the text; None where none did."""
+        return self._text.stopped
+
     def prove_with(self, proof: Proof) -> None:
         """Has the choice end with a certificate."""
         self._proof = proof

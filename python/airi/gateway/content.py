@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 from airi.errors import AuditUnavailableError
@@ -68,6 +68,8 @@ class CallContent:
         self.request_bytes = request_bytes
         self.prompts: dict[int, Findings] = {}
         """What was found in prompts, by their index."""
+        self.place_of: Callable[[str], str] = str
+        """Where in the request that came a field of the prompt stands; the audit log tells that."""
         self._record, self._judge, self._audit = record, judge, audit
         self._holds = any(ContentAction(rule.action).holds for rule in output.judges)
         patterns = () if output.patterns is None else output.patterns.rules
@@ -102,7 +104,7 @@ class CallContent:
 
     def found(self, side: Side, where: str, events: Iterable[ContentEvent], findings: Findings) -> None:
         """Counts matches, adds them to what is told and notes them in the audit log, which may raise."""
-        record = self._record
+        record, where = self._record, self.place_of(where)
         for event in events:
             self.model.metrics.content_matched(side, event.rule, event.action)
             self._num_found[side, where] += 1

@@ -7,6 +7,7 @@ one; whatever it does not know is a bug and becomes a 500 that says nothing but 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -135,7 +136,7 @@ def unauthorized() -> ApiError:
     """A 401 that tells nothing about which part of the key was wrong."""
     return ApiError(
         401,
-        "missing or unknown API key; send it as `Authorization: Bearer KEY`",
+        "missing or unknown API key; send it as `Authorization: Bearer KEY` or `x-api-key: KEY`",
         type="authentication_error",
         code="invalid_api_key",
         headers=((b"www-authenticate", b"Bearer"),),
@@ -220,12 +221,15 @@ def without_text(error: Exception) -> Failure:
     return Failure(type(error).__name__).with_traceback(error.__traceback__)
 
 
-def decode_body(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
-    """The request in a body; raises a 400 that says where it is not JSON or does not fit, and what is accepted."""
+def decode_body(decoder: msgspec.json.Decoder[T], body: bytes, *, refused: Mapping[str, str] = _REFUSED) -> T:
+    """The request in a body; raises a 400 that says where it is not JSON or does not fit, and what is accepted.
+
+    `refused` has the reason for each field that is known, but not served.
+    """
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise invalid_value(error, body, decoder.type) from None
+        raise invalid_value(error, body, decoder.type, refused=refused) from None
     except msgspec.DecodeError as error:
         reason = str(error)[:_MAX_MESSAGE]
     except UnicodeDecodeError:
@@ -236,9 +240,14 @@ def decode_body(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
 
 
 def invalid_value(
-    error: msgspec.ValidationError, body: bytes | Any, kind: Any, *, prefix: str = ""
+    error: msgspec.ValidationError,
+    body: bytes | Any,
+    kind: Any,
+    *,
+    prefix: str = "",
+    refused: Mapping[str, str] = _REFUSED,
 ) -> ApiError:
-    """The 400 for a value that is not of its kind; `prefix` is where it stands in the request."""
+    """The 400 for a value that is not of its kind; `prefix` is where it stands in the request, `refused` as above."""
     match = _VALIDATION.match(str(error))
     what, path = (str(error), "") if match is None else (match["what"], match["path"][1:].removeprefix("."))
     what = what[:1].lower() + what[1:]
@@ -247,7 +256,8 @@ def invalid_value(
     if value is not None:
         what, accepted = f"{value[1][:_MAX_VALUE]!r} is not accepted", _accepted(kind, path)
     elif field is not None:
-        inner = f"{path}.{field[2][:_MAX_VALUE]}".removeprefix(".")
+        name = repr(field[2][:_MAX_VALUE])[1:-1]  # in one line, whatever it is
+        inner = f"{path}.{name}".removeprefix(".")
         if field[1] == "missing required":
             what, accepted = "is missing", _accepted(kind, inner)
         else:
@@ -255,8 +265,9 @@ def invalid_value(
         path = inner
     param = f"{prefix}{path}" if path.startswith("[") else ".".join(part for part in (prefix, path) if part)
     root = param.split("[")[0].split(".")[0]
-    if root in _REFUSED:
-        return bad_field(root, f"not supported: {_REFUSED[root]}", code="unsupported_parameter")
+    for known in (param, root):
+        if known in refused:
+            return bad_field(known, f"not supported: {refused[known]}", code="unsupported_parameter")
     if accepted:
         what += f"; accepted: {accepted}"
     if not param:

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from airi.gateway.dialects import OPENAI, Dialect
 from airi.gateway.errors import ApiError
 from airi.policy import ANYONE, Principal
 
@@ -33,6 +34,8 @@ class CallRecord:
     request_id: str
     started: float
     principal: Principal = ANYONE
+    dialect: Dialect = OPENAI
+    """Of its path."""
     status: int = 0
     response_started: bool = False
     model: str | None = None
@@ -105,9 +108,10 @@ async def respond(
     await send({"type": "http.response.body", "body": body})
 
 
-async def respond_error(send: Send, error: ApiError) -> None:
-    """The error's body, status and headers."""
-    await respond(send, error.status, error.body(), headers=error.headers)
+async def respond_error(send: Send, error: ApiError, record: CallRecord) -> None:
+    """The error's status and headers, its body in the dialect of the path."""
+    body = record.dialect.error_body(error, record.request_id)
+    await respond(send, error.status, body, headers=error.headers)
 
 
 @asynccontextmanager

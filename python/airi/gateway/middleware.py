@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from airi._hosts import is_loopback
 from airi.gateway.access import Access
+from airi.gateway.dialects import dialect_of
 from airi.gateway.errors import api_error_from, foreign_origin, internal_error, unauthorized, without_text
 from airi.gateway.http import (
     CLIENT_GONE_STATUS,
@@ -23,6 +24,7 @@ from airi.gateway.http import (
     Scope,
     Send,
     header,
+    record_of,
     respond_error,
 )
 from airi.gateway.metrics import Metrics, now
@@ -56,15 +58,19 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        record = CallRecord(request_id=self._request_id(header(scope, b"x-request-id")), started=now())
+        record = CallRecord(
+            request_id=self._request_id(header(scope, b"x-request-id")),
+            started=now(),
+            dialect=dialect_of(scope["path"]),
+        )
         scope["airi.record"] = record
-        id_header = (b"x-request-id", record.request_id.encode())
+        id_headers = [(name, record.request_id.encode()) for name in record.dialect.id_headers]
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
                 record.response_started = True
-                message["headers"] = [*message["headers"], id_header, *record.headers]
+                message["headers"] = [*message["headers"], *id_headers, *record.headers]
             await send(message)
 
         try:
@@ -85,9 +91,9 @@ class RequestMiddleware:
         if record.response_started:
             raise ConnectionError("the response had begun; the connection is closed") from None
         answer = known or internal_error(record.request_id)
-        if answer.error_code == "model_not_found":
-            answer.message = self._hide(answer.message)  # the name may be anything
-        await respond_error(send, answer)
+        if answer.error_code in _QUOTING:
+            answer.message = self._hide(answer.message)
+        await respond_error(send, answer, record)
 
     def _request_id(self, given: str | None) -> str:
         """The client's own id where it is harmless in headers and logs, else a new one."""
@@ -116,6 +122,8 @@ class RequestMiddleware:
             )
 
 
+_QUOTING = frozenset({"model_not_found", "invalid_value"})
+"""Errors that repeat a word of the request's, which may be anything."""
 _METHODS = frozenset({"GET", "POST", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE"})
 
 
@@ -137,19 +145,20 @@ class AccessMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI scope; anything but HTTP passes through."""
         if scope["type"] == "http":
+            record = record_of(scope)
             if not self._access.needs_key and not self._is_welcome(header(scope, b"origin")):
-                await respond_error(send, foreign_origin())
+                await respond_error(send, foreign_origin(), record)
                 return
-            authorization = header(scope, b"authorization")
+            authorization = _authorization(scope)
             principal = self._access.find(scope["path"], authorization)
             if principal is None:
                 principal = await self._access.find_late(authorization)
             if principal is None:
                 if self._government.audit is not None:
-                    self._government.audit.note_unknown(scope["airi.record"].request_id, authorization)
-                await respond_error(send, unauthorized())
+                    self._government.audit.note_unknown(record.request_id, authorization)
+                await respond_error(send, unauthorized(), record)
                 return
-            scope["airi.record"].principal = principal
+            record.principal = principal
         await self._app(scope, receive, send)
 
     def _is_welcome(self, origin: str | None) -> bool:
@@ -157,6 +166,13 @@ class AccessMiddleware:
             return True
         match = _ORIGIN.fullmatch(origin)
         return match is not None and is_loopback(match[1])
+
+
+def _authorization(scope: Scope) -> str | None:
+    """The `Authorization` header, or what it would be for a key that comes as Anthropic's clients send theirs."""
+    given = header(scope, b"authorization")
+    key = None if given is not None else header(scope, b"x-api-key")
+    return given if key is None else f"Bearer {key}"
 
 
 def _printable(path: str) -> str:

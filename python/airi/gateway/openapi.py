@@ -9,9 +9,11 @@ import msgspec
 
 from airi import __version__
 from airi.gateway.admin.operations import ADMIN_OPERATIONS
+from airi.gateway.anthropic import schemas as messages
 from airi.gateway.openai import schemas_chat as chat
 from airi.gateway.openai import schemas_common as common
 from airi.gateway.openai import schemas_completions as completions
+from airi.gateway.openai import schemas_responses as responses
 from airi.gateway.operation import Operation
 
 Json = dict[str, Any]
@@ -41,6 +43,39 @@ OPERATIONS: tuple[Operation, ...] = (
         response=completions.Completion,
         events=completions.CompletionChunk,
         errors=_GENERATE_ERRORS,
+    ),
+    Operation(
+        path="/v1/responses",
+        method="post",
+        name="createResponse",
+        summary="Continue a chat in the form of the Responses API; nothing of it is stored.",
+        request=responses.ResponseRequest,
+        response=responses.Response,
+        events=responses.ResponseEvent,
+        has_named_events=True,
+        errors=_GENERATE_ERRORS,
+    ),
+    Operation(
+        path="/v1/messages",
+        method="post",
+        name="createMessage",
+        summary="Continue a chat in the form of Anthropic's Messages API.",
+        request=messages.MessagesRequest,
+        response=messages.Message,
+        events=messages.MessageEvent,
+        has_named_events=True,
+        failure=messages.MessagesError,
+        errors=_GENERATE_ERRORS,
+    ),
+    Operation(
+        path="/v1/messages/count_tokens",
+        method="post",
+        name="countMessageTokens",
+        summary="How many tokens such a chat has in the model's template.",
+        request=messages.CountTokensRequest,
+        response=messages.CountTokensResponse,
+        failure=messages.MessagesError,
+        errors=_TOKEN_ERRORS,
     ),
     Operation(
         path="/v1/models",
@@ -111,6 +146,30 @@ OPERATIONS: tuple[Operation, ...] = (
     *ADMIN_OPERATIONS,
 )
 
+_WITH_MODELS = (
+    "ChatCompletionRequest",
+    "CompletionRequest",
+    "ResponseRequest",
+    "MessagesRequest",
+    "CountTokensRequest",
+)
+_RESPONSE_PARTS = (responses.InputText, responses.EarlierText, responses.EarlierRefusal)
+_MESSAGE_PARTS = (messages.TextBlockParam, messages.ToolUseBlockParam, messages.ToolResultBlockParam)
+_COUNTED = {"system": (messages.TextBlockParam,), "tools": (messages.ToolParam,)}
+_LISTS: dict[str, dict[str, tuple[Any, ...]]] = {
+    "ResponseRequest": {
+        "input": (responses.InputMessage, responses.EarlierCall, responses.CallOutput),
+        "tools": (responses.FunctionTool,),
+    },
+    "InputMessage": {"content": _RESPONSE_PARTS},
+    "CallOutput": {"output": (responses.InputText,)},
+    "MessagesRequest": _COUNTED,
+    "CountTokensRequest": _COUNTED,
+    "MessageParam": {"content": _MESSAGE_PARTS},
+    "ToolResultBlockParam": {"content": (messages.TextBlockParam,)},
+}
+"""What is in lists that are read by the type of each item: by schema and field."""
+
 _REASONS = {
     400: "The body is not JSON, a field is wrong, or the prompt does not fit",
     401: "No key, or an unknown one",
@@ -134,11 +193,11 @@ def openapi_document(
 
     `vocab_size` is that of the largest vocabulary served: ids beyond it are wrong for every model.
     """
-    types: list[Any] = [common.ErrorResponse, chat.ChatMessage, chat.ToolDefinition, chat.TextFormat]
+    types: list[Any] = [chat.ChatMessage, chat.ToolDefinition, chat.TextFormat]
+    types += [kind for lists in _LISTS.values() for kinds in lists.values() for kind in kinds]
     for operation in OPERATIONS:
-        types += [
-            kind for kind in (operation.request, operation.response, operation.events) if kind is not None
-        ]
+        kinds = (operation.request, operation.response, operation.events, operation.failure)
+        types += [kind for kind in kinds if kind is not None]
     _, components = msgspec.json.schema_components(types, ref_template=_REF)
     _refine(components, models, vocab_size)
     paths: Json = {}
@@ -155,14 +214,21 @@ def openapi_document(
         "components": {"schemas": components},
     }
     if open_paths is not None:
-        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        document["components"]["securitySchemes"] = {
+            "key": {"type": "http", "scheme": "bearer"},
+            "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+        }
     return msgspec.json.encode(document)
 
 
 def _refine(components: dict[str, Json], models: list[str], vocab_size: int) -> None:
     """What the types cannot say: messages and tools stay plain objects, as their order of keys is the template's."""
-    for name in ("ChatCompletionRequest", "CompletionRequest"):
+    for name in _WITH_MODELS:
         components[name]["properties"]["model"]["examples"] = models
+    for name, lists in _LISTS.items():
+        for field, kinds in lists.items():
+            items = {"anyOf": [{"$ref": _REF.format(name=kind.__name__)} for kind in kinds]}
+            _set_items(components[name]["properties"][field], items)
     message, tool = (_REF.format(name=name) for name in ("ChatMessage", "ToolDefinition"))
     messages = {"type": "array", "minItems": 1, "items": {"$ref": message}}
     tools = {"anyOf": [{"type": "array", "items": {"$ref": tool}}, {"type": "null"}]}
@@ -190,6 +256,13 @@ def _refine(components: dict[str, Json], models: list[str], vocab_size: int) -> 
     ]
 
 
+def _set_items(schema: Json, items: Json) -> None:
+    """Says what is in the one list that a field may be."""
+    for each in (schema, *schema.get("anyOf", ())):
+        if each.get("type") == "array":
+            each["items"] = items
+
+
 def _part(kind: str) -> Json:
     properties = {"type": {"const": kind}, kind: {"type": "string"}}
     return {"type": "object", "required": ["type", kind], "properties": properties}
@@ -200,10 +273,13 @@ def _operation(operation: Operation, models: list[str], *, guarded: bool) -> Jso
     described: Json = {
         "operationId": operation.name,
         "summary": operation.summary,
-        "responses": {"200": _success(operation), **{str(status): _failure(status) for status in errors}},
+        "responses": {
+            "200": _success(operation),
+            **{str(status): _failure(status, operation.failure) for status in errors},
+        },
     }
     if guarded:
-        described["security"] = [{"key": []}]
+        described["security"] = [{"key": []}, {"x-api-key": []}]
     if operation.request is not None:
         body = {"application/json": {"schema": _schema(operation.request)}}
         described["requestBody"] = {"required": True, "content": body}
@@ -231,8 +307,8 @@ def _success(operation: Operation) -> Json:
         content["text/plain"] = {"schema": {"type": "string"}}
     if operation.events is not None:
         # OpenAPI 3.1 cannot say what an event's data holds once it is parsed; the text names the schema.
-        name = operation.events.__name__
-        data = {"type": "string", "description": f"A {name} as JSON; in the last event [DONE]."}
+        end = "." if operation.has_named_events else "; in the last event [DONE]."
+        data = {"type": "string", "description": f"A {operation.events.__name__} as JSON{end}"}
         content["text/event-stream"] = {
             "schema": {"type": "object", "required": ["data"], "properties": {"data": data}}
         }
@@ -243,14 +319,14 @@ def _success(operation: Operation) -> Json:
     }
 
 
-def _failure(status: int) -> Json:
+def _failure(status: int, kind: type[Any]) -> Json:
     headers: Json = {"x-request-id": {"schema": {"type": "string"}}}
     if status in (429, 503):
         headers["retry-after"] = {"schema": {"type": "integer"}}
     return {
         "description": _REASONS[status],
         "headers": headers,
-        "content": {"application/json": {"schema": _schema(common.ErrorResponse)}},
+        "content": {"application/json": {"schema": _schema(kind)}},
     }
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from airi.gateway.openai.schemas_common import ErrorResponse
+
 __all__ = ["Operation"]
 
 
@@ -20,6 +22,10 @@ class Operation:
     request: type[Any] | None = None
     events: type[Any] | None = None
     """Schema of the events of a streamed answer."""
+    has_named_events: bool = False
+    """Whether the events bear their type as a name, and no [DONE] follows them."""
+    failure: type[Any] = ErrorResponse
+    """Schema of errors."""
     query: tuple[str, ...] = ()
     """What may stand in the query."""
     errors: tuple[int, ...] = ()

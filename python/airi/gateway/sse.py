@@ -28,6 +28,11 @@ def event(payload: Any) -> bytes:
     return b"data: " + encode(payload) + END
 
 
+def named_event(name: str, payload: Any) -> bytes:
+    """The same of an API whose events have names."""
+    return b"event: %s\ndata: %s\n\n" % (name.encode(), encode(payload))
+
+
 class ChunkFrame:
     """The unchanging bytes around the choices of one streamed response."""
 

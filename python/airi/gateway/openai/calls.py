@@ -14,18 +14,17 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any, Generic, Literal, TypeVar
 
-import msgspec
-
 from airi import __version__
 from airi.gateway import sse
 from airi.gateway.choice import Choice, Piece
-from airi.gateway.errors import api_error_from, decode_body, internal_error, without_text
+from airi.gateway.errors import ApiError, api_error_from, internal_error, without_text
 from airi.gateway.findings import PromptResults
 from airi.gateway.gate import Gate
 from airi.gateway.generation import Generation
 from airi.gateway.http import CallRecord, Receive, Scope, Send, read_body, record_of, respond, watching
 from airi.gateway.models import ServedModel
 from airi.gateway.openai.schemas_common import PromptTokensDetails, SamplingFields, Usage
+from airi.gateway.openai.translated import TranslatedChat
 from airi.gateway.sampling import check_stream_options
 from airi.policy.decisions import Action
 
@@ -39,25 +38,17 @@ R = TypeVar("R", bound=SamplingFields)
 class Answer(ABC):
     """How one request's choices become JSON. Made per request, after the prompt is tokenised."""
 
-    def __init__(self, prefix: str, chunk: str, request: SamplingFields, model: ServedModel) -> None:
-        """`chunk` is the `object` of the events of a stream."""
-        self.id = f"{prefix}-{secrets.token_hex(12)}"
+    def __init__(self, id: str, request: SamplingFields, model: ServedModel) -> None:
+        self.id = id
         self.created = int(time.time())
         self.model = model
         self.served_as = request.model
-        self.frame = sse.ChunkFrame(
-            id=self.id,
-            object=chunk,
-            created=self.created,
-            model=self.served_as,
-            fingerprint=FINGERPRINT,
-        )
         self.prompt_results: list[PromptResults] = []
         """What content rules found in prompts that the client is told."""
 
     def head(self) -> bytes:
         """What a stream begins with, before any choice."""
-        return self.frame.prompts(self.prompt_results) if self.prompt_results else b""
+        return b""
 
     @abstractmethod
     def opening(self, choice: Choice) -> bytes:
@@ -71,9 +62,13 @@ class Answer(ABC):
     def closing(self, choice: Choice) -> bytes:
         """The event that ends a streamed choice."""
 
-    def usage_event(self, usage: Usage) -> bytes:
-        """The event with the token counts, after all choices."""
-        return self.frame.usage(usage)
+    @abstractmethod
+    def ending(self, usage: Usage) -> bytes:
+        """What a stream ends with, after all choices."""
+
+    @abstractmethod
+    def failed(self, error: ApiError, request_id: str) -> bytes:
+        """What a stream ends with that had begun when the call failed."""
 
     @abstractmethod
     def keep(self, choice: Choice, pieces: Iterable[Piece]) -> None:
@@ -84,16 +79,46 @@ class Answer(ABC):
         """The body of an answer that does not stream."""
 
 
+class ChunkedAnswer(Answer):
+    """One whose stream is chunks of one form, the last of them [DONE]."""
+
+    def __init__(self, prefix: str, chunk: str, request: SamplingFields, model: ServedModel) -> None:
+        """`chunk` is the `object` of the events of a stream."""
+        super().__init__(f"{prefix}-{secrets.token_hex(12)}", request, model)
+        self._include_usage = check_stream_options(request)
+        self.frame = sse.ChunkFrame(
+            id=self.id,
+            object=chunk,
+            created=self.created,
+            model=self.served_as,
+            fingerprint=FINGERPRINT,
+        )
+
+    def head(self) -> bytes:
+        """What content rules found in prompts, if anything."""
+        return self.frame.prompts(self.prompt_results) if self.prompt_results else b""
+
+    def ending(self, usage: Usage) -> bytes:
+        """The token counts, where they are asked for, and [DONE]."""
+        return self.frame.usage(usage) + sse.DONE if self._include_usage else sse.DONE
+
+    def failed(self, error: ApiError, request_id: str) -> bytes:
+        """The error's body as an event, and [DONE]."""
+        return b"data: " + error.body() + sse.END + sse.DONE
+
+
 class ModelCall(ABC, Generic[R]):
     """An ASGI endpoint that generates. Stateless between requests."""
 
-    request_type: type[R]
     action: Action
 
     def __init__(self, gate: Gate, *, body_limit: int) -> None:
         self._gate = gate
         self._body_limit = body_limit
-        self._decoder: msgspec.json.Decoder[R] = msgspec.json.Decoder(self.request_type)
+
+    @abstractmethod
+    async def read(self, body: bytes) -> R:
+        """The request in a body; raises a 400 that says where it is wrong."""
 
     @abstractmethod
     async def start(self, request: R, model: ServedModel, generation: Generation) -> Answer:
@@ -107,12 +132,21 @@ class ModelCall(ABC, Generic[R]):
         """Answer one POST."""
         record = record_of(scope)
         body = await read_body(scope, receive, self._body_limit)
-        request = decode_body(self._decoder, body)
+        request = await self.read(body)
         size = len(body)
         del body
+        if not isinstance(request, TranslatedChat):
+            await self._serve(request, size, record, receive, send)
+            return
+        with request.places.naming():
+            await self._serve(request, size, record, receive, send)
+
+    async def _serve(self, request: R, size: int, record: CallRecord, receive: Receive, send: Send) -> None:
         model = self._gate.admit(record, self.action, request.model, partial(self.context, request, record))
-        include_usage = check_stream_options(request)
+        check_stream_options(request)
         content = self._gate.content_of(record, model, size)
+        if content is not None and isinstance(request, TranslatedChat):
+            content.place_of = request.places.of
         generation = Generation(
             model,
             record.principal,
@@ -129,7 +163,7 @@ class ModelCall(ABC, Generic[R]):
                     answer.prompt_results = content.prompt_results
                 generation.begin()
                 if request.stream:
-                    await self._stream(answer, generation, send, record, include_usage=include_usage)
+                    await self._stream(answer, generation, send, record)
                 else:
                     await self._whole(answer, generation, send, record)
         finally:
@@ -144,9 +178,7 @@ class ModelCall(ABC, Generic[R]):
         body = answer.whole(generation.choices, _usage(generation))
         await respond(send, 200, body)
 
-    async def _stream(
-        self, answer: Answer, generation: Generation, send: Send, record: CallRecord, *, include_usage: bool
-    ) -> None:
+    async def _stream(self, answer: Answer, generation: Generation, send: Send, record: CallRecord) -> None:
         # Headers wait for the first output: until then a failure still has a status of its own.
         opened: set[int] = set()
         head = answer.head()
@@ -162,9 +194,7 @@ class ModelCall(ABC, Generic[R]):
                     if choice.finish_reason is not None:
                         events.append(answer.closing(choice))
                 if generation.done:
-                    if include_usage:
-                        events.append(answer.usage_event(_usage(generation)))
-                    events.append(sse.DONE)
+                    events.append(answer.ending(_usage(generation)))
                 data = b"".join(events)
                 if data:
                     await _write(send, record, head + data, more=not generation.done)
@@ -172,9 +202,9 @@ class ModelCall(ABC, Generic[R]):
         except Exception as error:
             if not record.response_started:
                 raise
-            await self._end_with_error(error, send, record)
+            await self._end_with_error(answer, error, send, record)
 
-    async def _end_with_error(self, error: Exception, send: Send, record: CallRecord) -> None:
+    async def _end_with_error(self, answer: Answer, error: Exception, send: Send, record: CallRecord) -> None:
         known = api_error_from(error)
         if known is None:
             log.error(
@@ -184,7 +214,7 @@ class ModelCall(ABC, Generic[R]):
                 exc_info=without_text(error),
             )
             known = internal_error(record.request_id)
-        await send({"type": "http.response.body", "body": b"data: " + known.body() + sse.END + sse.DONE})
+        await send({"type": "http.response.body", "body": answer.failed(known, record.request_id)})
 
 
 def reason_of(choice: Choice) -> Literal["stop", "length", "content_filter"]:

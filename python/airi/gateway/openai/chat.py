@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from abc import abstractmethod
+from typing import Any, TypeVar
 
 import msgspec
 
-from airi.gateway.errors import bad_field, invalid_value
+from airi.gateway.errors import bad_field, decode_body, invalid_value
 from airi.gateway.gate import call_context
 from airi.gateway.generation import Generation
 from airi.gateway.http import CallRecord
@@ -15,21 +16,27 @@ from airi.gateway.openai.calls import Answer, ModelCall
 from airi.gateway.openai.chat_answer import ChatAnswer
 from airi.gateway.openai.inputs import screen_chat
 from airi.gateway.openai.schemas_chat import ChatCompletionRequest, ChatMessage, ToolDefinition
-from airi.gateway.openai.tool_calls import ToolAnswer, plan_chat
+from airi.gateway.openai.tool_calls import ChatPlan, ToolAnswer, plan_chat
 from airi.gateway.prompts import check_prompt, is_long, render_chat
 from airi.gateway.sampling import sampling_params
 from airi.policy.decisions import Action
+from airi.sampling_params import SamplingParams
+
+C = TypeVar("C", bound=ChatCompletionRequest)
+
+_DECODER = msgspec.json.Decoder(ChatCompletionRequest)
 
 
-class ChatCompletions(ModelCall[ChatCompletionRequest]):
-    """The endpoint."""
+class ChatCall(ModelCall[C]):
+    """An endpoint that continues a chat, in whatever form the chat comes and the answer goes."""
 
-    request_type = ChatCompletionRequest
     action = Action.CHAT
 
-    def context(
-        self, request: ChatCompletionRequest, record: CallRecord, model: ServedModel
-    ) -> dict[str, Any]:
+    @abstractmethod
+    def answer(self, request: C, model: ServedModel, plan: ChatPlan, params: SamplingParams) -> Answer:
+        """The form of the answer to a request that can be served."""
+
+    def context(self, request: C, record: CallRecord, model: ServedModel) -> dict[str, Any]:
         """As `ModelCall.context`."""
         return call_context(
             record,
@@ -40,9 +47,7 @@ class ChatCompletions(ModelCall[ChatCompletionRequest]):
             priority=request.priority,
         )
 
-    async def start(
-        self, request: ChatCompletionRequest, model: ServedModel, generation: Generation
-    ) -> Answer:
+    async def start(self, request: C, model: ServedModel, generation: Generation) -> Answer:
         """Renders the chat once; every choice gets the same tokens and its own noise."""
         check_chat(request.messages, request.tools)
         content, max_tokens = generation.content, _max_tokens(request)
@@ -69,11 +74,23 @@ class ChatCompletions(ModelCall[ChatCompletionRequest]):
                 priority=request.priority,
                 cache_salt=request.cache_salt,
             )
-        return (
-            ChatAnswer(request, model)
-            if plan.format is None
-            else ToolAnswer(request, model, plan, plan.format)
-        )
+        return self.answer(request, model, plan, params)
+
+
+class ChatCompletions(ChatCall[ChatCompletionRequest]):
+    """The endpoint."""
+
+    async def read(self, body: bytes) -> ChatCompletionRequest:
+        """As `ModelCall.read`."""
+        return decode_body(_DECODER, body)
+
+    def answer(
+        self, request: ChatCompletionRequest, model: ServedModel, plan: ChatPlan, params: SamplingParams
+    ) -> Answer:
+        """A message per choice, with the calls that are in it."""
+        if plan.format is None:
+            return ChatAnswer(request, model)
+        return ToolAnswer(request, model, plan)
 
 
 async def _prompt(request: ChatCompletionRequest, model: ServedModel, max_tokens: int | None) -> list[int]:

@@ -10,7 +10,7 @@ from msgspec import UNSET
 from airi.gateway import sse
 from airi.gateway.choice import Choice, Piece
 from airi.gateway.models import ServedModel
-from airi.gateway.openai.calls import FINGERPRINT, Answer, reason_of
+from airi.gateway.openai.calls import FINGERPRINT, ChunkedAnswer, reason_of
 from airi.gateway.openai.logprobs import chat_logprobs
 from airi.gateway.openai.schemas_chat import (
     AssistantMessage,
@@ -25,7 +25,7 @@ from airi.gateway.openai.schemas_common import Usage
 __all__ = ["ChatAnswer"]
 
 
-class ChatAnswer(Answer):
+class ChatAnswer(ChunkedAnswer):
     """The choices of one chat request as messages or chunks."""
 
     def __init__(self, request: ChatCompletionRequest, model: ServedModel) -> None:

@@ -11,13 +11,13 @@ from msgspec import UNSET
 from airi.gateway import sse
 from airi.gateway.certificates import Certificate
 from airi.gateway.choice import Choice, Piece
-from airi.gateway.errors import bad_field
+from airi.gateway.errors import bad_field, decode_body
 from airi.gateway.forms import requested_form
 from airi.gateway.gate import call_context
 from airi.gateway.generation import Generation
 from airi.gateway.http import CallRecord
 from airi.gateway.models import ServedModel
-from airi.gateway.openai.calls import FINGERPRINT, Answer, ModelCall, reason_of
+from airi.gateway.openai.calls import FINGERPRINT, Answer, ChunkedAnswer, ModelCall, reason_of
 from airi.gateway.openai.inputs import screened_prompts
 from airi.gateway.openai.logprobs import completion_logprobs
 from airi.gateway.openai.schemas_common import Usage
@@ -31,6 +31,7 @@ from airi.gateway.prompts import ITEM_CHARACTERS, check_prompt, encode_now, in_t
 from airi.gateway.sampling import sampling_params
 from airi.policy.decisions import Action
 
+_DECODER = msgspec.json.Decoder(CompletionRequest)
 _MAX_CHOICES = 2048
 
 
@@ -41,7 +42,7 @@ class Prompt(NamedTuple):
     text: str | None
 
 
-class CompletionAnswer(Answer):
+class CompletionAnswer(ChunkedAnswer):
     """The choices of one completion request as texts or chunks."""
 
     def __init__(self, request: CompletionRequest, model: ServedModel, prompts: list[Prompt]) -> None:
@@ -148,8 +149,11 @@ class CompletionAnswer(Answer):
 class Completions(ModelCall[CompletionRequest]):
     """The endpoint."""
 
-    request_type = CompletionRequest
     action = Action.COMPLETION
+
+    async def read(self, body: bytes) -> CompletionRequest:
+        """As `ModelCall.read`."""
+        return decode_body(_DECODER, body)
 
     def context(self, request: CompletionRequest, record: CallRecord, model: ServedModel) -> dict[str, Any]:
         """As `ModelCall.context`."""

@@ -13,6 +13,22 @@ from airi.structured_output import MAX_CHOICES, MAX_STRUCTURED_CHARACTERS
 Tokens = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 StopString = Annotated[str, Meta(min_length=1, max_length=4096)]
+Priority = Annotated[
+    int,
+    Meta(
+        ge=-MAX_PRIORITY,
+        le=MAX_PRIORITY,
+        description="Added to the tenant's; higher is served first. At most its `max_priority` in all.",
+    ),
+]
+CacheSalt = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=1024,
+        description="The prompt's prefix is shared only with requests of the same salt.",
+    ),
+]
 Schema = dict[str, Any]
 Form = Annotated[str, Meta(min_length=1, max_length=MAX_STRUCTURED_CHARACTERS)]
 Choices = Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(min_length=1, max_length=MAX_CHOICES)]
@@ -75,28 +91,8 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     ignore_eos: bool | None = None
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
-    priority: (
-        Annotated[
-            int,
-            Meta(
-                ge=-MAX_PRIORITY,
-                le=MAX_PRIORITY,
-                description="Added to the tenant's; higher is served first. At most its `max_priority` in all.",
-            ),
-        ]
-        | None
-    ) = None
-    cache_salt: (
-        Annotated[
-            str,
-            Meta(
-                min_length=1,
-                max_length=1024,
-                description="The prompt's prefix is shared only with requests of the same salt.",
-            ),
-        ]
-        | None
-    ) = None
+    priority: Priority | None = None
+    cache_salt: CacheSalt | None = None
     user: Annotated[str, Meta(max_length=1024)] | None = None
     metadata: dict[str, Any] | None = None
     structured_outputs: StructuredOutputs | None = None

@@ -33,7 +33,7 @@ from airi.structured_output import StructuredOutput
 from airi.text import Tokenizer
 from airi.text.tools import CallArguments, CallStart, Event, Function, ToolFormat, ToolParser, tool_format
 
-__all__ = ["ChatPlan", "ToolAnswer", "plan_chat"]
+__all__ = ["Calls", "ChatPlan", "ToolAnswer", "plan_chat"]
 
 _ID_CHARACTERS = string.ascii_letters + string.digits
 _ID_LENGTH = 24
@@ -50,6 +50,16 @@ class ChatPlan:
     """Where the answer may have calls."""
     names: frozenset[str] = frozenset()
     several: bool = True
+
+    def calls(self) -> Calls | None:
+        """What finds the calls of one choice; None where there may be none."""
+        if self.format is None:
+            return None
+        return Calls(
+            self.format.parser(self.names),
+            several=self.several,
+            id_length=_SHORT_IDS.get(self.format.name, _ID_LENGTH),
+        )
 
 
 def plan_chat(request: ChatCompletionRequest, model: ServedModel) -> ChatPlan:
@@ -141,7 +151,7 @@ def _strict(format_: ToolFormat, functions: list[dict[str, Any]], *, several: bo
     return _forced(format_, free, list(range(len(free))), several=several, text=True)
 
 
-class _Calls:
+class Calls:
     """The calls of one choice, as far as they are there."""
 
     def __init__(self, parser: ToolParser, *, several: bool, id_length: int) -> None:
@@ -154,9 +164,11 @@ class _Calls:
         """Of tokens that nothing was sent for yet."""
 
     def events(self, text: str) -> list[Event]:
+        """What is certain of an answer that goes on with `text`."""
         return self._kept(self._parser.push(text))
 
     def finish(self) -> list[Event]:
+        """The rest, at the end of the answer."""
         return self._kept(self._parser.finish())
 
     def _kept(self, events: list[Event]) -> list[Event]:
@@ -183,13 +195,11 @@ class _Calls:
 class ToolAnswer(ChatAnswer):
     """A chat whose answers may have calls."""
 
-    def __init__(
-        self, request: ChatCompletionRequest, model: ServedModel, plan: ChatPlan, format_: ToolFormat
-    ) -> None:
+    def __init__(self, request: ChatCompletionRequest, model: ServedModel, plan: ChatPlan) -> None:
+        """`plan`: one with a format of calls."""
         super().__init__(request, model)
         self._plan = plan
-        self._format = format_
-        self._calls: dict[int, _Calls] = {}
+        self._calls: dict[int, Calls] = {}
 
     def opening(self, choice: Choice) -> bytes:
         """Nothing yet: whether there is content is told with the role."""
@@ -247,14 +257,11 @@ class ToolAnswer(ChatAnswer):
         reason = reason_of(choice)
         return "tool_calls" if reason == "stop" and self._of(choice).calls else reason
 
-    def _of(self, choice: Choice) -> _Calls:
-        calls = self._calls.get(choice.index)
+    def _of(self, choice: Choice) -> Calls:
+        calls = self._calls.get(choice.index) or self._plan.calls()
         if calls is None:
-            calls = self._calls[choice.index] = _Calls(
-                self._format.parser(self._plan.names),
-                several=self._plan.several,
-                id_length=_SHORT_IDS.get(self._format.name, _ID_LENGTH),
-            )
+            raise ValueError("the plan has no format of calls")
+        self._calls[choice.index] = calls
         return calls
 
     def _deltas(self, choice: Choice, events: list[Event]) -> bytes:
@@ -271,7 +278,7 @@ class ToolAnswer(ChatAnswer):
             out.append(chunks.fields(delta, ChatLogprobs(content=logprobs) if logprobs else None))
         return b"".join(out)
 
-    def _delta(self, calls: _Calls, event: Event) -> ChatDelta:
+    def _delta(self, calls: Calls, event: Event) -> ChatDelta:
         match event:
             case CallStart(call=index, name=name):
                 call = ToolCallDelta(
