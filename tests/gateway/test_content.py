@@ -306,6 +306,33 @@ def test_calls_of_tools_are_found_in_what_the_rules_let_pass(
     assert choice.model_extra["content_filter_results"]["city"]["matches"] == {"words[0]": 1}
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_answers_that_are_json_stay_json(
+    start_gateway: StartGateway,
+    tokenizer: Tokenizer,
+    stream: bool,  # noqa: FBT001
+) -> None:
+    answer = '{"to": "me\\u0040example.org"}'
+    rule = REDACT_MAIL | {"replacement": 'x"y'}
+    gateway = start_gateway(
+        answer=answer, govern=ruled(output=[rule]), stop_after=length(tokenizer, answer) + 1
+    )
+
+    def text(found: Any) -> tuple[str, str]:
+        chunks = events(found.text) if stream else [found.json()]
+        choices = [choice for chunk in chunks for choice in chunk["choices"]]
+        parts = [
+            (c.get("message") or c.get("delta") or c).get("content") or c.get("text", "") for c in choices
+        ]
+        return "".join(parts), choices[-1]["finish_reason"]
+
+    asked = {"response_format": {"type": "json_object"}, "stream": stream}
+    assert json.loads(text(chat(gateway, **asked))[0]) == {"to": 'x"y'}
+    asked = {"structured_outputs": {"json": {"const": {"to": "me@example.org"}}}, "stream": stream}
+    for found in (chat(gateway, **asked), complete(gateway, "Hi", **asked)):
+        assert text(found) == ('{"to": "', "content_filter")
+
+
 def test_matches_are_counted_and_audited_without_their_text(
     start_gateway: StartGateway, tmp_path: Path
 ) -> None:

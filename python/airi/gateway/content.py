@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from airi.config.content import Side
     from airi.config.rules import ContentRule
     from airi.gateway.http import CallRecord
+    from airi.gateway.json_answers import JsonAnswer
     from airi.gateway.judging import Judge
     from airi.gateway.metrics import ChoiceTimer
     from airi.gateway.models import ServedModel
@@ -66,6 +67,8 @@ class CallContent:
         self.model = model
         self.input, self.output = input, output
         self.request_bytes = request_bytes
+        self.json: JsonAnswer | None = None
+        """Where JSON stands in the answers. Set before there are choices."""
         self.prompts: dict[int, Findings] = {}
         """What was found in prompts, by their index."""
         self.place_of: Callable[[str], str] = str
@@ -100,7 +103,7 @@ class CallContent:
         """A choice whose text passes the patterns for answers."""
         if self.output.patterns is None:
             return Choice(index, request, text, timer)
-        return FilteredChoice(index, request, text, timer, self, self.output.patterns)
+        return FilteredChoice(index, request, text, timer, self, self.output.patterns, self.json)
 
     def found(self, side: Side, where: str, events: Iterable[ContentEvent], findings: Findings) -> None:
         """Counts matches, adds them to what is told and notes them in the audit log, which may raise."""
@@ -159,13 +162,15 @@ class CallContent:
             choice.findings = Findings()
         text = "".join([piece.text for piece in pieces])
         for rule in await self._broken("output", f"choices[{choice.index}]", text, choice.findings):
-            if rule.action == "block":
+            enforced = self.json is not None and self.json.enforced
+            blocks = rule.action == "block" or (rule.action == "redact" and enforced)
+            if blocks:
                 choice.finish_reason = "content_filter"
                 pieces.clear()
             elif rule.action == "redact":
                 pieces[:] = [Piece(rule.replacement, [], [])]
             choice.show_instead(pieces)
-            if rule.action == "block":
+            if blocks:
                 return
 
     async def _broken(self, side: Side, where: str, text: str, findings: Findings) -> list[ContentRule]:

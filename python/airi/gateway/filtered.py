@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from airi.gateway.choice import Choice, Piece
 from airi.gateway.findings import Findings
+from airi.gateway.json_answers import JsonAnswer, JsonFilter
 from airi.policy.content import ContentAction, ContentEvent, ContentRules, Filtered
 
 if TYPE_CHECKING:
@@ -40,14 +41,16 @@ class FilteredChoice(Choice):
         timer: ChoiceTimer,
         content: CallContent,
         rules: ContentRules,
+        json: JsonAnswer | None = None,
     ) -> None:
+        """`json`: where JSON stands in the text."""
         super().__init__(index, request, text, timer)
         self._content = content
-        self._filter = rules.filter()
+        self._filter = rules.filter() if json is None else JsonFilter(rules, json)
         self.findings = self._found = Findings()
         self._trail: _Trail | None = None
         if self.params.logprobs is not None:
-            self._trail = _Trail(content.model.tokenizer, text, rules)
+            self._trail = _Trail(content.model.tokenizer, text)
 
     def _take(self, text: str, pieces: list[Piece]) -> None:
         self._pass(text, self._filter.push(text), pieces)
@@ -79,10 +82,9 @@ class _Trail:
     that ends inside a character reaches into that character.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stream: TextStream, rules: ContentRules) -> None:
+    def __init__(self, tokenizer: Tokenizer, stream: TextStream) -> None:
         self._tokenizer = tokenizer
         self._stream = stream
-        self._replacements = {rule.name: len(rule.replacement) for rule in rules.rules}
         self._text = ""  # what came in, but for its first `_cut` characters
         self._cut = 0
         self._next = 0  # the first token whose entry has not gone out
@@ -102,7 +104,7 @@ class _Trail:
             if event.action is ContentAction.BLOCK:
                 self._gone.append((event.start, _NEVER, 0))
             elif event.action is ContentAction.REDACT:
-                new = self._replacements[event.rule] if event.start >= self._covered else 0
+                new = len(event.replacement) if event.start >= self._covered else 0
                 start = max(event.start, self._covered)
                 self._covered = max(event.end, self._covered)
                 old = len(data[start - first : self._covered - first].decode("utf-8", "surrogatepass"))

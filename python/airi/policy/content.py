@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, NamedTuple
 
@@ -128,6 +128,8 @@ class ContentEvent:
     action: ContentAction
     start: int
     end: int
+    replacement: str = field(default="", compare=False)
+    """What stands in its place, or in that of all that it overlaps."""
 
 
 class Filtered(NamedTuple):
@@ -201,6 +203,14 @@ class ContentFilter:
         self.blocked: ContentEvent | None = None
         """The match that ended the stream; nothing is given out from there on."""
 
+    def reset(self) -> None:
+        """Begins another text."""
+        self._scanner.reset()
+        self._held.clear()
+        self._waiting.clear()
+        self._given = self._covered = 0
+        self.blocked = None
+
     @property
     def held_bytes(self) -> int:
         """Bytes of UTF-8 that are held back."""
@@ -250,7 +260,7 @@ class ContentFilter:
                 self._held.clear()
                 break
             if start >= self._covered:
-                parts.append(self._targets[pattern].rule.replacement.encode("utf-8", "surrogatepass"))
+                parts.append(event.replacement.encode("utf-8", "surrogatepass"))
             self._take(event.end)
             self._covered = max(self._covered, event.end)
         else:
@@ -268,9 +278,14 @@ class ContentFilter:
         return taken
 
     def _event(self, pattern: int, start: int, end: int) -> ContentEvent:
-        target = self._targets[pattern]
+        rule, name = self._targets[pattern]
         return ContentEvent(
-            rule=target.rule.name, pattern=target.pattern, action=target.rule.action, start=start, end=end
+            rule=rule.name,
+            pattern=name,
+            action=rule.action,
+            start=start,
+            end=end,
+            replacement=rule.replacement if rule.action is ContentAction.REDACT else "",
         )
 
 

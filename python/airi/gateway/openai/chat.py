@@ -62,6 +62,8 @@ class ChatCall(ModelCall[C]):
             raise bad_field("top_logprobs", "needs `logprobs: true`")
         logprobs = (request.top_logprobs or 0) if request.logprobs else None
         generation.form = plan.form
+        if content is not None:
+            content.json = plan.json
         generation.shown_tokens = () if plan.format is None else plan.format.mark_ids
         structured = None if plan.form is None else plan.form.structured
         params = sampling_params(

@@ -16,6 +16,7 @@ from airi.gateway.forms import requested_form
 from airi.gateway.gate import call_context
 from airi.gateway.generation import Generation
 from airi.gateway.http import CallRecord
+from airi.gateway.json_answers import json_answer
 from airi.gateway.models import ServedModel
 from airi.gateway.openai.calls import FINGERPRINT, Answer, ChunkedAnswer, ModelCall, reason_of
 from airi.gateway.openai.inputs import screened_prompts
@@ -179,6 +180,8 @@ class Completions(ModelCall[CompletionRequest]):
             given = await screened_prompts(given, content)
         prompts = await _read_prompts(given, request, model)
         generation.form = form = requested_form(request)
+        if content is not None:
+            content.json = json_answer(form)
         params = sampling_params(
             request,
             model,

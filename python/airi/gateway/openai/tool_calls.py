@@ -12,6 +12,7 @@ from typing import Any
 from airi.gateway.choice import Choice, Piece
 from airi.gateway.errors import bad_field
 from airi.gateway.forms import Form, made, requested_form
+from airi.gateway.json_answers import JsonAnswer, json_answer
 from airi.gateway.models import ServedModel
 from airi.gateway.openai.calls import reason_of
 from airi.gateway.openai.chat_answer import ChatAnswer
@@ -46,6 +47,8 @@ class ChatPlan:
     """What becomes of one request's answer."""
 
     form: Form | None
+    json: JsonAnswer | None = None
+    """Where JSON stands in the answer."""
     format: ToolFormat | None = None
     """Where the answer may have calls."""
     names: frozenset[str] = frozenset()
@@ -65,6 +68,22 @@ class ChatPlan:
 def plan_chat(request: ChatCompletionRequest, model: ServedModel) -> ChatPlan:
     """Raises a 400 for tools, choices and formats that do not go together."""
     form = _answer_form(request)
+    plan = _plan(request, model, form)
+    json = json_answer(form)
+    if plan.format is not None:
+        parameters = [tool["function"].get("parameters") for tool in request.tools or ()]
+        enforced = plan.form is not None
+        json = replace(
+            json or JsonAnswer(),
+            enforced=enforced,
+            schemas=(*json.schemas, *parameters) if json else tuple(parameters) if enforced else (),
+            format=plan.format,
+            names=plan.names,
+        )
+    return replace(plan, json=json)
+
+
+def _plan(request: ChatCompletionRequest, model: ServedModel, form: Form | None) -> ChatPlan:
     choice = request.tool_choice
     functions = [tool["function"] for tool in request.tools or ()]
     if not functions:

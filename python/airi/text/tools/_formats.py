@@ -37,6 +37,8 @@ class ToolFormat:
     """The key of the arguments."""
     mark: str = ""
     """What tells calls from other text."""
+    end_mark: str = ""
+    """What stands behind them."""
     mark_id: int | None = None
     """Its token, where it is a special one."""
     before: str = ""
@@ -146,6 +148,7 @@ def _marked(tokenizer: Tokenizer, name: str, begin: str, end: str | None) -> Too
         name=name,
         parser=lambda _: MarkerParser(begin, end),
         mark=begin,
+        end_mark=end,
         mark_id=special.get(begin),
         open='mark "\\n"',
         close='"\\n" ' + (f"<[{special[end]}]>" if end in special else _literal(end)),
