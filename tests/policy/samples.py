@@ -62,7 +62,7 @@ def make_iban(rng: random.Random) -> str:
 
 
 def grouped(rng: random.Random, text: str) -> str:
-    separator = rng.choice(("", " ", "-", "\u00a0", "\u2011"))
+    separator = rng.choice(("", " ", "-", "\u00a0", "\u2011", ".", "\n"))
     return separator.join(text[i : i + 4] for i in range(0, len(text), 4))
 
 
@@ -77,16 +77,20 @@ def make_piece(rng: random.Random, words: list[str]) -> str:
         lambda: "".join(rng.choices(LETTERS + "019 ", k=rng.randrange(1, 30))),
         lambda: grouped(rng, make_card(rng, rng.choice((13, 15, 16, 19)))),
         lambda: grouped(rng, make_iban(rng)),
+        lambda: grouped(rng, make_iban(rng)).lower(),
         lambda: (
             f"{rng.choice(('219', '666', '078', '900'))}-{rng.choice(('09', '00'))}-{rng.choice(('9999', '0000'))}"
         ),
         lambda: (
-            rng.choice(("bob", "a.b+c", "x" * 65))
+            rng.choice(("bob", "a.b+c", "x" * 65, "jürgen", "我的me"))
             + rng.choice(("@", " @", "@@"))
-            + rng.choice(("ex.org", "a-b.co.uk"))
+            + rng.choice(("ex.org", "a-b.co.uk", "größe.рф"))
         ),
         lambda: rng.choice(("AKIA", "ASIA", "AKI")) + key,
-        lambda: rng.choice(("ghp_", "ghx_", "sk-", "sk_live_", "xoxb-", "AIza", "github_pat_")) + key * 3,
+        lambda: (
+            rng.choice(("ghp_", "ghx_", "sk-", "sk_live_", "xoxb-", "AIza", "github_pat_", "hf_", "glpat-"))
+            + key * 3
+        ),
         lambda: f"eyJ{key}.eyJ{key}.{key}",
         lambda: f"-----BEGIN RSA PRIVATE KEY-----\n{key * 3}\n{key}=\n-----END RSA PRIVATE KEY-----",
     ]

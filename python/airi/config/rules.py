@@ -21,6 +21,8 @@ Detector = Literal[
     "us_ssn",
     "aws_access_key",
     "github_token",
+    "gitlab_token",
+    "huggingface_token",
     "google_api_key",
     "slack_token",
     "stripe_key",

@@ -21,6 +21,9 @@ class Detector:
 
 
 _SEPARATOR: Final = r"[ \u00a0\u2009\u2010\u2011\u2012\u2013\u202f-]"
+_GAP: Final = rf"(?: ?\r?\n|\.|{_SEPARATOR})"
+# Latin, Greek and Cyrillic. Where words have no spaces between them, all before an address would be taken for its name.
+_LETTERS: Final = r"\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u0370-\u052f"
 _NOT_IN_WORD: Final = r"(?<![A-Za-z0-9_-])"
 _END_OF_CODE: Final = r"(?![A-Za-z0-9])"
 _BASE64URL: Final = "[A-Za-z0-9_-]"
@@ -33,11 +36,19 @@ _SSN_SERIAL: Final = r"(?:000[1-9]|00[1-9]\d|0[1-9]\d\d|[1-9]\d{3})"
 
 DETECTORS: Final[dict[str, Detector]] = {
     "email": Detector(
-        regex=r"(?<![A-Za-z0-9._%+'-])[A-Za-z0-9._%+'-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24}"
+        regex=rf"(?<![A-Za-z0-9._%+'-])[A-Za-z0-9._%+'{_LETTERS}-]{{1,64}}"
+        rf"@(?:[A-Za-z0-9{_LETTERS}-]{{1,63}}\.){{1,8}}[A-Za-z{_LETTERS}]{{2,24}}"
     ),
-    "payment_card": Detector(regex=rf"(?<!\d)[2-6](?:{_SEPARATOR}?\d){{12,18}}(?!\d)", validator="LUHN"),
+    # Dots and ends of lines only between groups of the usual sizes: else decimals and columns of numbers are cards.
+    "payment_card": Detector(
+        regex=rf"(?<!\d)(?:[2-6](?:{_SEPARATOR}?\d){{12,18}}"
+        rf"|[2-6]\d{{3}}(?:{_GAP}\d{{4}}){{3}}(?:{_GAP}\d{{1,3}})?|3\d{{3}}{_GAP}\d{{6}}{_GAP}\d{{5}})(?!\d)",
+        validator="LUHN",
+    ),
+    # All its letters are of one case: text that goes on in the other ends it at once.
     "iban": Detector(
-        regex=rf"(?<![A-Za-z0-9])[A-Z]{{2}}\d\d(?:{_SEPARATOR}?[A-Z0-9]){{11,30}}{_END_OF_CODE}",
+        regex=rf"(?<![A-Za-z0-9])(?:[A-Z]{{2}}\d\d(?:{_SEPARATOR}?[A-Z0-9]){{11,30}}"
+        rf"|[a-z]{{2}}\d\d(?:{_SEPARATOR}?[a-z0-9]){{11,30}}){_END_OF_CODE}",
         validator="IBAN",
     ),
     "us_ssn": Detector(regex=rf"(?<!\d){_SSN_AREA}{_SEPARATOR}{_SSN_GROUP}{_SEPARATOR}{_SSN_SERIAL}(?!\d)"),
@@ -47,6 +58,10 @@ DETECTORS: Final[dict[str, Detector]] = {
     "github_token": Detector(
         regex=r"(?<![A-Za-z0-9])(?:gh[pousr]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{22,})"
     ),
+    "gitlab_token": Detector(
+        regex=rf"{_NOT_IN_WORD}glpat-{_BASE64URL}{{20,}}(?:\.[A-Za-z0-9]{{2}}\.[A-Za-z0-9]{{9}})?"
+    ),
+    "huggingface_token": Detector(regex=rf"{_NOT_IN_WORD}hf_[A-Za-z0-9]{{30,}}"),
     "google_api_key": Detector(regex=rf"{_NOT_IN_WORD}AIza{_BASE64URL}{{35}}"),
     "slack_token": Detector(regex=rf"{_NOT_IN_WORD}xox[abeoprs]-[A-Za-z0-9-]{{10,}}"),
     "stripe_key": Detector(regex=rf"{_NOT_IN_WORD}[rs]k_(?:live|test)_[A-Za-z0-9]{{16,}}"),
@@ -66,6 +81,8 @@ DETECTOR_GROUPS: Final[dict[str, tuple[str, ...]]] = {
     "credentials": (
         "aws_access_key",
         "github_token",
+        "gitlab_token",
+        "huggingface_token",
         "google_api_key",
         "slack_token",
         "stripe_key",
