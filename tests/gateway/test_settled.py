@@ -76,7 +76,8 @@ def test_a_call_that_is_answered_is_settled_and_nobody_has_hung_up(
         answer = gateway.http.post("/v1/chat/completions", json=CHAT | {"stream": stream}, headers=headers)
         assert answer.status_code == 200
         assert not stream or "choices" in events(answer.text)[-1]
-    wait_until(lambda: ledger.settled == 4, "a call was not settled")
+    # Each as a request and for its tokens.
+    wait_until(lambda: ledger.settled == 8, "a call was not settled")
     asked = asyncio.run_coroutine_threadsafe(ledger.remaining([SCOPE]), gateway.loop)
     parallel = next(one for one in asked.result(10) if one.name == "max_parallel_requests")
     assert parallel.remaining == parallel.limit

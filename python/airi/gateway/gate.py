@@ -6,31 +6,35 @@ what a caller may do, and how much, is decided here and nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from airi.gateway.content import SIDES, CallContent, Rules
-from airi.gateway.errors import OverLimitError, denied, model_not_found
+from airi.gateway.errors import OverLimitError, denied, is_unavailable, model_not_found
 from airi.gateway.http import CallRecord, Headers, Receive, Scope, Send, record_of
 from airi.gateway.judging import JUDGE_TOKENS, Judge
 from airi.gateway.middleware import ASGIApp
 from airi.gateway.models import ModelRegistry, ServedModel
 from airi.policy.decisions import Action, Decider, Resource
+from airi.policy.ledger import LimitName
 from airi.policy.principal import priority_class
 
 if TYPE_CHECKING:
     from airi.config.content import ContentPart
     from airi.config.forbidden import ForbiddenTable
     from airi.gateway.generation import Generation
-    from airi.gateway.limits import Limiter
+    from airi.gateway.limits import Held, Limiter
     from airi.policy.audit import AuditLog
     from airi.policy.forbidden import ForbiddenPolicy
 
 __all__ = ["Gate", "Government", "Guarded", "call_context"]
 
 _SERVER = Resource("Server", "airi")
+_OF_ANSWERS = (LimitName.TOKENS, LimitName.OUTPUT_TOKENS, LimitName.BUDGET)
+"""Limits that the length of an answer counts for."""
 _USES = (Action.CHAT, Action.COMPLETION, Action.EMBED, Action.RERANK)
 
 
@@ -134,9 +138,7 @@ class Gate:
         if not given.exist and not made.exist:
             return None
         asked = CallRecord(request_id=record.request_id, started=record.started, principal=record.principal)
-        judge = Judge(
-            record.principal, partial(self._admit_judge, asked), partial(self.reserve, asked, requests=0)
-        )
+        judge = Judge(record.principal, partial(self._admit_judge, asked), partial(self.reserve, asked))
         return CallContent(record, model, given, made, judge, self._government.audit, request_bytes)
 
     def forbidden_to(self, record: CallRecord, model: ServedModel) -> ForbiddenPolicy | None:
@@ -144,34 +146,70 @@ class Gate:
         table = self._government.forbidden
         return None if table is None else table.find(tenant=record.principal.tenant, model=model.name)
 
-    async def reserve(
-        self, record: CallRecord, generation: Generation, *, priority: int | None = None, requests: int = 1
-    ) -> Headers:
-        """Holds the most that a generation may use until its block is left, and gives what a response says of limits.
+    @asynccontextmanager
+    async def counted(
+        self, record: CallRecord, model: ServedModel, *, priority: int | None = None
+    ) -> AsyncIterator[Headers]:
+        """Counts the block as a request, whatever becomes of it but for what could not be served.
 
-        `requests` is 0 for a call within another, which has its place. Raises a 429 where that is over a limit; the
-        audit log says so, also where a limit ends it later.
+        Gives what a response says of limits. Raises a 429 as `reserve`: before anything is done for the call.
         """
-        limiter = self._government.limiter
-        if limiter is None:
-            return ()
-        principal = generation.principal
-        kind = priority_class(principal.priority_of(priority))
-        most = (requests, *generation.most)
+        held = await self._hold(record, model, priority, (1, 0, 0), lambda _: None)
+        if held is None:
+            yield ()
+            return
+        requests = 1
+        try:
+            yield held.headers
+        except Exception as error:
+            requests = 0 if is_unavailable(error) else 1
+            raise
+        finally:
+            await held.settle(requests, 0, 0)
+
+    async def reserve(
+        self, record: CallRecord, generation: Generation, *, priority: int | None = None
+    ) -> Headers:
+        """Holds the most tokens that a generation may use until its block is left, and gives what a response says.
+
+        It is a request, or within one, that is counted already. Raises a 429 where that is over a limit; the audit
+        log says so, also where a limit ends it later.
+        """
 
         def end(error: Exception) -> None:
             if generation.end(error) and isinstance(error, OverLimitError):
                 self._note_limit(record, generation.model, error)
 
         try:
-            held = await limiter.reserve(principal.tenant, generation.model.name, kind, most, end)
+            held = await self._hold(record, generation.model, priority, (0, *generation.most), end)
         except OverLimitError as error:
-            self._note_limit(record, generation.model, error)
+            if error.limit in _OF_ANSWERS and any(c.params.max_tokens is None for c in generation.choices):
+                tokens = generation.most[1]
+                error.message += f"; give max_tokens: as none was given, {tokens} are reserved for the answer"
             raise
         if held is None:
             return ()
         generation.charge_to(held)
         return held.headers
+
+    async def _hold(
+        self,
+        record: CallRecord,
+        model: ServedModel,
+        priority: int | None,
+        most: tuple[int, int, int],
+        end: Callable[[Exception], object],
+    ) -> Held | None:
+        """As `Limiter.reserve`; the audit log has the 429."""
+        limiter, principal = self._government.limiter, record.principal
+        if limiter is None:
+            return None
+        kind = priority_class(principal.priority_of(priority))
+        try:
+            return await limiter.reserve(principal.tenant, model.name, kind, most, end)
+        except OverLimitError as error:
+            self._note_limit(record, model, error)
+            raise
 
     def _admit_judge(self, asked: CallRecord, name: str) -> ServedModel:
         """The model that is asked about a text of a call: a call of its own, by the same caller."""

@@ -143,6 +143,13 @@ class ModelCall(ABC, Generic[R]):
 
     async def _serve(self, request: R, size: int, record: CallRecord, receive: Receive, send: Send) -> None:
         model = self._gate.admit(record, self.action, request.model, partial(self.context, request, record))
+        async with self._gate.counted(record, model, priority=request.priority):
+            await self._answer(request, model, record, size, receive, send)
+
+    async def _answer(
+        self, request: R, model: ServedModel, record: CallRecord, size: int, receive: Receive, send: Send
+    ) -> None:
+        """`size`: bytes of the body."""
         check_stream_options(request)
         content = self._gate.content_of(record, model, size)
         if content is not None and isinstance(request, TranslatedChat):

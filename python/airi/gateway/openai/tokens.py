@@ -48,15 +48,20 @@ class Tokenize(TokenEndpoint):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one POST."""
         request = await self.read(scope, receive, _TOKENIZE)
-        model = self.admit(record_of(scope), request.model)
-        tokens = await self._tokens(request, model)
-        response = TokenizeResponse(count=len(tokens), max_model_len=model.info.max_model_len, tokens=tokens)
-        if request.return_token_strs:
-            text_of = model.tokenizer.token_text
-            response.token_strs = await in_thread_if_long(
-                lambda: [text_of(token) for token in tokens], len(tokens)
+        record = record_of(scope)
+        model = self.admit(record, request.model)
+        async with self._gate.counted(record, model) as headers:
+            tokens = await self._tokens(request, model)
+            response = TokenizeResponse(
+                count=len(tokens), max_model_len=model.info.max_model_len, tokens=tokens
             )
-        await respond(send, 200, msgspec.json.encode(response))
+            if request.return_token_strs:
+                text_of = model.tokenizer.token_text
+                response.token_strs = await in_thread_if_long(
+                    lambda: [text_of(token) for token in tokens], len(tokens)
+                )
+            record.headers = headers
+            await respond(send, 200, msgspec.json.encode(response))
 
     async def _tokens(self, request: TokenizeRequest, model: ServedModel) -> list[int]:
         if (request.prompt is None) == (request.messages is None):
@@ -75,7 +80,10 @@ class Detokenize(TokenEndpoint):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one POST."""
         request = await self.read(scope, receive, _DETOKENIZE)
-        model = self.admit(record_of(scope), request.model)
-        skip = bool(request.skip_special_tokens)
-        text = await decode_tokens(model, request.tokens, skip_special_tokens=skip)
-        await respond(send, 200, msgspec.json.encode(DetokenizeResponse(prompt=text)))
+        record = record_of(scope)
+        model = self.admit(record, request.model)
+        async with self._gate.counted(record, model) as headers:
+            skip = bool(request.skip_special_tokens)
+            text = await decode_tokens(model, request.tokens, skip_special_tokens=skip)
+            record.headers = headers
+            await respond(send, 200, msgspec.json.encode(DetokenizeResponse(prompt=text)))
