@@ -251,7 +251,7 @@ class TestRefusals:
                 structured({"items": {"properties": {"a/b": {"uniqueItems": True}}}}),
                 "/items/properties/a~1b/uniqueItems",
             ),
-            (structured({"properties": {"x": {"not": {"const": 1}}}}), "/properties/x/not"),
+            (structured({"properties": {"x": {"not": {"multipleOf": 3}}}}), "/properties/x/not"),
             (structured({"type": "string", "pattern": "a(?=b)"}), "look-around"),
             (structured({"anyOf": [{"type": "string", "format": "regex"}]}), "/anyOf/0/format"),
             (structured({"properties": {"x": {"const": 2**60 + 1}}}), "/properties/x/const"),
@@ -267,7 +267,9 @@ class TestRefusals:
             (structured({"items": {"type": "string", "pattern": "a?" * 9000}}), "/items/pattern"),
             (structured({"patternProperties": {"a?" * 9000: False}}), "/patternProperties"),
             (
-                StructuredOutput.grammar('start: a\na: %json {"properties": {"q": {"not": {"const": 1}}}}'),
+                StructuredOutput.grammar(
+                    'start: a\na: %json {"properties": {"q": {"not": {"multipleOf": 3}}}}'
+                ),
                 "/properties/q/not",
             ),
         ],

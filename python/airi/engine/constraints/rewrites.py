@@ -9,8 +9,6 @@ __all__ = ["rewritten"]
 
 Json = dict[str, Any]
 
-_TYPES = ("null", "boolean", "integer", "number", "string", "array", "object")
-_NOTES = ("$comment", "default", "description", "examples", "title")
 _MAX_DEPENDENCIES = 4
 """Each doubles the alternatives."""
 
@@ -92,58 +90,6 @@ def _ecma(pattern: str) -> str:
     return "".join(out)
 
 
-def _not(schema: Json) -> Json:
-    """Of what can be negated."""
-    inner = schema.get("not")
-    if not isinstance(inner, dict):
-        return schema
-    negated = _negated(inner)
-    return schema if negated is None else _and(_without(schema, "not"), negated)
-
-
-def _negated(schema: Any) -> Json | None:
-    """What a schema of a single assertion does not take; None where there are no words for it."""
-    if not isinstance(schema, dict):
-        return None
-    assertions = _without(schema, *_NOTES)
-    if len(assertions) != 1:
-        return None
-    [(key, value)] = assertions.items()
-    match key:
-        case "not":
-            return value if isinstance(value, dict) else None
-        case "type":
-            return _other_types(value)
-        case "required":
-            return _without_one_of(value)
-        case "anyOf" | "allOf" if isinstance(value, list) and 0 < len(value) <= _MAX_DEPENDENCIES:
-            parts = [_negated(each) for each in value]
-            if not all(parts):
-                return None
-            return {"allOf" if key == "anyOf" else "anyOf": parts}
-    return None
-
-
-def _other_types(kinds: Any) -> Json | None:
-    kinds = [kinds] if isinstance(kinds, str) else kinds
-    if not isinstance(kinds, list) or not all(kind in _TYPES for kind in kinds):
-        return None
-    if "integer" in kinds and "number" not in kinds:
-        return None  # what is left of numbers has no word
-    banned = {*kinds, "integer"} if "number" in kinds else set(kinds)
-    left = [kind for kind in _TYPES if kind not in banned and kind != "integer"]
-    return {"type": left} if left else None
-
-
-def _without_one_of(names: Any) -> Json | None:
-    """Objects that lack one of these properties."""
-    if not isinstance(names, list) or not 0 < len(names) <= _MAX_DEPENDENCIES:
-        return None
-    if not all(isinstance(name, str) for name in names):
-        return None
-    return {"type": "object", "anyOf": [{"properties": {name: False}} for name in names]}
-
-
 def _dependencies(schema: Json) -> Json:
     """A property that is not there, or what is asked where it is."""
     found: list[Json] = []
@@ -191,7 +137,6 @@ _REWRITES: Final[tuple[Callable[[Json], Json], ...]] = (
     _unevaluated,
     _format,
     _pattern,
-    _not,
     _dependencies,
     _property_names,
 )

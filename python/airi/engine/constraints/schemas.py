@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from airi.engine.constraints.one_of import Disjointness, with_any_of
+from airi.engine.constraints.choices import Choices
 from airi.engine.constraints.rewrites import rewritten
 
 __all__ = ["MAX_PATTERN", "SchemaError", "explained", "prepare", "user_place"]
@@ -137,8 +137,8 @@ def prepare(schema: Any) -> Any:
         raise SchemaError(f"a schema is an object or a boolean, got {type(schema).__name__}", "")
     old = str(schema.get("$schema", "")).find
     siblings_count = not any(old(draft) >= 0 for draft in _OLD_DRAFTS)
-    proof = Disjointness(schema, siblings_count=siblings_count)
-    prepared = _prepare(schema, "", proof, siblings_count=siblings_count)
+    choices = Choices(schema, siblings_count=siblings_count)
+    prepared = _prepare(schema, "", choices, siblings_count=siblings_count)
     return {**{key: value for key, value in prepared.items() if key != "x-guidance"}, "x-guidance": _OPTIONS}
 
 
@@ -231,7 +231,7 @@ def _escaped(name: str) -> str:
     return name.replace("~", "~0").replace("/", "~1")
 
 
-def _prepare(schema: Json, place: str, proof: Disjointness, *, siblings_count: bool) -> Json:
+def _prepare(schema: Json, place: str, choices: Choices, *, siblings_count: bool) -> Json:
     if place.count("/") > _MAX_DEPTH:
         raise SchemaError("is nested too deeply", place[:200] + "...")
     if "$ref" in schema and not siblings_count:
@@ -239,18 +239,24 @@ def _prepare(schema: Json, place: str, proof: Disjointness, *, siblings_count: b
     out: Json = {}
     for key, value in schema.items():
         if not _asserts_nothing(key, value, schema):
-            out[key] = _prepared_value(key, value, place, proof, siblings_count=siblings_count)
+            out[key] = _prepared_value(key, value, place, choices, siblings_count=siblings_count)
     _check(out, place)
-    return rewritten(with_any_of(out, schema.get("oneOf"), proof))
+
+    def prepared(part: Any) -> Any:
+        return (
+            _prepare(part, place, choices, siblings_count=siblings_count) if isinstance(part, dict) else part
+        )
+
+    return rewritten(choices.rewritten(out, schema, prepared))
 
 
-def _prepared_value(key: str, value: Any, place: str, proof: Disjointness, *, siblings_count: bool) -> Any:
+def _prepared_value(key: str, value: Any, place: str, choices: Choices, *, siblings_count: bool) -> Any:
     def part(child: Any, name: str) -> Any:
         if not isinstance(child, dict):
             return child
         if child.get("not") in (True, {}) and (siblings_count or "$ref" not in child):
             return False
-        return _prepare(child, f"{place}/{name}", proof, siblings_count=siblings_count)
+        return _prepare(child, f"{place}/{name}", choices, siblings_count=siblings_count)
 
     if key in _ONE or (key == "items" and not isinstance(value, list)):
         return part(value, key)

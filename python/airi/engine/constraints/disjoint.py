@@ -1,4 +1,4 @@
-"""`oneOf` where it can be said with `anyOf`: no value fits two of its schemas, or what the others take is left out."""
+"""What all values of a JSON Schema have in common, and that no value fits two schemas."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from typing import Any, Final
 
-__all__ = ["Disjointness", "with_any_of"]
+__all__ = ["Disjointness", "Facts", "kind_of", "same_text"]
 
 Json = dict[str, Any]
 
@@ -15,54 +15,15 @@ _KINDS: Final = frozenset(("null", "boolean", "number", "string", "array", "obje
 _MAX_DEPTH = 6
 _MAX_QUESTIONS = 20_000
 """Of one schema, so that what refers to itself in many ways ends."""
-_MAX_BRANCHES = 6
-"""Of those that may fit together: each of them leaves out what the others take."""
-_NOTES = frozenset(("$comment", "default", "description", "examples", "title"))
 
 
-def with_any_of(schema: Json, given: Any, proof: Disjointness) -> Json:
-    """A schema, whose parts are prepared, without its `oneOf` where what it means can be said otherwise.
-
-    `given`: the same `oneOf` as the user wrote it.
-    """
-    branches = schema.get("oneOf")
-    if not isinstance(branches, list) or not isinstance(given, list) or len(branches) < 2:
-        return schema
-    pairs = ((i, k) for i in range(len(given)) for k in range(i))
-    together = [pair for pair in pairs if not proof.disjoint(given[pair[0]], given[pair[1]])]
-    if together and len(branches) > _MAX_BRANCHES:
-        return schema
-    rivals: list[list[Json]] = [[] for _ in branches]
-    for i, k in together:
-        for mine, other in ((i, k), (k, i)):
-            negated = _without_names(given[other])
-            if negated is None:
-                return schema
-            rivals[mine].append(negated)
-    alternatives = [
-        {"allOf": [branch, *left_out]} if left_out else branch
-        for branch, left_out in zip(branches, rivals, strict=True)
-    ]
-    rest = {key: value for key, value in schema.items() if key != "oneOf"}
-    return {**rest, "allOf": [*rest.get("allOf", ()), {"anyOf": alternatives}]}
-
-
-def _without_names(schema: Any) -> Json | None:
-    """What a schema that requires names, and no more, does not take; None for another one."""
-    if not isinstance(schema, dict) or set(schema) - _NOTES != {"required"}:
-        return None
-    names = schema["required"]
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        return None
-    absent: list[Json] = [{"type": "object", "properties": {name: False}} for name in names]
-    return absent[0] if len(absent) == 1 else {"anyOf": absent}
-
-
-class _Facts:
+class Facts:
     """What all values that fit a schema have in common, as far as it was looked at."""
 
     def __init__(self) -> None:
         self.kinds = _KINDS
+        self.are_integers = False
+        """Whether all numbers among them are."""
         self.values: list[Any] | None = None
         self.required: set[str] = set()
         self.objects: list[Json] = []
@@ -74,11 +35,12 @@ class _Facts:
         kinds = schema.get("type")
         kinds = [kinds] if isinstance(kinds, str) else kinds
         if isinstance(kinds, list):
+            self.are_integers |= "integer" in kinds and "number" not in kinds
             self.kinds &= {"number" if kind == "integer" else kind for kind in kinds}
         values = [schema["const"]] if "const" in schema else schema.get("enum")
         if isinstance(values, list):
             self.values = values
-            self.kinds &= {_kind(value) for value in values}
+            self.kinds &= {kind_of(value) for value in values}
         names = schema.get("required")
         if isinstance(names, list):
             self.required |= {name for name in names if isinstance(name, str)}
@@ -130,9 +92,11 @@ class Disjointness:
             return False
         if depth > _MAX_DEPTH or self._asked > _MAX_QUESTIONS:
             return False
-        mine, others = self._facts(one), self._facts(other)
+        mine, others = self.facts(one), self.facts(other)
         both_listed = mine.values is not None and others.values is not None
-        if both_listed and not set(map(_text, mine.values or ())) & set(map(_text, others.values or ())):
+        if both_listed and not set(map(same_text, mine.values or ())) & set(
+            map(same_text, others.values or ())
+        ):
             return True
         if all(self._apart(kind, mine, others, depth) for kind in mine.kinds & others.kinds):
             return True
@@ -142,7 +106,7 @@ class Disjointness:
             for branches in facts.choices
         )
 
-    def _apart(self, kind: str, mine: _Facts, others: _Facts, depth: int) -> bool:
+    def _apart(self, kind: str, mine: Facts, others: Facts, depth: int) -> bool:
         """Whether no value of a type fits both."""
         if kind in mine.bounds:
             (low, high), (other_low, other_high) = mine.bounds[kind], others.bounds[kind]
@@ -155,8 +119,9 @@ class Disjointness:
             for name in sorted(mine.required | others.required)
         )
 
-    def _facts(self, schema: Json) -> _Facts:
-        facts = _Facts()
+    def facts(self, schema: Any) -> Facts:
+        """What all values that fit a schema have in common."""
+        facts = Facts()
         for part in self._conjuncts(schema, 0):
             facts.take(part)
         return facts
@@ -169,7 +134,7 @@ class Disjointness:
             return
         reference = schema.get("$ref")
         if reference is not None:
-            yield from self._conjuncts(self._target(reference), depth + 1)
+            yield from self._conjuncts(self.target(reference), depth + 1)
             if not self._siblings_count:
                 return
         yield schema
@@ -178,7 +143,7 @@ class Disjointness:
             for part in parts:
                 yield from self._conjuncts(part, depth + 1)
 
-    def _target(self, reference: Any) -> Any:
+    def target(self, reference: Any) -> Any:
         """What a reference means; None where it is not a pointer into the whole document."""
         if not isinstance(reference, str) or not reference.startswith("#"):
             return None
@@ -209,7 +174,7 @@ def _has_bases(root: Json) -> bool:
     return False
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return "null" if value is None else "boolean"
     if isinstance(value, int | float):
@@ -221,7 +186,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _text(value: Any) -> str:
+def same_text(value: Any) -> str:
     """The same of values that JSON Schema calls equal."""
     return json.dumps(_plain(value), sort_keys=True)
 
