@@ -28,9 +28,9 @@ def test_documents_are_judged_in_any_order_of_their_keys() -> None:
 @pytest.mark.parametrize(
     ("schema", "named"),
     [
-        ({"not": {"const": 1}}, True),
+        ({"not": {"pattern": "a"}}, True),
         ({"type": "array", "uniqueItems": True}, True),
-        ({"oneOf": [{"minimum": 1}, {"minimum": 2}]}, True),
+        ({"oneOf": [{"pattern": "a"}, {"pattern": "b"}]}, True),
         ({"type": "string", "format": "regex"}, True),
         ({"enum": ["x" * 530_000]}, False),
     ],

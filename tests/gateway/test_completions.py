@@ -60,7 +60,8 @@ def test_the_strings_of_many_tokens_are_not_made_on_the_event_loop(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     on_loop = watch(monkeypatch, "token_text")
-    body = {"prompt": ANSWER * 2000, "return_token_strs": True}
+    monkeypatch.setattr("airi.gateway.prompts._INLINE_CHARACTERS", 100)
+    body = {"prompt": ANSWER * 20, "return_token_strs": True}
     made = gateway.http.post("/tokenize", json=body).json()
     assert "".join(made["token_strs"]) != ""
     assert on_loop == [False] * made["count"]
@@ -152,7 +153,7 @@ def test_tokenize_and_detokenize_are_inverse(gateway: Gateway, tokenizer: Tokeni
 
 
 def test_tokenize_takes_texts_beyond_the_window(gateway: Gateway, tokenizer: Tokenizer) -> None:
-    text = ANSWER * 2000
+    text = ANSWER * 100
     made = gateway.http.post("/tokenize", json={"prompt": text}).json()
     assert made["tokens"] == tokenizer.encode(text)
     assert made["count"] > made["max_model_len"]
