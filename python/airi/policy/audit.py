@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -30,11 +30,14 @@ __all__ = ["AuditLog"]
 log = logging.getLogger("airi.policy")
 
 
-class _Line(msgspec.Struct, kw_only=True, omit_defaults=True):
+class _CallLine(msgspec.Struct, kw_only=True, omit_defaults=True):
     time: str
     request_id: str
     tenant: str
     key_id: str | None = None
+
+
+class _Line(_CallLine, kw_only=True):
     action: str
     resource: str
     call: str | None = None
@@ -43,11 +46,7 @@ class _Line(msgspec.Struct, kw_only=True, omit_defaults=True):
     errors: tuple[str, ...] = ()
 
 
-class _LimitLine(msgspec.Struct, kw_only=True, omit_defaults=True):
-    time: str
-    request_id: str
-    tenant: str
-    key_id: str | None = None
+class _LimitLine(_CallLine, kw_only=True):
     action: str
     resource: str
     allowed: bool
@@ -64,11 +63,7 @@ class _UnknownLine(msgspec.Struct, kw_only=True, omit_defaults=True):
     more: int = 0
 
 
-class _FoundLine(msgspec.Struct, kw_only=True, omit_defaults=True):
-    time: str
-    request_id: str
-    tenant: str
-    key_id: str | None = None
+class _FoundLine(_CallLine, kw_only=True):
     model: str
     side: str
     where: str
@@ -123,10 +118,7 @@ class AuditLog:
         Raises AuditUnavailableError where the disk is full or gone; the log says so once.
         """
         line = _Line(
-            time=self._time(),
-            request_id=request_id,
-            tenant=principal.tenant,
-            key_id=principal.key_id,
+            **self._of(request_id, principal),
             action=action,
             resource=f"{resource.kind}::{resource.id}",
             call=call,
@@ -144,10 +136,7 @@ class AuditLog:
         `scope`: whose limit it is, as its message says.
         """
         line = _LimitLine(
-            time=self._time(),
-            request_id=request_id,
-            tenant=principal.tenant,
-            key_id=principal.key_id,
+            **self._of(request_id, principal),
             action=action,
             resource=f"{resource.kind}::{resource.id}",
             allowed=False,
@@ -188,10 +177,7 @@ class AuditLog:
         `where`: the field of the request or the choice whose bytes the event counts.
         """
         line = _MatchLine(
-            time=self._time(),
-            request_id=request_id,
-            tenant=principal.tenant,
-            key_id=principal.key_id,
+            **self._of(request_id, principal),
             model=model,
             side=side,
             where=where,
@@ -208,16 +194,22 @@ class AuditLog:
     ) -> None:
         """Writes how many matches of a text have no line of their own; as `note_match`."""
         line = _RestLine(
-            time=self._time(),
-            request_id=request_id,
-            tenant=principal.tenant,
-            key_id=principal.key_id,
+            **self._of(request_id, principal),
             model=model,
             side=side,
             where=where,
             more=more,
         )
         self._write(line)
+
+    def _of(self, request_id: str, principal: Principal) -> dict[str, Any]:
+        """What every line about a call begins with."""
+        return {
+            "time": self._time(),
+            "request_id": request_id,
+            "tenant": principal.tenant,
+            "key_id": principal.key_id,
+        }
 
     def _time(self) -> str:
         seconds = self._now()
