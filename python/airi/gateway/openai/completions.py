@@ -111,10 +111,10 @@ class CompletionAnswer(ChunkedAnswer):
         )
 
     def _certificate(self, choice: Choice) -> Certificate | None:
-        echoed = len(self._echo_text(choice))
-        if choice.certificate is None or not echoed:
-            return choice.certificate
-        return msgspec.structs.replace(choice.certificate, start=echoed)
+        certificate, echoed = choice.certificate, len(self._echo_text(choice))
+        if certificate is None or not echoed:
+            return certificate
+        return msgspec.structs.replace(certificate, start=echoed)
 
     def _prompt(self, choice: Choice) -> Prompt:
         return self._prompts[choice.index // self._n]
