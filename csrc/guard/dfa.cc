@@ -32,6 +32,8 @@ struct GroupPosition {
     PositionSet to;
   };
   PatternId pattern{};
+  bool holds = false;
+  bool validated = false;
   std::vector<Edge> edges;
   ByteSet ends_before;
 };
@@ -102,7 +104,11 @@ class DfaBuilder {
     const auto offset = static_cast<std::int32_t>(positions_.size());
     offsets_.push_back(offset);
     for (const Position& position : pattern.positions->positions) {
-      GroupPosition own{.pattern = pattern.id, .edges = {}, .ends_before = position.ends_before};
+      GroupPosition own{.pattern = pattern.id,
+                        .holds = pattern.pattern->holds,
+                        .validated = pattern.pattern->validator != Validator::kNone,
+                        .edges = {},
+                        .ends_before = position.ends_before};
       for (const Position::Edge& edge : position.edges) {
         GroupPosition::Edge& copy = own.edges.emplace_back();
         for (std::size_t c = 0; c < examples_.size(); ++c) {
@@ -140,7 +146,7 @@ class DfaBuilder {
     for (const auto& [pattern, before] : ends_before) {
       if (before.is_all()) ends.push_back(pattern);
     }
-    const auto ended = [&](PatternId pattern) { return std::ranges::find(ends, pattern) != ends.end(); };
+    const auto ended = [&](PatternId pattern) { return std::ranges::binary_search(ends, pattern); };
     for (const std::int32_t i : set) {
       const GroupPosition& position = positions_[static_cast<std::size_t>(i)];
       if (!position.ends_before.is_empty()) {
@@ -149,14 +155,12 @@ class DfaBuilder {
         flags.looks = true;
         dfa_.looks_.items.push_back({position.pattern, position.ends_before});
       }
-      if (std::ranges::find(open, position.pattern) == open.end()) open.push_back(position.pattern);
+      open.push_back(position.pattern);
+      flags.holds = flags.holds || position.holds;
+      flags.validated = flags.validated || position.validated;
     }
     std::ranges::sort(open);
-    for (const NumberedPattern& pattern : patterns_) {
-      if (!std::ranges::binary_search(open, pattern.id)) continue;
-      flags.holds = flags.holds || pattern.pattern->holds;
-      flags.validated = flags.validated || pattern.pattern->validator != Validator::kNone;
-    }
+    open.erase(std::ranges::unique(open).begin(), open.end());
     flags.ends = !ends.empty();
     flags.open = !open.empty();
     dfa_.flags_.push_back(flags);

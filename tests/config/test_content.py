@@ -52,6 +52,16 @@ def test_texts_with_the_same_rules_share_an_automaton() -> None:
     assert table.rules("input", tenant="lab", model="a") is not table.rules("input", tenant="acme", model="a")
 
 
+def test_rules_that_a_reload_leaves_are_not_made_again() -> None:
+    before, after = ContentTable(config(TEXT)), ContentTable(config(TEXT.replace("heron", "stork")))
+    mail = after.rules("output", tenant="acme", model="a")
+    assert mail is not None
+    assert mail is before.rules("output", tenant="acme", model="a")
+    birds = after.rules("input", tenant="lab", model="a")
+    assert birds is not before.rules("input", tenant="lab", model="a")
+    assert cleaned(birds, "A stork and a heron.") == "A [REDACTED] and a heron."
+
+
 def test_a_judge_is_told_where_its_rule_holds() -> None:
     table = ContentTable(config(TEXT))
     assert [rule.judge for rule in table.judges("input", tenant="acme", model="a")] == ["b"]

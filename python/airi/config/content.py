@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 from airi.config.document import Path
@@ -35,7 +36,6 @@ class ContentTable:
         self._made = {side: tuple(_rule(file, rule) for rule in self._given[side]) for side in SIDES}
         self._names = {alias: model.name for model in file.config.models for alias in model.aliases}
         self._found: dict[tuple[Side, str, str], tuple[ContentRules | None, tuple[GivenRule, ...]]] = {}
-        self._automata: dict[tuple[Side, tuple[int, ...]], ContentRules] = {}
         # All at once: tables of long lists take seconds, which no call should wait for.
         for tenant in [*(tenant.name for tenant in file.config.tenants), "anyone"]:
             for model in file.config.models:
@@ -54,24 +54,14 @@ class ContentTable:
         key = (side, tenant, model)
         if key not in self._found:
             holding = [i for i, rule in enumerate(self._given[side]) if self._holds(rule, tenant, model)]
-            scanned = tuple(i for i in holding if self._made[side][i] is not None)
+            scanned = tuple(rule for i in holding if (rule := self._made[side][i]) is not None)
             judges = tuple(self._given[side][i] for i in holding if self._given[side][i].judge is not None)
-            self._found[key] = self._automaton(side, scanned), judges
+            self._found[key] = _automaton(scanned) if scanned else None, judges
         return self._found[key]
 
     def _holds(self, rule: GivenRule, tenant: str, model: str) -> bool:
         models = [self._names.get(name, name) for name in rule.models]
         return (not rule.tenants or tenant in rule.tenants) and (not models or model in models)
-
-    def _automaton(self, side: Side, indices: tuple[int, ...]) -> ContentRules | None:
-        from airi.policy.content import ContentRules
-
-        if not indices:
-            return None
-        if (side, indices) not in self._automata:
-            rules = [rule for i in indices if (rule := self._made[side][i]) is not None]
-            self._automata[side, indices] = ContentRules(rules)
-        return self._automata[side, indices]
 
 
 def check_content(file: ConfigFile) -> None:
@@ -87,15 +77,15 @@ def content_mistakes(file: ConfigFile) -> list[Mistake]:
         return []
     mistakes: list[Mistake] = []
     for side in SIDES:
-        before = len(mistakes)
-        rules = []
-        for i, given in enumerate(getattr(file.config.content, side)):
-            mistakes += _rule_mistakes(file, ("content", side, i), given)
-            rules.append(_rule(file, given))
-        reason = _problem([rule for rule in rules if rule is not None])
-        if reason is not None and len(mistakes) == before:
-            accepted = f"rules that fit one automaton ({file.masked(reason)})"
-            mistakes.append(file.mistake(("content", side), accepted))
+        given = getattr(file.config.content, side)
+        rules = tuple(made for rule in given if (made := _rule(file, rule)) is not None)
+        reason = _problem(rules)
+        if reason is None:
+            continue
+        # Each by itself only to name the one at fault: long lists take seconds.
+        alone = [m for i, rule in enumerate(given) for m in _rule_mistakes(file, ("content", side, i), rule)]
+        accepted = f"rules that fit one automaton ({file.masked(reason)})"
+        mistakes += alone or [file.mistake(("content", side), accepted)]
     return mistakes
 
 
@@ -105,26 +95,32 @@ def _rule_mistakes(file: ConfigFile, at: Path, given: GivenRule) -> Iterator[Mis
     wrong = False
     for k, regex in enumerate(given.regexes):
         alone = ContentRule(name=given.name, action=ContentAction(given.action), regexes=(regex,))
-        reason = _problem([alone])
+        reason = _problem((alone,))
         if reason is not None:
             wrong = True
             yield file.mistake((*at, "regexes", k), f"a regular expression of those that AIRI has ({reason})")
     rule = _rule(file, given)
-    reason = None if wrong or rule is None else _problem([rule])
+    reason = None if wrong or rule is None else _problem((rule,))
     if reason is not None:
         yield file.mistake(at, f"a rule that fits an automaton ({file.masked(reason)})")
 
 
-def _problem(rules: list[ContentRule]) -> str | None:
-    from airi.policy.content import ContentRules
-
+def _problem(rules: tuple[ContentRule, ...]) -> str | None:
     if not rules:
         return None
     try:
-        ContentRules(rules)
+        _automaton(rules)
     except ConfigError as error:
         return str(error)
     return None
+
+
+@lru_cache(maxsize=16)
+def _automaton(rules: tuple[ContentRule, ...]) -> ContentRules:
+    """Made once for what is checked, then served, then reloaded unchanged."""
+    from airi.policy.content import ContentRules
+
+    return ContentRules(rules)
 
 
 def _rule(file: ConfigFile, given: GivenRule) -> ContentRule | None:
