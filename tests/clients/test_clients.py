@@ -21,7 +21,7 @@ from .conftest import KEY, Served
 from .environments import HERE, clean_environment, node_folder, python_of
 
 PROGRAMS = HERE / "programs"
-CLIENTS = ("openai", "anthropic", "langchain", "llama_index", "litellm", "instructor", "agents")
+CLIENTS = ("openai", "anthropic", "langchain", "llama_index", "litellm", "instructor", "agents", "triton")
 
 pytestmark = [
     pytest.mark.slow,  # installing takes minutes, each client up to 30 s

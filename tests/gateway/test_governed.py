@@ -43,6 +43,10 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/tokenize": {"model": "tiny", "prompt": "Hi"},
     "/detokenize": {"model": "tiny", "tokens": [1]},
     "/v1/detokenize": {"model": "tiny", "tokens": [1]},
+    "/v2/models/tiny/infer": {
+        "inputs": [{"name": "text_input", "shape": [1], "datatype": "BYTES", "data": ["Hi"]}]
+    },
+    **{f"/v2/models/tiny/{way}": {"text_input": "Hi"} for way in ("generate", "generate_stream")},
 }
 NO = '@id("never") forbid (principal, action, resource);'
 
@@ -97,12 +101,15 @@ def test_no_route_but_the_open_ones_answers_without_a_decision(
         assert response.status_code == 200
         return
     assert response.status_code == 403
+    message = "the call is denied by policy never"
+    if path.startswith("/v2"):
+        assert response.json() == {"error": message}
+        return
     if path.startswith("/v1/messages"):
-        told = {"type": "permission_error", "message": "the call is denied by policy never"}
-        assert response.json()["error"] == told
+        assert response.json()["error"] == {"type": "permission_error", "message": message}
         return
     assert response.json()["error"] == {
-        "message": "the call is denied by policy never",
+        "message": message,
         "type": "permission_error",
         "param": None,
         "code": "permission_denied",

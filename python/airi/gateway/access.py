@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from airi.state import Store
 
 # Probes must work without a key; all else is the owner's business.
-OPEN_PATHS = frozenset({"/health", "/ready", "/version"})
+OPEN_PATHS = frozenset({"/health", "/ready", "/version", "/v2/health/live", "/v2/health/ready"})
 
 
 class Access:

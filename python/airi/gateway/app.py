@@ -19,6 +19,7 @@ from airi.gateway.anthropic.messages import CountTokens, Messages
 from airi.gateway.errors import ApiError
 from airi.gateway.gate import Gate, Government, Guarded
 from airi.gateway.http import record_of
+from airi.gateway.kserve.routes import kserve_routes
 from airi.gateway.metrics import Metrics
 from airi.gateway.middleware import AccessMiddleware, ASGIApp, RequestMiddleware
 from airi.gateway.models import ModelRegistry
@@ -127,6 +128,7 @@ def _routes(
         Route("/v1/tokenize", tokenize, methods=post),
         Route("/detokenize", detokenize, methods=post),
         Route("/v1/detokenize", detokenize, methods=post),
+        *kserve_routes(models, gate, body_limit=limit),
     ]
 
 

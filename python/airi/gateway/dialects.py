@@ -9,9 +9,9 @@ import msgspec
 
 from airi.gateway.errors import ApiError
 
-__all__ = ["ANTHROPIC", "OPENAI", "Dialect", "dialect_of"]
+__all__ = ["ANTHROPIC", "KSERVE", "OPENAI", "Dialect", "dialect_of"]
 
-_ANTHROPIC_ROOT = "/v1/messages"
+_ANTHROPIC_ROOT, _KSERVE_ROOT = "/v1/messages", "/v2"
 # https://docs.claude.com/en/api/errors; statuses that are not there are invalid requests below 500, else API errors.
 _ANTHROPIC_TYPES = {
     401: "authentication_error",
@@ -47,11 +47,18 @@ def _anthropic_body(error: ApiError, request_id: str) -> bytes:
     )
 
 
+def _kserve_body(error: ApiError, request_id: str) -> bytes:
+    return msgspec.json.encode({"error": error.message})
+
+
 OPENAI = Dialect(_openai_body, (b"x-request-id",))
 ANTHROPIC = Dialect(_anthropic_body, (b"x-request-id", b"request-id"))
+KSERVE = Dialect(_kserve_body, (b"x-request-id",))
 
 
 def dialect_of(path: str) -> Dialect:
     """That of what answers at a path, or would."""
-    is_anthropic = path == _ANTHROPIC_ROOT or path.startswith(_ANTHROPIC_ROOT + "/")
-    return ANTHROPIC if is_anthropic else OPENAI
+    for root, dialect in ((_ANTHROPIC_ROOT, ANTHROPIC), (_KSERVE_ROOT, KSERVE)):
+        if path == root or path.startswith(root + "/"):
+            return dialect
+    return OPENAI

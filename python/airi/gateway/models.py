@@ -35,6 +35,11 @@ class ServedModel:
         """The primary name; metrics and responses use it."""
         return self.info.name
 
+    @property
+    def version(self) -> str:
+        """What tells its versions apart, for APIs that have them."""
+        return "1"
+
 
 class ModelRegistry:
     """Finds a served model by name or alias. The first model serves requests that may leave the name out.

@@ -10,6 +10,7 @@ import msgspec
 from airi import __version__
 from airi.gateway.admin.operations import ADMIN_OPERATIONS
 from airi.gateway.anthropic import schemas as messages
+from airi.gateway.kserve.routes import KSERVE_OPERATIONS
 from airi.gateway.openai import schemas_chat as chat
 from airi.gateway.openai import schemas_common as common
 from airi.gateway.openai import schemas_completions as completions
@@ -143,6 +144,7 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         path="/openapi.json", method="get", name="openapi", summary="This document.", response=dict[str, Any]
     ),
+    *KSERVE_OPERATIONS,
     *ADMIN_OPERATIONS,
 )
 
@@ -303,7 +305,7 @@ def _success(operation: Operation) -> Json:
     content: Json = {}
     if operation.response is not None:
         content["application/json"] = {"schema": _schema(operation.response)}
-    else:
+    elif operation.events is None:
         content["text/plain"] = {"schema": {"type": "string"}}
     if operation.events is not None:
         # OpenAPI 3.1 cannot say what an event's data holds once it is parsed; the text names the schema.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from airi import __version__
@@ -49,9 +51,7 @@ class Health:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one GET; 503 when an engine was given up and the process is about to end."""
-        for model in self._models.models:
-            if model.client.dead is not None:
-                raise unavailable(str(model.client.dead))
+        check_lives(self._models)
         await respond(send, 200, msgspec.json.encode(HealthResponse(status="ok")))
 
 
@@ -63,9 +63,7 @@ class Ready:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one GET; 503 while an engine starts again or drains."""
-        for model in self._models.models:
-            if not model.client.alive or model.client.draining:
-                raise unavailable(f"the engine of {model.name} does not serve at the moment")
+        check_serve(self._models.models)
         await respond(send, 200, msgspec.json.encode(HealthResponse(status="ok")))
 
 
@@ -97,6 +95,20 @@ class OpenApiPage:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one GET."""
         await respond(send, 200, self._document)
+
+
+def check_lives(models: ModelRegistry) -> None:
+    """Raises a 503 once an engine was given up."""
+    for model in models.models:
+        if model.client.dead is not None:
+            raise unavailable(str(model.client.dead))
+
+
+def check_serve(models: Iterable[ServedModel]) -> None:
+    """Raises a 503 for the first whose engine starts again or drains."""
+    for model in models:
+        if not model.client.alive or model.client.draining:
+            raise unavailable(f"the engine of {model.name} does not serve at the moment")
 
 
 def _model(name: str, model: ServedModel) -> Model:

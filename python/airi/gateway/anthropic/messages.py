@@ -21,7 +21,7 @@ from airi.sampling_params import SamplingParams
 class Messages(ChatCall[TranslatedChat]):
     """The endpoint."""
 
-    async def read(self, body: bytes) -> TranslatedChat:
+    async def read(self, scope: Scope, body: bytes) -> TranslatedChat:
         """As `ModelCall.read`."""
         return await translated(read_messages_request, body)
 

@@ -24,7 +24,7 @@ from airi.gateway.generation import Generation
 from airi.gateway.http import CallRecord, Receive, Scope, Send, read_body, record_of, respond, watching
 from airi.gateway.models import ServedModel
 from airi.gateway.openai.schemas_common import PromptTokensDetails, SamplingFields, Usage
-from airi.gateway.openai.translated import TranslatedChat
+from airi.gateway.openai.translated import TRANSLATED
 from airi.gateway.sampling import check_stream_options
 from airi.policy.decisions import Action
 
@@ -117,7 +117,7 @@ class ModelCall(ABC, Generic[R]):
         self._body_limit = body_limit
 
     @abstractmethod
-    async def read(self, body: bytes) -> R:
+    async def read(self, scope: Scope, body: bytes) -> R:
         """The request in a body; raises a 400 that says where it is wrong."""
 
     @abstractmethod
@@ -132,10 +132,10 @@ class ModelCall(ABC, Generic[R]):
         """Answer one POST."""
         record = record_of(scope)
         body = await read_body(scope, receive, self._body_limit)
-        request = await self.read(body)
+        request = await self.read(scope, body)
         size = len(body)
         del body
-        if not isinstance(request, TranslatedChat):
+        if not isinstance(request, TRANSLATED):
             await self._serve(request, size, record, receive, send)
             return
         with request.places.naming():
@@ -152,7 +152,7 @@ class ModelCall(ABC, Generic[R]):
         """`size`: bytes of the body."""
         check_stream_options(request)
         content = self._gate.content_of(record, model, size)
-        if content is not None and isinstance(request, TranslatedChat):
+        if content is not None and isinstance(request, TRANSLATED):
             content.place_of = request.places.of
         generation = Generation(
             model,

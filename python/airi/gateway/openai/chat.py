@@ -10,7 +10,7 @@ import msgspec
 from airi.gateway.errors import bad_field, decode_body, invalid_value
 from airi.gateway.gate import call_context
 from airi.gateway.generation import Generation
-from airi.gateway.http import CallRecord
+from airi.gateway.http import CallRecord, Scope
 from airi.gateway.models import ServedModel
 from airi.gateway.openai.calls import Answer, ModelCall
 from airi.gateway.openai.chat_answer import ChatAnswer
@@ -82,7 +82,7 @@ class ChatCall(ModelCall[C]):
 class ChatCompletions(ChatCall[ChatCompletionRequest]):
     """The endpoint."""
 
-    async def read(self, body: bytes) -> ChatCompletionRequest:
+    async def read(self, scope: Scope, body: bytes) -> ChatCompletionRequest:
         """As `ModelCall.read`."""
         return decode_body(_DECODER, body)
 

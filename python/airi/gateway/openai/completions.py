@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import UNSET
@@ -15,7 +16,7 @@ from airi.gateway.errors import bad_field, decode_body
 from airi.gateway.forms import requested_form
 from airi.gateway.gate import call_context
 from airi.gateway.generation import Generation
-from airi.gateway.http import CallRecord
+from airi.gateway.http import CallRecord, Scope
 from airi.gateway.json_answers import json_answer
 from airi.gateway.models import ServedModel
 from airi.gateway.openai.calls import FINGERPRINT, Answer, ChunkedAnswer, ModelCall, reason_of
@@ -31,6 +32,8 @@ from airi.gateway.openai.schemas_completions import (
 from airi.gateway.prompts import ITEM_CHARACTERS, check_prompt, encode_now, in_thread_if_long, is_long
 from airi.gateway.sampling import sampling_params
 from airi.policy.decisions import Action
+
+C = TypeVar("C", bound=CompletionRequest)
 
 _DECODER = msgspec.json.Decoder(CompletionRequest)
 _MAX_CHOICES = 2048
@@ -147,16 +150,16 @@ class CompletionAnswer(ChunkedAnswer):
         return completion_logprobs(self.model.tokenizer, entries, [entry.token for entry in entries], offsets)
 
 
-class Completions(ModelCall[CompletionRequest]):
-    """The endpoint."""
+class TextCall(ModelCall[C]):
+    """An endpoint that continues texts, in whatever form they come and the answer goes."""
 
     action = Action.COMPLETION
 
-    async def read(self, body: bytes) -> CompletionRequest:
-        """As `ModelCall.read`."""
-        return decode_body(_DECODER, body)
+    @abstractmethod
+    def answer(self, request: C, model: ServedModel, prompts: list[Prompt]) -> Answer:
+        """The form of the answer to a request that can be served."""
 
-    def context(self, request: CompletionRequest, record: CallRecord, model: ServedModel) -> dict[str, Any]:
+    def context(self, request: C, record: CallRecord, model: ServedModel) -> dict[str, Any]:
         """As `ModelCall.context`."""
         return call_context(
             record,
@@ -166,7 +169,7 @@ class Completions(ModelCall[CompletionRequest]):
             priority=request.priority,
         )
 
-    async def start(self, request: CompletionRequest, model: ServedModel, generation: Generation) -> Answer:
+    async def start(self, request: C, model: ServedModel, generation: Generation) -> Answer:
         """Every prompt of the batch `n` times."""
         given, content = _split(request.prompt), generation.content
         n = request.n or 1
@@ -199,6 +202,18 @@ class Completions(ModelCall[CompletionRequest]):
                     cache_salt=request.cache_salt,
                 )
         generation.choices_per_prompt = n
+        return self.answer(request, model, prompts)
+
+
+class Completions(TextCall[CompletionRequest]):
+    """The endpoint."""
+
+    async def read(self, scope: Scope, body: bytes) -> CompletionRequest:
+        """As `ModelCall.read`."""
+        return decode_body(_DECODER, body)
+
+    def answer(self, request: CompletionRequest, model: ServedModel, prompts: list[Prompt]) -> Answer:
+        """A text per choice."""
         return CompletionAnswer(request, model, prompts)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from airi.gateway.http import Scope
 from airi.gateway.models import ServedModel
 from airi.gateway.openai.calls import Answer
 from airi.gateway.openai.chat import ChatCall
@@ -15,7 +16,7 @@ from airi.sampling_params import SamplingParams
 class Responses(ChatCall[ResponseChat]):
     """The endpoint. It keeps nothing."""
 
-    async def read(self, body: bytes) -> ResponseChat:
+    async def read(self, scope: Scope, body: bytes) -> ResponseChat:
         """As `ModelCall.read`."""
         return await translated(read_response_request, body)
 

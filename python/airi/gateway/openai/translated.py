@@ -1,4 +1,4 @@
-"""Calls of other APIs as chats: what becomes of their fields, and errors by the names that those have."""
+"""Calls of other APIs as chats or completions: what becomes of fields, and errors by the names that those have."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import msgspec
 from airi.errors import AiriError
 from airi.gateway.errors import ApiError, api_error_from, bad_field, invalid_value
 from airi.gateway.openai.schemas_chat import ChatCompletionRequest
+from airi.gateway.openai.schemas_completions import CompletionRequest
 from airi.gateway.prompts import in_thread_if_long
 
-__all__ = ["Places", "TranslatedChat", "converted", "translated"]
+__all__ = ["TRANSLATED", "Places", "TranslatedChat", "TranslatedText", "converted", "translated"]
 
 T = TypeVar("T")
 
@@ -23,19 +24,19 @@ _PATH = re.compile(r"[A-Za-z_]\w*(?:\.\w+|\[\d+\])*")
 
 
 class Places:
-    """Where in the request that came what its chat is made of stands."""
+    """Where in the request that came stands what its chat or completion is made of."""
 
     def __init__(self, fields: Mapping[str, str]) -> None:
-        """`fields`: names of fields by those of the chat."""
+        """`fields`: names of fields by those of what it becomes."""
         self._fields = dict(fields)
         self._places = dict(fields)
 
     def put(self, field: str, place: str) -> None:
-        """What is at `field` of the chat, or below it, came from `place`."""
+        """What is at `field` of what it becomes, or below it, came from `place`."""
         self._places[field] = place
 
     def of(self, field: str) -> str:
-        """The place of a field of the chat: that of the nearest field above it whose place is known."""
+        """The place of a field of what it becomes: that of the nearest field above it whose place is known."""
         end = len(field)
         while end > 0:
             place = self._places.get(field[:end])
@@ -80,6 +81,15 @@ class TranslatedChat(ChatCompletionRequest, kw_only=True):
     """A chat that a request of another API has become."""
 
     places: Places
+
+
+class TranslatedText(CompletionRequest, kw_only=True):
+    """A completion that a request of another API has become."""
+
+    places: Places
+
+
+TRANSLATED = (TranslatedChat, TranslatedText)
 
 
 async def translated(read: Callable[[bytes], T], body: bytes) -> T:
