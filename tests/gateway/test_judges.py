@@ -239,7 +239,8 @@ def test_a_certificate_is_of_what_came_before_a_match_that_blocks(start: Any) ->
 
 async def test_a_judge_that_sleeps_gives_no_verdict() -> None:
     stats = EngineStats([ModelStats(name="tiny", state="asleep")])
-    model = cast(ServedModel, SimpleNamespace(name="tiny", client=SimpleNamespace(stats=stats)))
+    engine = SimpleNamespace(stats=stats)
+    model = cast(ServedModel, SimpleNamespace(engine_name="tiny", client=engine))
     judge = Judge(ANYONE, lambda _: model, uncounted)
     with pytest.raises(AiriError, match="no verdict"):
         await judge.finds(ContentRule(name="r", judge="tiny", action="block"), "x")

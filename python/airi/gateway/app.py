@@ -40,6 +40,8 @@ _EXPOSED = [
     "x-request-id",
     "request-id",
     "retry-after",
+    "x-airi-release",
+    "x-airi-model",
     *(
         f"x-ratelimit-{what}-{kind}"
         for kind in ("requests", "tokens")
@@ -92,7 +94,7 @@ def _routes(
     models: ModelRegistry, metrics: Metrics, access: Access, government: Government, options: AppOptions
 ) -> list[BaseRoute]:
     limit = options.body_limit
-    vocab_size = max((model.info.vocab_size for model in models.models), default=1)
+    vocab_size = max((model.info.vocab_size for model in models.all_versions), default=1)
     open_paths = access.open_paths if access.needs_key else None
     document = openapi_document(
         models=models.names,

@@ -18,6 +18,7 @@ from airi.gateway.http import CallRecord, Headers, Receive, Scope, Send, record_
 from airi.gateway.judging import JUDGE_TOKENS, Judge
 from airi.gateway.middleware import ASGIApp
 from airi.gateway.models import ModelRegistry, ServedModel
+from airi.gateway.releases import draw_of
 from airi.policy.decisions import Action, Decider, Resource
 from airi.policy.ledger import LimitName
 from airi.policy.principal import priority_class
@@ -84,7 +85,7 @@ class Gate:
     def __init__(self, models: ModelRegistry, government: Government) -> None:
         self._models = models
         self._government = government
-        self._resources = {model.name: Resource("Model", model.name) for model in models.models}
+        self._resources = {name: Resource("Model", name) for name in models.primary_names}
 
     def admit(
         self,
@@ -103,10 +104,23 @@ class Gate:
         return model
 
     def find(self, record: CallRecord, name: str | None) -> ServedModel:
-        """The model of this name, None for the first; raises a 404 that lists what this caller may use."""
-        model = self._models.find(name)
+        """The model of this name, None for the first; raises a 404 that lists what this caller may use.
+
+        In the version of the release that the call is given, which its record keeps for inner calls, and tells.
+        """
+        draw = record.draw
+        if draw is None and self._models.has_releases:
+            draw = draw_of(record.sent, record.request_id)
+        model = self._models.find(name, draw)
         if model is None:
             raise model_not_found(name or "", list(self.usable(record)))
+        if draw is not None and draw.given:
+            record.draw = draw
+            release, served = draw.given[0].release, f"{model.name}@{model.version}"
+            record.release = (
+                (b"x-airi-release", release.encode()),
+                (b"x-airi-model", served.encode()),
+            )
         return model
 
     def usable(self, record: CallRecord) -> dict[str, ServedModel]:
@@ -138,6 +152,7 @@ class Gate:
         if not given.exist and not made.exist:
             return None
         asked = CallRecord(request_id=record.request_id, started=record.started, principal=record.principal)
+        asked.sent, asked.draw = record.sent, record.draw
         judge = Judge(record.principal, partial(self._admit_judge, asked), partial(self.reserve, asked))
         return CallContent(record, model, given, made, judge, self._government.audit, request_bytes)
 

@@ -94,7 +94,7 @@ class Generation:
         if self.content is not None:
             params = self.content.allowed(params)
         request = GenerateRequest(
-            model=self.model.name,
+            model=self.model.engine_name,
             tokens=GenerateRequest.pack_tokens(tokens),
             params=params,
             tenant=self.principal.number,

@@ -7,13 +7,14 @@ gateway's own work.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from airi.gateway.dialects import OPENAI, Dialect
 from airi.gateway.errors import ApiError
+from airi.gateway.releases import Draw
 from airi.policy import ANYONE, Principal
 
 Message = MutableMapping[str, Any]
@@ -43,6 +44,12 @@ class CallRecord:
     """What it was decided on as; None: not yet, or an open page."""
     headers: Headers = ()
     """What the response says of limits."""
+    sent: Sequence[tuple[bytes, bytes]] = ()
+    """The request's headers."""
+    draw: Draw | None = None
+    """The releases that the call was given, which its inner calls keep; None: none of its models has releases."""
+    release: Headers = ()
+    """What the response says of them."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     device_us: int = 0

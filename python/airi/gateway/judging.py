@@ -90,7 +90,9 @@ class Judge:
     async def _ask(self, rule: ContentRule, text: str) -> str | None:
         model = self._find(rule.judge or "")
         stats = model.client.stats
-        if stats is not None and any(m.name == model.name and m.state != "awake" for m in stats.models):
+        if stats is not None and any(
+            m.name == model.engine_name and m.state != "awake" for m in stats.models
+        ):
             raise EngineError("the judge is asleep")
         try:
             tokens = await _prompt(model, rule.question or DEFAULT_QUESTION, text)

@@ -62,6 +62,7 @@ class RequestMiddleware:
             request_id=self._request_id(header(scope, b"x-request-id")),
             started=now(),
             dialect=dialect_of(scope["path"]),
+            sent=scope["headers"],
         )
         scope["airi.record"] = record
         id_headers = [(name, record.request_id.encode()) for name in record.dialect.id_headers]
@@ -70,7 +71,7 @@ class RequestMiddleware:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
                 record.response_started = True
-                message["headers"] = [*message["headers"], *id_headers, *record.headers]
+                message["headers"] = [*message["headers"], *id_headers, *record.release, *record.headers]
             await send(message)
 
         try:

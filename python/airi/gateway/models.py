@@ -1,4 +1,4 @@
-"""The models a gateway serves: names and aliases, each with its text side and the engine that runs it."""
+"""The models a gateway serves: names and aliases, and of each the versions with their text sides and engines."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from airi.errors import ConfigError
+from airi.gateway.errors import unavailable
 from airi.gateway.metrics import Metrics, ModelMetrics
+from airi.gateway.releases import Draw, ServedLine
 from airi.text import Tokenizer, recommended_sampling, tokenizer_sha256
 from airi.transport import EngineClient, ModelInfo
 
@@ -18,7 +20,7 @@ log = logging.getLogger("airi.gateway")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedModel:
-    """One model: what it is, how its text is made, which engine runs it."""
+    """One version of a model: what it is, how its text is made, which engine runs it."""
 
     info: ModelInfo
     tokenizer: Tokenizer
@@ -29,67 +31,181 @@ class ServedModel:
     created: int = 0
     tokenizer_sha256: str = ""
     """Of its tokenizer.json."""
+    public_name: str = ""
+    """What requests, policies, limits and metrics call it where the engine calls it by its version, too."""
+    version: str = "1"
+    """Its id among the model's versions; 1 where it has none."""
 
     @property
     def name(self) -> str:
         """The primary name; metrics and responses use it."""
-        return self.info.name
+        return self.public_name or self.info.name
 
     @property
-    def version(self) -> str:
-        """What tells its versions apart, for APIs that have them."""
-        return "1"
+    def engine_name(self) -> str:
+        """What its engine calls it."""
+        return self.info.name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Versioned:
+    """A model whose versions come and go in its engine, where each is called `MODEL@ID`."""
+
+    name: str
+    aliases: tuple[str, ...] = ()
+    own_lines: frozenset[str] = frozenset()
+    """Aliases that have releases of their own."""
 
 
 class ModelRegistry:
-    """Finds a served model by name or alias. The first model serves requests that may leave the name out.
+    """Finds a served model by name or alias, in the version that a call is given.
 
-    *Invariant*: no two models share a name or alias.
+    The first model serves requests that may leave the name out. *Invariant*: no two models share a name or alias.
     """
 
-    def __init__(self, models: Iterable[ServedModel]) -> None:
-        self._by_name: dict[str, ServedModel] = {}
-        self.models = tuple(models)
-        for model in self.models:
-            for name in (model.info.name, *model.info.aliases):
-                if self._by_name.setdefault(name, model) is not model:
-                    raise ConfigError(f"two models are served as {name!r}; give one another name")
+    def __init__(self, models: Iterable[ServedModel], versioned: Iterable[Versioned] = ()) -> None:
+        """`versioned`: models that have versions, in the order in which names are told, behind the others."""
+        self._names: dict[str, str] = {}
+        self._served: dict[str, dict[str, ServedModel]] = {}
+        self._line_of: dict[str, str] = {}
+        self._lines: dict[str, ServedLine] = {}
+        self._versioned = {model.name: model for model in versioned}
+        for model in models:
+            if model.name not in self._versioned:
+                self._name(model.name, model.info.aliases)
+            self.add(model)
+        for each in self._versioned.values():
+            self._name(each.name, each.aliases)
+            for name in (each.name, *each.aliases):
+                self._line_of[name] = name if name in each.own_lines else each.name
+
+    def _name(self, name: str, aliases: Iterable[str]) -> None:
+        for each in (name, *aliases):
+            if each in self._names:
+                raise ConfigError(f"two models are served as {each!r}; give one another name")
+            self._names[each] = name
+
+    def add(self, model: ServedModel) -> None:
+        """Serves one more version of a model."""
+        self._served.setdefault(model.name, {})[model.version] = model
+
+    def remove(self, model: ServedModel) -> None:
+        """Gives a version to no more calls."""
+        self._served[model.name].pop(model.version, None)
+
+    def serve(self, lines: Iterable[ServedLine]) -> None:
+        """From now on calls are given these releases; calls that run keep theirs."""
+        self._lines = {line.name: line for line in lines}
+
+    @property
+    def has_releases(self) -> bool:
+        """Whether calls are given releases."""
+        return bool(self._lines)
+
+    @property
+    def models(self) -> tuple[ServedModel, ...]:
+        """Each model once, in the version that is stable."""
+        found = (self._current(name) for name in dict.fromkeys(self._names.values()))
+        return tuple(model for model in found if model is not None)
+
+    @property
+    def all_versions(self) -> tuple[ServedModel, ...]:
+        """Every version of every model that is served."""
+        return tuple(model for versions in self._served.values() for model in versions.values())
 
     @property
     def named(self) -> dict[str, ServedModel]:
         """The models by all their names and aliases, in the order they were given."""
-        return dict(self._by_name)
+        found = {name: self._current(model) for name, model in self._names.items()}
+        return {name: model for name, model in found.items() if model is not None}
 
     @property
     def names(self) -> list[str]:
         """All names and aliases, in the order the models were given."""
-        return list(self._by_name)
+        return list(self._names)
 
-    def find(self, name: str | None) -> ServedModel | None:
-        """The model of this name or alias, where there is one. None means the first one."""
-        if name is None and self.models:
-            return self.models[0]
-        return self._by_name.get(name or "")
+    @property
+    def primary_names(self) -> list[str]:
+        """The names of models, without aliases."""
+        return list(dict.fromkeys(self._names.values()))
+
+    def find(self, name: str | None, draw: Draw | None = None) -> ServedModel | None:
+        """The model of this name or alias, where there is one. None means the first one.
+
+        With a draw in the version that it gives, and without one in the stable version. Raises a 409 for a release that
+        is asked for and is not served, and a 503 while a version is not there yet.
+        """
+        name = next(iter(self._names), "") if name is None else name
+        model = self._names.get(name)
+        if model is None:
+            return None
+        line = self._lines.get(self._line_of.get(name, ""))
+        if draw is None or line is None:
+            found = self._current(model)
+            version = ""
+        else:
+            version = draw.version(model) or draw.take(line, self._is_served).members[model]
+            found = self._served.get(model, {}).get(version)
+        if found is None:
+            shown = f"{model}@{version}" if version else model
+            raise unavailable(f"{shown} is not loaded at the moment", code="model_loading")
+        return found
+
+    def _is_served(self, model: str, version: str) -> bool:
+        return version in self._served.get(model, ())
+
+    def _current(self, model: str) -> ServedModel | None:
+        versions = self._served.get(model, {})
+        line = self._lines.get(model)
+        if line is not None:
+            stable = versions.get(line.releases[line.split.stable].get(model, ""))
+            if stable is not None:
+                return stable
+        return next(iter(versions.values()), None)
 
 
 def serve_models(
-    client: EngineClient, metrics: Metrics, *, chat_template: str | Path | None = None
+    client: EngineClient,
+    metrics: Metrics,
+    *,
+    chat_template: str | Path | None = None,
+    versioned: Iterable[Versioned] = (),
 ) -> list[ServedModel]:
     """The text side of every model the engine has loaded; raises CheckpointError or ConfigError."""
-    served = []
-    for info in client.models:
-        tokenizer = Tokenizer.load(info.path, chat_template=chat_template)
-        tokenizer.compile_templates()
-        if tokenizer.chat_template is None:
-            log.info("%s has no chat template; it answers /v1/completions only", info.name)
-        model = ServedModel(
-            info=info,
-            tokenizer=tokenizer,
-            client=client,
-            metrics=metrics.model(info.name),
-            defaults=recommended_sampling(info.path),
-            created=int(time.time()),
-            tokenizer_sha256=tokenizer_sha256(info.path),
-        )
-        served.append(model)
-    return served
+    names = [each.name for each in versioned]
+    return [
+        serve_model(info, client, metrics, chat_template=chat_template, versioned=names)
+        for info in client.models
+    ]
+
+
+def serve_model(
+    info: ModelInfo,
+    client: EngineClient,
+    metrics: Metrics,
+    *,
+    chat_template: str | Path | None = None,
+    versioned: Iterable[str] = (),
+) -> ServedModel:
+    """The text side of a model that an engine has loaded; raises as `serve_models`. Reads files: may run in a thread.
+
+    `versioned`: names of models whose versions the engine calls `MODEL@ID`.
+    """
+    name, _, version = info.name.rpartition("@")
+    if name not in versioned:
+        name, version = info.name, "1"
+    tokenizer = Tokenizer.load(info.path, chat_template=chat_template)
+    tokenizer.compile_templates()
+    if tokenizer.chat_template is None:
+        log.info("%s has no chat template; it answers /v1/completions only", info.name)
+    return ServedModel(
+        info=info,
+        tokenizer=tokenizer,
+        client=client,
+        metrics=metrics.model(name),
+        defaults=recommended_sampling(info.path),
+        created=int(time.time()),
+        tokenizer_sha256=tokenizer_sha256(info.path),
+        public_name=name,
+        version=version,
+    )

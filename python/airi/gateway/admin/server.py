@@ -81,14 +81,14 @@ class ServerAdmin:
         """Lends a model's memory to the others; answers when it sleeps."""
         decode_body(_nothing, call.body)
         model = self._model(call)
-        await model.client.sleep(model.name)
+        await model.client.sleep(model.engine_name)
         return ModelState(id=model.name, state="asleep")
 
     async def wake(self, call: AdminCall) -> ModelState:
         """Brings a model back; answers when its requests may run."""
         decode_body(_nothing, call.body)
         model = self._model(call)
-        await model.client.wake(model.name)
+        await model.client.wake(model.engine_name)
         return ModelState(id=model.name, state="awake")
 
     @property

@@ -1,0 +1,124 @@
+"""Which release a call is given, and that all of its inner calls keep it.
+
+A line (a model, or an alias with releases of its own) is served with its stable release and, while one is tried, its
+candidate. Who asks for a release by header has it; else who brings one along in W3C baggage; else it is drawn by
+`x-airi-session`, or by the request's id. The draw is a pure function of the split and the key, which needs no table and
+is the same in every gateway. While a candidate's weight grows, a session moves to it once, and never back; one that is
+to stay where it began sends the `x-airi-release` of its first answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+from urllib.parse import unquote
+
+from airi.gateway.errors import ApiError
+from airi.lifecycle.draw import Split
+
+__all__ = ["Draw", "Drawn", "ServedLine", "draw_of"]
+
+_MAX_KEY = 512
+_MAX_SHOWN = 100
+
+IsServed = Callable[[str, str], bool]
+"""Whether a version of a model can be asked: model, version."""
+
+
+class ServedLine(NamedTuple):
+    """What requests of one name are served with now."""
+
+    name: str
+    split: Split
+    releases: Mapping[str, Mapping[str, str]]
+    """By id, those that a request may have: by model, the version's id."""
+
+
+class Drawn(NamedTuple):
+    """The release that a call has of a line."""
+
+    line: str
+    release: str
+    members: Mapping[str, str]
+    """By model, the version's id."""
+
+
+@dataclass(slots=True)
+class Draw:
+    """What decides the releases of one call, and those that it has been given."""
+
+    key: str
+    """A session, or the request."""
+    asked: str | None = None
+    """The release that it is to have, or be refused."""
+    carried: str | None = None
+    """The release that an outer call has, which need not be of this line."""
+    given: list[Drawn] = field(default_factory=list)
+
+    def version(self, model: str) -> str | None:
+        """The version of a model in what the call was given already."""
+        return next((drawn.members[model] for drawn in self.given if model in drawn.members), None)
+
+    def take(self, line: ServedLine, is_served: IsServed) -> Drawn:
+        """The line's release for this call. Raises a 409 for one that is asked for and is not served."""
+
+        def can_have(release: str | None) -> bool:
+            members = line.releases.get(release or "")
+            return members is not None and all(is_served(*member) for member in members.items())
+
+        release = line.split.draw(self.key)
+        if can_have(self.asked):
+            release = self.asked or release
+        elif self.asked is not None and not self.given:  # inner calls may be of other lines
+            raise _not_served(self.asked, line.name, filter(can_have, line.releases))
+        elif can_have(self.carried):
+            release = self.carried or release
+        elif not can_have(release):
+            release = line.split.stable
+        drawn = Drawn(line.name, release, line.releases[release])
+        self.given.append(drawn)
+        return drawn
+
+
+def draw_of(headers: Iterable[tuple[bytes, bytes]], request_id: str) -> Draw:
+    """What a request's headers say of its releases. Raises a 400 for a session's name that is empty or too long."""
+    draw = Draw(request_id)
+    for name, value in headers:
+        if name == b"x-airi-session":
+            draw.key = f"session {_session(value.decode('latin-1'))}"
+        elif name == b"x-airi-release":
+            draw.asked = value.decode("latin-1").strip() or None
+        elif name == b"baggage":
+            draw.carried = _carried(value.decode("latin-1")) or draw.carried
+    return draw
+
+
+def _session(value: str) -> str:
+    if not 0 < len(value) <= _MAX_KEY:
+        raise ApiError(
+            400,
+            f"x-airi-session: has {len(value)} characters; accepted: 1 to {_MAX_KEY}",
+            param="x-airi-session",
+            code="invalid_session",
+        )
+    return value
+
+
+def _carried(baggage: str) -> str | None:
+    """The value of `airi-release` in a W3C baggage header; None without one."""
+    for member in baggage.split(","):
+        key, _, value = member.partition(";")[0].partition("=")
+        if key.strip() == "airi-release":
+            return unquote(value.strip())
+    return None
+
+
+def _not_served(asked: str, line: str, served: Iterable[str]) -> ApiError:
+    known = ", ".join(served) or "none"
+    return ApiError(
+        409,
+        f"x-airi-release: {asked[:_MAX_SHOWN]!r} is no release that {line} is served with now; there are: {known}",
+        param="x-airi-release",
+        code="release_not_served",
+    )
