@@ -164,7 +164,7 @@ def test_whatever_happens_stable_serves_until_the_candidate_has_earned_it(
         rollout = rollout_of(line)
         # Traffic only for what was warm, weights only from steps, and never a candidate after the end.
         assert was_ready or line.split.weight == 0
-        assert rollout.weight in {0, 100, *(s.weight for s in steps if isinstance(s, SetWeight))}
+        assert rollout.weight in {0, 100, *(s.weight for s in rollout.steps if isinstance(s, SetWeight))}
         assert (line.split.candidate is None) is rollout.phase.ended
         assert (line.stable == "g2") is (rollout.phase is Phase.COMPLETED)
         assert line is before or not rollout_of(before).phase.ended

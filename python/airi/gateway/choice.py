@@ -32,6 +32,7 @@ class Choice:
 
     __slots__ = (
         "_logprobs",
+        "_made",
         "_proof",
         "_shown",
         "_text",
@@ -65,6 +66,7 @@ class Choice:
         self._text = text
         self._timer = timer
         self._logprobs: list[TokenLogprobs] = []
+        self._made: list[int] | None = None
         self._shown = 0
 
     @property
@@ -82,6 +84,15 @@ class Choice:
         """The stop string that ended the text; None where none did."""
         return self._text.stopped
 
+    @property
+    def tokens(self) -> list[int]:
+        """Its tokens up to its end, with the one that ended it, where `keep_tokens` was said; else none."""
+        return (self._made or [])[: self.completion_tokens]
+
+    def keep_tokens(self) -> None:
+        """Has `tokens` give what the model made."""
+        self._made = []
+
     def prove_with(self, proof: Proof) -> None:
         """Has the choice end with a certificate."""
         self._proof = proof
@@ -96,6 +107,8 @@ class Choice:
         tokens = output.tokens
         if tokens:
             self._timer.tokens(len(tokens), at, arrived)
+            if self._made is not None:
+                self._made.extend(tokens)
         if output.num_prompt_tokens:
             self.cached_tokens = output.num_cached_tokens
         if output.prompt_logprobs is not None:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from airi.errors import AuditUnavailableError
 from airi.gateway.content import SIDES, CallContent, Rules
-from airi.gateway.errors import OverLimitError, denied, is_unavailable, model_not_found
+from airi.gateway.errors import ApiError, OverLimitError, denied, is_unavailable, model_not_found
 from airi.gateway.http import CallRecord, Headers, Receive, Scope, Send, record_of
 from airi.gateway.judging import JUDGE_TOKENS, Judge
 from airi.gateway.middleware import ASGIApp
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from airi.config.forbidden import ForbiddenTable
     from airi.gateway.generation import Generation
     from airi.gateway.limits import Held, Limiter
+    from airi.gateway.watching import Sight, Watching
     from airi.policy.audit import AuditLog
     from airi.policy.forbidden import ForbiddenPolicy
 
@@ -74,6 +76,8 @@ class Government:
     """None: texts pass as they are."""
     forbidden: ForbiddenTable | None = None
     """None: nothing is forbidden."""
+    watching: Watching | None = None
+    """What sees calls of lines in rollouts; None: nothing is rolled out."""
 
 
 class Gate:
@@ -160,6 +164,22 @@ class Gate:
         """What the answer of this call may not hold; None where anything goes."""
         table = self._government.forbidden
         return None if table is None else table.find(tenant=record.principal.tenant, model=model.name)
+
+    def sight_of(self, record: CallRecord, model: ServedModel) -> Sight | None:
+        """What sees this call; None where its line is in no rollout."""
+        watching = self._government.watching
+        if watching is None:
+            return None
+        return watching.sight(record, model, partial(self._admits_shadow, record, model))
+
+    def _admits_shadow(self, record: CallRecord, model: ServedModel) -> bool:
+        """Whether a candidate may read a call of the same caller and its answer."""
+        asked = CallRecord(request_id=record.request_id, started=record.started, principal=record.principal)
+        try:
+            self._decide(asked, Action.SHADOW, self._resources[model.name], call_context(asked, max_tokens=1))
+        except (ApiError, AuditUnavailableError):
+            return False
+        return True
 
     @asynccontextmanager
     async def counted(

@@ -26,6 +26,7 @@ from airi.transport.messages import LONGEST_SILENCE_S
 if TYPE_CHECKING:
     from airi.gateway.content import CallContent
     from airi.gateway.limits import Held
+    from airi.gateway.watching import Sight
     from airi.policy.forbidden import ForbiddenPolicy
 
 log = logging.getLogger("airi.gateway")
@@ -49,11 +50,13 @@ class Generation:
         arrived: float,
         content: CallContent | None = None,
         forbidden: ForbiddenPolicy | None = None,
+        sight: Sight | None = None,
     ) -> None:
-        """`forbidden`: what its texts may not hold."""
+        """`forbidden`: what its texts may not hold. `sight`: of a request of a line in a rollout."""
         self.content = content
         """The rules that its texts pass; None where there are none."""
         self._forbidden = forbidden
+        self.sight = sight
         self.model = model
         self.principal = principal
         self._arrived = arrived
@@ -114,7 +117,11 @@ class Generation:
             may_end=None if forbidden is None else forbidden.may_end,
         )
         make = Choice if self.content is None else self.content.choice
-        choice = make(len(self.choices), request, text, ChoiceTimer(self.model.metrics))
+        sight = self.sight
+        timer = ChoiceTimer(self.model.metrics, None if sight is None else sight.seen)
+        choice = make(len(self.choices), request, text, timer)
+        if sight is not None:
+            sight.asked(choice, request)
         if forbidden is not None:
             choice.prove_with(Proof(forbidden, text, self.model.tokenizer_sha256))
         self.choices.append(choice)
@@ -259,6 +266,8 @@ class Generation:
         self._unfinished -= 1
         metrics = self.model.metrics
         metrics.finished(choice.finish_reason or "")
+        if self.sight is not None:
+            self.sight.answered(choice, self.form)
         if self.done:
             metrics.e2e_latency.observe(now() - self._arrived)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -15,6 +16,9 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
 from airi.transport.messages import EngineStats
+
+if TYPE_CHECKING:
+    from airi.lifecycle.observed import Seen
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
@@ -61,21 +65,29 @@ class ModelMetrics:
 class ChoiceTimer:
     """Times the tokens of one choice: the first one from the request's arrival, the others from each other."""
 
-    __slots__ = ("_last", "_metrics")
+    __slots__ = ("_last", "_metrics", "_seen")
 
-    def __init__(self, metrics: ModelMetrics) -> None:
-        self._metrics = metrics
+    def __init__(self, metrics: ModelMetrics, seen: Seen | None = None) -> None:
+        """`seen`: what counts the same for gates, in milliseconds."""
+        self._metrics, self._seen = metrics, seen
         self._last: float | None = None
 
     def tokens(self, count: int, now: float, arrived: float) -> None:
         """`count` tokens were ready at `now` (seconds, monotonic). Those that came together are 0 s apart."""
+        seen = self._seen
         if self._last is None:
             self._metrics.time_to_first_token.observe(now - arrived)
+            if seen is not None:
+                seen.ttft_ms.add((now - arrived) * 1e3)
         else:
             self._metrics.inter_token_latency.observe(now - self._last)
+            if seen is not None:
+                seen.itl_ms.add((now - self._last) * 1e3)
         self._last = now
         if count > 1:
             self._metrics.inter_token_latency.observe_zeros(count - 1)
+            if seen is not None:
+                seen.itl_ms.add(0.0, count - 1)
 
 
 class Metrics:

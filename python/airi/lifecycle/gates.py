@@ -20,6 +20,8 @@ __all__ = ["SURE", "Bound", "Finding", "Gate", "Metric", "Outcome", "judge", "ju
 
 SURE = 4.0
 """Standard errors beyond a bound at which a gate has failed: 1 in 30,000 looks at what lies on the bound itself."""
+_FEWEST_ANSWERS = 20
+"""With fewer of them nobody knows the standard error of a mean: two alike by chance would make it nothing."""
 
 
 class Metric(StrEnum):
@@ -129,6 +131,8 @@ def judge(gate: Gate, stable: Seen, candidate: Seen) -> Finding:
     beyond = most < gate.value if gate.bound is Bound.MIN else least > gate.value
     within = value >= gate.value if gate.bound is Bound.MIN else value <= gate.value
     shown = f"{gate.metric} {found.value:.4g}{compared} ({gate.bound} {gate.value:g}, {samples} samples)"
+    if gate.is_scored and candidate.unscored:
+        shown += f"; {candidate.unscored} answers could not be scored"
     if samples and beyond:
         return Finding(Outcome.FAIL, shown)
     if not enough:
@@ -164,7 +168,7 @@ def _figure(gate: Gate, seen: Seen) -> _Range:
         return _quantile(seen.first_divergence, gate.quantile)
     if metric in (Metric.NLL_DELTA, Metric.AGREEMENT):
         paired = seen.nll_delta if metric is Metric.NLL_DELTA else seen.agreement
-        width = SURE * paired.standard_error
+        width = SURE * paired.standard_error if paired.answers >= _FEWEST_ANSWERS else math.inf
         return _Range(paired.mean - width, paired.mean, paired.mean + width, paired.answers)
     hits, of = {
         Metric.ERRORS: (seen.errors, seen.requests),

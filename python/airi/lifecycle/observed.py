@@ -20,10 +20,10 @@ class Histogram(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     buckets: dict[int, int] = {}
 
-    def add(self, value: float) -> None:
-        """One more value; what is not positive counts as the smallest there is."""
+    def add(self, value: float, times: int = 1) -> None:
+        """One more value, or so many; what is not positive counts as the smallest there is."""
         at = math.floor(math.log2(max(value, 1e-6)) * _PER_OCTAVE)
-        self.buckets[at] = self.buckets.get(at, 0) + 1
+        self.buckets[at] = self.buckets.get(at, 0) + times
 
     @property
     def count(self) -> int:
@@ -118,7 +118,9 @@ class Seen(msgspec.Struct, kw_only=True, omit_defaults=True):
     first_divergence: Histogram = msgspec.field(default_factory=Histogram)
     """Tokens of an answer up to the first where the most likely ones differ; all of them where none does."""
     unscored: int = 0
-    """Answers that could not be scored."""
+    """Answers that the candidate cannot read, or not as they were served."""
+    dropped: int = 0
+    """Answers that were to be scored, and were not for want of time or of an engine."""
 
     def merge(self, other: Seen) -> None:
         """Adds what another gateway has seen."""

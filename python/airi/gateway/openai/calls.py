@@ -154,12 +154,14 @@ class ModelCall(ABC, Generic[R]):
         content = self._gate.content_of(record, model, size)
         if content is not None and isinstance(request, TRANSLATED):
             content.place_of = request.places.of
+        sight = self._gate.sight_of(record, model)
         generation = Generation(
             model,
             record.principal,
             arrived=record.started,
             content=content,
             forbidden=self._gate.forbidden_to(record, model),
+            sight=sight,
         )
         try:
             async with generation, watching(receive):
@@ -173,10 +175,16 @@ class ModelCall(ABC, Generic[R]):
                     await self._stream(answer, generation, send, record)
                 else:
                     await self._whole(answer, generation, send, record)
+        except Exception as error:
+            if sight is not None:
+                sight.error = error
+            raise
         finally:
             if content is not None:
                 content.close()
             _account(model, generation, record)
+            if sight is not None:
+                sight.ended()
 
     async def _whole(self, answer: Answer, generation: Generation, send: Send, record: CallRecord) -> None:
         while not generation.done:
@@ -209,6 +217,8 @@ class ModelCall(ABC, Generic[R]):
         except Exception as error:
             if not record.response_started:
                 raise
+            if generation.sight is not None:
+                generation.sight.error = error
             await self._end_with_error(answer, error, send, record)
 
     async def _end_with_error(self, answer: Answer, error: Exception, send: Send, record: CallRecord) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -61,6 +62,8 @@ class ChatCall(ModelCall[C]):
         if request.top_logprobs is not None and not request.logprobs:
             raise bad_field("top_logprobs", "needs `logprobs: true`")
         logprobs = (request.top_logprobs or 0) if request.logprobs else None
+        if generation.sight is not None:
+            generation.sight.prompt_for = partial(_render, request)
         generation.form = plan.form
         if content is not None:
             content.json = plan.json
@@ -96,9 +99,13 @@ class ChatCompletions(ChatCall[ChatCompletionRequest]):
 
 
 async def _prompt(request: ChatCompletionRequest, model: ServedModel, max_tokens: int | None) -> list[int]:
-    tokens = await render_chat(model, request.messages, request, field="messages")
+    tokens = await _render(request, model)
     check_prompt(model, tokens, max_tokens, field="messages")
     return tokens
+
+
+async def _render(request: ChatCompletionRequest, model: ServedModel) -> list[int]:
+    return await render_chat(model, request.messages, request, field="messages")
 
 
 def _max_tokens(request: ChatCompletionRequest) -> int | None:

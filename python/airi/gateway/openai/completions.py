@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -182,6 +183,8 @@ class TextCall(ModelCall[C]):
             await _read_prompts([item for item in given if is_long(model, len(item))], request, model)
             given = await screened_prompts(given, content)
         prompts = await _read_prompts(given, request, model)
+        if generation.sight is not None:
+            generation.sight.prompt_for = partial(_first_prompt, given[:1], request)
         generation.form = form = requested_form(request)
         if content is not None:
             content.json = json_answer(form)
@@ -239,6 +242,12 @@ async def _read_prompts(
     """The prompts of texts or token ids; raises for the first that cannot be served."""
     size = sum(len(item) + ITEM_CHARACTERS for item in given) - ITEM_CHARACTERS
     return await in_thread_if_long(lambda: [_read_prompt(item, request, model) for item in given], size)
+
+
+async def _first_prompt(
+    given: list[str | list[int]], request: CompletionRequest, model: ServedModel
+) -> list[int]:
+    return (await _read_prompts(given, request, model))[0].tokens
 
 
 def _read_prompt(item: str | list[int], request: CompletionRequest, model: ServedModel) -> Prompt:

@@ -1,0 +1,144 @@
+"""Calls of lines in rollouts, as gates see them: what becomes of each is counted, and some answers are scored."""
+
+from __future__ import annotations
+
+import logging
+import random
+from array import array
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+from airi.gateway.comparing import Score
+from airi.gateway.errors import api_error_from
+from airi.gateway.http import CallRecord, ClientGone
+from airi.gateway.models import ServedModel
+from airi.gateway.observing import Observing, is_json, is_repeating
+from airi.gateway.scoring import Answered, PromptFor, Scorer, count
+from airi.lifecycle.observed import Seen
+from airi.lifecycle.rollouts import Rollout
+
+if TYPE_CHECKING:
+    from airi.gateway.choice import Choice
+    from airi.gateway.forms import Form
+    from airi.transport import GenerateRequest
+
+log = logging.getLogger("airi.gateway")
+
+__all__ = ["Sight", "Trial", "TrialOf", "Watching"]
+
+
+class Trial(NamedTuple):
+    """What a call of a line in a rollout is part of."""
+
+    rollout: Rollout
+    release: str
+    """That the call was given."""
+    candidate: ServedModel | None
+    """The call's model in the candidate's release; None while it is not loaded."""
+
+
+TrialOf = Callable[[CallRecord, ServedModel], Trial | None]
+"""The trial of a call; None where its line is in no rollout."""
+
+
+class Watching:
+    """Sees the calls of lines in rollouts. *Thread safety*: none; one event loop."""
+
+    def __init__(
+        self,
+        observing: Observing,
+        scorer: Scorer,
+        trial_of: TrialOf,
+        *,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        """`draw` gives numbers in [0, 1), by which answers are chosen that are scored."""
+        self.observing, self.scorer = observing, scorer
+        self._trial_of, self._draw = trial_of, draw
+
+    def sight(self, record: CallRecord, model: ServedModel, may_shadow: Callable[[], bool]) -> Sight | None:
+        """What sees a call; None where there is nothing to see. `may_shadow` decides whether its answer is scored."""
+        trial = self._trial_of(record, model)
+        return None if trial is None else Sight(self, trial, record, model, may_shadow)
+
+    def score(
+        self, trial: Trial, answered: Answered, stable: ServedModel, may_shadow: Callable[[], bool]
+    ) -> None:
+        """Has an answer of stable's scored, if it is chosen and may be."""
+        rollout, candidate = trial.rollout, trial.candidate
+        is_chosen = self._draw() * 100 < rollout.shadow_percent
+        if not is_chosen or trial.release != rollout.stable or candidate is None:
+            return
+        seen = self.observing.of(rollout, rollout.candidate)
+        if candidate is stable:
+            # The releases differ in other members: there is nothing to read.
+            size = len(answered.tokens)
+            count(Score(0.0, size, size, size, size), seen)
+        elif self.scorer.is_full:
+            seen.dropped += 1
+        elif may_shadow():
+            self.scorer.offer(answered, stable, candidate, seen)
+
+
+class Sight:
+    """One call of a line in a rollout. *Thread safety*: none; event loop only."""
+
+    def __init__(
+        self,
+        watching: Watching,
+        trial: Trial,
+        record: CallRecord,
+        model: ServedModel,
+        may_shadow: Callable[[], bool],
+    ) -> None:
+        self._watching, self._trial, self._model, self._may_shadow = watching, trial, model, may_shadow
+        self._principal = record.principal
+        self._first: tuple[Choice, GenerateRequest] | None = None
+        self.seen: Seen = watching.observing.of(trial.rollout, trial.release)
+        """What its release's counts are added to."""
+        self.prompt_for: PromptFor | None = None
+        """How other models are asked the same."""
+        self.error: Exception | None = None
+        """What ended it early."""
+
+    def asked(self, choice: Choice, request: GenerateRequest) -> None:
+        """An answer is asked for."""
+        choice.keep_tokens()
+        if self._first is None:
+            self._first = choice, request
+
+    def answered(self, choice: Choice, form: Form | None) -> None:
+        """An answer has ended; `form`: what it was to have."""
+        if choice.finish_reason not in ("stop", "length"):
+            return
+        seen, tokens = self.seen, choice.tokens
+        seen.finished += 1
+        seen.cut += choice.finish_reason == "length"
+        seen.repeating += is_repeating(tokens)
+        if form is not None and form.structured.kind in ("json_object", "json_schema"):
+            seen.json_asked += 1
+            seen.json_valid += is_json(self._model.tokenizer.decode(tokens))
+
+    def ended(self) -> None:
+        """The call has ended, and its client has all of its answer."""
+        self.seen.requests += 1
+        if self.error is not None and not isinstance(self.error, ClientGone):
+            known = api_error_from(self.error)
+            self.seen.errors += known is None or known.status >= 500
+        if self.error is None and self._first is not None and self.prompt_for is not None:
+            try:
+                self._score(*self._first, self.prompt_for)
+            except Exception as error:  # the call itself went well
+                log.error("an answer of %s was not scored: %s", self._model.name, type(error).__name__)
+
+    def _score(self, choice: Choice, request: GenerateRequest, prompt_for: PromptFor) -> None:
+        if not choice.tokens or choice.finish_reason is None:
+            return
+        answered = Answered(
+            principal=self._principal,
+            prompt=array("i", request.tokens),
+            prompt_for=prompt_for,
+            tokens=choice.tokens,
+            cache_salt=request.cache_salt,
+        )
+        self._watching.score(self._trial, answered, self._model, self._may_shadow)

@@ -1,0 +1,134 @@
+"""What gateways see of rollouts: it grows, it is added up, and a killed gateway loses what it had not written."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from airi.errors import StateError
+from airi.gateway.observing import Observing, SeenByAll, is_json, is_repeating
+from airi.lifecycle.rollouts import Pause, Rollout
+from airi.state import open_store
+from tests.lifecycle.world import MemoryState
+
+ROLLOUT = Rollout(id="r1", stable="one", candidate="two", steps=(Pause(),))
+OTHER = Rollout(id="r2", stable="one", candidate="two", steps=(Pause(),))
+
+
+async def test_what_several_gateways_have_seen_is_added_up(tmp_path: Path) -> None:
+    async with await open_store(f"sqlite:///{tmp_path}/airi.db") as store:
+        gateways, leader = [Observing(store) for _ in range(3)], SeenByAll(store)
+        for turn in range(1, 4):
+            for gateway in gateways:
+                gateway.of(ROLLOUT, "one").requests += 2
+                gateway.of(ROLLOUT, "two").nll_delta.add(0.5, 10)
+                gateway.of(ROLLOUT, "two").ttft_ms.add(20.0)
+                gateway.of(OTHER, "two").requests += 100
+                await gateway.flush()
+            stable, candidate = await leader.of(ROLLOUT)
+            assert (stable.requests, candidate.requests) == (6 * turn, 0)
+            assert candidate.nll_delta.answers == candidate.ttft_ms.count == 3 * turn
+        again = await SeenByAll(store).of(ROLLOUT)
+        assert again == (stable, candidate)
+
+
+async def test_a_gateway_that_is_killed_loses_what_it_had_not_written() -> None:
+    state = MemoryState()
+    killed, after = Observing(state), Observing(state)
+    killed.of(ROLLOUT, "one").requests = 7
+    await killed.flush()
+    killed.of(ROLLOUT, "one").requests = 9
+    after.of(ROLLOUT, "one").requests = 1
+    await after.flush()
+    stable, _ = await SeenByAll(state).of(ROLLOUT)
+    assert stable.requests == 8
+
+
+async def test_nothing_new_is_not_written() -> None:
+    state = MemoryState()
+    observing = Observing(state)
+    await observing.flush()
+    assert not state.rows
+    observing.of(ROLLOUT, "one").requests = 1
+    await observing.flush()
+    await observing.flush()
+    assert state.changes == 1
+
+
+class Flaky(MemoryState):
+    """Does what it is told, and says once that it has not."""
+
+    fails = False
+
+    async def put_document(self, kind: str, name: str, body: str, *, revision: int) -> int | None:
+        written = await super().put_document(kind, name, body, revision=revision)
+        if self.fails:
+            self.fails = False
+            raise StateError("the database does not answer")
+        return written
+
+
+async def test_a_write_that_was_done_although_it_failed_counts_once() -> None:
+    state = Flaky()
+    observing = Observing(state)
+    observing.of(ROLLOUT, "one").requests = 1
+    await observing.flush()
+    state.fails = True
+    observing.of(ROLLOUT, "one").requests = 2
+    with pytest.raises(StateError):
+        await observing.flush()
+    observing.of(ROLLOUT, "one").requests = 3
+    await observing.flush()
+    stable, _ = await SeenByAll(state).of(ROLLOUT)
+    assert stable.requests == 3
+
+
+async def test_the_end_is_written_too() -> None:
+    state = MemoryState()
+    observing = Observing(state)
+    running = asyncio.create_task(observing.run())
+    await asyncio.sleep(0)
+    observing.of(ROLLOUT, "one").requests = 1
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    stable, _ = await SeenByAll(state).of(ROLLOUT)
+    assert stable.requests == 1
+
+
+async def test_rollouts_that_are_over_are_forgotten() -> None:
+    state = MemoryState()
+    observing = Observing(state)
+    for rollout in (ROLLOUT, OTHER):
+        observing.of(rollout, "one").requests = 1
+    observing.forget(lambda rollout: rollout == "r1")
+    await observing.flush()
+    seen = SeenByAll(state)
+    assert (await seen.of(ROLLOUT))[0].requests == 0
+    assert (await seen.of(OTHER))[0].requests == 1
+
+
+@pytest.mark.parametrize(
+    ("tokens", "repeats"),
+    [
+        ([], False),
+        (list(range(500)), False),
+        ([7] * 31, False),
+        ([7] * 32, True),
+        ([*range(100), *[1, 2, 3] * 11], True),
+        ([*[1, 2, 3] * 50, *range(100)], False),
+        ([*range(64)] * 4, True),
+        ([*range(64)] * 3, False),
+        ([*range(65)] * 4, False),
+        ([*range(10), *range(20, 31)] * 4, True),
+    ],
+)
+def test_an_answer_that_ends_in_a_circle_repeats_itself(tokens: list[int], *, repeats: bool) -> None:
+    assert is_repeating(tokens) is repeats
+
+
+def test_json_is_told_from_what_is_cut_off() -> None:
+    assert is_json('{"a": [1, 2]}')
+    assert not is_json('{"a": [1, 2')
+    assert not is_json("")

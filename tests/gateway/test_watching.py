@@ -1,0 +1,224 @@
+"""Calls of a line in a rollout, as gates see them, through a real gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import httpx
+import pytest
+
+from airi.errors import ContextLengthError, EngineDeadError, ExecutionError, QueueFullError
+from airi.gateway.gate import Government
+from airi.gateway.governing import decider_of
+from airi.gateway.http import CallRecord, ClientGone
+from airi.gateway.models import ServedModel
+from airi.gateway.observing import Observing
+from airi.gateway.scoring import Scorer
+from airi.gateway.watching import Sight, Trial, Watching
+from airi.lifecycle.observed import Seen
+from airi.lifecycle.rollouts import Phase, Rollout, Shadow
+from airi.policy.audit import AuditLog
+from tests.lifecycle.world import MemoryState
+
+from .conftest import Gateway, StartGateway, wait_until
+
+CHAT: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 8}
+
+
+def rollout_at(percent: float | None) -> Rollout:
+    """A rollout that has so many percent of stable's answers scored."""
+    steps = () if percent is None else (Shadow(percent=percent, duration_s=1),)
+    return Rollout(id="r1", stable="one", candidate="two", steps=steps, phase=Phase.RUNNING)
+
+
+ROLLOUT = rollout_at(100.0)
+
+
+class World:
+    """A gateway whose model is a line in a rollout; its candidate is the stub once more."""
+
+    def __init__(self, audit: Path | None = None, policies: str | None = None, **scorer: Any) -> None:
+        self.rollout, self.release = ROLLOUT, "one"
+        self.observing, self.scorer = Observing(MemoryState()), Scorer(**scorer)
+        self._audit, self._policies = audit, policies
+        self.drawn = 0.0
+        self.is_same = False
+
+    async def govern(self) -> Government:
+        audit = None if self._audit is None else AuditLog(self._audit)
+        watching = Watching(self.observing, self.scorer, self.trial_of, draw=lambda: self.drawn)
+        return Government(decider_of(self._policies, ("tiny",)), audit=audit, watching=watching)
+
+    def trial_of(self, record: CallRecord, model: ServedModel) -> Trial | None:
+        other = model if self.is_same else replace(model, created=1)
+        return Trial(self.rollout, self.release, other)
+
+    def seen(self, release: str) -> Seen:
+        return self.observing.of(self.rollout, release)
+
+    def settled(self, gateway: Gateway, calls: int = 1) -> Seen:
+        """What is seen of the candidate once so many calls have ended, and their answers were read."""
+        wait_until(
+            lambda: self.seen("one").requests + self.seen("two").requests == calls, "a call is not counted"
+        )
+        asyncio.run_coroutine_threadsafe(asyncio.sleep(0), gateway.loop).result()
+        wait_until(lambda: not self.scorer.num_running, "an answer is read for ever")
+        return self.seen("two")
+
+
+def post(gateway: Gateway, path: str = "/v1/chat/completions", **fields: Any) -> httpx.Response:
+    response = gateway.http.post(path, json={**CHAT, **fields})
+    assert response.status_code == 200, response.text
+    return response
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_becomes_of_calls_is_counted(start_gateway: StartGateway, *, stream: bool) -> None:
+    world = World()
+    world.rollout = rollout_at(None)
+    gateway = start_gateway(govern=world.govern, stop_after=6)
+    for _ in range(3):
+        post(gateway, stream=stream)
+    post(gateway, stream=stream, max_tokens=3, n=2)
+    seen = world.seen("one")
+    wait_until(lambda: seen.requests == 4, "a call is not counted")
+    assert (seen.errors, seen.finished, seen.cut, seen.repeating) == (0, 5, 2, 0)
+    assert (seen.ttft_ms.count, seen.itl_ms.count) == (5, 3 * 5 + 2 * 2)
+    assert world.seen("two") == Seen()
+
+
+def test_a_client_s_mistake_is_no_error(start_gateway: StartGateway) -> None:
+    world = World()
+    gateway = start_gateway(govern=world.govern)
+    assert gateway.http.post("/v1/chat/completions", json={**CHAT, "max_tokens": 4096}).status_code == 400
+    wait_until(lambda: world.seen("one").requests == 1, "a call is not counted")
+    assert world.seen("one").errors == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "errors"),
+    [
+        (None, 0),
+        (ClientGone(), 0),
+        (ContextLengthError("too long"), 0),
+        (QueueFullError("full"), 0),
+        (EngineDeadError("gone"), 1),
+        (ExecutionError("a step failed"), 1),
+        (ValueError("a bug"), 1),
+    ],
+)
+def test_only_what_the_server_is_to_blame_for_is_an_error(error: Exception | None, errors: int) -> None:
+    watching = Watching(Observing(MemoryState()), Scorer(), lambda *_: None)
+    record, model = CallRecord(request_id="a", started=0.0), cast(ServedModel, None)
+    sight = Sight(watching, Trial(ROLLOUT, "one", None), record, model, lambda: True)
+    sight.error = error
+    sight.ended()
+    assert (sight.seen.requests, sight.seen.errors) == (1, errors)
+
+
+def test_json_counts_where_it_was_asked_for(start_gateway: StartGateway) -> None:
+    world = World()
+    gateway = start_gateway(govern=world.govern, answer='{"a": 1}', stop_after=100)
+    length = 0
+    for most in (60, 3):
+        response = post(gateway, response_format={"type": "json_object"}, max_tokens=most).json()
+        length = response["usage"]["completion_tokens"]
+    assert length == 3
+    seen = world.seen("one")
+    # The stub says its answer over and over: neither is JSON, and one of them says so again and again.
+    assert (seen.json_asked, seen.json_valid, seen.repeating) == (2, 0, 1)
+
+
+def test_answers_of_stable_are_scored_once_they_have_ended(
+    start_gateway: StartGateway, tmp_path: Path
+) -> None:
+    world = World(tmp_path / "audit.jsonl")
+    gateway = start_gateway(govern=world.govern)
+    asked: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("/v1/chat/completions", {}),
+        ("/v1/completions", {"prompt": ["Hi", "there"]}),
+        ("/v1/completions", {"prompt": [5, 6, 7]}),
+        ("/v1/responses", {"input": "Hi", "max_output_tokens": 8}),
+        ("/v1/messages", {}),
+    )
+    for count, (path, fields) in enumerate(asked, 1):
+        body = {name: CHAT[name] for name in ("model", "max_tokens") if path != "/v1/responses"}
+        body |= {} if "prompt" in fields else {"messages": CHAT["messages"]}
+        body = {"model": "tiny"} | fields if path == "/v1/responses" else body | fields
+        response = gateway.http.post(path, json=body)
+        assert response.status_code == 200, response.text
+        seen = world.settled(gateway, count)
+    assert (seen.nll_delta.answers, seen.nll_delta.tokens, seen.nll_delta.total) == (5, 40, 0.0)
+    assert (seen.agreement.mean, seen.unscored, seen.dropped, seen.requests) == (1.0, 0, 0, 0)
+    lines = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    assert [line["action"] for line in lines].count("shadow") == 5
+    assert gateway.stub.num_requests == 6 + 2 * 5
+
+
+def test_what_is_not_chosen_is_not_scored(start_gateway: StartGateway) -> None:
+    world = World()
+    gateway = start_gateway(govern=world.govern)
+    world.drawn = 0.5
+    world.rollout = rollout_at(50.0)
+    post(gateway)
+    world.release, world.drawn = "two", 0.0  # the candidate's own answers are not
+    post(gateway)
+    world.release = "one"
+    world.rollout = rollout_at(None)
+    post(gateway)
+    assert world.settled(gateway, 3).nll_delta.answers == 0
+    assert gateway.stub.num_requests == 3
+
+
+def test_the_same_version_need_not_be_read(start_gateway: StartGateway) -> None:
+    world = World()
+    world.is_same = True
+    gateway = start_gateway(govern=world.govern)
+    post(gateway)
+    seen = world.settled(gateway)
+    assert (seen.nll_delta.answers, seen.nll_delta.mean, seen.agreement.mean) == (1, 0.0, 1.0)
+    assert gateway.stub.num_requests == 1
+
+
+def test_a_policy_that_forbids_shadows_keeps_answers_from_candidates(
+    start_gateway: StartGateway, tmp_path: Path
+) -> None:
+    policies = 'permit (principal, action, resource) unless { action == Action::"shadow" };'
+    world = World(tmp_path / "audit.jsonl", policies)
+    gateway = start_gateway(govern=world.govern)
+    post(gateway)
+    assert world.settled(gateway) == Seen()
+    assert gateway.stub.num_requests == 1
+    (line,) = (
+        line
+        for line in map(json.loads, (tmp_path / "audit.jsonl").read_text().splitlines())
+        if line["action"] == "shadow"
+    )
+    assert not line["allowed"]
+
+
+def test_beyond_so_many_at_once_answers_are_dropped_and_counted(start_gateway: StartGateway) -> None:
+    world = World(most=0)
+    gateway = start_gateway(govern=world.govern)
+    post(gateway)
+    seen = world.settled(gateway)
+    assert (seen.dropped, seen.nll_delta.answers) == (1, 0)
+    assert gateway.stub.num_requests == 1
+
+
+def test_what_cannot_be_scored_costs_the_call_nothing(
+    start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World()
+
+    def broken(*_: Any) -> Any:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(world.scorer, "offer", broken)
+    gateway = start_gateway(govern=world.govern)
+    post(gateway)
+    assert world.settled(gateway) == Seen()
