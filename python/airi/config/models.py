@@ -92,6 +92,14 @@ class EngineSettings(Part):
 class Engine(EngineSettings):
     """The engine that all models run in: its device, its memory, its queue."""
 
+    foreign: ClassVar[dict[str, str]] = EngineSettings.foreign | {
+        "data_parallel_size": "replicas",
+        "num_replicas": "replicas",
+    }
+
+    replicas: Annotated[int, Whole(1, 64)] = 1
+    """Engine processes with the same models, among which requests are divided. On CPUs they share threads and
+    kv_memory; on GPUs each has one of its own, with kv_memory each."""
     device: Annotated[
         str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]{1,3})?)$"), accepts("auto, cpu, cuda or cuda:N")
     ] = "auto"

@@ -44,7 +44,7 @@ def engine_options(file: ConfigFile, *, sources: Mapping[str, str] | None = None
     for name in ENGINE_WIDE:
         values = [getattr(engine, name), *(getattr(model.engine, name) for model in config.models)]
         given[_ENGINE_NAMES.get(name, name)] = next((value for value in values if value is not None), None)
-    for name in Engine.model_fields.keys() - type(config.models[0].engine).model_fields.keys():
+    for name in Engine.model_fields.keys() - type(config.models[0].engine).model_fields.keys() - {"replicas"}:
         value = getattr(engine, name)
         given[name] = str(file.resolve(value).absolute()) if name in _FILES and value is not None else value
     try:

@@ -42,6 +42,7 @@ _EXPOSED = [
     "retry-after",
     "x-airi-release",
     "x-airi-model",
+    "x-airi-replica",
     *(
         f"x-ratelimit-{what}-{kind}"
         for kind in ("requests", "tokens")

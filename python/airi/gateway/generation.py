@@ -16,6 +16,7 @@ from airi.gateway.certificates import Proof
 from airi.gateway.choice import Choice, Piece
 from airi.gateway.errors import ApiError, is_unavailable
 from airi.gateway.forms import Form
+from airi.gateway.http import Headers
 from airi.gateway.metrics import ChoiceTimer, now
 from airi.gateway.models import ServedModel
 from airi.policy import Principal
@@ -139,6 +140,12 @@ class Generation:
             request.metered = self._held is not None and self._held.is_metered
             self._open.add(request.request_id)
             self.model.client.submit(request, partial(self._push, choice))
+
+    @property
+    def headers(self) -> Headers:
+        """What a response says of where it comes from. After `begin`."""
+        replica = self.model.client.replica_of(self.choices[0].request_id) if self.choices else None
+        return () if replica is None else ((b"x-airi-replica", replica.encode()),)
 
     @property
     def most(self) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from airi.gateway.errors import unavailable
 from airi.gateway.metrics import Metrics, ModelMetrics
 from airi.gateway.releases import Draw, ServedLine
 from airi.text import Tokenizer, recommended_sampling, tokenizer_sha256
-from airi.transport import EngineClient, ModelInfo
+from airi.transport import EngineHandle, ModelInfo
 
 log = logging.getLogger("airi.gateway")
 
@@ -24,7 +24,7 @@ class ServedModel:
 
     info: ModelInfo
     tokenizer: Tokenizer
-    client: EngineClient
+    client: EngineHandle
     metrics: ModelMetrics
     defaults: dict[str, float] = field(default_factory=dict)
     """What the checkpoint recommends for sampling fields that a request leaves out."""
@@ -165,7 +165,7 @@ class ModelRegistry:
 
 
 def serve_models(
-    client: EngineClient,
+    client: EngineHandle,
     metrics: Metrics,
     *,
     chat_template: str | Path | None = None,
@@ -181,7 +181,7 @@ def serve_models(
 
 def serve_model(
     info: ModelInfo,
-    client: EngineClient,
+    client: EngineHandle,
     metrics: Metrics,
     *,
     chat_template: str | Path | None = None,

@@ -19,10 +19,11 @@ from airi.gateway.access import Access
 from airi.gateway.app import create_app
 from airi.gateway.gate import Government
 from airi.gateway.lifecycle import Listening, Stop
-from airi.gateway.metrics import Metrics
+from airi.gateway.metrics import EngineSource, Metrics
 from airi.gateway.models import ModelRegistry, serve_models
 from airi.gateway.options import ServerOptions
-from airi.transport import EngineClient
+from airi.routing import Replica, ReplicaSet
+from airi.transport import EngineHandle
 
 if TYPE_CHECKING:
     from airi.config.reload import Reloader
@@ -40,7 +41,7 @@ class _Server(uvicorn.Server):
     An engine that was given up ends the server, too.
     """
 
-    def __init__(self, config: uvicorn.Config, client: EngineClient, drain_timeout_s: float) -> None:
+    def __init__(self, config: uvicorn.Config, client: EngineHandle, drain_timeout_s: float) -> None:
         super().__init__(config)
         self._client, self._drain_timeout_s = client, drain_timeout_s
         self.lost: EngineDeadError | None = None
@@ -64,7 +65,7 @@ class _Server(uvicorn.Server):
 
 
 async def serve(
-    client: EngineClient,
+    client: EngineHandle,
     options: ServerOptions,
     sock: socket.socket,
     *,
@@ -81,7 +82,7 @@ async def serve(
     start it afresh.
     """
     metrics = Metrics(__version__)
-    metrics.watch_engine(lambda: client.stats, lambda: client.alive)
+    _watch(metrics, client)
     models = ModelRegistry(serve_models(client, metrics, chat_template=options.chat_template))
     await access.tell(client)
     app = create_app(models, metrics, options.app, access=access, government=government, reloader=reloader)
@@ -102,6 +103,19 @@ async def serve(
         gc.unfreeze()
     if server.lost is not None:
         raise server.lost
+
+
+def _watch(metrics: Metrics, client: EngineHandle) -> None:
+    """Exposes what engines count."""
+    if not isinstance(client, ReplicaSet):
+        metrics.watch_engine(lambda: client.stats, lambda: client.alive)
+        return
+
+    def source(replica: Replica) -> EngineSource:
+        return replica.name, lambda: replica.client.stats, lambda: replica.client.alive
+
+    decided = metrics.watch_replicas([source(replica) for replica in client.replicas])
+    client.on_decision = lambda decision: decided(decision.replica, decision.took_s)
 
 
 def _config(app: object, options: ServerOptions) -> uvicorn.Config:

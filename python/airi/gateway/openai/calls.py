@@ -171,6 +171,7 @@ class ModelCall(ABC, Generic[R]):
                     await content.judge_prompts()
                     answer.prompt_results = content.prompt_results
                 generation.begin()
+                record.headers += generation.headers
                 if request.stream:
                     await self._stream(answer, generation, send, record)
                 else:
