@@ -113,6 +113,19 @@ def test_what_does_not_fit_this_machine_is_told_with_the_amounts(
 
 
 @pytest.mark.usefixtures("_no_gpu")
+def test_replicas_have_to_fit_beside_each_other(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "version: 1\nengine: {replicas: 3, kv_memory: 3GiB}\nmodels: [{name: a, source: m}]\n"
+    file = write(two, text)
+    free(monkeypatch, 4 * GIB)
+    (note,) = check(file).notes
+    assert note.startswith("fits this machine, for each of 3 replicas: ")
+    assert note.endswith("1.0 GiB of keys and values, of 1.3 GiB")
+    free(monkeypatch, 3 * GIB)
+    (line,) = found(file)
+    assert line.endswith("; accepted: at most 1.0 GiB on this machine, for each of 3 replicas")
+
+
+@pytest.mark.usefixtures("_no_gpu")
 def test_a_plan_of_memory_that_does_not_add_up_is_told(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free(monkeypatch, 8 * GIB)
     model = "{name: a, source: m, resources: {kv_memory: {max: 8KiB}}}"

@@ -30,7 +30,6 @@ from airi.gateway.options import AppOptions, ServerOptions
 from airi.gateway.server import serve
 from airi.text import Tokenizer
 from airi.transport import EngineClient
-from airi.transport.absent import NoEngine
 from airi.transport.stub import StubEngine, StubOptions
 from tests.logs import logging_as_before
 
@@ -160,15 +159,11 @@ async def _ungoverned() -> Government:
     return Government(decider_of(None, ()))
 
 
-async def _client(endpoint: str | None) -> EngineClient:
-    return NoEngine() if endpoint is None else await EngineClient.connect(endpoint, timeout_s=10)
-
-
 @contextmanager
 def gateway_thread(
-    endpoint: str | None, options: ServerOptions, govern: Govern = _ungoverned
+    endpoint: str, options: ServerOptions, govern: Govern = _ungoverned
 ) -> Iterator[tuple[Listening, asyncio.AbstractEventLoop]]:
-    """A gateway serving from a thread until the block ends; `endpoint` None: without an engine."""
+    """A gateway serving from a thread until the block ends."""
     ready = threading.Event()
     told: list[Listening] = []
     stops: list[tuple[asyncio.AbstractEventLoop, Stop]] = []
@@ -182,7 +177,7 @@ def gateway_thread(
             stops.append((asyncio.get_running_loop(), stop))
             async with (
                 open_access(options.app) as access,
-                await _client(endpoint) as client,
+                await EngineClient.connect(endpoint, timeout_s=10) as client,
             ):
                 sock = bind(options.host, options.port)
                 await serve(

@@ -11,7 +11,7 @@ import pytest
 import airi
 from airi.bench.shapes import Shape, make_checkpoint
 
-SERVER_ONLY = ("starlette", "uvicorn", "uvloop", "httptools", "prometheus_client", "aiohttp")
+SERVER_ONLY = ("starlette", "uvicorn", "uvloop", "httptools", "prometheus_client")
 
 
 def run(code: str) -> str:

@@ -41,7 +41,6 @@ GATEWAY = (
     "jwt",
     "cryptography",
     "redis",
-    "aiohttp",
 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from airi.sampling_params import SamplingParams
-from airi.transport import EngineClient, GenerateRequest, Output
+from airi.transport import EngineHandle, GenerateRequest, Output
 
 
 def request(
@@ -24,7 +24,7 @@ def request(
     )
 
 
-async def collect(client: EngineClient, message: GenerateRequest) -> Output:
+async def collect(client: EngineHandle, message: GenerateRequest) -> Output:
     """All outputs of a request as one."""
     whole: Output | None = None
     async for output in client.generate(message):

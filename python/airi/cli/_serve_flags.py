@@ -114,11 +114,18 @@ class EngineFlags:
             help="Decisions about requests that are kept, to say why one waited or was taken off; 48 bytes each."
         ),
     ] = 1 << 14
-    engine: Annotated[
-        str | None,
+    replicas: Annotated[
+        int,
         _engine(
-            help="Use the engine that runs at this endpoint (ipc://... or tcp://...) instead of starting one. "
-            "What a config says of engines is then that engine's business."
+            help="Engine processes with the same models, among which requests are divided. On CPUs they share "
+            "--threads and --kv-memory; on GPUs each has one of its own, with --kv-memory each."
+        ),
+    ] = 1
+    engine: Annotated[
+        list[str] | None,
+        _engine(
+            help="Use the engine that runs at this endpoint (ipc://... or tcp://...) instead of starting one; may be "
+            "repeated, for replicas. What a config says of engines is then those engines' business."
         ),
     ] = None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from airi.config import ConfigFile
     from airi.engine.options import EngineOptions
     from airi.gateway.options import ServerOptions
+
+    Source = EngineOptions | str | Sequence[EngineOptions] | Sequence[str]
 
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -44,7 +47,7 @@ def serve(
 
     Try `airi serve` and ask the demonstration model, or `airi serve ./my-checkpoint --port 9000`. A path that ends in
     .yaml or .yml is a config, which says all that flags would, and more: `airi serve airi.yaml`. With --engine its
-    models are those of an engine that runs, which several such servers may share.
+    models are those of an engine that runs, which several such servers may share, or of several.
     """
     setup_logging(log.log_level)
     config = next((path for path in models.models or () if path.lower().endswith((".yaml", ".yml"))), None)
@@ -56,7 +59,8 @@ def serve(
         return
     server_options = http.options(chat_template=models.chat_template)
     if engine.engine is None:
-        _run(engine_options(models, engine, memory, schedule), server_options, log.log_level)
+        options = engine_options(models, engine, memory, schedule)
+        _run(_of_replicas(options, engine.replicas), server_options, log.log_level)
         return
     if models.are_given:
         raise ConfigError(
@@ -68,18 +72,18 @@ def serve(
                 f"{name} does not go with --engine: the engine at an endpoint has its settings already",
                 field=name,
             )
-    _run(engine.engine, server_options, log.log_level)
+    _run(_at(engine.engine), server_options, log.log_level)
 
 
 def serve_config(
     path: str,
     said: list[str],
     models: list[str],
-    endpoint: str | None,
+    endpoints: list[str] | None,
     log_level: str,
     exported_state: str | None,
 ) -> None:
-    """Serves what a config says, with the engine at `endpoint` where one is given.
+    """Serves what a config says, with the engines at `endpoints` where some are given.
 
     Raises ConfigError for flags that it leaves no room for, and for another state than the one of `airi keys`.
     """
@@ -101,15 +105,13 @@ def serve_config(
     _check_state(file, exported_state)
     check_policies(file)
     check_content(file)
-    if endpoint is not None:
-        _run(endpoint, server_options(file), log_level, file)
-        return
-    if all(model.upstream is not None for model in file.config.models):
-        _run(None, server_options(file), log_level, file)
+    if endpoints is not None:
+        _run(_at(endpoints), server_options(file), log_level, file)
         return
     with ReadingBars() as bars:
         sources = pinned_sources(file, bars.show)
-    _run(engine_options(file, sources=sources), server_options(file), log_level, file)
+    options = _of_replicas(engine_options(file, sources=sources), file.config.engine.replicas)
+    _run(options, server_options(file), log_level, file)
 
 
 def _check_state(file: ConfigFile, exported: str | None) -> None:
@@ -152,19 +154,30 @@ def _make_key(options: ServerOptions, config: ConfigFile | None) -> str | None:
     return f"airi keys create my-team --store {shlex.quote(StateUrl.parse(options.app.state).shown)}"
 
 
-def _run(
-    source: EngineOptions | str | None,
-    options: ServerOptions,
-    log_level: str,
-    config: ConfigFile | None = None,
-) -> None:
+def _of_replicas(options: EngineOptions, count: int) -> Source:
+    from airi.engine.replicas import replica_options
+
+    replicas = replica_options(options, count)
+    return replicas if count > 1 else options
+
+
+def _at(endpoints: Sequence[str]) -> Source:
+    """Where engines run; raises ConfigError for one that is given twice."""
+    for endpoint in endpoints:
+        if endpoints.count(endpoint) > 1:
+            raise ConfigError(f"--engine: {endpoint} is given twice", field="engine")
+    return endpoints if len(endpoints) > 1 else endpoints[0]
+
+
+def _run(source: Source, options: ServerOptions, log_level: str, config: ConfigFile | None = None) -> None:
     import uvloop
 
     from airi.cli._serve_output import ServeOutput
     from airi.gateway.launch import launch
 
-    if isinstance(source, str):
-        logging.getLogger("airi.gateway").info("waiting for the engine at %s", source)
+    for each in [source] if isinstance(source, str) or not isinstance(source, Sequence) else source:
+        if isinstance(each, str):
+            logging.getLogger("airi.gateway").info("waiting for the engine at %s", each)
     with ServeOutput(_make_key(options, config)) as output:
         run = launch(
             source,

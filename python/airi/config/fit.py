@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from airi.config.accelerators import ACCELERATORS, ANY, CPU
@@ -16,6 +16,7 @@ from airi.engine.backends.cuda.detect import has_driver
 from airi.engine.hub import is_hub_reference, parse_hub_reference
 from airi.engine.loader import open_model
 from airi.engine.options import EngineOptions, ModelOptions
+from airi.engine.replicas import replica_options
 from airi.engine.resources import available_memory
 from airi.errors import AiriError, CheckpointError, MemoryBudgetError
 
@@ -53,16 +54,15 @@ class _Opened:
 
 def check_fit(file: ConfigFile) -> Fit:
     """Reads the models' configs and the headers of their weights; computes what they take of each device."""
-    if all(model.upstream is not None for model in file.config.models):
-        return Fit()
     options = engine_options(file)
+    replicas = file.config.engine.replicas
+    replica_options(options, replicas)  # raises for what cannot be divided
     mistakes: list[Mistake] = []
     notes: list[str] = []
     devices = _devices(file, options, mistakes)
     on_device = bool(devices) and not any(device.is_host for device in devices)
     opened: list[_Opened] = []
-    places = [i for i, model in enumerate(file.config.models) if model.upstream is None]
-    for i, model in zip(places, options.models, strict=True):
+    for i, model in enumerate(options.models):
         try:
             folder = _folder(model.path)
             if folder is None:
@@ -75,7 +75,7 @@ def check_fit(file: ConfigFile) -> Fit:
             accepted = f"a model that can be served ({file.masked(str(error))})"
             mistakes.append(file.mistake(_key_at_fault(file, i, error), accepted))
     if devices and opened and not mistakes:
-        results = [_fit_on(device, options, opened) for device in devices]
+        results = [_fit_on(device, _on(device, options, replicas), opened) for device in devices]
         if all(isinstance(result, MemoryBudgetError) for result in results):
             mistakes += _misfits(file, results)
         notes += [result for result in results if isinstance(result, str)]
@@ -98,23 +98,38 @@ def _devices(file: ConfigFile, options: EngineOptions, mistakes: list[Mistake]) 
     found = [
         Device(name, size, is_host=False) for name, size in ACCELERATORS.items() if name.lower() in common
     ]
-    return found + [Device("this machine", available_memory(), is_host=True)] * (CPU in common)
+    return found + [_host(file)] * (CPU in common)
+
+
+def _host(file: ConfigFile) -> Device:
+    """This machine's memory, or what each replica has of it."""
+    replicas = file.config.engine.replicas
+    name = "this machine" if replicas == 1 else f"this machine, for each of {replicas} replicas"
+    return Device(name, available_memory() // replicas, is_host=True)
+
+
+def _on(device: Device, options: EngineOptions, replicas: int) -> EngineOptions:
+    """What one replica would have there."""
+    if options.kv_memory is None or not device.is_host:
+        return options
+    return replace(options, kv_memory=options.kv_memory // replicas)
 
 
 def _own_device(file: ConfigFile, options: EngineOptions, mistakes: list[Mistake]) -> list[Device]:
     if options.device == "cpu" or (options.device == "auto" and not has_driver()):
-        return [Device("this machine", available_memory(), is_host=True)]
+        return [_host(file)]
     from airi.engine.backends.cuda.detect import obstacle
 
     index = int(options.device.partition(":")[2] or 0)
-    problem = obstacle(index, options.tensor_parallel_size) if has_driver() else "no GPU's driver was found"
+    count = max(options.tensor_parallel_size, file.config.engine.replicas)
+    problem = obstacle(index, count) if has_driver() else "no GPU's driver was found"
     if problem is None:
         import torch
 
         free, _ = torch.cuda.mem_get_info(index)
         return [Device(torch.cuda.get_device_name(index), free, is_host=False)]
     if options.device == "auto":
-        return [Device("this machine", available_memory(), is_host=True)]
+        return [_host(file)]
     accepted = (
         f"a device that there is ({problem}), or resources.accelerator of models that will run elsewhere"
     )

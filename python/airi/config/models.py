@@ -8,7 +8,6 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, Field
 
 from airi.config.accelerators import ACCELERATORS, ANY, CPU, is_known
-from airi.config.upstreams import Upstream
 from airi.config.values import Bytes, FilePath, Name, Part, PositiveNumber, Whole, accepts, mistaken
 
 __all__ = [
@@ -93,6 +92,14 @@ class EngineSettings(Part):
 class Engine(EngineSettings):
     """The engine that all models run in: its device, its memory, its queue."""
 
+    foreign: ClassVar[dict[str, str]] = EngineSettings.foreign | {
+        "data_parallel_size": "replicas",
+        "num_replicas": "replicas",
+    }
+
+    replicas: Annotated[int, Whole(1, 64)] = 1
+    """Engine processes with the same models, among which requests are divided. On CPUs they share threads and
+    kv_memory; on GPUs each has one of its own, with kv_memory each."""
     device: Annotated[
         str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]{1,3})?)$"), accepts("auto, cpu, cuda or cuda:N")
     ] = "auto"
@@ -214,8 +221,6 @@ class Model(Part):
     """A folder, hf://org/name[@revision], or airi-demo, which comes with AIRI."""
     versions: tuple[Version, ...] = Field(default=(), strict=False)
     """In place of source: the model's versions, of which there is one."""
-    upstream: Upstream | None = None
-    """In place of source: another server that runs it."""
     aliases: tuple[Name, ...] = Field(default=(), strict=False)
     """Further names that requests may call it."""
     chat_template: FilePath | None = None

@@ -16,6 +16,7 @@ from airi.gateway.certificates import Proof
 from airi.gateway.choice import Choice, Piece
 from airi.gateway.errors import ApiError, is_unavailable
 from airi.gateway.forms import Form
+from airi.gateway.http import Headers
 from airi.gateway.metrics import ChoiceTimer, now
 from airi.gateway.models import ServedModel
 from airi.policy import Principal
@@ -141,6 +142,12 @@ class Generation:
             self.model.client.submit(request, partial(self._push, choice))
 
     @property
+    def headers(self) -> Headers:
+        """What a response says of where it comes from. After `begin`."""
+        replica = self.model.client.replica_of(self.choices[0].request_id) if self.choices else None
+        return () if replica is None else ((b"x-airi-replica", replica.encode()),)
+
+    @property
     def most(self) -> tuple[int, int]:
         """Tokens of all prompts, and of all answers at most."""
         window = self.model.info.max_model_len
@@ -167,12 +174,12 @@ class Generation:
             if taken and output.finish_reason not in _REGULAR:
                 self._ready[:0] = ready[i:]  # what came before the error still goes out
                 break
-            self._check_end(output)
+            _raise_early_end(output, self.form)
             taken[choice] = choice.advance(output, self._arrived, at, per_token=per_token)
             if choice.finish_reason is not None:
                 ended.append(choice)
                 if choice.request_id in self._open:
-                    self._cancel(choice.request_id)
+                    self.model.client.cancel(choice.request_id)
         if self.content is not None and self.content.output.judges:
             taken = await self.content.judged(taken)
         for choice in ended:
@@ -182,10 +189,7 @@ class Generation:
     def close(self) -> None:
         """Cancels what still runs."""
         for request_id in list(self._open):
-            self._cancel(request_id)
-
-    def _cancel(self, request_id: int) -> None:
-        self.model.client.cancel(request_id)
+            self.model.client.cancel(request_id)
 
     async def __aenter__(self) -> Self:
         return self
@@ -273,10 +277,6 @@ class Generation:
             self.sight.answered(choice, self.form)
         if self.done:
             metrics.e2e_latency.observe(now() - self._arrived)
-
-    def _check_end(self, output: Output) -> None:
-        """Raises for an output that ends its choice early."""
-        _raise_early_end(output, self.form)
 
 
 def _raise_early_end(output: Output, form: Form | None) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, closing, nullcontext
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from airi.gateway.governing import ForbiddenPart, LimitsPart, PoliciesPart, open
 from airi.gateway.lifecycle import Stop, bind
 from airi.gateway.options import ServerOptions
 from airi.gateway.reloading import Hangup
-from airi.transport import EngineClient, Progress
+from airi.transport import EngineClient, EngineHandle, Progress
 from airi.transport.supervisor import EngineSupervisor
 
 if TYPE_CHECKING:
@@ -25,10 +25,11 @@ if TYPE_CHECKING:
     from airi.gateway.gate import Government
     from airi.gateway.lifecycle import Listening
     from airi.policy.ledger import Ledger
+    from airi.routing import ReplicaSet
 
 
 async def launch(
-    source: EngineOptions | str | None,
+    source: EngineOptions | str | Sequence[EngineOptions] | Sequence[str],
     options: ServerOptions,
     *,
     config: ConfigFile | None = None,
@@ -38,8 +39,9 @@ async def launch(
 ) -> None:
     """Serves until SIGTERM or SIGINT and returns once everything has drained.
 
-    `source` describes the engine to start, which logs at `log_level`, or is the endpoint of one that runs; None: no need
-    of one. `config` is where `options` and it came from, which SIGHUP reads again; without one that ends the process.
+    `source` describes the engine to start, which logs at `log_level`, or is the endpoint of one that runs; several are
+    replicas of each other. `config` is where `options` and such a description came from, which SIGHUP reads again;
+    without one that ends the process.
     Raises AiriError for what the user can mend: a taken port, a state that cannot be opened, a broken checkpoint,
     options that do not fit; EngineDeadError when the engine keeps dying.
     """
@@ -80,7 +82,7 @@ async def launch(
 
 
 def _reloader(
-    config: ConfigFile, access: Access, government: Government, ledger: Ledger | None, client: EngineClient
+    config: ConfigFile, access: Access, government: Government, ledger: Ledger | None, client: EngineHandle
 ) -> Reloader:
     """What of the config can change while it is served."""
     from airi.config.cedar import check_policies
@@ -110,7 +112,7 @@ async def _hung_up(government: Government, reloader: Reloader) -> None:
     await reloader.reload()
 
 
-def _check_served(config: ConfigFile, client: EngineClient) -> None:
+def _check_served(config: ConfigFile, client: EngineHandle) -> None:
     """Raises ConfigFileError for an engine with other models, which only one that ran before can have."""
     from airi.config.options import check_served
 
@@ -133,15 +135,18 @@ def _load_server() -> Callable[..., Awaitable[None]]:
 
 @asynccontextmanager
 async def _engine(
-    source: EngineOptions | str | None, log_level: str, on_progress: Callable[[Progress], None] | None
-) -> AsyncIterator[asyncio.Task[EngineClient]]:
-    """Begins to start, or to reach, the engine; its client is there once the task is done."""
-    if source is None:
-        starting: asyncio.Task[EngineClient] = asyncio.create_task(_no_engine())
-        end: Callable[[], Awaitable[None]] = partial(_close, starting)
-    elif isinstance(source, str):
+    source: EngineOptions | str | Sequence[EngineOptions] | Sequence[str],
+    log_level: str,
+    on_progress: Callable[[Progress], None] | None,
+) -> AsyncIterator[asyncio.Task[EngineClient] | asyncio.Task[ReplicaSet]]:
+    """Begins to start, or to reach, the engine, or engines; what they are called by is there once the task is done."""
+    if not isinstance(source, str) and isinstance(source, Sequence):
+        async with _replicas(source, log_level, on_progress) as replicas:
+            yield replicas
+        return
+    if isinstance(source, str):
         starting = asyncio.create_task(EngineClient.connect(source, on_progress=on_progress))
-        end = partial(_close, starting)
+        end: Callable[[], Awaitable[None]] = partial(_close, starting)
     else:
         supervisor = EngineSupervisor(source, on_progress=on_progress, log_level=log_level)
         starting = asyncio.create_task(supervisor.start())
@@ -155,10 +160,18 @@ async def _engine(
         await end()
 
 
-async def _no_engine() -> EngineClient:
-    from airi.transport.absent import NoEngine
+def _replicas(
+    source: Sequence[EngineOptions] | Sequence[str],
+    log_level: str,
+    on_progress: Callable[[Progress], None] | None,
+) -> AbstractAsyncContextManager[asyncio.Task[ReplicaSet]]:
+    from airi.routing.starting import reached, started
 
-    return NoEngine()
+    endpoints = [each for each in source if isinstance(each, str)]
+    if endpoints:
+        return reached(endpoints, on_progress=on_progress)
+    options = [each for each in source if not isinstance(each, str)]
+    return started(options, log_level=log_level, on_progress=on_progress)
 
 
 async def _close(connecting: asyncio.Task[EngineClient]) -> None:

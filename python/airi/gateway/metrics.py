@@ -7,7 +7,7 @@ engine's latest snapshot and are read at scrape time only.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
@@ -15,7 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
-from airi.transport.messages import EngineStats
+from airi.transport.messages import EngineStats, ModelStats
 
 if TYPE_CHECKING:
     from airi.lifecycle.observed import Seen
@@ -26,7 +26,13 @@ _TTFT_S = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5,
 _ITL_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5, 5.0)
 _E2E_S = (0.005, 0.05, 0.1, 0.3, 0.5, 1.0, 1.5, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0, 120.0)
 
+_ROUTING_S = (0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.1)
+
 StatsSource = Callable[[], EngineStats | None]
+EngineSource = tuple[str, StatsSource, Callable[[], bool]]
+"""A replica's name, its latest snapshot, and whether it serves."""
+_Row = tuple[tuple[str, ...], ModelStats]
+"""Labels and counters of a model."""
 
 
 class _Histogram(Histogram):
@@ -131,7 +137,19 @@ class Metrics:
 
     def watch_engine(self, stats: StatsSource, alive: Callable[[], bool]) -> None:
         """Expose an engine's own counters, read from its latest snapshot when scraped."""
-        self.registry.register(_EngineCollector(stats, alive))
+        self.registry.register(_EngineCollector([("", stats, alive)], ()))
+
+    def watch_replicas(self, replicas: Sequence[EngineSource]) -> Callable[[str, float], None]:
+        """As `watch_engine`, with a label for the replica. What is returned counts a decision for one, in seconds."""
+        self.registry.register(_EngineCollector(replicas, ("replica",)))
+        took = self._histogram("routing_decision_seconds", "Time to choose a replica.", (), _ROUTING_S)
+        sent = self._counter("routed_requests", "Requests sent to a replica.", ("replica",))
+
+        def decided(replica: str, seconds: float) -> None:
+            took.observe(seconds)
+            sent.labels(replica).inc()
+
+        return decided
 
     def http_done(self, route: str, method: str, status: int) -> None:
         """Count one answered HTTP request; `route` is a route's pattern, never a path a client made up."""
@@ -157,19 +175,26 @@ class Metrics:
 
 
 class _EngineCollector(Collector):
-    """Turns the engine's latest snapshot into metric families when Prometheus asks."""
+    """Turns engines' latest snapshots into metric families when Prometheus asks."""
 
-    def __init__(self, stats: StatsSource, alive: Callable[[], bool]) -> None:
-        self._stats = stats
-        self._alive = alive
+    def __init__(self, engines: Sequence[EngineSource], more: tuple[str, ...]) -> None:
+        """`more`: the label that engines are told apart by, where there are several."""
+        self._engines = engines
+        self._more = more
 
     def collect(self) -> Iterator[Metric]:
         """One family per number; only `airi_engine_up` while no snapshot has come."""
-        yield GaugeMetricFamily("airi_engine_up", "1 while the engine process serves.", float(self._alive()))
-        stats = self._stats()
-        if stats is None:
+        up = GaugeMetricFamily("airi_engine_up", "1 while the engine process serves.", labels=self._more)
+        rows: list[_Row] = []
+        for replica, stats, alive in self._engines:
+            more = (replica,) if self._more else ()
+            up.add_metric(more, float(alive()))
+            latest = stats()
+            rows += [((model.name, *more), model) for model in (() if latest is None else latest.models)]
+        yield up
+        if not rows:
             return
-        label = ("model_name",)
+        label = ("model_name", *self._more)
         running = GaugeMetricFamily("airi_requests_running", "Requests being computed.", labels=label)
         waiting = GaugeMetricFamily("airi_requests_waiting", "Requests queued in the engine.", labels=label)
         usage = GaugeMetricFamily(
@@ -180,8 +205,7 @@ class _EngineCollector(Collector):
             "airi_prefix_cache_hits", "Prompt tokens found in the cache.", labels=label
         )
         preemptions = CounterMetricFamily("airi_preemptions", "Requests preempted.", labels=label)
-        for model in stats.models:
-            name = (model.name,)
+        for name, model in rows:
             running.add_metric(name, model.running)
             waiting.add_metric(name, model.waiting)
             usage.add_metric(name, model.kv_blocks_active / max(1, model.kv_blocks_total))
@@ -189,13 +213,12 @@ class _EngineCollector(Collector):
             hits.add_metric(name, model.prefix_hit_tokens)
             preemptions.add_metric(name, model.preemptions)
         yield from (running, waiting, usage, queries, hits, preemptions)
-        yield from _attainment(stats)
-        yield from _tiers(stats)
+        yield from _attainment(rows, label)
+        yield from _tiers(rows, label)
 
 
-def _attainment(stats: EngineStats) -> Iterator[Metric]:
+def _attainment(rows: Sequence[_Row], label: tuple[str, ...]) -> Iterator[Metric]:
     """How promised latencies were kept; no sample for a model that promises none."""
-    label = ("model_name",)
     tokens = CounterMetricFamily(
         "airi_slo_tokens", "Tokens with a latency target.", labels=(*label, "token", "outcome")
     )
@@ -207,24 +230,22 @@ def _attainment(stats: EngineStats) -> Iterator[Metric]:
         "Requests that could not be on time and let others pass.",
         labels=label,
     )
-    for model in stats.models:
+    for name, model in rows:
         first, after = model.first_tokens_on_time, model.next_tokens_on_time
         if not (first + model.first_tokens_late + after + model.next_tokens_late):
             continue
-        name = model.name
-        tokens.add_metric((name, "first", "on_time"), first)
-        tokens.add_metric((name, "first", "late"), model.first_tokens_late)
-        tokens.add_metric((name, "next", "on_time"), after)
-        tokens.add_metric((name, "next", "late"), model.next_tokens_late)
-        requests.add_metric((name, "on_time"), model.requests_on_time)
-        requests.add_metric((name, "late"), model.requests_late)
-        best_effort.add_metric((name,), model.best_effort_requests)
+        tokens.add_metric((*name, "first", "on_time"), first)
+        tokens.add_metric((*name, "first", "late"), model.first_tokens_late)
+        tokens.add_metric((*name, "next", "on_time"), after)
+        tokens.add_metric((*name, "next", "late"), model.next_tokens_late)
+        requests.add_metric((*name, "on_time"), model.requests_on_time)
+        requests.add_metric((*name, "late"), model.requests_late)
+        best_effort.add_metric(name, model.best_effort_requests)
     yield from (tokens, requests, best_effort)
 
 
-def _tiers(stats: EngineStats) -> Iterator[Metric]:
+def _tiers(rows: Sequence[_Row], label: tuple[str, ...]) -> Iterator[Metric]:
     """Copies of KV blocks beside the device; no sample for a model that has no place for any."""
-    label = ("model_name",)
     blocks = GaugeMetricFamily(
         "airi_kv_tier_blocks", "KV blocks that a tier holds a copy of.", labels=(*label, "tier")
     )
@@ -240,20 +261,19 @@ def _tiers(stats: EngineStats) -> Iterator[Metric]:
     swaps = CounterMetricFamily(
         "airi_swaps", "Preemptions of which the host tier kept the blocks.", labels=label
     )
-    for model in stats.models:
+    for name, model in rows:
         tiers = model.tiers
         if tiers is None:
             continue
-        name = model.name
-        blocks.add_metric((name, "host"), tiers.host_blocks)
-        blocks.add_metric((name, "disk"), tiers.disk_blocks)
-        transfers.add_metric((name, "store"), tiers.stores)
-        transfers.add_metric((name, "load"), tiers.loads)
-        transfers.add_metric((name, "spill"), tiers.spills)
-        transfers.add_metric((name, "fetch"), tiers.fetches)
-        failures.add_metric((name,), tiers.failures)
-        dropped.add_metric((name,), tiers.dropped_stores)
-        swaps.add_metric((name,), tiers.swaps)
+        blocks.add_metric((*name, "host"), tiers.host_blocks)
+        blocks.add_metric((*name, "disk"), tiers.disk_blocks)
+        transfers.add_metric((*name, "store"), tiers.stores)
+        transfers.add_metric((*name, "load"), tiers.loads)
+        transfers.add_metric((*name, "spill"), tiers.spills)
+        transfers.add_metric((*name, "fetch"), tiers.fetches)
+        failures.add_metric(name, tiers.failures)
+        dropped.add_metric(name, tiers.dropped_stores)
+        swaps.add_metric(name, tiers.swaps)
     yield from (blocks, transfers, failures, dropped, swaps)
 
 

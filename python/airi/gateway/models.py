@@ -7,17 +7,13 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from airi.errors import ConfigError
 from airi.gateway.errors import unavailable
 from airi.gateway.metrics import Metrics, ModelMetrics
 from airi.gateway.releases import Draw, ServedLine
 from airi.text import Tokenizer, recommended_sampling, tokenizer_sha256
-from airi.transport import EngineClient, ModelInfo
-
-if TYPE_CHECKING:
-    from airi.upstreams.client import UpstreamClient
+from airi.transport import EngineHandle, ModelInfo
 
 log = logging.getLogger("airi.gateway")
 
@@ -28,7 +24,7 @@ class ServedModel:
 
     info: ModelInfo
     tokenizer: Tokenizer
-    client: EngineClient
+    client: EngineHandle
     metrics: ModelMetrics
     defaults: dict[str, float] = field(default_factory=dict)
     """What the checkpoint recommends for sampling fields that a request leaves out."""
@@ -39,10 +35,6 @@ class ServedModel:
     """What requests, policies, limits and metrics call it where the engine calls it by its version, too."""
     version: str = "1"
     """Its id among the model's versions; 1 where it has none."""
-    upstream: UpstreamClient | None = None
-    """Where another server runs it."""
-    knows_tokens: bool = True
-    """Whether the tokenizer is its own, and not one of which a text has as many tokens at least."""
 
     @property
     def name(self) -> str:
@@ -173,7 +165,7 @@ class ModelRegistry:
 
 
 def serve_models(
-    client: EngineClient,
+    client: EngineHandle,
     metrics: Metrics,
     *,
     chat_template: str | Path | None = None,
@@ -189,7 +181,7 @@ def serve_models(
 
 def serve_model(
     info: ModelInfo,
-    client: EngineClient,
+    client: EngineHandle,
     metrics: Metrics,
     *,
     chat_template: str | Path | None = None,

@@ -1,6 +1,6 @@
 """Between gateway and engine: ZeroMQ and msgspec, the same on one machine and between machines.
 
-`EngineClient` is the gateway's end, `EngineServer` the engine's; `messages` is what travels and
+`EngineClient` is the gateway's end (an `EngineHandle`), `EngineServer` the engine's; `messages` is what travels and
 `python -m airi.transport.stub` an engine without a model.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from airi.outputs import ErrorInfo, Output, TokenLogprobs
 from airi.transport.client import EngineClient
+from airi.transport.handle import EngineHandle
 from airi.transport.messages import (
     EngineStats,
     ForbidFor,
@@ -24,6 +25,7 @@ from airi.transport.supervisor import EngineSupervisor
 
 __all__ = [
     "EngineClient",
+    "EngineHandle",
     "EngineStats",
     "EngineSupervisor",
     "ErrorInfo",

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from airi.errors import EngineDeadError, EngineStartError, ModelNotFoundError
+from airi.errors import EngineDeadError, EngineStartError
 from airi.outputs import ErrorInfo, Output
 from airi.transport.calls import Calls
+from airi.transport.handle import EngineHandle
 from airi.transport.link import EngineLink
 from airi.transport.messages import (
     NOBODY,
@@ -41,12 +42,12 @@ from airi.transport.messages import (
     error_info,
     error_of,
 )
-from airi.transport.stream import OpenRequest, OutputStream, Sink
+from airi.transport.stream import OpenRequest, Sink
 
 if TYPE_CHECKING:
     from airi.engine.options import ModelOptions
 
-__all__ = ["EngineClient", "ProgressSink"]
+__all__ = ["EngineClient", "ProgressSink", "fitting"]
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ _MOST_DEATHS = 2
 """Engines that may die of a request before it is not sent again: it may be what kills them."""
 
 
-class EngineClient:
+class EngineClient(EngineHandle):
     """Sends requests to one engine and hands each stream what every step gave it.
 
     When the engine dies, streams that had started end with EngineDeadError; the others are sent
@@ -65,14 +66,16 @@ class EngineClient:
     *Invariant*: every request ends with exactly one output that has a finish reason.
     """
 
+    stats: EngineStats | None = None
+    """The latest counters the engine pushed; None until one has, also after a restart."""
+
     def __init__(
         self, endpoint: str, *, retry_window_s: float = 120.0, on_progress: ProgressSink | None = None
     ) -> None:
+        """`retry_window_s` 0: without an engine requests end at once, for whoever knows another one."""
         self.endpoint = endpoint
         self.models: list[ModelInfo] = []
         """What the engine serves; kept while it restarts."""
-        self.stats: EngineStats | None = None
-        """The latest counters the engine pushed; None until one has, also after a restart."""
         self.alive = False
         """Whether an engine is there and serves."""
         self.draining = False
@@ -80,6 +83,8 @@ class EngineClient:
         self.dead: EngineDeadError | None = None
         """Why no engine will come back, once that is known."""
         self.on_progress = on_progress
+        self.on_change: Callable[[], None] | None = None
+        """Called when anything of the above is another than before."""
         self._retry_window_s = retry_window_s
         self._loop = asyncio.get_running_loop()
         self._requests: dict[int, OpenRequest] = {}
@@ -120,46 +125,13 @@ class EngineClient:
         except TimeoutError:
             raise EngineStartError(f"no engine answered at {self.endpoint} in {timeout_s:g} s") from None
 
-    def find_model(self, name: str) -> ModelInfo:
-        """The model that serves under `name` or an alias; raises ModelNotFoundError."""
-        for model in self.models:
-            if model.name == name or name in model.aliases:
-                return model
-        known = ", ".join(model.name for model in self.models)
-        raise ModelNotFoundError(f"model {name!r} is not loaded; loaded: {known}", field="model")
-
     @property
     def num_running(self) -> int:
-        """Requests that have not ended."""
         return len(self._requests)
 
     # -- requests ------------------------------------------------------------------------------
 
-    async def generate(self, request: GenerateRequest) -> AsyncIterator[Output]:
-        """Yields what each step adds to `request`; the last output has a finish reason.
-
-        Leaving the iteration early cancels the request. Raises RequestError when the engine refuses it
-        and EngineDeadError when the engine dies under it.
-        """
-        stream = self.open(request)
-        try:
-            async for output in stream:
-                yield output
-        finally:
-            stream.close()
-
-    def open(self, request: GenerateRequest) -> OutputStream:
-        """Sends `request` and returns its stream: what `generate` iterates, without the generator."""
-        stream = OutputStream(self, request.request_id)
-        self.submit(request, stream.push)
-        return stream
-
     def submit(self, request: GenerateRequest, sink: Sink) -> None:
-        """Sends `request`; `sink` is called with each of its outputs, inside the event loop.
-
-        The cheapest form: no task switch per output. A sink must not raise. Errors, too, come as an
-        output: reason "error", with `error` set (`airi.transport.error_of` gives the exception).
-        """
         if request.request_id in self._requests:
             raise ValueError(f"request id {request.request_id} is in use")
         entry = OpenRequest(request, sink)
@@ -173,10 +145,6 @@ class EngineClient:
             self._start_window()
 
     def cancel(self, request_id: int) -> None:
-        """Asks the engine to stop a request; its stream ends with reason "cancelled".
-
-        Ids that are unknown, or have ended, do nothing.
-        """
         entry = self._requests.get(request_id)
         if entry is None:
             return
@@ -189,18 +157,12 @@ class EngineClient:
             self._loop.call_soon(entry.sink, Output(request_id, [], "cancelled"))
 
     def abandon(self, request_id: int) -> None:
-        """As `cancel`, for a reader that has gone: nothing of the request is delivered any more."""
         if self._requests.pop(request_id, None) is not None and self.alive:
             self._link.send(Cancel([request_id]))
 
     # -- calls ---------------------------------------------------------------------------------
 
     async def set_tenant(self, tenant: int, weight: float, *, kv_quota: float | None = None) -> None:
-        """Gives a tenant its share against the others that have requests waiting; kept across restarts.
-
-        `kv_quota`: the share, in [0, 1], of each model's KV memory that it keeps; None leaves that as it is. Raises
-        ConfigError, and keeps nothing, where the engine refuses it. Without an engine the next one is told.
-        """
         known = self._tenants.get(tenant)
         if kv_quota is None and known is not None:
             kv_quota = known.kv_quota
@@ -210,11 +172,6 @@ class EngineClient:
         self._tenants[tenant] = message
 
     async def forbid(self, sets: Sequence[ForbidFor]) -> None:
-        """Tells which sets of forbidden texts requests may name from now on; kept across restarts.
-
-        Raises ConfigError, and keeps nothing, where there can be no masks of one. Without an engine the next one is
-        told.
-        """
         if self.alive:
             await self._call(Forbid(self._calls.next_number(), tuple(sets)))
         self._forbidden = Forbid(NOBODY, tuple(sets))
@@ -228,7 +185,6 @@ class EngineClient:
         await self._call(Sleep(self._calls.next_number(), model))
 
     async def wake(self, model: str) -> None:
-        """Brings a sleeping model back; returns when its requests may run. Raises as `sleep`."""
         await self._call(Wake(self._calls.next_number(), model))
 
     async def load(self, model: ModelOptions) -> ModelInfo:
@@ -241,17 +197,9 @@ class EngineClient:
         return self.find_model(model.name)
 
     async def unload(self, model: str, *, drains: bool = True) -> None:
-        """Takes no more requests of a model and returns when it has gone: when those it has have ended, or at once.
-
-        Raises ModelNotFoundError, ConfigError or EngineDeadError.
-        """
         await self._call(Unload(self._calls.next_number(), model, drains))
 
     async def explain(self, request_id: int) -> list[str]:
-        """What the engine decided about a request of this client and why, one line each, oldest first.
-
-        Also of one that has ended; empty where its last decisions do not name it. Raises EngineDeadError.
-        """
         return (await self._call(Explain(self._calls.next_number(), request_id))).lines
 
     async def _call(self, message: ControlMessage) -> Reply:
@@ -260,10 +208,6 @@ class EngineClient:
         return await self._calls.ask(message, self._link.send)
 
     def give_up(self, error: EngineDeadError) -> None:
-        """No engine will come back: ends every request, and later ones at once, with `error`.
-
-        An engine that lives all the same is told to stop them.
-        """
         if self.alive and self._requests:
             self._link.send(Cancel(list(self._requests)))
         self.dead = error
@@ -273,6 +217,7 @@ class EngineClient:
         if not self._ready.done():
             self._ready.set_exception(EngineStartError(str(error)))
             self._ready.exception()  # may have no waiter
+        self._note_change()
 
     def close(self) -> None:
         """Ends every request with EngineDeadError and closes the socket."""
@@ -315,6 +260,7 @@ class EngineClient:
             self._count_death()
         self._start_window()
         self._link = self._open_link()
+        self._note_change()
 
     def _count_death(self) -> None:
         """Another engine died with these requests; ends those that have had their second chance."""
@@ -337,6 +283,7 @@ class EngineClient:
             self._dispatch(message)
         elif isinstance(message, EngineStats):
             self.stats = message
+            self._note_change()
         elif isinstance(message, Progress):
             if self.on_progress is not None:
                 self.on_progress(message)
@@ -344,8 +291,10 @@ class EngineClient:
             self._on_welcome(message)
         elif isinstance(message, Models):
             self.models = message.models
+            self._note_change()
         elif isinstance(message, Goodbye):
             self.draining = True
+            self._note_change()
         elif isinstance(message, Reply):
             self._calls.answer(message)
         else:
@@ -377,7 +326,8 @@ class EngineClient:
         for tenant in self._tenants.values():
             self._link.send(tenant)
         if self._forbidden is not None:
-            self._link.send(self._forbidden)
+            # It has the models that it was started with, and takes no set for others.
+            self._link.send(Forbid(NOBODY, fitting(self._forbidden.sets, self.models)))
         now = time.monotonic_ns() // 1000
         for request_id, entry in list(self._requests.items()):
             if entry.deadline is not None:
@@ -389,6 +339,11 @@ class EngineClient:
             self._link.send(entry.message)
         if not self._ready.done():
             self._ready.set_result(None)
+        self._note_change()
+
+    def _note_change(self) -> None:
+        if self.on_change is not None:
+            self.on_change()
 
     def _on_failed(self, message: Failed) -> None:
         error = error_of(message.error)
@@ -421,3 +376,10 @@ class EngineClient:
         entry = self._requests.pop(request_id, None)
         if entry is not None:
             entry.sink(Output(request_id, [], "error", error=info))
+
+
+def fitting(sets: Sequence[ForbidFor], models: Sequence[ModelInfo]) -> tuple[ForbidFor, ...]:
+    """The same for those of their models that are served."""
+    names = {name for model in models for name in (model.name, *model.aliases)}
+    fitted = (ForbidFor(each.forbidden, tuple(m for m in each.models if m in names)) for each in sets)
+    return tuple(each for each in fitted if each.models)

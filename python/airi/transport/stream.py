@@ -11,7 +11,7 @@ from airi.outputs import ErrorInfo, Output
 from airi.transport.messages import GenerateRequest, error_of
 
 if TYPE_CHECKING:
-    from airi.transport.client import EngineClient
+    from airi.transport.handle import EngineHandle
 
 __all__ = ["OpenRequest", "OutputStream", "Sink"]
 
@@ -45,7 +45,7 @@ class OutputStream:
 
     __slots__ = ("_client", "_done", "_error", "_pending", "_request_id", "_waiter")
 
-    def __init__(self, client: EngineClient, request_id: int) -> None:
+    def __init__(self, client: EngineHandle, request_id: int) -> None:
         self._client = client
         self._request_id = request_id
         self._pending: Output | None = None

@@ -26,6 +26,8 @@ __all__ = ["EngineSupervisor"]
 
 logger = logging.getLogger(__name__)
 
+_RETRY_WINDOW_S = 120.0
+
 CommandFactory = Callable[[str], Sequence[str]]
 
 
@@ -50,12 +52,14 @@ class EngineSupervisor:
         max_failures: int = 5,
         first_delay_s: float = 0.2,
         healthy_s: float = 30.0,
+        waits_for_restart: bool = True,
     ) -> None:
         """`command` makes another engine's command line from an endpoint; without it `options` says what runs.
 
         `endpoint` None is a socket in a fresh directory that only this user may enter. `drain_s` is how long
         an engine that somebody else ends (a service manager that signals every process) finishes requests.
-        One that `stop` ends, which has none, is killed after `kill_after_s`.
+        One that `stop` ends, which has none, is killed after `kill_after_s`. `waits_for_restart`: whether requests
+        that had not started wait for the next process when one dies, or end at once.
         """
         self._directory: str | None = None
         if endpoint is None:
@@ -70,6 +74,7 @@ class EngineSupervisor:
         self._max_failures = max_failures
         self._first_delay_s = first_delay_s
         self._healthy_s = healthy_s
+        self._waits_for_restart = waits_for_restart
         self._process: asyncio.subprocess.Process | None = None
         self._started_at = 0.0
         self._client: EngineClient | None = None
@@ -95,7 +100,8 @@ class EngineSupervisor:
         """
         try:
             await self._spawn()
-            self._client = EngineClient(self.endpoint, on_progress=self._on_progress)
+            window_s = _RETRY_WINDOW_S if self._waits_for_restart else 0.0
+            self._client = EngineClient(self.endpoint, on_progress=self._on_progress, retry_window_s=window_s)
             await self._wait_ready(self._client)
         except BaseException:
             await self.stop()
