@@ -9,8 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,8 @@ from airi.gateway.lifecycle import Listening, Stop, bind
 from airi.gateway.options import AppOptions, ServerOptions
 from airi.gateway.server import serve
 from airi.text import Tokenizer
-from airi.transport import EngineClient
+from airi.transport import EngineClient, EngineHandle
+from airi.transport.absent import NoEngine
 from airi.transport.stub import StubEngine, StubOptions
 from tests.logs import logging_as_before
 
@@ -159,11 +160,18 @@ async def _ungoverned() -> Government:
     return Government(decider_of(None, ()))
 
 
+@asynccontextmanager
+async def _connected(endpoint: str | None) -> AsyncIterator[EngineHandle]:
+    client = NoEngine() if endpoint is None else await EngineClient.connect(endpoint, timeout_s=10)
+    with closing(client):
+        yield client
+
+
 @contextmanager
 def gateway_thread(
-    endpoint: str, options: ServerOptions, govern: Govern = _ungoverned
+    endpoint: str | None, options: ServerOptions, govern: Govern = _ungoverned
 ) -> Iterator[tuple[Listening, asyncio.AbstractEventLoop]]:
-    """A gateway serving from a thread until the block ends."""
+    """A gateway serving from a thread until the block ends; `endpoint` None: without an engine."""
     ready = threading.Event()
     told: list[Listening] = []
     stops: list[tuple[asyncio.AbstractEventLoop, Stop]] = []
@@ -177,7 +185,7 @@ def gateway_thread(
             stops.append((asyncio.get_running_loop(), stop))
             async with (
                 open_access(options.app) as access,
-                await EngineClient.connect(endpoint, timeout_s=10) as client,
+                _connected(endpoint) as client,
             ):
                 sock = bind(options.host, options.port)
                 await serve(

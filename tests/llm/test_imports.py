@@ -11,7 +11,7 @@ import pytest
 import airi
 from airi.bench.shapes import Shape, make_checkpoint
 
-SERVER_ONLY = ("starlette", "uvicorn", "uvloop", "httptools", "prometheus_client")
+SERVER_ONLY = ("starlette", "uvicorn", "uvloop", "httptools", "prometheus_client", "aiohttp")
 
 
 def run(code: str) -> str:

@@ -41,6 +41,7 @@ GATEWAY = (
     "jwt",
     "cryptography",
     "redis",
+    "aiohttp",
 )
 
 

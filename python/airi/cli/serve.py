@@ -108,6 +108,9 @@ def serve_config(
     if endpoints is not None:
         _run(_at(endpoints), server_options(file), log_level, file)
         return
+    if all(model.upstream is not None for model in file.config.models):
+        _run((), server_options(file), log_level, file)
+        return
     with ReadingBars() as bars:
         sources = pinned_sources(file, bars.show)
     options = _of_replicas(engine_options(file, sources=sources), file.config.engine.replicas)

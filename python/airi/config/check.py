@@ -73,6 +73,9 @@ def _file_mistakes(file: ConfigFile) -> Iterator[Mistake]:
         if made is not None and not os.access(file.resolve(made).parent, os.W_OK):
             yield file.mistake(path, "a file in a folder that can be written to")
     for i, model in enumerate(config.models):
+        given = None if model.upstream is None else model.upstream.tokenizer
+        if given is not None and not (file.resolve(given) / "tokenizer.json").is_file():
+            yield file.mistake(("models", i, "upstream", "tokenizer"), "a folder with a tokenizer.json")
         if model.chat_template is not None:
             reason = _template_problem(str(file.resolve(model.chat_template)))
             if reason is not None:

@@ -24,6 +24,9 @@ MAX_BYTES = 1 << 20
 _MAX_NODES = 100_000
 _MAX_DEPTH = 32
 _MERGE = "<<"
+_SECRET_KEYS = ("api_key",)
+"""Keys whose values nobody is shown, whatever they look like."""
+_HIDDEN = "***"
 
 Path = tuple[str | int, ...]
 Scalar = str | int | float | bool | None
@@ -88,7 +91,11 @@ class Node:
     def masked(self) -> Any:
         """As `plain`, for people: without secrets, and with variables in place of what they gave."""
         if self.entries is not None:
-            return {key: node.masked() for key, node in self.entries.items() if not node.is_null}
+            return {
+                key: _HIDDEN if key in _SECRET_KEYS and node.expanded is None else node.masked()
+                for key, node in self.entries.items()
+                if not node.is_null
+            }
         if self.items is not None:
             return [node.masked() for node in self.items]
         value = self.text if self.expanded is not None else self.value
@@ -146,6 +153,8 @@ class Document:
         node = self.find(path)
         if value is None:
             value = "missing" if node is None or node.is_null else node.shown
+            if path and path[-1] in _SECRET_KEYS and value != "missing":
+                value = _HIDDEN
         return Mistake(self.name, self.line(path), tuple(path), f"is {value}", f"accepted: {accepted}")
 
 

@@ -54,6 +54,8 @@ class _Opened:
 
 def check_fit(file: ConfigFile) -> Fit:
     """Reads the models' configs and the headers of their weights; computes what they take of each device."""
+    if all(model.upstream is not None for model in file.config.models):
+        return Fit()
     options = engine_options(file)
     replicas = file.config.engine.replicas
     replica_options(options, replicas)  # raises for what cannot be divided
@@ -62,7 +64,8 @@ def check_fit(file: ConfigFile) -> Fit:
     devices = _devices(file, options, mistakes)
     on_device = bool(devices) and not any(device.is_host for device in devices)
     opened: list[_Opened] = []
-    for i, model in enumerate(options.models):
+    places = [i for i, model in enumerate(file.config.models) if model.upstream is None]
+    for i, model in zip(places, options.models, strict=True):
         try:
             folder = _folder(model.path)
             if folder is None:

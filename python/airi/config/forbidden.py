@@ -36,7 +36,7 @@ class ForbiddenTable:
             (rule, {names.get(name, name) for name in rule.models}, tuple(_patterns(file, rule)))
             for rule in config.content.forbid
         ]
-        self._models = [model.name for model in config.models]
+        self._models = [model.name for model in config.models if model.upstream is None]
         self._tenants = {tenant.name for tenant in config.tenants}
         self._made: dict[tuple[int, ...], ForbiddenPolicy] = {}
         for tenant in (*self._tenants, ""):
@@ -98,7 +98,11 @@ def forbidden_notes(file: ConfigFile) -> tuple[str, ...]:
 
     Raises ConfigFileError for a model whose tokens cannot be masked.
     """
-    paths = {model.name: FilePath(model_path(file, model)) for model in file.config.models}
+    paths = {
+        model.name: FilePath(model_path(file, model))
+        for model in file.config.models
+        if model.upstream is None
+    }
     notes = []
     for policy, models in ForbiddenTable(file).sets():
         automaton = policy.automaton

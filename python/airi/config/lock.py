@@ -64,6 +64,8 @@ def resolve(file: ConfigFile, progress: Progress | None = None) -> dict[str, Loc
     found: dict[str, Locked] = {}
     mistakes = []
     for i, model in enumerate(file.config.models):
+        if model.upstream is not None:
+            continue
         try:
             found[model.name] = _resolve(file, model, progress)
         except (ConfigError, CheckpointError) as error:
@@ -102,6 +104,8 @@ def pinned_sources(file: ConfigFile, progress: Progress | None = None) -> dict[s
     sources: dict[str, str] = {}
     mistakes = []
     for i, model in enumerate(file.config.models):
+        if model.upstream is not None:
+            continue
         try:
             sources[model.name] = _pinned(file, model, locked.get(model.name), progress)
         except ConfigError as error:
@@ -120,7 +124,7 @@ def stale_models(file: ConfigFile) -> list[Mistake]:
     return [
         file.mistake(_source_path(i, model), f"what {path.name} says, or run `airi lock` again")
         for i, model in enumerate(file.config.models)
-        if locked is not None and not _is_of(locked.get(model.name), model)
+        if locked is not None and model.upstream is None and not _is_of(locked.get(model.name), model)
     ]
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, Field
 
 from airi.config.accelerators import ACCELERATORS, ANY, CPU, is_known
+from airi.config.upstreams import Upstream
 from airi.config.values import Bytes, FilePath, Name, Part, PositiveNumber, Whole, accepts, mistaken
 
 __all__ = [
@@ -221,6 +222,8 @@ class Model(Part):
     """A folder, hf://org/name[@revision], or airi-demo, which comes with AIRI."""
     versions: tuple[Version, ...] = Field(default=(), strict=False)
     """In place of source: the model's versions, of which there is one."""
+    upstream: Upstream | None = None
+    """In place of source: another server that runs it."""
     aliases: tuple[Name, ...] = Field(default=(), strict=False)
     """Further names that requests may call it."""
     chat_template: FilePath | None = None

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 from airi import builtin
 from airi.config.load import ConfigFile
-from airi.config.models import Engine, Model
+from airi.config.models import Engine, EngineSettings, Model
 from airi.config.references import ENGINE_WIDE
 from airi.config.tenants import Oidc
 from airi.errors import ConfigError, ConfigFileError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     from airi.engine.options import EngineOptions, ModelOptions
-    from airi.gateway.options import ServerOptions
+    from airi.gateway.options import ServerOptions, UpstreamModel
     from airi.policy.oidc import OidcOptions
     from airi.policy.tenants import TenantOptions
 
@@ -25,6 +25,11 @@ _ENGINE_NAMES = {"max_num_batched_tokens": "max_batch_tokens", "enable_prefix_ca
 """Settings whose names here are vLLM's, with the engine's own."""
 _PAGES = {"metrics": "/metrics", "openapi": "/openapi.json"}
 _FILES = ("disk_kv_path", "record_steps")
+_SAME_OF_UPSTREAM = (
+    *("base_url", "model", "api_key", "timeout_s", "connect_timeout_s", "first_token_timeout_s"),
+    *("idle_timeout_s", "max_retries", "health_interval_s"),
+)
+"""Settings of an upstream that it takes as they are."""
 
 
 def engine_options(file: ConfigFile, *, sources: Mapping[str, str] | None = None) -> EngineOptions:
@@ -38,13 +43,13 @@ def engine_options(file: ConfigFile, *, sources: Mapping[str, str] | None = None
     engine = config.engine
     given: dict[str, Any] = {
         "device": engine.device,
-        "models": tuple(_model(file, m, sources) for m in config.models),
+        "models": tuple(_model(file, m, sources) for m in config.models if m.upstream is None),
     }
     given |= {"dtype": engine.dtype, "max_model_len": engine.max_model_len}
     for name in ENGINE_WIDE:
         values = [getattr(engine, name), *(getattr(model.engine, name) for model in config.models)]
         given[_ENGINE_NAMES.get(name, name)] = next((value for value in values if value is not None), None)
-    for name in Engine.model_fields.keys() - type(config.models[0].engine).model_fields.keys() - {"replicas"}:
+    for name in Engine.model_fields.keys() - EngineSettings.model_fields.keys() - {"replicas"}:
         value = getattr(engine, name)
         given[name] = str(file.resolve(value).absolute()) if name in _FILES and value is not None else value
     try:
@@ -84,6 +89,8 @@ def check_served(file: ConfigFile, served: Mapping[str, Collection[str]]) -> Non
     """
     mistakes = []
     for i, model in enumerate(file.config.models):
+        if model.upstream is not None:
+            continue
         if model.name not in served:
             accepted = f"what the engine serves, one of: {', '.join(served)}"
             mistakes.append(file.mistake(("models", i, "name"), accepted))
@@ -91,7 +98,7 @@ def check_served(file: ConfigFile, served: Mapping[str, Collection[str]]) -> Non
             if alias not in served.get(model.name, (alias,)):
                 accepted = f"an alias that the engine has for {model.name}: {', '.join(served[model.name]) or 'none'}"
                 mistakes.append(file.mistake(("models", i, "aliases", k), accepted))
-    missing = served.keys() - {model.name for model in file.config.models}
+    missing = served.keys() - {model.name for model in file.config.models if model.upstream is None}
     if missing:
         without = f"without {', '.join(sorted(missing))}"
         mistakes.append(file.mistake(("models",), "all that the engine serves", value=without))
@@ -150,7 +157,7 @@ def server_options(file: ConfigFile) -> ServerOptions:
     from airi.gateway.options import AppOptions, ServerOptions
 
     config, server = file.config, file.config.server
-    template = config.models[0].chat_template
+    template = next((model.chat_template for model in config.models if model.upstream is None), None)
     app = AppOptions(
         state=file.state if config.tenants else None,
         tenants=tenant_options(file),
@@ -167,4 +174,26 @@ def server_options(file: ConfigFile) -> ServerOptions:
         tls_key=None if server.tls is None else file.resolve(server.tls.key),
         chat_template=None if template is None else file.resolve(template),
         drain_timeout_s=server.drain_timeout_s,
+        upstreams=tuple(_upstreams(file)),
     )
+
+
+def _upstreams(file: ConfigFile) -> Iterator[UpstreamModel]:
+    from airi.gateway.options import UpstreamModel
+    from airi.upstreams.options import UpstreamOptions
+
+    for i, model in enumerate(file.config.models):
+        given = model.upstream
+        if given is None:
+            continue
+        same = {name: getattr(given, name) for name in _SAME_OF_UPSTREAM}
+        breaker = given.circuit_breaker
+        yield UpstreamModel(
+            options=UpstreamOptions(
+                name=model.name, breaker_failures=breaker.failures, breaker_open_s=breaker.open_s, **same
+            ),
+            aliases=model.aliases,
+            max_model_len=given.max_model_len,
+            tokenizer=None if given.tokenizer is None else file.resolve(given.tokenizer),
+            place=i,
+        )

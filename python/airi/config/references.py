@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from airi._hosts import is_loopback
 from airi.config.document import Document, Path
 from airi.config.mistakes import Mistake, shown
-from airi.config.models import EngineSettings
-from airi.config.rules import ContentRule
+from airi.config.models import EngineSettings, Model
+from airi.config.rules import ContentRule, ForbidRule
 from airi.config.schema import Config
 
 __all__ = ["ENGINE_WIDE", "wrong_references"]
@@ -16,6 +16,8 @@ __all__ = ["ENGINE_WIDE", "wrong_references"]
 ENGINE_WIDE = tuple(name for name in EngineSettings.model_fields if name not in ("dtype", "max_model_len"))
 """Settings that all models of an engine share."""
 
+_OF_ENGINE = ("source", "versions", "chat_template", "engine", "resources", "slo")
+"""Keys of a model that say how this server's engine runs it."""
 _Report = Callable[..., None]
 
 
@@ -58,9 +60,12 @@ def _names(config: Config, report: _Report) -> None:
 def _models(config: Config, report: _Report) -> None:
     if not config.models:
         report(("models",), "at least one model", value="empty")
-    templates = {model.chat_template for model in config.models}
+    templates = {model.chat_template for model in config.models if model.upstream is None}
     for i, model in enumerate(config.models):
         at: Path = ("models", i)
+        if model.upstream is not None:
+            _upstream(at, model, report)
+            continue
         if (model.source is None) == (not model.versions):
             both = "both source and versions" if model.source else "without source"
             report((*at, "source"), "source, or versions with one", value=both)
@@ -75,6 +80,13 @@ def _models(config: Config, report: _Report) -> None:
         parallel = config.engine.tensor_parallel_size or model.engine.tensor_parallel_size or 1
         if parallel > 1 and (memory.min or memory.max or model.resources.sleepable):
             report((*at, "resources"), "neither kv_memory nor sleepable, with tensor_parallel_size above 1")
+
+
+def _upstream(at: Path, model: Model, report: _Report) -> None:
+    """What only a model of the engine has is not taken for something that another server minds."""
+    for name in _OF_ENGINE:
+        if name in model.model_fields_set:
+            report((*at, name), f"a model without {name}, as another server runs it")
 
 
 def _engine_wide(config: Config, report: _Report) -> None:
@@ -110,6 +122,7 @@ def _server(config: Config, report: _Report) -> None:
 
 def _tenants(config: Config, report: _Report) -> None:
     models = [model.name for model in config.models]
+    elsewhere = {model.name for model in config.models if model.upstream is not None}
     priced = {model.name for model in config.models if model.price is not None}
     issuers: set[tuple[str, str]] = set()
     for i, tenant in enumerate(config.tenants):
@@ -117,6 +130,9 @@ def _tenants(config: Config, report: _Report) -> None:
             report(("tenants", i, "max_priority"), f"{tenant.priority}, which is its priority, or more")
         at: Path = ("tenants", i, "limits")
         for name, limits in tenant.limits.models.items():
+            if name in elsewhere and limits.max_device_seconds is not None:
+                accepted = f"nothing: {name} takes no time of a device here"
+                report((*at, "models", name, "max_device_seconds"), accepted)
             if name not in models:
                 report(
                     (*at, "models", name), _one_of(models), value="the limit of a model that is not served"
@@ -150,6 +166,12 @@ def _content(config: Config, report: _Report) -> None:
         "models": [name for model in config.models for name in (model.name, *model.aliases)],
         "tenants": [tenant.name for tenant in config.tenants],
     }
+    elsewhere = {
+        name: model.name
+        for model in config.models
+        if model.upstream is not None
+        for name in (model.name, *model.aliases)
+    }
     for side in ("input", "output", "forbid"):
         for i, rule in enumerate(getattr(config.content, side)):
             at: Path = ("content", side, i)
@@ -161,13 +183,30 @@ def _content(config: Config, report: _Report) -> None:
                     if name not in names:
                         report((*at, field, k), _one_of(names))
             if not isinstance(rule, ContentRule):
+                _forbids(config, at, rule, report)
                 continue
+            judge = elsewhere.get(rule.judge or "")
+            if judge is not None:
+                report((*at, "judge"), f"a model of this server's engine; another server runs {judge}")
             if rule.judge is not None and rule.judge not in known["models"]:
                 report((*at, "judge"), _one_of(known["models"]))
             if rule.judge is not None and (side, rule.action) == ("input", "redact"):
                 report((*at, "action"), "block, annotate or audit: a judge says nothing of parts of a prompt")
             if rule.judge is None and rule.question is not None:
                 report((*at, "question"), "a question beside the judge that is asked it")
+
+
+def _forbids(config: Config, at: Path, rule: ForbidRule, report: _Report) -> None:
+    """No text can be kept out of answers whose tokens another server chooses."""
+    for model in config.models:
+        if model.upstream is None:
+            continue
+        named = [k for k, name in enumerate(rule.models) if name in (model.name, *model.aliases)]
+        what = f"models that this server's engine runs; another server chooses the tokens of {model.name}"
+        for k in named:
+            report((*at, "models", k), what)
+        if not rule.models:
+            report((*at, "models"), what, value="all models")
 
 
 def _one_of(names: list[str]) -> str:

@@ -95,7 +95,8 @@ def _routes(
     models: ModelRegistry, metrics: Metrics, access: Access, government: Government, options: AppOptions
 ) -> list[BaseRoute]:
     limit = options.body_limit
-    vocab_size = max((model.info.vocab_size for model in models.all_versions), default=1)
+    sizes = (model.info.vocab_size for model in models.all_versions if model.upstream is None)
+    vocab_size = max(sizes, default=1)
     open_paths = access.open_paths if access.needs_key else None
     document = openapi_document(
         models=models.names,

@@ -6,6 +6,7 @@ one; whatever it does not know is a bug and becomes a 500 that says nothing but 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -26,6 +27,7 @@ from airi.errors import (
     StateError,
 )
 from airi.text import TemplateError
+from airi.upstreams.errors import UpstreamError, UpstreamRefusal
 
 T = TypeVar("T")
 
@@ -202,6 +204,10 @@ def api_error_from(error: Exception) -> ApiError | None:
             return unavailable(_UNAVAILABLE[error.code], code=error.code)
         case EngineError():
             return unavailable(str(error))
+        case UpstreamError():
+            return _upstream_failed(error)
+        case UpstreamRefusal():
+            return ApiError(error.status, str(error), param=error.param, code=error.error_code or error.code)
         case _:
             return None
 
@@ -209,7 +215,16 @@ def api_error_from(error: Exception) -> ApiError | None:
 def is_unavailable(error: Exception) -> bool:
     """Whether the server was full or could not serve: the same request may be answered later."""
     known = api_error_from(error)
-    return isinstance(error, QueueFullError) or (known is not None and known.status == 503)
+    full = isinstance(error, QueueFullError | UpstreamError)
+    return full or (known is not None and known.status == 503)
+
+
+def _upstream_failed(error: UpstreamError) -> ApiError:
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    if error.status == 503:
+        seconds = 1 if error.retry_after_s is None else max(1, math.ceil(error.retry_after_s))
+        headers = ((b"retry-after", str(seconds).encode()),)
+    return ApiError(error.status, str(error), type="upstream_error", code=error.code, headers=headers)
 
 
 class Failure(Exception):

@@ -174,12 +174,12 @@ class Generation:
             if taken and output.finish_reason not in _REGULAR:
                 self._ready[:0] = ready[i:]  # what came before the error still goes out
                 break
-            _raise_early_end(output, self.form)
+            self._check_end(output)
             taken[choice] = choice.advance(output, self._arrived, at, per_token=per_token)
             if choice.finish_reason is not None:
                 ended.append(choice)
                 if choice.request_id in self._open:
-                    self.model.client.cancel(choice.request_id)
+                    self._cancel(choice.request_id)
         if self.content is not None and self.content.output.judges:
             taken = await self.content.judged(taken)
         for choice in ended:
@@ -189,7 +189,10 @@ class Generation:
     def close(self) -> None:
         """Cancels what still runs."""
         for request_id in list(self._open):
-            self.model.client.cancel(request_id)
+            self._cancel(request_id)
+
+    def _cancel(self, request_id: int) -> None:
+        self.model.client.cancel(request_id)
 
     async def __aenter__(self) -> Self:
         return self
@@ -277,6 +280,10 @@ class Generation:
             self.sight.answered(choice, self.form)
         if self.done:
             metrics.e2e_latency.observe(now() - self._arrived)
+
+    def _check_end(self, output: Output) -> None:
+        """Raises for an output that ends its choice early."""
+        _raise_early_end(output, self.form)
 
 
 def _raise_early_end(output: Output, form: Form | None) -> None:

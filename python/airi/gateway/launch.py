@@ -14,6 +14,7 @@ from airi.gateway.lifecycle import Stop, bind
 from airi.gateway.options import ServerOptions
 from airi.gateway.reloading import Hangup
 from airi.transport import EngineClient, EngineHandle, Progress
+from airi.transport.absent import NoEngine
 from airi.transport.supervisor import EngineSupervisor
 
 if TYPE_CHECKING:
@@ -40,8 +41,8 @@ async def launch(
     """Serves until SIGTERM or SIGINT and returns once everything has drained.
 
     `source` describes the engine to start, which logs at `log_level`, or is the endpoint of one that runs; several are
-    replicas of each other. `config` is where `options` and such a description came from, which SIGHUP reads again;
-    without one that ends the process.
+    replicas of each other, and none is needed where other servers run all models. `config` is where `options` and such
+    a description came from, which SIGHUP reads again; without one that ends the process.
     Raises AiriError for what the user can mend: a taken port, a state that cannot be opened, a broken checkpoint,
     options that do not fit; EngineDeadError when the engine keeps dying.
     """
@@ -138,8 +139,11 @@ async def _engine(
     source: EngineOptions | str | Sequence[EngineOptions] | Sequence[str],
     log_level: str,
     on_progress: Callable[[Progress], None] | None,
-) -> AsyncIterator[asyncio.Task[EngineClient] | asyncio.Task[ReplicaSet]]:
+) -> AsyncIterator[asyncio.Task[EngineClient] | asyncio.Task[ReplicaSet] | asyncio.Task[NoEngine]]:
     """Begins to start, or to reach, the engine, or engines; what they are called by is there once the task is done."""
+    if not source:
+        yield asyncio.create_task(_no_engine())
+        return
     if not isinstance(source, str) and isinstance(source, Sequence):
         async with _replicas(source, log_level, on_progress) as replicas:
             yield replicas
@@ -172,6 +176,10 @@ def _replicas(
         return reached(endpoints, on_progress=on_progress)
     options = [each for each in source if not isinstance(each, str)]
     return started(options, log_level=log_level, on_progress=on_progress)
+
+
+async def _no_engine() -> NoEngine:
+    return NoEngine()
 
 
 async def _close(connecting: asyncio.Task[EngineClient]) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from airi.errors import ConfigError
 from airi.gateway.errors import unavailable
@@ -14,6 +15,9 @@ from airi.gateway.metrics import Metrics, ModelMetrics
 from airi.gateway.releases import Draw, ServedLine
 from airi.text import Tokenizer, recommended_sampling, tokenizer_sha256
 from airi.transport import EngineHandle, ModelInfo
+
+if TYPE_CHECKING:
+    from airi.upstreams.client import UpstreamClient
 
 log = logging.getLogger("airi.gateway")
 
@@ -35,6 +39,10 @@ class ServedModel:
     """What requests, policies, limits and metrics call it where the engine calls it by its version, too."""
     version: str = "1"
     """Its id among the model's versions; 1 where it has none."""
+    upstream: UpstreamClient | None = None
+    """Where another server runs it."""
+    knows_tokens: bool = True
+    """Whether the tokenizer is its own, and not one of which a text has as many tokens at least."""
 
     @property
     def name(self) -> str:

@@ -8,8 +8,9 @@ from pathlib import Path
 from airi._hosts import is_loopback
 from airi.errors import ConfigError
 from airi.policy.tenants import TenantOptions
+from airi.upstreams.options import UpstreamOptions
 
-__all__ = ["AppOptions", "ServerOptions"]
+__all__ = ["AppOptions", "ServerOptions", "UpstreamModel"]
 
 DEFAULT_BODY_LIMIT = 32 * 2**20
 _PAGES = ("/metrics", "/openapi.json")
@@ -50,6 +51,20 @@ class AppOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamModel:
+    """A model that another server runs, as it is served here."""
+
+    options: UpstreamOptions
+    aliases: tuple[str, ...] = ()
+    max_model_len: int
+    """Prompt and answer together, in tokens."""
+    tokenizer: Path | None = None
+    """Folder of its tokenizer; None: tokens are counted as if each byte were one, until the upstream has counted."""
+    place: int = 0
+    """Among all models: which of them is first matters to requests that name none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServerOptions:
     """Where and how the gateway listens."""
 
@@ -63,6 +78,8 @@ class ServerOptions:
     """Replaces the template of every model."""
     drain_timeout_s: float = 120.0
     """How long running requests may take to finish after SIGTERM."""
+    upstreams: tuple[UpstreamModel, ...] = ()
+    """In the order of their places."""
 
     def __post_init__(self) -> None:
         if not self.app.needs_key and not is_loopback(self.host):

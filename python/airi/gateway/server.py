@@ -22,8 +22,10 @@ from airi.gateway.lifecycle import Listening, Stop
 from airi.gateway.metrics import EngineSource, Metrics
 from airi.gateway.models import ModelRegistry, serve_models
 from airi.gateway.options import ServerOptions
+from airi.gateway.upstreams.serving import in_places, open_upstreams
 from airi.routing import Replica, ReplicaSet
 from airi.transport import EngineHandle
+from airi.transport.absent import NoEngine
 
 if TYPE_CHECKING:
     from airi.config.reload import Reloader
@@ -41,9 +43,11 @@ class _Server(uvicorn.Server):
     An engine that was given up ends the server, too.
     """
 
-    def __init__(self, config: uvicorn.Config, client: EngineHandle, drain_timeout_s: float) -> None:
+    def __init__(
+        self, config: uvicorn.Config, client: EngineHandle, models: ModelRegistry, drain_timeout_s: float
+    ) -> None:
         super().__init__(config)
-        self._client, self._drain_timeout_s = client, drain_timeout_s
+        self._client, self._models, self._drain_timeout_s = client, models, drain_timeout_s
         self.lost: EngineDeadError | None = None
         """Why the engine was given up, where that is what ended the server."""
 
@@ -57,11 +61,17 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.lost, timeout = self._client.dead, self._drain_timeout_s
         error = EngineDeadError(f"the server shut down; running requests had {timeout:g} s to finish")
-        timer = asyncio.get_running_loop().call_later(timeout, self._client.give_up, error)
+        timer = asyncio.get_running_loop().call_later(timeout, self._give_up, error)
         try:
             await super().shutdown(sockets)
         finally:
             timer.cancel()
+
+    def _give_up(self, error: EngineDeadError) -> None:
+        self._client.give_up(error)
+        for model in self._models.models:
+            if model.upstream is not None:
+                model.upstream.give_up(error)
 
 
 async def serve(
@@ -83,15 +93,30 @@ async def serve(
     """
     metrics = Metrics(__version__)
     _watch(metrics, client)
-    models = ModelRegistry(serve_models(client, metrics, chat_template=options.chat_template))
+    local = serve_models(client, metrics, chat_template=options.chat_template)
     await access.tell(client)
-    app = create_app(models, metrics, options.app, access=access, government=government, reloader=reloader)
-    server = _Server(_config(app, options), client, options.drain_timeout_s)
-    stop.serves(server)
-    host, port = sock.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
-    url = f"{options.scheme}://{shown}:{port}"
-    listening = Listening(url=url, models=tuple(models.names), needs_key=access.needs_key)
+    async with open_upstreams(options.upstreams, metrics) as upstreams:
+        models = ModelRegistry(in_places(local, upstreams, options.upstreams))
+        app = create_app(
+            models, metrics, options.app, access=access, government=government, reloader=reloader
+        )
+        server = _Server(_config(app, options), client, models, options.drain_timeout_s)
+        stop.serves(server)
+        host, port = sock.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        url = f"{options.scheme}://{shown}:{port}"
+        listening = Listening(url=url, models=tuple(models.names), needs_key=access.needs_key)
+        await _run(server, sock, listening, on_listening)
+    if server.lost is not None:
+        raise server.lost
+
+
+async def _run(
+    server: _Server,
+    sock: socket.socket,
+    listening: Listening,
+    on_listening: Callable[[Listening], None] | None,
+) -> None:
     announcing = asyncio.ensure_future(_announce(server, listening, on_listening))
     # What is alive now stays: full collections in the middle of streams would only walk over it again.
     gc.collect()
@@ -101,12 +126,12 @@ async def serve(
     finally:
         announcing.cancel()
         gc.unfreeze()
-    if server.lost is not None:
-        raise server.lost
 
 
 def _watch(metrics: Metrics, client: EngineHandle) -> None:
     """Exposes what engines count."""
+    if isinstance(client, NoEngine):
+        return
     if not isinstance(client, ReplicaSet):
         metrics.watch_engine(lambda: client.stats, lambda: client.alive)
         return

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
+from typing import Literal
 
 import msgspec
+from msgspec import UNSET
 
 from airi import __version__
 from airi.gateway.errors import model_not_found, unavailable
@@ -64,7 +66,13 @@ class Ready:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one GET; 503 while an engine starts again or drains."""
         check_serve(self._models.models)
-        await respond(send, 200, msgspec.json.encode(HealthResponse(status="ok")))
+        upstreams: dict[str, Literal["up", "down"]] = {
+            model.name: "up" if model.upstream.is_up else "down"
+            for model in self._models.models
+            if model.upstream is not None
+        }
+        body = HealthResponse(status="ok", upstreams=upstreams or UNSET)
+        await respond(send, 200, msgspec.json.encode(body))
 
 
 class Version:
@@ -104,11 +112,18 @@ def check_lives(models: ModelRegistry) -> None:
             raise unavailable(str(model.client.dead))
 
 
-def check_serve(models: Iterable[ServedModel]) -> None:
-    """Raises a 503 for the first whose engine starts again or drains."""
+def check_serve(models: Collection[ServedModel]) -> None:
+    """Raises a 503 for the first whose engine starts again or drains, and where all are upstreams that are down.
+
+    An upstream that is down beside others is no reason to send no calls here at all.
+    """
+    down = True
     for model in models:
         if not model.client.alive or model.client.draining:
             raise unavailable(f"the engine of {model.name} does not serve at the moment")
+        down &= model.upstream is not None and not model.upstream.is_up
+    if down and models:
+        raise unavailable("no upstream can be reached at the moment", code="upstream_unavailable")
 
 
 def _model(name: str, model: ServedModel) -> Model:

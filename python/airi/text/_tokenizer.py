@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from tokenizers import AddedToken
+from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as RustTokenizer
 
 from airi.errors import CheckpointError
@@ -86,6 +86,15 @@ class Tokenizer:
             templates=_files.read_templates(folder, config),
             chat_template=chat_template,
         )
+
+    @classmethod
+    def of_bytes(cls) -> Self:
+        """One whose tokens are the bytes of UTF-8: no text has more tokens for any model that reads bytes."""
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        backend = RustTokenizer(models.BPE({sign: i for i, sign in enumerate(alphabet)}, []))
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        backend.decoder = decoders.ByteLevel()
+        return cls(backend, decoder=_decoder_section(backend), special_tokens={}, templates={})
 
     @property
     def vocab_size(self) -> int:

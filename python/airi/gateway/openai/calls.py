@@ -17,7 +17,8 @@ from typing import Any, Generic, Literal, TypeVar
 from airi import __version__
 from airi.gateway import sse
 from airi.gateway.choice import Choice, Piece
-from airi.gateway.errors import ApiError, api_error_from, internal_error, without_text
+from airi.gateway.content import CallContent
+from airi.gateway.errors import ApiError, api_error_from, internal_error, unavailable, without_text
 from airi.gateway.findings import PromptResults
 from airi.gateway.gate import Gate
 from airi.gateway.generation import Generation
@@ -26,6 +27,8 @@ from airi.gateway.models import ServedModel
 from airi.gateway.openai.schemas_common import PromptTokensDetails, SamplingFields, Usage
 from airi.gateway.openai.translated import TRANSLATED
 from airi.gateway.sampling import check_stream_options
+from airi.gateway.upstreams.generation import UpstreamGeneration
+from airi.gateway.watching import Sight
 from airi.policy.decisions import Action
 
 log = logging.getLogger("airi.gateway")
@@ -155,14 +158,7 @@ class ModelCall(ABC, Generic[R]):
         if content is not None and isinstance(request, TRANSLATED):
             content.place_of = request.places.of
         sight = self._gate.sight_of(record, model)
-        generation = Generation(
-            model,
-            record.principal,
-            arrived=record.started,
-            content=content,
-            forbidden=self._gate.forbidden_to(record, model),
-            sight=sight,
-        )
+        generation = self._generation(model, record, content, sight)
         try:
             async with generation, watching(receive):
                 answer = await self.start(request, model, generation)
@@ -186,6 +182,27 @@ class ModelCall(ABC, Generic[R]):
             _account(model, generation, record)
             if sight is not None:
                 sight.ended()
+
+    def _generation(
+        self, model: ServedModel, record: CallRecord, content: CallContent | None, sight: Sight | None
+    ) -> Generation:
+        forbidden = self._gate.forbidden_to(record, model)
+        if model.upstream is None:
+            return Generation(
+                model,
+                record.principal,
+                arrived=record.started,
+                content=content,
+                forbidden=forbidden,
+                sight=sight,
+            )
+        if forbidden is not None:  # configs with such a rule are refused
+            raise unavailable(
+                f"{model.name} is run by another server, which cannot be kept from forbidden texts"
+            )
+        return UpstreamGeneration(
+            model, model.upstream, record.principal, arrived=record.started, content=content
+        )
 
     async def _whole(self, answer: Answer, generation: Generation, send: Send, record: CallRecord) -> None:
         while not generation.done:

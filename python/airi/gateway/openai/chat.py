@@ -20,6 +20,8 @@ from airi.gateway.openai.schemas_chat import ChatCompletionRequest, ChatMessage,
 from airi.gateway.openai.tool_calls import ChatPlan, ToolAnswer, plan_chat
 from airi.gateway.prompts import check_prompt, is_long, render_chat
 from airi.gateway.sampling import sampling_params
+from airi.gateway.upstreams.generation import UpstreamGeneration
+from airi.gateway.upstreams.requests import ask_chat, check_length
 from airi.policy.decisions import Action
 from airi.sampling_params import SamplingParams
 
@@ -52,6 +54,12 @@ class ChatCall(ModelCall[C]):
         """Renders the chat once; every choice gets the same tokens and its own noise."""
         check_chat(request.messages, request.tools)
         content, max_tokens = generation.content, _max_tokens(request)
+        if isinstance(generation, UpstreamGeneration):
+            check_length(model, sum(map(_size, request.messages)), "messages")
+            if content is not None:
+                await screen_chat(request, content)
+            plan, params = await ask_chat(request, model, generation, max_tokens)
+            return self.answer(request, model, plan, params)
         if content is not None:
             if content.input.exist and is_long(model, content.request_bytes):
                 # Rules read nothing that is too long for an answer.
@@ -110,6 +118,13 @@ async def _render(request: ChatCompletionRequest, model: ServedModel) -> list[in
 
 def _max_tokens(request: ChatCompletionRequest) -> int | None:
     return request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
+
+
+def _size(message: dict[str, Any]) -> int:
+    """Characters of a message's text."""
+    text = message.get("content")
+    parts = text if isinstance(text, list) else [{"text": text}]
+    return sum(len(part.get("text") or "") for part in parts)
 
 
 def check_chat(messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> None:

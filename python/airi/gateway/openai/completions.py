@@ -32,6 +32,8 @@ from airi.gateway.openai.schemas_completions import (
 )
 from airi.gateway.prompts import ITEM_CHARACTERS, check_prompt, encode_now, in_thread_if_long, is_long
 from airi.gateway.sampling import sampling_params
+from airi.gateway.upstreams.generation import UpstreamGeneration
+from airi.gateway.upstreams.requests import ask_completion, check_length
 from airi.policy.decisions import Action
 
 C = TypeVar("C", bound=CompletionRequest)
@@ -178,6 +180,8 @@ class TextCall(ModelCall[C]):
             raise bad_field(
                 "prompt", f"{len(given)} prompts with n={n}; at most {_MAX_CHOICES} choices in one request"
             )
+        if isinstance(generation, UpstreamGeneration):
+            return await self._ask_upstream(request, given, model, generation)
         if content is not None and content.input.exist:
             # Rules read nothing that is too long for an answer.
             await _read_prompts([item for item in given if is_long(model, len(item))], request, model)
@@ -206,6 +210,18 @@ class TextCall(ModelCall[C]):
                 )
         generation.choices_per_prompt = n
         return self.answer(request, model, prompts)
+
+    async def _ask_upstream(
+        self, request: C, given: list[str | list[int]], model: ServedModel, generation: UpstreamGeneration
+    ) -> Answer:
+        content = generation.content
+        check_length(model, max(map(len, given)), "prompt")
+        if content is not None:
+            content.json = json_answer(requested_form(request))
+            if content.input.exist and all(isinstance(item, str) for item in given):
+                given = await screened_prompts(given, content)
+        await ask_completion(request, given, model, generation)
+        return self.answer(request, model, [Prompt([], None) for _ in given])
 
 
 class Completions(TextCall[CompletionRequest]):

@@ -194,6 +194,13 @@ class HealthResponse(msgspec.Struct, kw_only=True):
     """`ok`, or what is missing."""
 
     status: str
+    upstreams: (
+        Annotated[
+            dict[str, Literal["up", "down"]],
+            Meta(description="By model, those that other servers run; told by /ready alone."),
+        ]
+        | UnsetType
+    ) = UNSET
 
 
 class VersionResponse(msgspec.Struct, kw_only=True):

@@ -38,8 +38,13 @@ class TokenEndpoint:
         return decode_body(decoder, await read_body(scope, receive, self._body_limit))
 
     def admit(self, record: CallRecord, name: str | None) -> ServedModel:
-        """The model whose tokens are asked for; raises a 404 or a 403."""
-        return self._gate.admit(record, Action.TOKENIZE, name, lambda _: call_context(record, max_tokens=0))
+        """The model whose tokens are asked for; raises a 404 or a 403, and a 400 where nobody here knows them."""
+        model = self._gate.admit(record, Action.TOKENIZE, name, lambda _: call_context(record, max_tokens=0))
+        if not model.knows_tokens:
+            raise bad_field(
+                "model", f"{model.name} is run by another server, and its tokenizer is not known here"
+            )
+        return model
 
 
 class Tokenize(TokenEndpoint):

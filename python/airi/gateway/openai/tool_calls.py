@@ -30,15 +30,16 @@ from airi.gateway.openai.schemas_chat import (
     NamedToolChoice,
     ToolCallDelta,
 )
+from airi.gateway.upstreams.calls import tool_form
 from airi.structured_output import StructuredOutput
 from airi.text import Tokenizer
 from airi.text.tools import CallArguments, CallStart, Event, Function, ToolFormat, ToolParser, tool_format
 
-__all__ = ["Calls", "ChatPlan", "ToolAnswer", "plan_chat"]
+__all__ = ["Calls", "ChatPlan", "ToolAnswer", "plan_chat", "plan_upstream"]
 
 _ID_CHARACTERS = string.ascii_letters + string.digits
 _ID_LENGTH = 24
-_SHORT_IDS = {"mistral": 9}
+_SHORT_IDS = {"mistral": 9, "upstream": 9}
 """Templates that refuse ids of another length when they come back."""
 
 
@@ -68,7 +69,26 @@ class ChatPlan:
 def plan_chat(request: ChatCompletionRequest, model: ServedModel) -> ChatPlan:
     """Raises a 400 for tools, choices and formats that do not go together."""
     form = _answer_form(request)
-    plan = _plan(request, model, form)
+    return _with_json(_plan(request, model, form), form, request)
+
+
+def plan_upstream(request: ChatCompletionRequest) -> ChatPlan:
+    """The same where another server is to see to the form and writes the calls itself."""
+    form = _answer_form(request)
+    functions = [tool["function"] for tool in request.tools or ()]
+    if not functions and (
+        request.tool_choice == "required" or isinstance(request.tool_choice, NamedToolChoice)
+    ):
+        raise bad_field("tool_choice", "asks for a call, but there are no `tools`")
+    plan = ChatPlan(form=form)
+    if functions and request.tool_choice != "none":
+        names = frozenset(each["name"] for each in functions)
+        several = request.parallel_tool_calls is not False
+        plan = ChatPlan(form=form, format=tool_form(), names=names, several=several)
+    return _with_json(plan, form, request)
+
+
+def _with_json(plan: ChatPlan, form: Form | None, request: ChatCompletionRequest) -> ChatPlan:
     json = json_answer(form)
     if plan.format is not None:
         parameters = [tool["function"].get("parameters") for tool in request.tools or ()]

@@ -1,0 +1,1 @@
+"""Models of other servers behind the gateway: what they are asked, and their answers as those of an engine."""
