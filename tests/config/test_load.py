@@ -146,7 +146,8 @@ def test_a_wrong_value_is_named_with_its_line_and_what_is_accepted(text: str, li
         ("{name: a}", "2: models[0].source is without source; accepted: source, or versions with one"),
         ("{name: a, source: 's3://x'}", "2: models[0].source is 's3://x'; accepted: a folder, hf://org/name"),
         ("{name: a, source: 'hf://x'}", "2: models[0].source is 'hf://x'; accepted: a folder, hf://org/name"),
-        ("{name: a, source: 'oci://r/x:1'}", "2: models[0].source is 'oci://r/x:1'; accepted: a folder"),
+        ("{name: a, source: 'oci://r/X:1'}", "2: models[0].source is 'oci://r/X:1'; accepted: a folder"),
+        ("{name: a, source: 'models:/x'}", "2: models[0].source is 'models:/x'; accepted: a folder"),
         ("{name: '', source: b}", "2: models[0].name is empty; accepted: a name of letters"),
         ("{name: a, source: b, task: embed}", "2: models[0].task is 'embed'; accepted: chat"),
         (

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from airi import builtin
+from airi._sources import REMOTE
 from airi.cli._flags import parse_by_model, parse_number, parse_size
 from airi.errors import ConfigError
 
@@ -158,6 +159,6 @@ def _model(given: str) -> ModelOptions:
     from airi.engine.options import ModelOptions
 
     name, separator, path = given.partition("=")
-    if not (separator and name and path) or given.startswith((".", "/", "hf://")) or Path(given).exists():
+    if not (separator and name and path) or given.startswith((".", "/", *REMOTE)) or Path(given).exists():
         name, path = "", given
     return ModelOptions(path=builtin.resolve(path), name=name)

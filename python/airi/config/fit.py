@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from airi._sources import is_remote
 from airi.config.accelerators import ACCELERATORS, ANY, CPU
 from airi.config.load import ConfigFile
 from airi.config.mistakes import Mistake
@@ -141,8 +142,10 @@ def _own_device(file: ConfigFile, options: EngineOptions, mistakes: list[Mistake
 
 
 def _folder(path: str) -> Path | None:
-    """Where a model's files are on this machine; None for a repository that was never fetched."""
-    if not is_hub_reference(path):
+    """Where a model's files are on this machine; None for what was never fetched, or is fetched to see."""
+    if is_remote(path) and not is_hub_reference(path):
+        return None
+    if not is_remote(path):
         folder = Path(path)
         if not folder.is_dir():
             raise CheckpointError("it is a file" if folder.exists() else "there is no such folder")

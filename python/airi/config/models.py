@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
+from airi._sources import SOURCES, is_remote, is_well_formed
 from airi.config.accelerators import ACCELERATORS, ANY, CPU, is_known
 from airi.config.upstreams import Upstream
 from airi.config.values import Bytes, FilePath, Name, Part, PositiveNumber, Whole, accepts, mistaken
@@ -23,9 +23,6 @@ __all__ = [
     "Version",
 ]
 
-_HUB = re.compile(r"hf://[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[A-Za-z0-9][\w./-]*)?", re.ASCII)
-_LATER_SOURCES = ("oci://", "models:/", "s3://", "gs://")
-
 
 def _check_accelerator(name: str) -> str:
     if not is_known(name):
@@ -34,9 +31,8 @@ def _check_accelerator(name: str) -> str:
 
 
 def _check_source(source: str) -> str:
-    if source.startswith(_LATER_SOURCES):
-        raise mistaken(f"{_SOURCES}; this version of AIRI does not have others")
-    if not source.strip() or "\0" in source or ("://" in source and not _HUB.fullmatch(source)):
+    remote = is_remote(source) or "://" in source
+    if not source.strip() or "\0" in source or (remote and not is_well_formed(source)):
         raise mistaken(_SOURCES)
     return source
 
@@ -47,7 +43,7 @@ def _check_multiple(value: int) -> int:
     return value
 
 
-_SOURCES = "a folder, hf://org/name[@revision], or airi-demo"
+_SOURCES = f"{SOURCES}, or airi-demo"
 Source = Annotated[str, Field(max_length=4096), accepts(_SOURCES), AfterValidator(_check_source)]
 Accelerator = Annotated[str, Field(max_length=64), AfterValidator(_check_accelerator)]
 BlockSize = Annotated[int, Whole(8, 256), AfterValidator(_check_multiple)]
@@ -198,7 +194,7 @@ class Version(Part):
     id: Name
     """What it is called among the model's versions."""
     source: Source
-    """A folder, hf://org/name[@revision], or airi-demo, which comes with AIRI."""
+    """A folder, hf://org/name[@revision], oci://registry/name[:tag], models:/name/version, or AIRI's own airi-demo."""
 
 
 class Model(Part):
@@ -219,7 +215,7 @@ class Model(Part):
     task: Literal["chat"] = "chat"
     """What it does."""
     source: Source | None = None
-    """A folder, hf://org/name[@revision], or airi-demo, which comes with AIRI."""
+    """A folder, hf://org/name[@revision], oci://registry/name[:tag], models:/name/version, or AIRI's own airi-demo."""
     versions: tuple[Version, ...] = Field(default=(), strict=False)
     """In place of source: the model's versions, of which there is one."""
     upstream: Upstream | None = None

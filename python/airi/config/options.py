@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from airi import builtin
+from airi._sources import is_remote
 from airi.config.load import ConfigFile
 from airi.config.models import Engine, EngineSettings, Model
 from airi.config.references import ENGINE_WIDE
@@ -109,7 +110,7 @@ def check_served(file: ConfigFile, served: Mapping[str, Collection[str]]) -> Non
 def model_path(file: ConfigFile, model: Model) -> str:
     """Where a model's checkpoint is, as the engine takes it: relative folders are from the config's."""
     source = model.location
-    if source.startswith("hf://"):
+    if is_remote(source):
         return source
     if source == builtin.NAME and not file.resolve(source).is_dir():
         return builtin.resolve(None)

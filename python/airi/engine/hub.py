@@ -1,4 +1,4 @@
-"""Where a model comes from: a local folder, or a repository on a Hugging Face hub.
+"""Where a model comes from: a local folder, a repository on a Hugging Face hub, or what else is fetched.
 
 `hf://org/name` or `hf://org/name@revision` is fetched into the hub's own cache, only the files the engine reads.
 The environment of huggingface_hub applies: HF_HOME, HF_HUB_OFFLINE, HF_ENDPOINT, HF_TOKEN.
@@ -10,12 +10,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from airi._sources import HUB, MLFLOW, OCI, SOURCES
 from airi.engine.checkpoint import INDEX_FILE, SINGLE_FILE, shard_names
 from airi.errors import CheckpointError, ConfigError
 
-HUB_PREFIX = "hf://"
 # Everything but the weights; small.
-_TEXT_FILES = (
+TEXT_FILES = (
     "config.json",
     "generation_config.json",
     "tokenizer.json",
@@ -38,44 +38,50 @@ class HubReference:
     revision: str | None
 
     def __str__(self) -> str:
-        return HUB_PREFIX + self.repo + (f"@{self.revision}" if self.revision else "")
+        return HUB + self.repo + (f"@{self.revision}" if self.revision else "")
 
 
 def is_hub_reference(model: str) -> bool:
     """Whether `model` names a hub repository rather than a folder."""
-    return model.startswith(HUB_PREFIX)
+    return model.startswith(HUB)
 
 
 def parse_hub_reference(model: str) -> HubReference:
     """Parses `hf://org/name[@revision]`; raises `ConfigError`."""
-    match = _REFERENCE.fullmatch(model.removeprefix(HUB_PREFIX))
+    match = _REFERENCE.fullmatch(model.removeprefix(HUB))
     if not is_hub_reference(model) or match is None:
         raise ConfigError(f"model is {model!r}; accepted: a folder or hf://org/name[@revision]")
     return HubReference(match["repo"], match["revision"])
 
 
 def resolve_model_path(model: str) -> Path:
-    """A local folder for `model`, fetching it from the hub when it is a reference to one.
+    """A local folder for `model`, fetching it where it is a reference to a hub or a registry.
 
-    Raises `ConfigError` for a reference that cannot be parsed and `CheckpointError` when the folder does not exist
-    or the hub cannot give the files.
+    Raises `ConfigError` for a reference that cannot be parsed, or whose extra is not installed, and `CheckpointError`
+    when the folder does not exist or the files cannot be had.
     """
     if is_hub_reference(model):
         return _fetch(parse_hub_reference(model))
+    if model.startswith(OCI):
+        from airi.engine.oci import fetch_oci
+
+        return fetch_oci(model)
+    if model.startswith(MLFLOW):
+        from airi.engine.mlflow_models import fetch_mlflow
+
+        return fetch_mlflow(model)
     folder = Path(model).expanduser()
     if not folder.is_dir():
         wrong = "is a file" if folder.exists() else "does not exist"
-        raise CheckpointError(
-            f"model folder {folder} {wrong}; accepted: a folder or hf://org/name[@revision]"
-        )
+        raise CheckpointError(f"model folder {folder} {wrong}; accepted: {SOURCES}")
     return folder
 
 
 def _fetch(reference: HubReference) -> Path:
-    folder = _snapshot(reference, _TEXT_FILES)
+    folder = _snapshot(reference, TEXT_FILES)
     index = folder / INDEX_FILE
     weights = tuple(shard_names(index)) if index.exists() else (SINGLE_FILE,)
-    folder = _snapshot(reference, (*_TEXT_FILES, *weights))
+    folder = _snapshot(reference, (*TEXT_FILES, *weights))
     for name in ("config.json", *weights):
         if not (folder / name).exists():
             raise CheckpointError(f"{reference} has no {name}")

@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
+from airi._sources import is_remote, source_name
 from airi.engine.backends import BACKENDS, DTYPES, KV_CACHE_DTYPES, QUANTIZATIONS
 from airi.engine.targets import TargetMs, check_target, targets_by_band
 from airi.errors import ConfigError
@@ -332,8 +333,8 @@ class SettledOptions(EngineOptions):
 
 def _default_name(path: str) -> str:
     """What a model is called unless told otherwise."""
-    if path.startswith("hf://"):
-        return path.split("@")[0].rsplit("/", 1)[-1]
+    if is_remote(path):
+        return source_name(path)
     return os.path.basename(os.path.abspath(path)) or path
 
 
