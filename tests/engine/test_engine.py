@@ -149,6 +149,33 @@ def test_prompt_logprobs_cover_every_position_and_take_no_prefix_hits(
         assert entry.top_tokens == np.argsort(-expected[position - 1])[:2].tolist()
 
 
+@pytest.mark.parametrize("backend", ["cpu", "cuda"])
+@pytest.mark.parametrize("max_batch_tokens", [16, 256])
+def test_prompt_logprobs_may_begin_where_somebody_looks(
+    tiny_llama: Path, llama_references: list[Reference], max_batch_tokens: int, backend: str
+) -> None:
+    engine = make_engine(tiny_llama, max_batch_tokens=max_batch_tokens, backend=backend, device="cpu")
+    prompt = llama_references[3].prompt
+    whole = generate(engine, prompt, max_tokens=1, prompt_logprobs=1, **GREEDY).prompt_logprobs
+    assert whole is not None
+    for begins in (0, 1, len(prompt) // 2, len(prompt) - 1, len(prompt)):
+        params = SamplingParams(max_tokens=1, prompt_logprobs=1, **GREEDY)
+        engine.add_request(1, 0, prompt, params, prompt_logprobs_from=begins)
+        found = run(engine)[1].prompt_logprobs
+        assert found is not None
+        assert [entry is None for entry in found] == [at < max(1, begins) for at in range(len(prompt))]
+        for entry, known in zip(found, whole, strict=True):
+            if entry is not None and known is not None:
+                assert (entry.token, entry.rank, entry.top_tokens) == (
+                    known.token,
+                    known.rank,
+                    known.top_tokens,
+                )
+                assert entry.logprob == pytest.approx(known.logprob, abs=1e-5)
+    with pytest.raises(RequestError, match="prompt_logprobs_from is 999; it must be a place in the prompt"):
+        engine.add_request(1, 0, prompt, params, prompt_logprobs_from=999)
+
+
 def test_logit_bias_can_force_and_forbid(engine: Engine, llama_references: list[Reference]) -> None:
     reference = llama_references[1]
     forced = generate(engine, reference.prompt, max_tokens=4, logit_bias={17: 100.0}, **GREEDY)

@@ -64,6 +64,15 @@ def test_looking_again_and_again_alarms_nobody_about_the_same(
             assert judge(gate, stable, candidate).outcome is not Outcome.FAIL
 
 
+def test_a_mean_of_few_answers_fails_nobody() -> None:
+    gate = Gate(metric=Metric.NLL_DELTA, bound=Bound.MAX, value=0.1)
+    candidate = Seen()
+    for answers in range(1, 21):
+        candidate.nll_delta.add(20.0, 10)  # all alike, so that their standard error is nothing
+        expected = Outcome.HOLD if answers < 20 else Outcome.FAIL
+        assert judge(gate, Seen(), candidate).outcome is expected
+
+
 def test_of_several_gates_the_worst_speaks() -> None:
     gates = {
         "both": (CASES[0][0], CASES[2][0]),

@@ -210,6 +210,7 @@ class Engine(Records):
         metered: bool = False,
         forbidden: bytes | None = None,
         shown_tokens: tuple[int, ...] = (),
+        prompt_logprobs_from: int = 0,
     ) -> None:
         """Queues one completion of a prompt of token ids (`params.n` is the caller's to expand).
 
@@ -217,11 +218,13 @@ class Engine(Records):
         from token `cache_salt_from` on is shared only with requests of the same salt from there; the blocks before
         it are shared as ever. `metered`: each of its steps gives an output, which says what device time it took.
         `forbidden`: the digest of a set that `forbid` knows; logprobs are of the tokens of the text alone then, as
-        others would spell what it may not say. `shown_tokens`: special tokens that are text. Raises
+        others would spell what it may not say. `shown_tokens`: special tokens that are text. `prompt_logprobs_from`:
+        the token of the prompt from which on log-probabilities are taken, where they are asked for. Raises
         ContextLengthError, ModelNotFoundError, QueueFullError or another RequestError.
         """
         hosted = self.find_model(model)
-        prompt = check_request(tokens, params, hosted, priority=priority, cache_salt_from=cache_salt_from)
+        places = {"cache_salt_from": cache_salt_from, "prompt_logprobs_from": prompt_logprobs_from}
+        prompt = check_request(tokens, params, hosted, priority=priority, places=places)
         eos = () if params.ignore_eos else hosted.eos_token_ids
         stop_ids = np.array(sorted({*eos, *params.stop_token_ids}), np.int32)
         seed = params.seed if params.seed is not None else self._random.getrandbits(64)
@@ -230,7 +233,15 @@ class Engine(Records):
             params = params.without_alternatives()
         submission = Submission(
             state=RequestState(
-                request_id, prompt, params, stop_ids, seed, deadline_us, metered=metered, masked=masked
+                request_id,
+                prompt,
+                params,
+                stop_ids,
+                seed,
+                deadline_us,
+                metered=metered,
+                masked=masked,
+                prompt_logprobs_from=prompt_logprobs_from,
             ),
             model=hosted,
             tenant=tenant,

@@ -192,6 +192,7 @@ class EngineProcess:
                 metered=request.metered,
                 forbidden=request.forbidden,
                 shown_tokens=request.shown_tokens,
+                prompt_logprobs_from=request.prompt_logprobs_from,
             )
         except AiriError as error:
             self._refuse(request, error)

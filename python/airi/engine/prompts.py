@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,14 +20,18 @@ def check_request(
     model: HostedModel,
     *,
     priority: int,
-    cache_salt_from: int,
+    places: Mapping[str, int],
 ) -> NDArray[np.int32]:
-    """The prompt as the core takes it; raises RequestError for anything that the model cannot take."""
+    """The prompt as the core takes it; raises RequestError for anything that the model cannot take.
+
+    `places`: by field, what is to be a place in the prompt.
+    """
     _check_priority(priority)
     prompt = _check_prompt(tokens, model)
     _check_ids(params, model)
     _check_room(len(prompt), params, model)
-    _check_place(cache_salt_from, len(prompt))
+    for field, place in places.items():
+        _check_place(field, place, len(prompt))
     return prompt
 
 
@@ -83,10 +87,9 @@ def _check_priority(priority: int) -> None:
         )
 
 
-def _check_place(cache_salt_from: int, prompt: int) -> None:
-    """Raises RequestError for a salt that begins outside a prompt of this length."""
-    if not 0 <= cache_salt_from <= prompt:
+def _check_place(field: str, place: int, prompt: int) -> None:
+    """Raises RequestError for what begins outside a prompt of this length."""
+    if not 0 <= place <= prompt:
         raise RequestError(
-            f"cache_salt_from is {cache_salt_from}; it must be a place in the prompt, 0 to {prompt}",
-            field="cache_salt_from",
+            f"{field} is {place}; it must be a place in the prompt, 0 to {prompt}", field=field
         )

@@ -50,6 +50,7 @@ class RequestState:
         "params",
         "prompt",
         "prompt_logprobs",
+        "prompt_logprobs_from",
         "request_id",
         "rules",
         "seed",
@@ -67,6 +68,7 @@ class RequestState:
         *,
         metered: bool = False,
         masked: bool = False,
+        prompt_logprobs_from: int = 0,
     ) -> None:
         """`masked`: there will be `rules` which its tokens must keep to; where the text has a form there are."""
         self.request_id = request_id
@@ -87,8 +89,12 @@ class RequestState:
         """Tokens generated so far in its first `num_generated` elements; kept for penalties only."""
         self.bias_ids = np.fromiter(params.logit_bias.keys(), np.int32, len(params.logit_bias))
         self.bias_values = np.fromiter(params.logit_bias.values(), np.float32, len(params.logit_bias))
+        self.prompt_logprobs_from = max(1, prompt_logprobs_from)
+        """The prompt's first token of which log-probabilities are taken: nothing predicts token 0."""
         self.prompt_logprobs: list[TokenLogprobs | None] = [None]
         """Grows with the prompt's chunks, when asked for; entry i belongs to prompt token i."""
+        if params.prompt_logprobs is not None:
+            self.prompt_logprobs *= min(self.prompt_logprobs_from, len(prompt))
 
     def needed_rules(self) -> TokenRules:
         """The rules of a request that has some."""

@@ -2,8 +2,9 @@
 
 Once an answer has ended, prompt and answer are read once more, by prefill, by the candidate and by stable too. Both
 figures are made in the same way then, whatever temperature, penalties and masks the answer was made with; a candidate
-of the same weights differs by exactly nothing. Of prompts whose log-probabilities are asked for engines take nothing
-from their prefix caches, so that what happens to be cached decides nothing either.
+of the same weights differs by exactly nothing on CPUs, where sums do not depend on what runs beside. Of prompts whose
+log-probabilities are asked for engines take nothing from their prefix caches, so that what happens to be cached decides
+nothing either.
 
 The candidate makes the prompt as it would for a request of its own: by its own chat template, with its own tokenizer.
 The answer is what stable's model made, also where content rules kept it from the client: rules judge texts, here models
@@ -214,6 +215,7 @@ async def _read(
         tenant=answered.principal.number,
         priority=-MAX_PRIORITY,
         cache_salt=answered.cache_salt,
+        prompt_logprobs_from=len(prompt),
     )
     said = None
     try:

@@ -69,7 +69,7 @@ __all__ = [
     "set_heartbeat",
 ]
 
-PROTOCOL = 6
+PROTOCOL = 7
 """Both sides must speak the same number; the engine refuses a Hello with another one."""
 
 MAX_REQUEST_ID = 2**40 - 1
@@ -123,6 +123,9 @@ class GenerateRequest(msgspec.Struct, array_like=True, tag="generate", kw_only=T
     """The digest of a set of forbidden texts that `Forbid` has told of: no text may have a match."""
     shown_tokens: tuple[int, ...] = ()
     """Special tokens that are text all the same, where there is such a set."""
+    prompt_logprobs_from: int = 0
+    """The token of the prompt from which on log-probabilities of the prompt are taken, where they are asked for; those
+    before it are None."""
 
     @staticmethod
     def pack_tokens(tokens: Sequence[int]) -> bytes:

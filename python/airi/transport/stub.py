@@ -65,12 +65,24 @@ class StubOptions:
 
 
 class _Running:
-    __slots__ = ("device_us", "left", "made", "metered", "params", "prompt", "request_id", "stops", "unread")
+    __slots__ = (
+        "device_us",
+        "left",
+        "made",
+        "metered",
+        "params",
+        "prompt",
+        "prompt_logprobs_from",
+        "request_id",
+        "stops",
+        "unread",
+    )
 
     def __init__(self, request: GenerateRequest, left: int, *, stops: bool) -> None:
         self.request_id = request.request_id
         self.params = request.params
         self.prompt = request.num_tokens
+        self.prompt_logprobs_from = max(1, request.prompt_logprobs_from)
         self.left = left
         self.stops = stops
         self.metered = request.metered
@@ -249,8 +261,9 @@ class StubEngine:
     def _prompt_logprobs(self, row: _Running) -> list[TokenLogprobs | None]:
         count = row.params.prompt_logprobs or 0
         size = len(self._reply)
-        rest = [self._logprobs(self._reply[i % size], count) for i in range(1, row.prompt)]
-        return [None, *rest]
+        first = min(row.prompt_logprobs_from, row.prompt)
+        rest = [self._logprobs(self._reply[i % size], count) for i in range(first, row.prompt)]
+        return [None] * first + rest
 
     def _push_stats(self, now: float) -> None:
         if now - self._stats_at < 1.0:

@@ -90,7 +90,8 @@ class PromptLogprobs:
     ) -> None:
         """Of `count` tokens of the step from `first` on, the first of them at `position` of its sequence."""
         # Position p predicts prompt token p + 1; which of them are known already is looked at when they come.
-        begin, end = position + 1, min(position + count + 1, len(state.prompt))
+        begin = max(position + 1, state.prompt_logprobs_from)
+        end = min(position + count + 1, len(state.prompt))
         piece = max(1, _LOGITS_BYTES // (4 * model.info.vocab_size))
         for start in range(begin, end, piece):
             stop = min(end, start + piece)

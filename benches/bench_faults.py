@@ -1,0 +1,278 @@
+"""Does a rollout find a faulty candidate before it has 5 % of traffic, and does it leave a good one alone?
+
+    python -m benches.bench_faults [--identical 100] [--seed 0] [--json]
+
+One real engine holds the built-in model as stable, the same files again, the model with as much noise as rounding its
+weights to fp8 adds, and a candidate for each fault of `benches.faulty`. Requests are held-out questions to that model,
+answered at temperature 1; they take the gateway's own path from draw to answer without HTTP. Counts go through a state,
+gates judge after each batch, and the machine moves the rollout on, by a clock that is told: shadow, 5 %, 50 %, 100 %.
+All of stable's answers are scored while the shadow step runs, where a gateway would score a few percent for longer.
+
+Rows: each candidate by all gates, and by latency and errors alone; then rollouts of identical weights, each with its
+own questions. `found` is that the rollout was rolled back, `at_percent` the most traffic that the candidate had. One
+that still holds after 60 batches is neither found nor through.
+
+Bounds stand below and are the same for all. What this does not mean: a larger model has other figures, and noise that
+it shrugs off is no fault; questions of one kind say nothing of others; what no scored answer touches is not seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import secrets
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from airi import builtin
+from airi.engine.options import EngineOptions, ModelOptions
+from airi.errors import AiriError
+from airi.gateway.generation import Generation
+from airi.gateway.http import CallRecord
+from airi.gateway.metrics import Metrics, now
+from airi.gateway.models import ServedModel, serve_models
+from airi.gateway.observing import Observing, SeenByAll
+from airi.gateway.openai.schemas_common import TokenizeRequest
+from airi.gateway.prompts import render_chat
+from airi.gateway.scoring import Scorer
+from airi.gateway.watching import Sight, Trial, Watching
+from airi.lifecycle.gates import Bound, Gate, Metric, judge_all
+from airi.lifecycle.machine import Candidate, advance, start
+from airi.lifecycle.observed import Seen
+from airi.lifecycle.rollouts import Analysis, Line, Pause, Phase, Rollout, SetWeight, Shadow
+from airi.policy import ANYONE
+from airi.sampling_params import SamplingParams
+from airi.transport import EngineSupervisor
+from benches.common import plain_parser, print_rows
+from benches.faulty import FAULTS, write_candidate
+from tests.lifecycle.world import MemoryState
+from tools.demo_model.generate import Skill
+from tools.demo_model.scoring import held_out_examples
+
+BATCH = 20
+"""Requests at once, between two looks of the gates."""
+MOST_BATCHES = 60
+SECOND_MS = 1000
+MOST_PROMPT_CHARACTERS = 240
+MAX_TOKENS = 40
+
+STABLE, CANDIDATE = "1", "2"
+STEPS = (
+    Shadow(percent=100, duration_s=1),
+    SetWeight(weight=5),
+    Pause(duration_s=1),
+    SetWeight(weight=50),
+    Analysis(gates=("latency",)),
+    SetWeight(weight=100),
+)
+BLIND: dict[str, tuple[Gate, ...]] = {
+    "latency": (
+        Gate(metric=Metric.TTFT, bound=Bound.REGRESSION, value=1.0, quantile=0.5, min_samples=15),
+        Gate(metric=Metric.ITL, bound=Bound.REGRESSION, value=1.0, quantile=0.5, min_samples=15),
+        Gate(metric=Metric.ERRORS, bound=Bound.REGRESSION_POINTS, value=0.01, min_samples=15),
+    )
+}
+ALL: dict[str, tuple[Gate, ...]] = {
+    **BLIND,
+    "tokens": (
+        Gate(metric=Metric.NLL_DELTA, bound=Bound.MAX, value=0.002, min_samples=100),
+        Gate(metric=Metric.AGREEMENT, bound=Bound.MIN, value=0.99, min_samples=100),
+    ),
+    "output": (
+        Gate(metric=Metric.LENGTH, bound=Bound.REGRESSION_POINTS, value=0.05, min_samples=15),
+        Gate(metric=Metric.REPETITION, bound=Bound.REGRESSION_POINTS, value=0.05, min_samples=15),
+    ),
+}
+
+Messages = list[dict[str, str]]
+
+
+class Ended(NamedTuple):
+    """How a rollout ended, or that it did not."""
+
+    rollout: Rollout
+    requests: int
+    percent: float
+    """The most traffic that the candidate had."""
+    stable: Seen
+    candidate: Seen
+
+
+class Course:
+    """One rollout from its start to its end."""
+
+    def __init__(
+        self, stable: ServedModel, candidate: ServedModel, gates: dict[str, tuple[Gate, ...]], seed: str
+    ) -> None:
+        self._models = {STABLE: stable, CANDIDATE: candidate}
+        rollout = Rollout(
+            id=f"{candidate.name} {seed}", stable=STABLE, candidate=CANDIDATE, steps=STEPS, gates=gates
+        )
+        self._line = start(Line(name="demo", stable=STABLE), rollout, 0)
+        state = MemoryState()
+        self._observing, self._seen_by_all = Observing(state), SeenByAll(state)
+        self._watching = Watching(self._observing, Scorer(most=BATCH), self._trial_of)
+        self._draw = random.Random(seed)
+        self._releases: dict[str, str] = {}
+        self._asked = 0
+
+    @property
+    def _rollout(self) -> Rollout:
+        if self._line.rollout is None:
+            raise RuntimeError("it was never started")
+        return self._line.rollout
+
+    async def run(self, questions: list[Messages]) -> Ended:
+        """Until it has ended, or has been asked enough."""
+        percent, stable, tried = 0.0, Seen(), Seen()
+        for batch in range(1, MOST_BATCHES + 1):
+            await asyncio.gather(*(self._ask(self._draw.choice(questions)) for _ in range(BATCH)))
+            while self._watching.scorer.num_running:
+                await asyncio.sleep(0.001)
+            await self._observing.flush()
+            stable, tried = await self._seen_by_all.of(self._rollout)
+            findings = judge_all(self._rollout.gates, stable, tried)
+            before = None
+            while before is not self._line and not self._rollout.phase.ended:
+                before = self._line
+                self._line = advance(before, batch * SECOND_MS, Candidate(is_ready=True), findings)
+            percent = max(percent, self._rollout.weight)
+            if self._rollout.phase.ended:
+                break
+        return Ended(self._rollout, self._asked, percent, stable, tried)
+
+    def _trial_of(self, record: CallRecord, _: ServedModel) -> Trial:
+        return Trial(self._rollout, self._releases[record.request_id], self._models[CANDIDATE])
+
+    async def _ask(self, messages: Messages) -> None:
+        self._asked += 1
+        record = CallRecord(request_id=f"{self._asked}", started=now())
+        release = self._releases[record.request_id] = self._line.split.draw(record.request_id)
+        model = self._models[release]
+        sight = self._watching.sight(record, model, lambda: True)
+        params = SamplingParams(temperature=1.0, max_tokens=MAX_TOKENS, seed=self._draw.getrandbits(32))
+        generation = Generation(model, ANYONE, arrived=record.started, sight=sight)
+        try:
+            async with generation:
+                await self._answer(generation, messages, params, sight)
+        except AiriError as error:
+            if sight is not None:
+                sight.error = error
+        if sight is not None:
+            sight.ended()
+
+    async def _answer(
+        self, generation: Generation, messages: Messages, params: SamplingParams, sight: Sight | None
+    ) -> None:
+        if sight is not None:
+            sight.prompt_for = partial(prompt_of, messages)
+        generation.add(
+            await prompt_of(messages, generation.model),
+            params,
+            priority=None,
+            cache_salt=secrets.token_hex(8),
+        )
+        generation.begin()
+        while not generation.done:
+            await generation.take(per_token=True)
+
+
+async def prompt_of(messages: Messages, model: ServedModel) -> list[int]:
+    """A chat as a model is given it."""
+    return await render_chat(model, messages, TokenizeRequest(), field="messages")
+
+
+def row_of(name: str, gates: str, ended: Ended, *, is_fault: bool) -> dict[str, Any]:
+    """What became of one candidate."""
+    rollout, tried = ended.rollout, ended.candidate
+    found = rollout.phase is Phase.ABORTED
+    by = rollout.events[-1].what if found else ""
+    expected = found and ended.percent < 5 if is_fault and gates == "all" else not found
+    return {
+        "question": f"candidate {name}, by {gates} gates",
+        "found": found,
+        "phase": rollout.phase.value,
+        "at_percent": ended.percent,
+        "requests": ended.requests,
+        "scored": tried.nll_delta.answers,
+        "nll_delta": round(tried.nll_delta.mean, 5),
+        "top1_agreement": round(tried.agreement.mean, 4),
+        "reached": expected and (found or rollout.phase is Phase.COMPLETED),
+        "by": by,
+    }
+
+
+async def identical_rows(
+    models: dict[str, ServedModel], questions: list[Messages], arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """Of many rollouts of the same weights."""
+    ends = []
+    for number in range(arguments.identical):
+        seed = f"identical {arguments.seed} {number}"
+        ends.append(await Course(models["stable"], models["identical"], ALL, seed).run(questions))
+    phases = [end.rollout.phase for end in ends]
+    alarms = phases.count(Phase.ABORTED)
+    furthest = max((abs(end.candidate.nll_delta.total) for end in ends), default=0.0)
+    return {
+        "question": "rollouts with identical weights, by all gates",
+        "rollouts": len(ends),
+        "false_alarms": alarms,
+        "completed": phases.count(Phase.COMPLETED),
+        "requests": sum(end.requests for end in ends),
+        "scored": sum(end.candidate.nll_delta.answers for end in ends),
+        "unscored": sum(end.candidate.unscored + end.candidate.dropped for end in ends),
+        "largest_nll_delta": furthest,
+        "seed": arguments.seed,
+        "reached": not alarms and furthest == 0.0,
+    }
+
+
+async def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """All rows."""
+    folder = arguments.work.resolve() / "faults"
+    folder.mkdir(parents=True, exist_ok=True)
+    names = ("identical", "fp8", *FAULTS)
+    hosted = [ModelOptions(path=str(write_candidate(name, folder)), name=name) for name in names]
+    options = EngineOptions(
+        models=(ModelOptions(path=str(builtin.path()), name="stable"), *hosted),
+        device="cpu",
+        kv_memory=256 << 20,
+    )
+    examples = held_out_examples(arguments.seed, 150)
+    questions = [
+        example.messages
+        for example in examples
+        if example.reply.skill is not Skill.EXTRACT
+        and sum(len(message["content"]) for message in example.messages) <= MOST_PROMPT_CHARACTERS
+    ]
+    supervisor = EngineSupervisor(options)
+    client = await supervisor.start()
+    rows = []
+    try:
+        models = {model.name: model for model in serve_models(client, Metrics("bench"))}
+        for gates, bounds in (("all", ALL), ("latency and error", BLIND)):
+            for name in ("fp8", *FAULTS) if arguments.faults else ():
+                course = Course(models["stable"], models[name], bounds, f"{arguments.seed}")
+                rows.append(row_of(name, gates, await course.run(questions), is_fault=name in FAULTS))
+        if arguments.identical:
+            rows.append(await identical_rows(models, questions, arguments))
+    finally:
+        await supervisor.stop()
+    return rows
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = plain_parser(__doc__)
+    parser.add_argument("--work", type=Path, default=Path("build/bench"), help="where candidates are kept")
+    parser.add_argument("--identical", type=int, default=100, help="rollouts of identical weights")
+    parser.add_argument("--no-faults", dest="faults", action="store_false", help="only identical weights")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    print_rows(asyncio.run(measure(arguments)), as_json=arguments.json)
+
+
+if __name__ == "__main__":
+    main()
