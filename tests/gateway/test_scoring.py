@@ -175,6 +175,15 @@ async def test_it_has_the_lowest_priority_and_the_caller_s_name(
         assert (each.params.max_tokens, each.forbidden) == (1, None)
 
 
+async def test_a_candidate_that_is_let_go_meanwhile_has_no_fault(models: Models) -> None:
+    stable, seen, scorer = models["stable"], Seen(), Scorer()
+    gone = replace(stable, info=msgspec.structs.replace(stable.info, name="gone"))
+    scorer.offer(await ask(stable, QUESTIONS[0], 1), stable, gone, seen)
+    while scorer.num_running:
+        await asyncio.sleep(0.01)
+    assert (seen.dropped, seen.unscored) == (1, 0)
+
+
 async def test_an_engine_that_does_not_come_to_it_drops_an_answer(models: Models) -> None:
     stable, seen = models["stable"], Seen()
     answered = await ask(stable, QUESTIONS[0], 1)

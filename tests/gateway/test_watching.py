@@ -156,6 +156,8 @@ def test_answers_of_stable_are_scored_once_they_have_ended(
     assert (seen.agreement.mean, seen.unscored, seen.dropped, seen.requests) == (1.0, 0, 0, 0)
     lines = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
     assert [line["action"] for line in lines].count("shadow") == 5
+    page = gateway.http.get("/metrics").text
+    assert 'airi_shadow_answers_total{model_name="tiny",outcome="scored"} 5.0' in page
     assert gateway.stub.num_requests == 6 + 2 * 5
 
 
@@ -199,6 +201,10 @@ def test_a_policy_that_forbids_shadows_keeps_answers_from_candidates(
         if line["action"] == "shadow"
     )
     assert not line["allowed"]
+    assert (
+        'airi_shadow_answers_total{model_name="tiny",outcome="denied"} 1.0'
+        in gateway.http.get("/metrics").text
+    )
 
 
 def test_beyond_so_many_at_once_answers_are_dropped_and_counted(start_gateway: StartGateway) -> None:
@@ -207,6 +213,10 @@ def test_beyond_so_many_at_once_answers_are_dropped_and_counted(start_gateway: S
     post(gateway)
     seen = world.settled(gateway)
     assert (seen.dropped, seen.nll_delta.answers) == (1, 0)
+    assert (
+        'airi_shadow_answers_total{model_name="tiny",outcome="dropped"} 1.0'
+        in gateway.http.get("/metrics").text
+    )
     assert gateway.stub.num_requests == 1
 
 

@@ -63,6 +63,10 @@ class ModelMetrics:
         """Count a match of a content rule in a prompt or an answer."""
         self._metrics.content_matches.labels(self._model, side, rule, action).inc()
 
+    def shadowed(self, outcome: str) -> None:
+        """Count an answer that a candidate was to read: "scored", "unscored", "dropped" or "denied"."""
+        self._metrics.shadowed.labels(self._model, outcome).inc()
+
     def finished(self, reason: str) -> None:
         """Count a choice that ended with `reason`."""
         self._metrics.success.labels(self._model, reason).inc()
@@ -120,6 +124,9 @@ class Metrics:
         )
         self.content_matches = self._counter(
             "content_matches", "Matches of content rules.", ("model_name", "side", "rule", "action")
+        )
+        self.shadowed = self._counter(
+            "shadow_answers", "Answers that a candidate was to read.", ("model_name", "outcome")
         )
         self._http = self._counter("http_requests", "HTTP requests answered.", ("route", "method", "status"))
         self._disconnects = self._counter("client_disconnects", "Requests whose client hung up.", ())

@@ -19,7 +19,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from airi.errors import AiriError, EngineDeadError, ExecutionError, QueueFullError, RequestError
+from airi.errors import (
+    AiriError,
+    EngineDeadError,
+    ExecutionError,
+    ModelNotFoundError,
+    QueueFullError,
+    RequestError,
+)
 from airi.gateway.comparing import Reading, Score, Spelling, by_text, by_token
 from airi.gateway.errors import ApiError
 from airi.gateway.models import ServedModel
@@ -87,6 +94,7 @@ class Scorer:
         """Has an answer scored for what is seen of the candidate; where too many are being read it only counts."""
         if self.is_full:
             seen.dropped += 1
+            stable.metrics.shadowed("dropped")
             return
         task = asyncio.create_task(self._score(answered, stable, candidate, seen))
         self._running.add(task)
@@ -102,11 +110,14 @@ class Scorer:
     async def _score(
         self, answered: Answered, stable: ServedModel, candidate: ServedModel, seen: Seen
     ) -> None:
+        outcome = "dropped"
         try:
             async with asyncio.timeout(self._timeout_s):
-                found = await score(answered, stable, candidate)
+                count(await score(answered, stable, candidate), seen)
+            outcome = "scored"
         except Unscored as error:
             seen.unscored += 1
+            outcome = "unscored"
             log.info("an answer of %s cannot be scored: %s", stable.engine_name, error)
         except (AiriError, TimeoutError) as error:
             seen.dropped += 1
@@ -114,8 +125,7 @@ class Scorer:
         except Exception as error:
             seen.dropped += 1
             log.error("scoring an answer of %s failed: %s", stable.engine_name, type(error).__name__)
-        else:
-            count(found, seen)
+        stable.metrics.shadowed(outcome)
 
 
 def count(found: Score, seen: Seen) -> None:
@@ -222,8 +232,8 @@ async def _read(
         async for output in model.client.generate(request):
             if output.prompt_logprobs is not None:
                 said = output.prompt_logprobs
-    except QueueFullError:
-        raise
+    except (QueueFullError, ModelNotFoundError):
+        raise  # full, or let go meanwhile
     except (RequestError, ExecutionError) as error:
         raise Unscored(f"{model.engine_name} cannot read it: {type(error).__name__}") from None
     entries = [entry for entry in (said or [])[len(prompt) :] if entry is not None]

@@ -74,10 +74,10 @@ class Watching:
             # The releases differ in other members: there is nothing to read.
             size = len(answered.tokens)
             count(Score(0.0, size, size, size, size), seen)
-        elif self.scorer.is_full:
-            seen.dropped += 1
-        elif may_shadow():
+        elif self.scorer.is_full or may_shadow():
             self.scorer.offer(answered, stable, candidate, seen)
+        else:
+            stable.metrics.shadowed("denied")
 
 
 class Sight:
