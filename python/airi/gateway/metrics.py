@@ -78,7 +78,9 @@ class ChoiceTimer:
     __slots__ = ("_last", "_metrics", "_seen")
 
     def __init__(self, metrics: ModelMetrics, seen: Seen | None = None) -> None:
-        """`seen`: what counts the same for gates, in milliseconds."""
+        """`seen`: what counts them for gates, in milliseconds: tokens that came together share the time before them, as
+        how many do depends on how busy this process is.
+        """
         self._metrics, self._seen = metrics, seen
         self._last: float | None = None
 
@@ -92,12 +94,10 @@ class ChoiceTimer:
         else:
             self._metrics.inter_token_latency.observe(now - self._last)
             if seen is not None:
-                seen.itl_ms.add((now - self._last) * 1e3)
+                seen.itl_ms.add((now - self._last) * 1e3 / count, count)
         self._last = now
         if count > 1:
             self._metrics.inter_token_latency.observe_zeros(count - 1)
-            if seen is not None:
-                seen.itl_ms.add(0.0, count - 1)
 
 
 class Metrics:
