@@ -110,7 +110,8 @@ class Course:
         rollout = Rollout(
             id=f"{candidate.name} {seed}", stable=STABLE, candidate=CANDIDATE, steps=STEPS, gates=gates
         )
-        self._line = start(Line(name="demo", stable=STABLE), rollout, 0)
+        begun = start(Line(name="demo", stable=STABLE), rollout, 0)
+        self._line = advance(begun, 0, Candidate(is_ready=True), {})
         state = MemoryState()
         self._observing, self._seen_by_all = Observing(state), SeenByAll(state)
         self._watching = Watching(self._observing, Scorer(most=BATCH), self._trial_of)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import httpx
+import msgspec
 import pytest
 
 from airi.errors import ContextLengthError, EngineDeadError, ExecutionError, QueueFullError
@@ -188,6 +189,16 @@ def test_what_is_not_chosen_is_not_scored(start_gateway: StartGateway) -> None:
     post(gateway)
     assert world.settled(gateway, 3).nll_delta.answers == 0
     assert gateway.stub.num_requests == 3
+
+
+def test_while_a_candidate_loads_nothing_is_seen(start_gateway: StartGateway) -> None:
+    world = World()
+    world.rollout = msgspec.structs.replace(ROLLOUT, phase=Phase.PREPARING)
+    gateway = start_gateway(govern=world.govern)
+    post(gateway)
+    world.rollout = ROLLOUT
+    post(gateway)
+    assert world.settled(gateway).nll_delta.answers == 1
 
 
 def test_the_same_version_need_not_be_read(start_gateway: StartGateway) -> None:

@@ -15,7 +15,7 @@ from airi.gateway.models import ServedModel
 from airi.gateway.observing import Observing, is_json, is_repeating
 from airi.gateway.scoring import Answered, PromptFor, Scorer, count
 from airi.lifecycle.observed import Seen
-from airi.lifecycle.rollouts import Rollout
+from airi.lifecycle.rollouts import Phase, Rollout
 
 if TYPE_CHECKING:
     from airi.gateway.choice import Choice
@@ -59,7 +59,9 @@ class Watching:
     def sight(self, record: CallRecord, model: ServedModel, may_shadow: Callable[[], bool]) -> Sight | None:
         """What sees a call; None where there is nothing to see. `may_shadow` decides whether its answer is scored."""
         trial = self._trial_of(record, model)
-        return None if trial is None else Sight(self, trial, record, model, may_shadow)
+        if trial is None or trial.rollout.phase is Phase.PREPARING:
+            return None  # while a candidate loads, stable is not what it is otherwise
+        return Sight(self, trial, record, model, may_shadow)
 
     def score(
         self, trial: Trial, answered: Answered, stable: ServedModel, may_shadow: Callable[[], bool]
