@@ -53,7 +53,7 @@ def test_the_shipped_example_has_no_mistake(tmp_path: Path) -> None:
     assert report.summary == "2 models, 3 tenants, 4 content rules, policies"
     note, forbidden = report.notes
     assert note.startswith("fits this machine: ")
-    assert "support 5.0 MiB, drafts 5.0 MiB" in note
+    assert "support 5.0 MiB, drafts@d1 5.0 MiB" in note
     said = r"forbidden texts for support: 11 patterns, \d+ states; masks of \d+ tokens take \d+ ms, the first \d+ us"
     assert re.fullmatch(said, forbidden)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -16,6 +17,7 @@ from airi.lifecycle.draw import Split
 from airi.text import Tokenizer
 from airi.transport import EngineClient, ModelInfo
 
+NAMES = ("plain", "general@g1", "general@g2", "guard@q1", "guard@q2")
 MEMBERS = {"r1": {"general": "g1", "guard": "q1"}, "r2": {"general": "g2", "guard": "q2"}}
 
 
@@ -49,6 +51,19 @@ def test_a_release_that_is_not_served_is_refused_in_one_line() -> None:
         draw.take(line(), lambda _, version: version != "g2")
 
 
+def test_a_release_that_an_outer_call_has_is_not_exchanged_for_another() -> None:
+    gone = line(100)._replace(releases={"r2": MEMBERS["r2"]}, known=frozenset({"r1", "r2"}))
+    draw = draw_of([(b"baggage", b"airi-release=r1")], "q")
+    with pytest.raises(ApiError, match=r"^baggage: 'r1' is no release .*; there are: r2$"):
+        draw.take(gone, lambda *_: True)
+
+
+def test_while_stable_is_not_there_the_one_before_it_serves_and_never_a_candidate() -> None:
+    before = ServedLine("general", Split(stable="r2"), MEMBERS)
+    assert Draw("q").take(before, lambda _, version: version in ("g1", "q1")).release == "r1"
+    assert Draw("q").take(line(0), lambda _, version: version in ("g2", "q2")).release == "r1"
+
+
 def test_a_session_moves_to_the_candidate_once_and_never_back() -> None:
     moved = 0
     for session in range(200):
@@ -80,7 +95,7 @@ def served(folder: Path, tokenizer: Tokenizer, name: str, version: str) -> Serve
     return ServedModel(
         info=ModelInfo(name=engine_name, path=str(folder), max_model_len=512, vocab_size=600),
         tokenizer=tokenizer,
-        client=cast(EngineClient, None),
+        client=cast(EngineClient, SimpleNamespace(models=[SimpleNamespace(name=name) for name in NAMES])),
         metrics=Metrics("1").model(name),
         public_name=name,
         version=version,
@@ -93,8 +108,13 @@ def registry(folder: Path, tokenizer: Tokenizer) -> ModelRegistry:
     found = ModelRegistry(
         models,
         [
-            Versioned(name="general", aliases=("chat", "assistant"), own_lines=frozenset({"assistant"})),
-            Versioned(name="guard"),
+            Versioned(
+                name="general",
+                aliases=("chat", "assistant"),
+                own_lines=frozenset({"assistant"}),
+                place=1,
+            ),
+            Versioned(name="guard", place=2),
         ],
     )
     guard = ServedLine("guard", Split(stable="q1"), {"q1": {"guard": "q1"}})

@@ -16,7 +16,19 @@ from airi.errors import AiriError, ConfigFileError
 
 __all__ = ["main"]
 
-COMMANDS = ("serve", "chat", "keys", "check", "schema", "lock", "import", "verify", "bench", "simulate")
+COMMANDS = (
+    "serve",
+    "chat",
+    "keys",
+    "check",
+    "schema",
+    "lock",
+    "rollout",
+    "import",
+    "verify",
+    "bench",
+    "simulate",
+)
 
 _USER_ERROR = 2
 _INTERRUPTED = 130

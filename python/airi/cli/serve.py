@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import shlex
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from airi.errors import ConfigError
 
 if TYPE_CHECKING:
     from airi.config import ConfigFile
+    from airi.config.lock import Locked
     from airi.engine.options import EngineOptions
     from airi.gateway.options import ServerOptions
 
@@ -91,7 +93,7 @@ def serve_config(
     from airi.config import load
     from airi.config.cedar import check_policies
     from airi.config.content import check_content
-    from airi.config.lock import pinned_sources
+    from airi.config.lock import locked_versions, pinned_sources
     from airi.config.options import engine_options, server_options
 
     if len(models) > 1:
@@ -105,16 +107,27 @@ def serve_config(
     _check_state(file, exported_state)
     check_policies(file)
     check_content(file)
+    with ReadingBars() as bars:
+        sources = pinned_sources(file, bars.show) if endpoints is None or file.config.versioned else {}
+        locked = locked_versions(file, bars.show) if file.config.versioned else {}
+    versions = asyncio.run(_bring_up(file, locked)) if locked else {}
     if endpoints is not None:
         _run(_at(endpoints), server_options(file), log_level, file)
         return
     if all(model.upstream is not None for model in file.config.models):
         _run((), server_options(file), log_level, file)
         return
-    with ReadingBars() as bars:
-        sources = pinned_sources(file, bars.show)
-    options = _of_replicas(engine_options(file, sources=sources), file.config.engine.replicas)
-    _run(options, server_options(file), log_level, file)
+    engine = engine_options(file, sources=sources, versions=versions)
+    _run(_of_replicas(engine, file.config.engine.replicas), server_options(file), log_level, file)
+
+
+async def _bring_up(file: ConfigFile, locked: dict[str, Locked]) -> dict[str, tuple[str, ...]]:
+    """The versions that an engine begins with, by model."""
+    from airi.config.bring_up import bring_up
+    from airi.state import open_store
+
+    async with await open_store(file.state) as store:
+        return await bring_up(file, locked, store)
 
 
 def _check_state(file: ConfigFile, exported: str | None) -> None:

@@ -129,14 +129,14 @@ class Document:
     root: Node
 
     def find(self, path: Sequence[str | int]) -> Node | None:
-        """The node at a path; None where there is none."""
+        """The node at a path; None where there is none. A mapping may stand for a list that it is the one item of."""
         node: Node | None = self.root
         for step in path:
             if node is None:
                 return None
             if isinstance(step, str):
                 node = (node.entries or {}).get(step)
-            else:
+            elif step or node.entries is None:
                 node = node.items[step] if node.items is not None and step < len(node.items) else None
         return node
 
@@ -148,14 +148,19 @@ class Document:
                 return node.line
         return 1
 
+    def _is_mapping(self, path: Sequence[str | int]) -> bool:
+        node = self.find(path)
+        return node is not None and node.entries is not None
+
     def mistake(self, path: Sequence[str | int], accepted: str, *, value: str | None = None) -> Mistake:
         """A mistake at a path, with the value that stands there unless another is given."""
         node = self.find(path)
+        path = tuple(step for i, step in enumerate(path) if step != 0 or not self._is_mapping(path[:i]))
         if value is None:
             value = "missing" if node is None or node.is_null else node.shown
             if path and path[-1] in _SECRET_KEYS and value != "missing":
                 value = _HIDDEN
-        return Mistake(self.name, self.line(path), tuple(path), f"is {value}", f"accepted: {accepted}")
+        return Mistake(self.name, self.line(path), path, f"is {value}", f"accepted: {accepted}")
 
 
 def parse_document(text: str | bytes, name: str) -> Document:

@@ -10,7 +10,7 @@ from airi._sources import is_remote
 from airi.config.accelerators import ACCELERATORS, ANY, CPU
 from airi.config.load import ConfigFile
 from airi.config.mistakes import Mistake
-from airi.config.options import engine_options
+from airi.config.options import engine_options, version_options
 from airi.engine.arena import KvDemand, format_bytes, plan_arena, plan_elastic_arena
 from airi.engine.backends import LoadOptions, ModelInfo
 from airi.engine.backends.cuda.detect import has_driver
@@ -78,12 +78,28 @@ def check_fit(file: ConfigFile) -> Fit:
         except AiriError as error:
             accepted = f"a model that can be served ({file.masked(str(error))})"
             mistakes.append(file.mistake(_key_at_fault(file, i, error), accepted))
+    mistakes += _other_versions(file, options, on_device=on_device)
     if devices and opened and not mistakes:
         results = [_fit_on(device, _on(device, options, replicas), opened) for device in devices]
         if all(isinstance(result, MemoryBudgetError) for result in results):
             mistakes += _misfits(file, results)
         notes += [result for result in results if isinstance(result, str)]
     return Fit(mistakes=tuple(mistakes), notes=tuple(notes))
+
+
+def _other_versions(file: ConfigFile, options: EngineOptions, *, on_device: bool) -> Iterator[Mistake]:
+    """Versions that come later and cannot be served."""
+    versioned = file.config.versioned
+    for i, model in enumerate(file.config.models):
+        for k, version in enumerate(model.versions[1:] if model in versioned else (), start=1):
+            try:
+                later = version_options(file, model.name, version.id)
+                folder = _folder(later.path)
+                if folder is not None:
+                    _open(folder, options, later, on_device=on_device)
+            except AiriError as error:
+                accepted = f"a model that can be served ({file.masked(str(error))})"
+                yield file.mistake(("models", i, "versions", k, "source"), accepted)
 
 
 def _devices(file: ConfigFile, options: EngineOptions, mistakes: list[Mistake]) -> list[Device]:

@@ -9,21 +9,24 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from airi.config.load import ConfigFile, read_bounded
 from airi.config.mistakes import Mistake
-from airi.config.models import Model
-from airi.config.options import model_path
+from airi.config.options import source_path
+from airi.config.schema import Config
 from airi.errors import CheckpointError, ConfigError, ConfigFileError
+from airi.lifecycle.registry import version_name
 
 __all__ = [
     "Locked",
     "Progress",
     "digest_folder",
     "lock_path",
+    "locked_versions",
     "pinned_sources",
     "resolve",
     "stale_models",
@@ -59,18 +62,23 @@ def lock_path(file: ConfigFile) -> Path:
     return file.path.with_suffix(".lock")
 
 
-def resolve(file: ConfigFile, progress: Progress | None = None) -> dict[str, Locked]:
-    """What every model's source is now, by model. Raises ConfigFileError with a line for each that cannot be told."""
+def resolve(
+    file: ConfigFile, progress: Progress | None = None, *, only: Collection[str] | None = None
+) -> dict[str, Locked]:
+    """What every model's source is now, by model, or by `MODEL@ID` where versions come and go.
+
+    `only` these, where given. Raises ConfigFileError with a line for each that cannot be told.
+    """
     found: dict[str, Locked] = {}
     mistakes = []
-    for i, model in enumerate(file.config.models):
-        if model.upstream is not None:
+    for each in _sources(file.config):
+        if only is not None and each.name not in only:
             continue
         try:
-            found[model.name] = _resolve(file, model, progress)
+            found[each.name] = _resolve(file, each, progress)
         except (ConfigError, CheckpointError) as error:
             accepted = f"a source that can be read ({file.masked(str(error))})"
-            mistakes.append(file.mistake(_source_path(i, model), accepted))
+            mistakes.append(file.mistake(each.path, accepted))
     if mistakes:
         raise ConfigFileError(mistakes)
     return found
@@ -92,7 +100,7 @@ def write_lock(file: ConfigFile, locked: dict[str, Locked]) -> Path:
 
 
 def pinned_sources(file: ConfigFile, progress: Progress | None = None) -> dict[str, str]:
-    """Where models come from by the lock beside a config; empty without a lock.
+    """Where models come from by the lock beside a config, named as `resolve` does; empty without a lock.
 
     Repositories are pinned to their commits; folders are read whole and must be what they were. Raises
     ConfigFileError with a line for each model that is not as the lock says.
@@ -103,15 +111,11 @@ def pinned_sources(file: ConfigFile, progress: Progress | None = None) -> dict[s
     locked = _read_lock(path)
     sources: dict[str, str] = {}
     mistakes = []
-    for i, model in enumerate(file.config.models):
-        if model.upstream is not None:
-            continue
+    for each in _sources(file.config):
         try:
-            sources[model.name] = _pinned(file, model, locked.get(model.name), progress)
+            sources[each.name] = _pinned(file, each, locked.get(each.name), progress)
         except ConfigError as error:
-            mistakes.append(
-                file.mistake(_source_path(i, model), f"{file.masked(str(error))}, or run `airi lock` again")
-            )
+            mistakes.append(file.mistake(each.path, f"{file.masked(str(error))}, or run `airi lock` again"))
     if mistakes:
         raise ConfigFileError(mistakes)
     return sources
@@ -122,10 +126,24 @@ def stale_models(file: ConfigFile) -> list[Mistake]:
     path = lock_path(file)
     locked = _read_lock(path) if path.exists() else None
     return [
-        file.mistake(_source_path(i, model), f"what {path.name} says, or run `airi lock` again")
-        for i, model in enumerate(file.config.models)
-        if locked is not None and model.upstream is None and not _is_of(locked.get(model.name), model)
+        file.mistake(each.path, f"what {path.name} says, or run `airi lock` again")
+        for each in _sources(file.config)
+        if locked is not None and not _is_of(locked.get(each.name), each)
     ]
+
+
+def locked_versions(file: ConfigFile, progress: Progress | None = None) -> dict[str, Locked]:
+    """What the versions are that come and go, by `MODEL@ID`: by the lock beside a config, else by what they hold now.
+
+    Raises ConfigFileError as `resolve`. With a lock, `pinned_sources` has found it true.
+    """
+    path = lock_path(file)
+    names = {
+        version_name(model.name, version.id) for model in file.config.versioned for version in model.versions
+    }
+    if path.exists():
+        return {name: entry for name, entry in _read_lock(path).items() if name in names}
+    return resolve(file, progress, only=names)
 
 
 def digest_folder(folder: Path, progress: Callable[[int, int], None] | None = None) -> str:
@@ -169,16 +187,16 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _resolve(file: ConfigFile, model: Model, progress: Progress | None) -> Locked:
-    source = model.location
+def _resolve(file: ConfigFile, each: _Source, progress: Progress | None) -> Locked:
+    source = each.text
     if source.startswith("hf://"):
         return Locked(source=source, commit=_commit_of(source))
 
     def on_bytes(done: int, total: int) -> None:
         if progress is not None:
-            progress(model.name, done, total)
+            progress(each.name, done, total)
 
-    return Locked(source=source, sha256=digest_folder(Path(model_path(file, model)), on_bytes))
+    return Locked(source=source, sha256=digest_folder(Path(source_path(file, source)), on_bytes))
 
 
 def _commit_of(source: str) -> str:
@@ -218,17 +236,17 @@ def _read_lock(path: Path) -> dict[str, Locked]:
         raise ConfigError(f"{path} is not a lock of this version; run `airi lock` again") from None
 
 
-def _pinned(file: ConfigFile, model: Model, locked: Locked | None, progress: Progress | None) -> str:
+def _pinned(file: ConfigFile, each: _Source, locked: Locked | None, progress: Progress | None) -> str:
     """Where a model comes from; raises ConfigError, whose message says what is accepted."""
-    if locked is None or not _is_of(locked, model):
+    if locked is None or not _is_of(locked, each):
         said = "no such model" if locked is None else "another source for it"
         raise ConfigError(f"what {lock_path(file).name} says, which has {said}")
     if locked.commit is not None:
         return f"{locked.source.split('@')[0]}@{locked.commit}"
-    path = model_path(file, model)
+    path = source_path(file, each.text)
     try:
         found = digest_folder(
-            Path(path), lambda done, total: progress(model.name, done, total) if progress else None
+            Path(path), lambda done, total: progress(each.name, done, total) if progress else None
         )
     except CheckpointError as error:
         raise ConfigError(f"a folder that can be read ({error})") from None
@@ -237,9 +255,24 @@ def _pinned(file: ConfigFile, model: Model, locked: Locked | None, progress: Pro
     return path
 
 
-def _is_of(locked: Locked | None, model: Model) -> bool:
-    return locked is not None and locked.source == model.location
+def _is_of(locked: Locked | None, each: _Source) -> bool:
+    return locked is not None and locked.source == each.text
 
 
-def _source_path(index: int, model: Model) -> tuple[str | int, ...]:
-    return ("models", index, "source") if model.source else ("models", index, "versions", 0, "source")
+class _Source(NamedTuple):
+    """Something that a model comes from."""
+
+    name: str
+    path: tuple[str | int, ...]
+    """Of its key in the config."""
+    text: str
+
+
+def _sources(config: Config) -> Iterator[_Source]:
+    versioned = config.versioned
+    for i, model in enumerate(config.models):
+        if model.source is not None:
+            yield _Source(model.name, ("models", i, "source"), model.source)
+        for k, version in enumerate(model.versions):
+            name = version_name(model.name, version.id) if model in versioned else model.name
+            yield _Source(name, ("models", i, "versions", k, "source"), version.source)

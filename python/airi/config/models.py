@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -10,6 +11,9 @@ from airi._sources import SOURCES, is_remote, is_well_formed
 from airi.config.accelerators import ACCELERATORS, ANY, CPU, is_known
 from airi.config.upstreams import Upstream
 from airi.config.values import Bytes, FilePath, Name, Part, PositiveNumber, Whole, accepts, mistaken
+
+if TYPE_CHECKING:
+    from airi.lifecycle import Version as RegisteredVersion
 
 __all__ = [
     "Engine",
@@ -189,12 +193,24 @@ class Price(Part):
 class Version(Part):
     """One version of a model."""
 
-    later: ClassVar[tuple[str, ...]] = ("compatible_with", "dimensions")
-
     id: Name
     """What it is called among the model's versions."""
     source: Source
     """A folder, hf://org/name[@revision], oci://registry/name[:tag], models:/name/version, or AIRI's own airi-demo."""
+    compatible_with: Mapping[Name, Annotated[tuple[Name, ...], Field(strict=False)]] = Field(
+        default_factory=dict
+    )
+    """By model, the versions that it was made for; models that are not named fit."""
+    dimensions: Annotated[int, Whole(1, 2**20)] | None = None
+    """Of an embedder's vectors; releases hold embedders of the same."""
+
+    def known_as(self, model: str, *, digest: str) -> RegisteredVersion:
+        """As the registry of versions has it."""
+        from airi.lifecycle import Facts
+        from airi.lifecycle import Version as RegisteredVersion
+
+        facts = Facts(dimensions=self.dimensions, compatible_with=dict(self.compatible_with))
+        return RegisteredVersion(model=model, id=self.id, source=self.source, digest=digest, facts=facts)
 
 
 class Model(Part):
@@ -217,7 +233,7 @@ class Model(Part):
     source: Source | None = None
     """A folder, hf://org/name[@revision], oci://registry/name[:tag], models:/name/version, or AIRI's own airi-demo."""
     versions: tuple[Version, ...] = Field(default=(), strict=False)
-    """In place of source: the model's versions, of which there is one."""
+    """In place of source: the model's versions, the first of which is the first to serve."""
     upstream: Upstream | None = None
     """In place of source: another server that runs it."""
     aliases: tuple[Name, ...] = Field(default=(), strict=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from airi import builtin
@@ -11,6 +12,7 @@ from airi.config.models import Engine, EngineSettings, Model
 from airi.config.references import ENGINE_WIDE
 from airi.config.tenants import Oidc
 from airi.errors import ConfigError, ConfigFileError
+from airi.lifecycle.registry import version_name
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -20,7 +22,15 @@ if TYPE_CHECKING:
     from airi.policy.oidc import OidcOptions
     from airi.policy.tenants import TenantOptions
 
-__all__ = ["check_served", "engine_options", "model_path", "server_options", "tenant_options"]
+__all__ = [
+    "check_served",
+    "engine_options",
+    "model_path",
+    "server_options",
+    "source_path",
+    "tenant_options",
+    "version_options",
+]
 
 _ENGINE_NAMES = {"max_num_batched_tokens": "max_batch_tokens", "enable_prefix_caching": "prefix_caching"}
 """Settings whose names here are vLLM's, with the engine's own."""
@@ -33,10 +43,20 @@ _SAME_OF_UPSTREAM = (
 """Settings of an upstream that it takes as they are."""
 
 
-def engine_options(file: ConfigFile, *, sources: Mapping[str, str] | None = None) -> EngineOptions:
+_LEAST_KV = 1
+"""Bytes of memory for keys and values of a version: with any bound memory moves, so that others can come."""
+
+
+def engine_options(
+    file: ConfigFile,
+    *,
+    sources: Mapping[str, str] | None = None,
+    versions: Mapping[str, Collection[str]] | None = None,
+) -> EngineOptions:
     """The engine that runs a config's models. Raises ConfigFileError for what the engine alone can tell is wrong.
 
-    `sources`: by model, where it comes from instead, as a lock pins it.
+    `sources`: by model, or `MODEL@ID`, where it comes from instead, as a lock pins it. `versions`: of models whose
+    versions come and go, those to begin with; left out: the first one of each.
     """
     from airi.engine.options import EngineOptions
 
@@ -44,7 +64,7 @@ def engine_options(file: ConfigFile, *, sources: Mapping[str, str] | None = None
     engine = config.engine
     given: dict[str, Any] = {
         "device": engine.device,
-        "models": tuple(_model(file, m, sources) for m in config.models if m.upstream is None),
+        "models": tuple(_models(file, sources, versions)),
     }
     given |= {"dtype": engine.dtype, "max_model_len": engine.max_model_len}
     for name in ENGINE_WIDE:
@@ -63,14 +83,40 @@ def engine_options(file: ConfigFile, *, sources: Mapping[str, str] | None = None
         raise ConfigFileError([f"{file.document.name}:{line}: engine: {file.masked(str(error))}"]) from None
 
 
-def _model(file: ConfigFile, model: Model, sources: Mapping[str, str] | None) -> ModelOptions:
+def _models(
+    file: ConfigFile, sources: Mapping[str, str] | None, versions: Mapping[str, Collection[str]] | None
+) -> Iterator[ModelOptions]:
+    versioned = file.config.versioned
+    for model in file.config.models:
+        if model in versioned:
+            for id in (versions or {}).get(model.name, (model.versions[0].id,)):
+                yield version_options(file, model.name, id, sources=sources)
+        elif model.upstream is None:
+            path = (sources or {}).get(model.name) or model_path(file, model)
+            yield _options(model, path, model.name, model.aliases)
+
+
+def version_options(
+    file: ConfigFile, model: str, version: str, *, sources: Mapping[str, str] | None = None
+) -> ModelOptions:
+    """How an engine runs a version of a model. Raises ConfigError where the config does not have it."""
+    found = next((each for each in file.config.models if each.name == model), None)
+    known = {} if found is None else {each.id: each.source for each in found.versions}
+    name = version_name(model, version)
+    if found is None or version not in known:
+        raise ConfigError(f"{file.path} has no {name}", field="versions")
+    path = (sources or {}).get(name) or source_path(file, known[version])
+    return replace(_options(found, path, name, ()), kv_min=found.resources.kv_memory.min or _LEAST_KV)
+
+
+def _options(model: Model, path: str, name: str, aliases: tuple[str, ...]) -> ModelOptions:
     from airi.engine.options import ModelOptions
 
     slo, memory = model.slo, model.resources.kv_memory
     return ModelOptions(
-        path=(sources or {}).get(model.name) or model_path(file, model),
-        name=model.name,
-        aliases=model.aliases,
+        path=path,
+        name=name,
+        aliases=aliases,
         weight=model.resources.share,
         kv_share=model.resources.kv_share,
         kv_min=memory.min,
@@ -109,7 +155,11 @@ def check_served(file: ConfigFile, served: Mapping[str, Collection[str]]) -> Non
 
 def model_path(file: ConfigFile, model: Model) -> str:
     """Where a model's checkpoint is, as the engine takes it: relative folders are from the config's."""
-    source = model.location
+    return source_path(file, model.location)
+
+
+def source_path(file: ConfigFile, source: str) -> str:
+    """As `model_path`, for what a config says of a source."""
     if is_remote(source):
         return source
     if source == builtin.NAME and not file.resolve(source).is_dir():

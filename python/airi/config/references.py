@@ -8,6 +8,7 @@ from airi._hosts import is_loopback
 from airi.config.document import Document, Path
 from airi.config.mistakes import Mistake, shown
 from airi.config.models import EngineSettings, Model
+from airi.config.releases import wrong_releases
 from airi.config.rules import ContentRule, ForbidRule
 from airi.config.schema import Config
 
@@ -28,7 +29,7 @@ def wrong_references(config: Config, document: Document) -> list[Mistake]:
     def report(path: Path, accepted: str, *, value: str | None = None) -> None:
         mistakes.append(document.mistake(path, accepted, value=value))
 
-    for check in (_names, _models, _engine_wide, _server, _tenants, _policies, _content):
+    for check in (_names, _models, wrong_releases, _engine_wide, _server, _tenants, _policies, _content):
         check(config, report)
     return mistakes
 
@@ -68,10 +69,7 @@ def _models(config: Config, report: _Report) -> None:
             continue
         if (model.source is None) == (not model.versions):
             both = "both source and versions" if model.source else "without source"
-            report((*at, "source"), "source, or versions with one", value=both)
-        elif len(model.versions) > 1:
-            count = f"{len(model.versions)} versions"
-            report((*at, "versions"), "one; this version of AIRI does not have more of a model", value=count)
+            report((*at, "source"), "source, or versions", value=both)
         memory = model.resources.kv_memory
         if memory.min is not None and memory.max is not None and memory.min > memory.max:
             report((*at, "resources", "kv_memory", "min"), "at most kv_memory.max")

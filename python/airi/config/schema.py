@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from airi.config.models import Engine, Model
+from airi.config.rollouts import Releases, Rollout
 from airi.config.rules import Content, Policies
 from airi.config.tenants import Tenant
-from airi.config.values import Bytes, FilePath, Part, PositiveNumber, Text, Whole, accepts, address, mistaken
+from airi.config.values import (
+    Bytes,
+    FilePath,
+    Name,
+    Part,
+    PositiveNumber,
+    Text,
+    Whole,
+    accepts,
+    address,
+    mistaken,
+)
 
 __all__ = ["Config", "Cors", "Observability", "OpenRoutes", "Server", "Tls"]
 
@@ -95,7 +108,7 @@ class Server(Part):
     port: Annotated[int, Whole(0, 65535)] = 8000
     """Port; 0 takes a free one."""
     state: State = Field(default="sqlite:///./airi.db", repr=False)
-    """Where keys and budgets are kept, a file from this one's folder; PostgreSQL for several gateways."""
+    """Where keys, budgets and rollouts are kept, a file from this one's folder; PostgreSQL for several gateways."""
     shared_counters: Counters = Field(default=None, repr=False)
     """Redis that counts for several gateways; left out: exact in this process, which shares no limits."""
     tls: Tls | None = None
@@ -127,8 +140,6 @@ class Config(Part):
     """airi.yaml: what is served, to whom, and under which rules."""
 
     later: ClassVar[tuple[str, ...]] = (
-        "releases",
-        "rollouts",
         "workflows",
         "collections",
         "autoscaling",
@@ -148,6 +159,11 @@ class Config(Part):
     """What runs the models."""
     models: Annotated[tuple[Model, ...], Field(strict=False, json_schema_extra={"minItems": 1})]
     """What is served."""
+    releases: Releases = Field(default_factory=dict)
+    """By line (a model's name or alias) and id: a version of each model that goes together. Of a model with several
+    versions that says none, each version is one."""
+    rollouts: Mapping[Name, Rollout] = Field(default_factory=dict)
+    """By line: how traffic moves from one release to the next."""
     tenants: tuple[Tenant, ...] = Field(default=(), strict=False)
     """Who may call; left out: everybody on this machine, and nobody else."""
     policies: Policies | None = None
@@ -156,3 +172,11 @@ class Config(Part):
     """What texts may hold."""
     observability: Observability = Observability()
     """What can be seen of it all."""
+
+    @property
+    def versioned(self) -> tuple[Model, ...]:
+        """Models whose versions come and go while they are served: those with several, and those that releases name."""
+        named = {
+            name for releases in self.releases.values() for members in releases.values() for name in members
+        }
+        return tuple(m for m in self.models if len(m.versions) > 1 or (m.versions and m.name in named))

@@ -35,6 +35,7 @@ from airi.policy.ring import name_of_fixed
 
 if TYPE_CHECKING:
     from airi.config.reload import Reloader
+    from airi.gateway.rollouts import Rollouts
 
 _EXPOSED = [
     "x-request-id",
@@ -60,10 +61,11 @@ def create_app(
     access: Access,
     government: Government,
     reloader: Reloader | None = None,
+    rollouts: Rollouts | None = None,
 ) -> Starlette:
     """The ASGI application over these models. Unknown paths and methods get OpenAI error bodies, too.
 
-    `reloader` holds the config that is served; None without one.
+    `reloader` holds the config that is served; None without one. `rollouts`: None where no model has versions.
     """
     hide = key_hider({key.strip(): name_of_fixed(i) for i, key in enumerate(options.api_keys)})
     middleware = [
@@ -82,7 +84,7 @@ def create_app(
     app = Starlette(
         routes=[
             *_routes(models, metrics, access, government, options),
-            *admin_routes(models, access, government, reloader, hide),
+            *admin_routes(models, access, government, reloader, hide, rollouts),
         ],
         middleware=middleware,
         exception_handlers={HTTPException: _http_error},

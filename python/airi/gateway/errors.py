@@ -17,10 +17,12 @@ import msgspec.inspect
 from airi.errors import (
     AiriError,
     AuditUnavailableError,
+    ConflictError,
     ContextLengthError,
     EngineError,
     ExecutionError,
     LedgerUnavailableError,
+    LifecycleError,
     ModelNotFoundError,
     QueueFullError,
     RequestError,
@@ -191,6 +193,10 @@ def api_error_from(error: Exception) -> ApiError | None:
             )
         case ContextLengthError():
             return ApiError(400, str(error), param=error.field, code="context_length_exceeded")
+        case ConflictError():
+            return ApiError(409, str(error), param=error.field, code=error.code)
+        case LifecycleError():
+            return ApiError(400, str(error), param=error.field, code=error.code)
         case ModelNotFoundError():
             return ApiError(404, str(error), param="model", code="model_not_found")
         case TemplateError():

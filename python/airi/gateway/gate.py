@@ -141,6 +141,10 @@ class Gate:
         """Decides on a call that is about the server itself; raises a 403. `call`: which one, for the audit log."""
         self._decide(record, action, _SERVER, {}, call=call)
 
+    def admit_to_promote(self, record: CallRecord, model: str, *, call: str) -> None:
+        """Decides on moving traffic between the versions of a model; raises a 403. `call`: as above."""
+        self._decide(record, Action.PROMOTE, self._resources[model], {}, call=call)
+
     def content_of(self, record: CallRecord, model: ServedModel, request_bytes: int) -> CallContent | None:
         """The rules that texts of this call pass until it ends; None where there are none."""
         part = self._government.content

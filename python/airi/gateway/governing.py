@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Protocol
 
@@ -136,15 +136,23 @@ class ForbiddenPart:
 
     name = "forbidden texts"
 
-    def __init__(self, government: Government, engine: Forbids) -> None:
-        self._government, self._engine = government, engine
+    def __init__(
+        self,
+        government: Government,
+        engine: Forbids,
+        *,
+        names: Callable[[str], Iterable[str]] = lambda model: (model,),
+    ) -> None:
+        """`names`: what the engine calls a model, one name for each version that it has."""
+        self._government, self._engine, self._names = government, engine, names
 
     async def tell(self, *more: ForbiddenTable) -> None:
         """Tells the engine of all that hold, and those of `more` tables. Raises ConfigError for what it cannot mask."""
         sets: dict[bytes, tuple[ForbiddenSet, set[str]]] = {}
         for table in (self._government.forbidden, *more):
             for policy, models in () if table is None else table.sets():
-                sets.setdefault(policy.digest, (policy.forbidden, set()))[1].update(models)
+                known = sets.setdefault(policy.digest, (policy.forbidden, set()))[1]
+                known.update(name for model in models for name in self._names(model))
         if sets:
             await self._engine.forbid(
                 [ForbidFor(each, tuple(sorted(models))) for each, models in sets.values()]

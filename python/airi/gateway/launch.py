@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, nullcontext
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, closing, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -25,12 +25,15 @@ if TYPE_CHECKING:
     from airi.engine.options import EngineOptions
     from airi.gateway.gate import Government
     from airi.gateway.lifecycle import Listening
+    from airi.gateway.rollouts import RolloutSetup
     from airi.policy.ledger import Ledger
     from airi.routing import ReplicaSet
 
+    Source = EngineOptions | str | Sequence[EngineOptions] | Sequence[str]
+
 
 async def launch(
-    source: EngineOptions | str | Sequence[EngineOptions] | Sequence[str],
+    source: Source,
     options: ServerOptions,
     *,
     config: ConfigFile | None = None,
@@ -42,9 +45,9 @@ async def launch(
 
     `source` describes the engine to start, which logs at `log_level`, or is the endpoint of one that runs; several are
     replicas of each other, and none is needed where other servers run all models. `config` is where `options` and such
-    a description came from, which SIGHUP reads again; without one that ends the process.
-    Raises AiriError for what the user can mend: a taken port, a state that cannot be opened, a broken checkpoint,
-    options that do not fit; EngineDeadError when the engine keeps dying.
+    a description came from, which SIGHUP reads again; without one that ends the process. Raises AiriError for what the
+    user can mend: a taken port, a state that cannot be opened, a broken checkpoint, options that do not fit;
+    EngineDeadError when the engine keeps dying.
     """
     if options.chat_template is not None:
         _check_template(options.chat_template)
@@ -58,32 +61,30 @@ async def launch(
                 open_access(options.app) as access,
                 _engine(source, log_level, on_progress) as starting,
                 open_government(config) as (government, ledger),
+                AsyncExitStack() as stack,
             ):
                 serve = await asyncio.to_thread(_load_server)
                 client = await starting
-                reloader = None
+                reloader = rollouts = None
                 if config is not None and hangup is not None:
-                    _check_served(config, client)
-                    await ForbiddenPart(government, client).tell()
-                    reloader = _reloader(config, access, government, ledger, client)
+                    forbidden = await _told(config, government, client)
+                    reloader = _reloader(config, access, government, ledger, client, forbidden)
                     hangup.reloads(partial(_hung_up, government, reloader))
-                await serve(
-                    client,
-                    options,
-                    sock,
-                    stop=stop,
-                    access=access,
-                    government=government,
-                    reloader=reloader,
-                    on_listening=on_listening,
-                )
+                    rollouts = await _rollouts(config, source, forbidden, stack)
+                more = {"reloader": reloader, "rollouts": rollouts, "on_listening": on_listening}
+                await serve(client, options, sock, stop=stop, access=access, government=government, **more)
         except asyncio.CancelledError:
             if not stop.requested:
                 raise
 
 
 def _reloader(
-    config: ConfigFile, access: Access, government: Government, ledger: Ledger | None, client: EngineHandle
+    config: ConfigFile,
+    access: Access,
+    government: Government,
+    ledger: Ledger | None,
+    client: EngineHandle,
+    forbidden: ForbiddenPart,
 ) -> Reloader:
     """What of the config can change while it is served."""
     from airi.config.cedar import check_policies
@@ -98,7 +99,7 @@ def _reloader(
         check_forbidden(file)
 
     parts: list[Part] = [TenantsPart(access, client), PoliciesPart(government)]
-    parts.append(ForbiddenPart(government, client))
+    parts.append(forbidden)
     if government.content is not None:
         parts.append(government.content)
     if ledger is not None:
@@ -113,11 +114,47 @@ async def _hung_up(government: Government, reloader: Reloader) -> None:
     await reloader.reload()
 
 
+async def _told(config: ConfigFile, government: Government, client: EngineHandle) -> ForbiddenPart:
+    """Tells an engine what answers may not hold, once it is known to have a config's models."""
+    _check_served(config, client)
+    forbidden = ForbiddenPart(government, client, names=partial(_names, client))
+    await forbidden.tell()
+    return forbidden
+
+
 def _check_served(config: ConfigFile, client: EngineHandle) -> None:
     """Raises ConfigFileError for an engine with other models, which only one that ran before can have."""
     from airi.config.options import check_served
 
-    check_served(config, {model.name: model.aliases for model in client.models})
+    versioned = {model.name: model.aliases for model in config.config.versioned}
+    served: dict[str, Collection[str]] = {}
+    for model in client.models:
+        name = model.name.rpartition("@")[0]
+        if name in versioned:
+            served[name] = versioned[name]
+        else:
+            served[model.name] = model.aliases
+    check_served(config, served)
+
+
+def _names(client: EngineHandle, model: str) -> list[str]:
+    """What the engine calls a model: its own name, or one for each version that it has."""
+    return [info.name for info in client.models if model in (info.name, info.name.rpartition("@")[0])]
+
+
+async def _rollouts(
+    config: ConfigFile, source: Source, forbidden: ForbiddenPart, stack: AsyncExitStack
+) -> RolloutSetup | None:
+    """What rollouts need, where models have versions that come and go."""
+    if not config.config.versioned:
+        return None
+    from airi.gateway.rollouts import RolloutSetup
+    from airi.state import open_store
+
+    first = source[0] if isinstance(source, Sequence) else source
+    owns_engine = not isinstance(first, str)
+    store = await stack.enter_async_context(await open_store(config.state))
+    return RolloutSetup(file=config, store=store, tell=forbidden.tell, owns_engine=owns_engine)
 
 
 def _check_template(source: str | Path) -> None:
@@ -136,7 +173,7 @@ def _load_server() -> Callable[..., Awaitable[None]]:
 
 @asynccontextmanager
 async def _engine(
-    source: EngineOptions | str | Sequence[EngineOptions] | Sequence[str],
+    source: Source,
     log_level: str,
     on_progress: Callable[[Progress], None] | None,
 ) -> AsyncIterator[asyncio.Task[EngineClient] | asyncio.Task[ReplicaSet] | asyncio.Task[NoEngine]]:

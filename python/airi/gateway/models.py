@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,6 +63,8 @@ class Versioned:
     aliases: tuple[str, ...] = ()
     own_lines: frozenset[str] = frozenset()
     """Aliases that have releases of their own."""
+    place: int = 0
+    """Among all models."""
 
 
 class ModelRegistry:
@@ -72,20 +74,23 @@ class ModelRegistry:
     """
 
     def __init__(self, models: Iterable[ServedModel], versioned: Iterable[Versioned] = ()) -> None:
-        """`versioned`: models that have versions, in the order in which names are told, behind the others."""
+        """`versioned`: models that have versions, by their places; the other ones come in the order given."""
         self._names: dict[str, str] = {}
         self._served: dict[str, dict[str, ServedModel]] = {}
         self._line_of: dict[str, str] = {}
         self._lines: dict[str, ServedLine] = {}
         self._versioned = {model.name: model for model in versioned}
+        names: list[tuple[str, tuple[str, ...]]] = []
         for model in models:
             if model.name not in self._versioned:
-                self._name(model.name, model.info.aliases)
+                names.append((model.name, model.info.aliases))
             self.add(model)
-        for each in self._versioned.values():
-            self._name(each.name, each.aliases)
+        for each in sorted(self._versioned.values(), key=lambda model: model.place):
+            names.insert(each.place, (each.name, each.aliases))
             for name in (each.name, *each.aliases):
                 self._line_of[name] = name if name in each.own_lines else each.name
+        for name, aliases in names:
+            self._name(name, aliases)
 
     def _name(self, name: str, aliases: Iterable[str]) -> None:
         for each in (name, *aliases):
@@ -153,14 +158,19 @@ class ModelRegistry:
             version = ""
         else:
             version = draw.version(model) or draw.take(line, self._is_served).members[model]
-            found = self._served.get(model, {}).get(version)
+            found = self.version(model, version) if self._is_served(model, version) else None
         if found is None:
             shown = f"{model}@{version}" if version else model
             raise unavailable(f"{shown} is not loaded at the moment", code="model_loading")
         return found
 
+    def version(self, model: str, version: str) -> ServedModel | None:
+        """A version of a model, where it is served."""
+        return self._served.get(model, {}).get(version)
+
     def _is_served(self, model: str, version: str) -> bool:
-        return version in self._served.get(model, ())
+        found = self._served.get(model, {}).get(version)
+        return found is not None and any(info.name == found.engine_name for info in found.client.models)
 
     def _current(self, model: str) -> ServedModel | None:
         versions = self._served.get(model, {})
@@ -177,12 +187,11 @@ def serve_models(
     metrics: Metrics,
     *,
     chat_template: str | Path | None = None,
-    versioned: Iterable[Versioned] = (),
+    versioned: Collection[str] = (),
 ) -> list[ServedModel]:
     """The text side of every model the engine has loaded; raises CheckpointError or ConfigError."""
-    names = [each.name for each in versioned]
     return [
-        serve_model(info, client, metrics, chat_template=chat_template, versioned=names)
+        serve_model(info, client, metrics, chat_template=chat_template, versioned=versioned)
         for info in client.models
     ]
 
@@ -193,7 +202,7 @@ def serve_model(
     metrics: Metrics,
     *,
     chat_template: str | Path | None = None,
-    versioned: Iterable[str] = (),
+    versioned: Collection[str] = (),
 ) -> ServedModel:
     """The text side of a model that an engine has loaded; raises as `serve_models`. Reads files: may run in a thread.
 

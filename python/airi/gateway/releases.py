@@ -16,8 +16,10 @@ from urllib.parse import unquote
 
 from airi.gateway.errors import ApiError
 from airi.lifecycle.draw import Split
+from airi.lifecycle.releases import ReleaseBook
+from airi.lifecycle.rollouts import Line, Phase
 
-__all__ = ["Draw", "Drawn", "ServedLine", "draw_of"]
+__all__ = ["Draw", "Drawn", "ServedLine", "draw_of", "served_line"]
 
 _MAX_KEY = 512
 _MAX_SHOWN = 100
@@ -33,6 +35,8 @@ class ServedLine(NamedTuple):
     split: Split
     releases: Mapping[str, Mapping[str, str]]
     """By id, those that a request may have: by model, the version's id."""
+    known: frozenset[str] = frozenset()
+    """All that it has ever had, by id."""
 
 
 class Drawn(NamedTuple):
@@ -67,15 +71,19 @@ class Draw:
             members = line.releases.get(release or "")
             return members is not None and all(is_served(*member) for member in members.items())
 
-        release = line.split.draw(self.key)
+        split = line.split
+        release = split.draw(self.key)
         if can_have(self.asked):
             release = self.asked or release
         elif self.asked is not None and not self.given:  # inner calls may be of other lines
-            raise _not_served(self.asked, line.name, filter(can_have, line.releases))
+            raise _not_served("x-airi-release", self.asked, line.name, filter(can_have, line.releases))
         elif can_have(self.carried):
             release = self.carried or release
+        elif self.carried in line.known:  # another one would be mixed with what the outer call has seen
+            raise _not_served("baggage", self.carried or "", line.name, filter(can_have, line.releases))
         elif not can_have(release):
-            release = line.split.stable
+            before = (other for other in line.releases if other not in split.releases and can_have(other))
+            release = split.stable if can_have(split.stable) else next(before, split.stable)
         drawn = Drawn(line.name, release, line.releases[release])
         self.given.append(drawn)
         return drawn
@@ -114,11 +122,21 @@ def _carried(baggage: str) -> str | None:
     return None
 
 
-def _not_served(asked: str, line: str, served: Iterable[str]) -> ApiError:
+def served_line(line: Line, book: ReleaseBook) -> ServedLine:
+    """What requests of a line may have, as its document says. Raises ReleaseError."""
+    releases = list(line.split.releases)
+    rollout = line.rollout
+    if rollout is not None and rollout.phase is Phase.COMPLETED:
+        releases.append(rollout.stable)  # while it is there: calls that were told of it may go on
+    members = {release: book.find(line.name, release).members for release in releases}
+    return ServedLine(line.name, line.split, members, frozenset(one.id for one in book.of(line.name)))
+
+
+def _not_served(where: str, asked: str, line: str, served: Iterable[str]) -> ApiError:
     known = ", ".join(served) or "none"
     return ApiError(
         409,
-        f"x-airi-release: {asked[:_MAX_SHOWN]!r} is no release that {line} is served with now; there are: {known}",
-        param="x-airi-release",
+        f"{where}: {asked[:_MAX_SHOWN]!r} is no release that {line} is served with now; there are: {known}",
+        param=where,
         code="release_not_served",
     )

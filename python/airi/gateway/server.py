@@ -8,7 +8,9 @@ import gc
 import math
 import socket
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -20,8 +22,9 @@ from airi.gateway.app import create_app
 from airi.gateway.gate import Government
 from airi.gateway.lifecycle import Listening, Stop
 from airi.gateway.metrics import EngineSource, Metrics
-from airi.gateway.models import ModelRegistry, serve_models
+from airi.gateway.models import ModelRegistry, ServedModel, serve_model, serve_models
 from airi.gateway.options import ServerOptions
+from airi.gateway.rollouts import Rollouts, RolloutSetup, versioned_models
 from airi.gateway.upstreams.serving import in_places, open_upstreams
 from airi.routing import Replica, ReplicaSet
 from airi.transport import EngineHandle
@@ -83,22 +86,31 @@ async def serve(
     access: Access,
     government: Government,
     reloader: Reloader | None = None,
+    rollouts: RolloutSetup | None = None,
     on_listening: Callable[[Listening], None] | None = None,
 ) -> None:
     """Answers requests with the models of `client`, of callers that `access` knows, until a signal, then drains.
 
-    `reloader` holds the config that is served; None without one. Raises ConfigError or CheckpointError for TLS files or
-    a text side that cannot be used, and EngineDeadError when the engine was given up: whoever runs this process may
-    start it afresh.
+    `reloader` holds the config that is served; None without one; `rollouts`: where models have versions. Raises
+    ConfigError or CheckpointError for TLS files or a text side that cannot be used, and EngineDeadError when the engine
+    was given up: whoever runs this process may start it afresh.
     """
     metrics = Metrics(__version__)
     _watch(metrics, client)
-    local = serve_models(client, metrics, chat_template=options.chat_template)
     await access.tell(client)
-    async with open_upstreams(options.upstreams, metrics) as upstreams:
-        models = ModelRegistry(in_places(local, upstreams, options.upstreams))
+    async with (
+        open_upstreams(options.upstreams, metrics) as upstreams,
+        _served(client, metrics, options, upstreams, rollouts) as (models, running),
+    ):
+        government.watching = None if running is None else running.watching
         app = create_app(
-            models, metrics, options.app, access=access, government=government, reloader=reloader
+            models,
+            metrics,
+            options.app,
+            access=access,
+            government=government,
+            reloader=reloader,
+            rollouts=running,
         )
         server = _Server(_config(app, options), client, models, options.drain_timeout_s)
         stop.serves(server)
@@ -118,14 +130,35 @@ async def _run(
     on_listening: Callable[[Listening], None] | None,
 ) -> None:
     announcing = asyncio.ensure_future(_announce(server, listening, on_listening))
-    # What is alive now stays: full collections in the middle of streams would only walk over it again.
-    gc.collect()
+    gc.collect()  # what is alive now stays: full collections amid streams would only walk over it again
     gc.freeze()
     try:
         await server.serve(sockets=[sock])
     finally:
         announcing.cancel()
         gc.unfreeze()
+
+
+@asynccontextmanager
+async def _served(
+    client: EngineHandle,
+    metrics: Metrics,
+    options: ServerOptions,
+    upstreams: Sequence[ServedModel],
+    setup: RolloutSetup | None,
+) -> AsyncIterator[tuple[ModelRegistry, Rollouts | None]]:
+    """The models of all, and what has versions of them come and go until the block ends, where they have some."""
+    versioned = versioned_models(None if setup is None else setup.file)
+    template, names = options.chat_template, [model.name for model in versioned]
+    local = serve_models(client, metrics, chat_template=template, versioned=names)
+    models = ModelRegistry(in_places(local, upstreams, options.upstreams), versioned)
+    if setup is None:
+        yield models, None
+        return
+    serve = partial(serve_model, client=client, metrics=metrics, chat_template=template, versioned=names)
+    rollouts = Rollouts(setup, client, models, serve)
+    async with rollouts.running():
+        yield models, rollouts
 
 
 def _watch(metrics: Metrics, client: EngineHandle) -> None:

@@ -191,7 +191,7 @@ class Controller:
     def _given(self) -> tuple[set[str], set[str]]:
         """Names of versions that requests may be given now, and of those with what a rollout needs besides."""
         given: set[str] = set()
-        needed: set[str] = set()
+        needed = {version.name for version in self._registry.versions() if version.is_kept}
         for line in self._lines.all:
             split = line.split
             given |= self._names(line.name, (split.stable,))

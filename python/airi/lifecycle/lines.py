@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 import msgspec
 
 from airi.errors import ConflictError, LifecycleError
@@ -19,8 +21,9 @@ class Lines:
     *Thread safety*: none; one event loop.
     """
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, *, only: Container[str] | None = None) -> None:
+        """`only`: the names of those that there are; others in the state are of configs of the past."""
+        self._store, self._only = store, only
         self._seen = 0
         self._lines: dict[str, Line] = {}
 
@@ -28,7 +31,8 @@ class Lines:
         """Reads what others have changed; whether there was anything. Raises StateError."""
         records, self._seen = await self._store.documents(_KIND, since=self._seen)
         for record in records:
-            self._keep(record.body, record.revision)
+            if self._only is None or record.name in self._only:
+                self._keep(record.body, record.revision)
         return bool(records)
 
     @property

@@ -39,7 +39,7 @@ class Command(StrEnum):
     """Stable has all traffic at once."""
 
 
-def start(line: Line, rollout: Rollout, now_ms: int) -> Line:
+def start(line: Line, rollout: Rollout, now_ms: int, *, who: str = "") -> Line:
     """The line with a new rollout. Raises LifecycleError where one is under way, or stable is another release."""
     running = line.rollout
     if running is not None and not running.phase.ended:
@@ -54,7 +54,9 @@ def start(line: Line, rollout: Rollout, now_ms: int) -> Line:
     if rollout.candidate == rollout.stable:
         raise LifecycleError(f"candidate is {rollout.candidate}, which is stable already", field="candidate")
     begun = replace(rollout, phase=Phase.PREPARING, step=0, since_ms=now_ms, weight=0.0, events=())
-    return replace(line, rollout=_noted(begun, now_ms, f"started: {rollout.stable} -> {rollout.candidate}"))
+    by = f" by {who}" if who else ""
+    what = f"started{by}: {rollout.stable} -> {rollout.candidate}"
+    return replace(line, rollout=_noted(begun, now_ms, what))
 
 
 def command(line: Line, said: Command, now_ms: int, *, who: str) -> Line:

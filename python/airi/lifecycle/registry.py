@@ -49,6 +49,8 @@ class Version(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Why it failed, or was let go."""
     since_ms: int = 0
     """When it came to where it stands."""
+    is_kept: bool = False
+    """Whether an operator wants it loaded, also while no line needs it."""
     revision: int = 0
     """Of this record; 0 before it is kept."""
 
@@ -127,6 +129,18 @@ class Registry:
                 field="state",
             )
         return await self._replace(msgspec.structs.replace(version, state=to, reason=reason))
+
+    async def keep(self, version: Version, *, kept: bool) -> Version:
+        """An operator wants it loaded, or no more. One that had failed is tried again.
+
+        Raises VersionError for one that is retired, ConflictError and StateError.
+        """
+        if version.state is VersionState.RETIRED:
+            raise VersionError(f"{version.name} is retired; it is never loaded again", field="state")
+        state = version.state
+        if kept and state is VersionState.FAILED:
+            state = VersionState.REGISTERED
+        return await self._replace(msgspec.structs.replace(version, is_kept=kept, state=state))
 
     async def disown(self, version: Version, reason: str) -> Version:
         """A version that was live is held by no engine any more: it is as it was before it was loaded.

@@ -13,10 +13,12 @@ import json
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from airi.errors import AiriError, ContextLengthError, ModelNotFoundError, QueueFullError, RequestError
@@ -30,10 +32,12 @@ from airi.transport.messages import (
     Explain,
     Forbid,
     GenerateRequest,
+    Load,
     ModelInfo,
     ModelStats,
     SetTenant,
     Sleep,
+    Unload,
     error_info,
 )
 from airi.transport.server import CLIENT_SHIFT, EngineServer
@@ -62,6 +66,8 @@ class StubOptions:
     """Tokens of one prompt that a step takes at most; None means all."""
     device_us: int = 0
     """Device time that a token is said to take, of prompts and answers."""
+    broken: tuple[str, ...] = ()
+    """Names of models that cannot be loaded beside it."""
 
 
 class _Running:
@@ -70,6 +76,7 @@ class _Running:
         "left",
         "made",
         "metered",
+        "model",
         "params",
         "prompt",
         "prompt_logprobs_from",
@@ -80,6 +87,7 @@ class _Running:
 
     def __init__(self, request: GenerateRequest, left: int, *, stops: bool) -> None:
         self.request_id = request.request_id
+        self.model = request.model
         self.params = request.params
         self.prompt = request.num_tokens
         self.prompt_logprobs_from = max(1, request.prompt_logprobs_from)
@@ -97,6 +105,8 @@ class StubEngine:
     def __init__(self, options: StubOptions) -> None:
         self._options = options
         self._info = _model_info(options)
+        self._infos = [self._info]
+        self._leaving: list[tuple[int, str]] = []
         last = min(self._info.vocab_size, 1000)
         self._reply = options.reply or tuple(range(min(5, last - 1), last))
         self._running: dict[int, _Running] = {}
@@ -111,13 +121,15 @@ class StubEngine:
         """Weights that clients have set."""
         self.forbidden: set[bytes] = set()
         """Digests of sets of forbidden texts that clients have told of; its canned tokens mind none of them."""
+        self.asked: Counter[str] = Counter()
+        """Requests by the model that they named."""
         self.asleep = False
         """Whether a client has sent the model to sleep; its requests run all the same."""
         self.server = EngineServer(options.endpoint, device="stub")
 
     def run(self) -> None:
         """Serves until `stop`, then finishes what runs."""
-        self.server.ready([self._info])
+        self.server.ready(self._infos)
         draining = False
         while not self._stopping or self._running:
             if self._stopping and not draining:
@@ -139,6 +151,7 @@ class StubEngine:
                 rest = self._options.step_us / 1e6 - (time.monotonic() - begin)
                 if rest > 0:
                     time.sleep(rest)
+            self._answer_left()
             self._push_stats(begin)
         self.server.close()
 
@@ -153,10 +166,11 @@ class StubEngine:
 
     def _add(self, request: GenerateRequest) -> None:
         self.num_requests += 1
+        self.asked[request.model] += 1
         options = self._options
         room = self._info.max_model_len - request.num_tokens
         error: AiriError | None = None
-        if request.model not in (self._info.name, *self._info.aliases):
+        if not any(request.model in (info.name, *info.aliases) for info in self._infos):
             error = ModelNotFoundError(f"model {request.model!r} is not loaded", field="model")
         elif abs(request.priority) > MAX_PRIORITY:
             error = RequestError(
@@ -191,9 +205,44 @@ class StubEngine:
             self.forbidden = {each.forbidden.digest for each in message.sets}
         elif isinstance(message, Explain):
             lines = [f"request {message.request_id & MAX_REQUEST_ID} is the stub's"]
+        elif isinstance(message, Load):
+            self._load(message)
+            return
+        elif isinstance(message, Unload):
+            self._unload(message)
+            return
         else:
             self.asleep = isinstance(message, Sleep)
         self.server.reply(message.call, lines=lines)
+
+    def _load(self, message: Load) -> None:
+        given = json.loads(message.options)
+        name = given["name"]
+        if name in self._options.broken or any(info.name == name for info in self._infos):
+            error = RequestError(f"{name!r} cannot be loaded", field="models")
+            self.server.reply(message.call, error=error)
+            return
+        self._infos.append(msgspec.structs.replace(self._info, name=name, aliases=(), path=given["path"]))
+        self.server.serves(self._infos)
+        self.server.reply(message.call)
+
+    def _unload(self, message: Unload) -> None:
+        left = [info for info in self._infos if info.name != message.model]
+        if len(left) == len(self._infos):
+            error = ModelNotFoundError(f"model {message.model!r} is not loaded", field="model")
+            self.server.reply(message.call, error=error)
+            return
+        self._infos = left
+        self.server.serves(left)
+        self._leaving.append((message.call, message.model))
+
+    def _answer_left(self) -> None:
+        """Answers calls whose models have gone: the last request of each has ended."""
+        running = {row.model for row in self._running.values()}
+        for call, model in self._leaving:
+            if model not in running:
+                self.server.reply(call)
+        self._leaving = [each for each in self._leaving if each[1] in running]
 
     def _cancel(self, message: Cancel) -> None:
         ended = [self._running.pop(i) for i in message.request_ids if i in self._running]

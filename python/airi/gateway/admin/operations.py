@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from airi.gateway.admin import schemas
 from airi.gateway.operation import Operation
+from airi.lifecycle.status import LineStatus, VersionStatus
 
 __all__ = ["ADMIN_OPERATIONS"]
 
@@ -84,6 +85,64 @@ ADMIN_OPERATIONS = (
         for verb, summary in (
             ("sleep", "Lend a model's memory to the others; answers when it sleeps."),
             ("wake", "Bring a model back; answers when its requests may run."),
+        )
+    ),
+    Operation(
+        path="/admin/rollouts",
+        method="get",
+        name="listRollouts",
+        summary="Every line of requests that has releases, with its rollout.",
+        response=schemas.RolloutList,
+        errors=_READ,
+    ),
+    Operation(
+        path="/admin/rollouts/{line}/start",
+        method="post",
+        name="startRollout",
+        summary="Begin a rollout by the steps and gates of the config.",
+        request=schemas.RolloutStart,
+        response=LineStatus,
+        errors=(*_WRITE, 404),
+    ),
+    Operation(
+        path="/admin/rollouts/{line}/promote",
+        method="post",
+        name="promoteRollout",
+        summary="Go on behind what a rollout waits for, or end it at once with the candidate as stable.",
+        request=schemas.Promotion,
+        response=LineStatus,
+        errors=(*_WRITE, 404),
+    ),
+    Operation(
+        path="/admin/rollouts/{line}/abort",
+        method="post",
+        name="abortRollout",
+        summary="Give stable all traffic again.",
+        request=schemas.Nothing,
+        response=LineStatus,
+        errors=(*_WRITE, 404),
+    ),
+    Operation(
+        path="/admin/versions",
+        method="get",
+        name="listVersions",
+        summary="Every version of every model that is registered, and where it stands.",
+        response=schemas.VersionList,
+        errors=_READ,
+    ),
+    *(
+        Operation(
+            path=f"/admin/versions/{{model}}/{{version}}/{verb}",
+            method="post",
+            name=f"{verb}Version",
+            summary=summary,
+            request=schemas.Nothing,
+            response=VersionStatus,
+            errors=(*_WRITE, 404),
+        )
+        for verb, summary in (
+            ("load", "Have a version loaded and kept, also while no line needs it; answers at once."),
+            ("unload", "Keep a version no more; it goes once no line needs it."),
         )
     ),
 )

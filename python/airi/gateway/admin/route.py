@@ -16,6 +16,7 @@ from airi.gateway.gate import Gate
 from airi.gateway.http import Receive, Scope, Send, header, read_body, record_of, respond
 from airi.policy.decisions import Action
 from airi.policy.keys import UnknownKeyError
+from airi.policy.principal import Principal
 
 __all__ = ["AdminCall", "AdminRoute", "Work"]
 
@@ -33,6 +34,7 @@ class AdminCall(NamedTuple):
     """What stands in the path's places."""
     query: Mapping[str, str]
     body: bytes
+    caller: Principal
 
 
 Work = Callable[[AdminCall], Awaitable[msgspec.Struct]]
@@ -53,16 +55,24 @@ class AdminRoute:
         *,
         needs_key: bool,
         hide: Callable[[str], str],
+        promotes: Callable[[Mapping[str, str]], str | None] | None = None,
     ) -> None:
-        """`works`: what is done, by method; `hide` makes a path without keys."""
+        """`works`: what is done, by method; `hide` makes a path without keys; `promotes`: from what stands in the path,
+        the model whose traffic is moved, where that is what the route does and there is such a model."""
         self._works, self._gate, self._needs_key, self._hide = works, gate, needs_key, hide
+        self._promotes = promotes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; raises a 403, 413, 415 or what the work raises."""
         if not self._needs_key:
             _check_page(scope)
         method, path = str(scope["method"]), self._hide(str(scope["path"]))[:_LONGEST_PATH]
-        self._gate.admit_to_server(record_of(scope), Action.ADMIN, call=f"{method} {path}")
+        record, call = record_of(scope), f"{method} {path}"
+        model = None if self._promotes is None else self._promotes(scope["path_params"])
+        if model is None:
+            self._gate.admit_to_server(record, Action.ADMIN, call=call)
+        else:
+            self._gate.admit_to_promote(record, model, call=call)
         body = b""
         if method == "POST":
             _check_json(header(scope, b"content-type"))
@@ -70,7 +80,7 @@ class AdminRoute:
         query = dict(parse_qsl(scope["query_string"].decode("latin-1")))
         work = self._works["GET" if method == "HEAD" else method]
         try:
-            answer = await work(AdminCall(scope["path_params"], query, body or b"{}"))
+            answer = await work(AdminCall(scope["path_params"], query, body or b"{}", record.principal))
         except UnknownKeyError as error:
             raise ApiError(404, str(error), param=error.field, code="key_not_found") from None
         except ConfigError as error:

@@ -9,6 +9,7 @@ from starlette.routing import Route
 
 from airi.gateway.access import Access
 from airi.gateway.admin.keys import KeyAdmin
+from airi.gateway.admin.rollouts import RolloutAdmin
 from airi.gateway.admin.route import AdminRoute, Work
 from airi.gateway.admin.server import ServerAdmin
 from airi.gateway.gate import Gate, Government
@@ -16,6 +17,7 @@ from airi.gateway.models import ModelRegistry
 
 if TYPE_CHECKING:
     from airi.config.reload import Reloader
+    from airi.gateway.rollouts import Rollouts
 
 __all__ = ["admin_routes"]
 
@@ -26,15 +28,23 @@ def admin_routes(
     government: Government,
     reloader: Reloader | None,
     hide: Callable[[str], str],
+    rollouts: Rollouts | None = None,
 ) -> list[Route]:
     """The routes below /admin; `hide` makes a path without keys."""
     gate = Gate(models, government)
     keys, server = KeyAdmin(access), ServerAdmin(models, access, government, reloader)
+    moving = RolloutAdmin(rollouts, reloader)
 
     def route(path: str, **works: Work) -> Route:
         return Route(
             path, AdminRoute(works, gate, needs_key=access.needs_key, hide=hide), methods=list(works)
         )
+
+    def promoting(verb: str, work: Work) -> Route:
+        app = AdminRoute(
+            {"POST": work}, gate, needs_key=access.needs_key, hide=hide, promotes=moving.model_of
+        )
+        return Route(f"/admin/rollouts/{{line:path}}/{verb}", app, methods=["POST"])
 
     return [
         route("/admin/config", GET=server.config),
@@ -45,4 +55,11 @@ def admin_routes(
         route("/admin/tenants", GET=server.tenants),
         route("/admin/models/{model:path}/sleep", POST=server.sleep),
         route("/admin/models/{model:path}/wake", POST=server.wake),
+        route("/admin/rollouts", GET=moving.list),
+        promoting("start", moving.start),
+        promoting("promote", moving.promote),
+        promoting("abort", moving.abort),
+        route("/admin/versions", GET=moving.versions),
+        route("/admin/versions/{model:path}/{version}/load", POST=moving.load),
+        route("/admin/versions/{model:path}/{version}/unload", POST=moving.unload),
     ]

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from airi.lifecycle.status import LineStatus, VersionStatus
+
 
 class Nothing(msgspec.Struct, forbid_unknown_fields=True):
     """An empty object."""
@@ -119,3 +121,31 @@ class ModelState(msgspec.Struct, kw_only=True):
 
     id: str
     state: Literal["awake", "asleep"]
+
+
+class RolloutStart(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """A rollout that is to begin."""
+
+    candidate: str | None = None
+    """The release to try; null: the one that the config names, or the only other one."""
+
+
+class Promotion(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """How far a rollout is to go on."""
+
+    full: bool = False
+    """Whether the candidate is stable at once; else the rollout goes on behind what it waits for."""
+
+
+class RolloutList(msgspec.Struct, kw_only=True):
+    """All lines, with their rollouts."""
+
+    data: list[LineStatus]
+    object: Literal["list"] = "list"
+
+
+class VersionList(msgspec.Struct, kw_only=True):
+    """All versions that are registered."""
+
+    data: list[VersionStatus]
+    object: Literal["list"] = "list"

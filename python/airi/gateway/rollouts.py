@@ -1,0 +1,245 @@
+"""Releases and rollouts in a running gateway: follows the documents of the state, and moves them on while it leads."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from airi.config.bring_up import now_ms
+from airi.config.lock import digest_folder
+from airi.config.options import version_options
+from airi.config.rollouts import releases_of
+from airi.errors import AiriError, ConfigError
+from airi.gateway.fleet import VersionFleet
+from airi.gateway.models import ModelRegistry, ServedModel, Versioned
+from airi.gateway.observing import Observing, SeenByAll
+from airi.gateway.releases import served_line
+from airi.gateway.scoring import Scorer
+from airi.gateway.watching import Trial, Watching
+from airi.lifecycle import Registry, ReleaseBook, Version, VersionState
+from airi.lifecycle.controller import Controller
+from airi.lifecycle.lease import Lease
+from airi.lifecycle.lines import Lines
+from airi.lifecycle.operators import Operator
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from airi.config import ConfigFile
+    from airi.engine.options import ModelOptions
+    from airi.gateway.http import CallRecord
+    from airi.state import Store
+    from airi.transport import EngineHandle, ModelInfo
+
+__all__ = ["RolloutSetup", "Rollouts", "versioned_models"]
+
+log = logging.getLogger("airi.gateway")
+
+_TICK_S = 1.0
+_LEASE_MS = 10_000
+_LINGER_MS = 30_000
+"""How long a version stays that gets no more calls, for those that other gateways were just giving to it."""
+_AWAY = (VersionState.REGISTERED, VersionState.FAILED, VersionState.RETIRED)
+_LIVE = (VersionState.READY, VersionState.SERVING, VersionState.DRAINING)
+
+
+def versioned_models(file: ConfigFile | None) -> tuple[Versioned, ...]:
+    """A config's models whose versions come and go."""
+    if file is None:
+        return ()
+    return tuple(
+        Versioned(
+            name=model.name,
+            aliases=model.aliases,
+            own_lines=frozenset(model.aliases).intersection(file.config.releases),
+            place=place,
+        )
+        for place, model in enumerate(file.config.models)
+        if model in file.config.versioned
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutSetup:
+    """What rollouts are made with, before anything is served."""
+
+    file: ConfigFile
+    store: Store
+    tell: Callable[[], Awaitable[None]]
+    """Tells the engine what it must know of the models it has."""
+    owns_engine: bool
+    """Whether no other gateway has this engine."""
+
+
+class Rollouts:
+    """The lines that a gateway serves, as the state has them. One gateway of all leads.
+
+    *Thread safety*: none; one event loop.
+    *Invariant*: what calls are given is what a document said, a tick ago at most while the state answers.
+    """
+
+    def __init__(
+        self,
+        setup: RolloutSetup,
+        client: EngineHandle,
+        models: ModelRegistry,
+        serve: Callable[[ModelInfo], ServedModel],
+    ) -> None:
+        """`serve` makes the text side of a version, in a thread."""
+        self.file, store = setup.file, setup.store
+        self._models, self._owns_engine = models, setup.owns_engine
+        names = releases_of(self.file.config)
+        self.registry = Registry(store, now_ms)
+        self.releases = ReleaseBook(store, self.registry)
+        self.lines = Lines(store, only=names)
+        self.operator = Operator(store, now_ms, only=names)
+        self.fleet = VersionFleet(
+            client,
+            models,
+            names=[model.name for model in self.file.config.versioned],
+            serve=serve,
+            options=self._options,
+            tell=setup.tell,
+        )
+        self._observing = Observing(store)
+        self.watching = Watching(self._observing, Scorer(), self._trial_of)
+        """What sees calls of lines in rollouts, for gates."""
+        self._controller = Controller(
+            lease=Lease(store, "lifecycle", secrets.token_hex(8), _LEASE_MS),
+            registry=self.registry,
+            releases=self.releases,
+            lines=self.lines,
+            fleet=self.fleet,
+            observations=SeenByAll(store),
+            now_ms=now_ms,
+            linger_ms=_LINGER_MS,
+        )
+        self._asked = asyncio.Event()
+        self._loads: dict[str, asyncio.Task[None]] = {}
+        self._trouble = ""
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Follows and leads until the block ends. Raises StateError where the state cannot be read at first."""
+        await self._refresh()
+        self._publish()
+        tasks = [asyncio.create_task(each) for each in (self._run(), self._observing.run())]
+        try:
+            yield
+        finally:
+            for task in (*tasks, *self._loads.values()):
+                task.cancel()
+            await asyncio.gather(*tasks, *self._loads.values(), return_exceptions=True)
+            await self.watching.scorer.close()
+            try:
+                await self._controller.close()
+            except AiriError as error:
+                log.warning("rollouts: %s", error)
+
+    def look(self) -> None:
+        """Has documents looked at now: one was changed."""
+        self._asked.set()
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._tick()
+            except AiriError as error:
+                if self._trouble != str(error):
+                    log.warning("rollouts stand still, what is served stays: %s", error)
+                self._trouble = str(error)
+            except Exception:  # what is served goes on
+                log.exception("rollouts stand still, what is served stays")
+            else:
+                self._trouble = ""
+            try:
+                async with asyncio.timeout(_TICK_S):
+                    await self._asked.wait()
+            except TimeoutError:
+                pass
+            self._asked.clear()
+
+    async def _tick(self) -> None:
+        await self.fleet.follow()
+        if not await self._controller.tick():
+            await self._refresh()
+            if self._owns_engine:
+                self._follow_states()
+        self._publish()
+        under_way = {
+            line.rollout.id for line in self.lines.all if line.rollout and not line.rollout.phase.ended
+        }
+        self._observing.forget(lambda rollout: rollout not in under_way)
+
+    async def _refresh(self) -> None:
+        for documents in (self.registry, self.releases, self.lines):
+            await documents.refresh()
+
+    def _publish(self) -> None:
+        self._models.serve(served_line(line, self.releases) for line in self.lines.all)
+
+    def _trial_of(self, record: CallRecord, model: ServedModel) -> Trial | None:
+        """What a call counts for; None where its line is in no rollout."""
+        if record.draw is None:
+            return None
+        drawn = record.draw.given[0]
+        line = self.lines.get(drawn.line)
+        rollout = None if line is None else line.rollout
+        if rollout is None or rollout.phase.ended or drawn.release not in (rollout.stable, rollout.candidate):
+            return None
+        members = self.releases.find(drawn.line, rollout.candidate).members
+        return Trial(rollout, drawn.release, self._models.version(model.name, members.get(model.name, "")))
+
+    async def _options(self, version: Version) -> ModelOptions:
+        """How a version runs. Raises ConfigError where its folder does not hold what it held when it was registered."""
+        options = version_options(self.file, version.model, version.id)
+        kind, _, digest = version.digest.partition(":")
+        if kind == "commit":
+            return replace(options, path=f"{options.path.partition('@')[0]}@{digest}")
+        found = await asyncio.to_thread(digest_folder, Path(options.path))
+        if found != digest:
+            raise ConfigError(
+                f"{options.path} is sha256:{found}, {version.name} is {version.digest}: other content needs another id",
+                field="versions",
+            )
+        return options
+
+    # -- an engine of one's own, while another gateway leads -------------------------------------
+
+    def _follow_states(self) -> None:
+        """Has this gateway's own engine hold what the leader's does."""
+        loaded = self.fleet.loaded()
+        for version in self.registry.versions():
+            if version.state in _LIVE and version.name not in loaded:
+                self._begin(version, self.fleet.load)
+            elif version.name in loaded - self._used() and version.state in _AWAY:
+                self._begin(version, self.fleet.unload)
+
+    def _used(self) -> set[str]:
+        return {
+            f"{model}@{version}"
+            for line in self.lines.all
+            for members in served_line(line, self.releases).releases.values()
+            for model, version in members.items()
+        }
+
+    def _begin(self, version: Version, move: Callable[[Version], Awaitable[None]]) -> None:
+        if version.name in self._loads:
+            return
+
+        async def run() -> None:
+            try:
+                await move(version)
+            except AiriError as error:
+                log.warning("%s: %s", version.name, error)
+                await asyncio.sleep(_LINGER_MS / 1000)  # before the next try
+            finally:
+                del self._loads[version.name]
+
+        self._loads[version.name] = asyncio.create_task(run())
