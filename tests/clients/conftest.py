@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ import pytest
 from tests.gateway.conftest import serve_process
 
 KEY = "sk-clients"
+GRPC = ("--grpc-port", "0")
 SERVE = ("--served-model-name", "tiny", "--api-key", KEY, "--kv-memory", "64MiB", "--log-level", "warning")
 
 
@@ -20,6 +22,8 @@ class Served:
     url: str
     tight_url: str
     """Of a server that runs one request at a time and lets one wait."""
+    grpc: str
+    """Host and port of the first one's gRPC."""
 
 
 @pytest.fixture(scope="session")
@@ -27,10 +31,11 @@ def served() -> Iterator[Served]:
     """Two servers that live as long as the tests; both must end well."""
     tight_options = ("--max-num-seqs", "1", "--max-queued", "1")
     with (
-        serve_process(*SERVE) as (process, url, said),
+        serve_process(*SERVE, *GRPC) as (process, url, said),
         serve_process(*SERVE, *tight_options) as (tight, tight_url, tight_said),
     ):
-        yield Served(url=url, tight_url=tight_url)
+        [port] = [found[1] for line in said if (found := re.search(r"gRPC at port (\d+)", line))]
+        yield Served(url=url, tight_url=tight_url, grpc=f"127.0.0.1:{port}")
         for server, lines in ((process, said), (tight, tight_said)):
             server.terminate()
             assert server.wait(60) == 0

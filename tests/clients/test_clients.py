@@ -61,7 +61,7 @@ def run_python(served: Served) -> Callable[[str], dict[str, str | None]]:
     @cache
     def results(client: str) -> dict[str, str | None]:
         program = [str(PROGRAMS / "run.py"), f"{client}_client"]
-        server = [f"{served.url}/v1", KEY, f"{served.tight_url}/v1"]
+        server = [f"{served.url}/v1", KEY, f"{served.tight_url}/v1", served.grpc]
         return run([str(python_of(client)), *program, *server], PROGRAMS)
 
     return results

@@ -236,7 +236,6 @@ def test_a_key_like_no_other_names_all_that_are_known() -> None:
     [
         ("workflows: [{name: w, steps: [{id: q, input: '${request.text}'}]}]", "workflows"),
         ("collections: [{name: kb}]", "collections"),
-        ("server: {grpc_port: 8001}", "server.grpc_port"),
         ("server: {distributed: {engine: ray}}", "server.distributed"),
         ("observability: {otlp: 'http://x'}", "observability.otlp"),
     ],

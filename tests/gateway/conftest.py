@@ -25,6 +25,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from airi.gateway.access import open_access
 from airi.gateway.gate import Government
 from airi.gateway.governing import decider_of
+from airi.gateway.launch import open_grpc
 from airi.gateway.lifecycle import Listening, Stop, bind
 from airi.gateway.options import AppOptions, ServerOptions
 from airi.gateway.server import serve
@@ -184,6 +185,7 @@ def gateway_thread(
         with Stop().installed() as stop:
             stops.append((asyncio.get_running_loop(), stop))
             async with (
+                open_grpc(options) as grpc,
                 open_access(options.app) as access,
                 _connected(endpoint) as client,
             ):
@@ -195,6 +197,7 @@ def gateway_thread(
                     stop=stop,
                     access=access,
                     government=await govern(),
+                    grpc=grpc,
                     on_listening=on_listening,
                 )
 
@@ -269,6 +272,7 @@ def starter(model_folder: Path, tokenizer: Tokenizer, folder: Path) -> Iterator[
             answer: str = ANSWER,
             app: AppOptions | None = None,
             govern: Govern = _ungoverned,
+            grpc_port: int | None = None,
             **stub: object,
         ) -> Gateway:
             nonlocal count
@@ -283,7 +287,7 @@ def starter(model_folder: Path, tokenizer: Tokenizer, folder: Path) -> Iterator[
                 **stub,
             }
             engine = stack.enter_context(stub_engine(StubOptions(**settings)))  # type: ignore[arg-type]
-            options = ServerOptions(port=0, app=app or AppOptions())
+            options = ServerOptions(port=0, grpc_port=grpc_port, app=app or AppOptions())
             listening, loop = stack.enter_context(gateway_thread(str(settings["endpoint"]), options, govern))
             gateway = Gateway(url=listening.url, stub=engine, listening=listening, loop=loop)
             stack.callback(gateway.close)

@@ -40,6 +40,12 @@ class HttpFlags:
         "127.0.0.1"
     )
     port: Annotated[int, _http(help="Port; 0 takes a free one.")] = 8000
+    grpc_port: Annotated[
+        int | None,
+        _http(
+            help="Port of the Open Inference Protocol over gRPC; needs the extra grpc. Left out: HTTP alone."
+        ),
+    ] = None
     api_key: Annotated[
         list[str] | None,
         _http(
@@ -80,6 +86,7 @@ class HttpFlags:
             app=app,
             host=self.host,
             port=self.port,
+            grpc_port=self.grpc_port,
             tls_cert=self.tls_cert,
             tls_key=self.tls_key,
             chat_template=chat_template,

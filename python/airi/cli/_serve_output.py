@@ -62,6 +62,8 @@ class ServeOutput:
         self._loading = False
         self._hide_bars()
         url, model = server.url, server.models[0]
+        if server.grpc_port is not None:
+            self._say(f"gRPC at port {server.grpc_port}")
         self._console.print(f"Serving {', '.join(server.models)} at {url}/v1   (Ctrl-C ends)", soft_wrap=True)
         if self._make_key is not None:
             self._say(f"Make a key: AIRI_API_KEY=$({self._make_key})")

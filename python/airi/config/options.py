@@ -221,6 +221,7 @@ def server_options(file: ConfigFile) -> ServerOptions:
         app=app,
         host=server.host.strip("[]"),
         port=server.port,
+        grpc_port=server.grpc_port,
         tls_cert=None if server.tls is None else file.resolve(server.tls.cert),
         tls_key=None if server.tls is None else file.resolve(server.tls.key),
         chat_template=None if template is None else file.resolve(template),

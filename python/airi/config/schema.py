@@ -88,7 +88,7 @@ class OpenRoutes(Part):
 class Server(Part):
     """Where the gateway listens, and what it keeps."""
 
-    later: ClassVar[tuple[str, ...]] = ("grpc_port", "distributed")
+    later: ClassVar[tuple[str, ...]] = ("distributed",)
     foreign: ClassVar[dict[str, str]] = {
         "address": "host",
         "database_url": "state",
@@ -107,6 +107,8 @@ class Server(Part):
     """Address to listen on; another than this machine's own needs tenants."""
     port: Annotated[int, Whole(0, 65535)] = 8000
     """Port; 0 takes a free one."""
+    grpc_port: Annotated[int, Whole(0, 65535)] | None = None
+    """Port of the Open Inference Protocol over gRPC, which the extra grpc brings; left out: HTTP alone."""
     state: State = Field(default="sqlite:///./airi.db", repr=False)
     """Where keys, budgets and rollouts are kept, a file from this one's folder; PostgreSQL for several gateways."""
     shared_counters: Counters = Field(default=None, repr=False)

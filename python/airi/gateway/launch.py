@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from functools import partial
 from typing import TYPE_CHECKING
 
+from airi.errors import ConfigError
 from airi.gateway.access import Access, open_access
 from airi.gateway.governing import ForbiddenPart, LimitsPart, PoliciesPart, open_government
 from airi.gateway.lifecycle import Stop, bind
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from airi.config.reload import Part, Reloader
     from airi.engine.options import EngineOptions
     from airi.gateway.gate import Government
+    from airi.gateway.kserve.grpc.server import GrpcServer
     from airi.gateway.lifecycle import Listening
     from airi.gateway.rollouts import RolloutSetup
     from airi.policy.ledger import Ledger
@@ -58,6 +60,7 @@ async def launch(
     ):
         try:
             async with (
+                open_grpc(options) as grpc,
                 open_access(options.app) as access,
                 _engine(source, log_level, on_progress) as starting,
                 open_government(config) as (government, ledger),
@@ -71,7 +74,12 @@ async def launch(
                     reloader = _reloader(config, access, government, ledger, client, forbidden)
                     hangup.reloads(partial(_hung_up, government, reloader))
                     rollouts = await _rollouts(config, source, forbidden, stack)
-                more = {"reloader": reloader, "rollouts": rollouts, "on_listening": on_listening}
+                more = {
+                    "reloader": reloader,
+                    "rollouts": rollouts,
+                    "grpc": grpc,
+                    "on_listening": on_listening,
+                }
                 await serve(client, options, sock, stop=stop, access=access, government=government, **more)
         except asyncio.CancelledError:
             if not stop.requested:
@@ -120,6 +128,26 @@ async def _told(config: ConfigFile, government: Government, client: EngineHandle
     forbidden = ForbiddenPart(government, client, names=partial(_names, client))
     await forbidden.tell()
     return forbidden
+
+
+@asynccontextmanager
+async def open_grpc(options: ServerOptions) -> AsyncIterator[GrpcServer | None]:
+    """Takes the port for gRPC, where one is wanted. Raises ConfigError where it is taken, or without the extra."""
+    if options.grpc_port is None:
+        yield None
+        return
+    try:
+        from airi.gateway.kserve.grpc.server import GrpcServer
+    except ImportError:
+        raise ConfigError(
+            "grpc_port needs the extra grpc: pip install 'airi[grpc]'", field="grpc_port"
+        ) from None
+    tls = None if options.tls_cert is None or options.tls_key is None else (options.tls_cert, options.tls_key)
+    server = GrpcServer(options.host, options.grpc_port, body_limit=options.app.body_limit, tls=tls)
+    try:
+        yield server
+    finally:
+        await server.close()
 
 
 def _check_served(config: ConfigFile, client: EngineHandle) -> None:

@@ -32,6 +32,8 @@ class Listening:
     """All names and aliases; the first model's name comes first."""
     needs_key: bool = False
     """Whether callers must have a key or a token."""
+    grpc_port: int | None = None
+    """Where gRPC is spoken, if anywhere."""
 
 
 class Stop:

@@ -71,6 +71,8 @@ class ServerOptions:
     host: str = "127.0.0.1"
     port: int = 8000
     """0 takes a free one."""
+    grpc_port: int | None = None
+    """Of the Open Inference Protocol over gRPC; None: not served."""
     app: AppOptions = field(default_factory=AppOptions)
     tls_cert: Path | None = None
     tls_key: Path | None = None
@@ -90,6 +92,8 @@ class ServerOptions:
             )
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"port is {self.port}; it must be in [0, 65535]", field="port")
+        if self.grpc_port is not None and not 0 <= self.grpc_port <= 65535:
+            raise ConfigError(f"grpc_port is {self.grpc_port}; it must be in [0, 65535]", field="grpc_port")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ConfigError("tls_cert and tls_key go together; one of them is missing", field="tls_cert")
         if not self.drain_timeout_s > 0:

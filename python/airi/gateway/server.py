@@ -32,6 +32,7 @@ from airi.transport.absent import NoEngine
 
 if TYPE_CHECKING:
     from airi.config.reload import Reloader
+    from airi.gateway.kserve.grpc.server import GrpcServer
 
 # Longer than the idle time after which common HTTP clients drop a pooled connection themselves.
 _KEEP_ALIVE_S = 75
@@ -47,9 +48,15 @@ class _Server(uvicorn.Server):
     """
 
     def __init__(
-        self, config: uvicorn.Config, client: EngineHandle, models: ModelRegistry, drain_timeout_s: float
+        self,
+        config: uvicorn.Config,
+        client: EngineHandle,
+        models: ModelRegistry,
+        drain_timeout_s: float,
+        grpc: GrpcServer | None,
     ) -> None:
         super().__init__(config)
+        self._grpc = grpc
         self._client, self._models, self._drain_timeout_s = client, models, drain_timeout_s
         self.lost: EngineDeadError | None = None
         """Why the engine was given up, where that is what ended the server."""
@@ -65,8 +72,11 @@ class _Server(uvicorn.Server):
         self.lost, timeout = self._client.dead, self._drain_timeout_s
         error = EngineDeadError(f"the server shut down; running requests had {timeout:g} s to finish")
         timer = asyncio.get_running_loop().call_later(timeout, self._give_up, error)
+        both = [super().shutdown(sockets)]
+        if self._grpc is not None:
+            both.append(self._grpc.close(timeout + _LAST_WORDS_S))
         try:
-            await super().shutdown(sockets)
+            await asyncio.gather(*both)
         finally:
             timer.cancel()
 
@@ -87,13 +97,14 @@ async def serve(
     government: Government,
     reloader: Reloader | None = None,
     rollouts: RolloutSetup | None = None,
+    grpc: GrpcServer | None = None,
     on_listening: Callable[[Listening], None] | None = None,
 ) -> None:
     """Answers requests with the models of `client`, of callers that `access` knows, until a signal, then drains.
 
-    `reloader` holds the config that is served; None without one; `rollouts`: where models have versions. Raises
-    ConfigError or CheckpointError for TLS files or a text side that cannot be used, and EngineDeadError when the engine
-    was given up: whoever runs this process may start it afresh.
+    `reloader` holds the config that is served, None without one; `rollouts`: where models have versions; `grpc` answers
+    beside. Raises ConfigError or CheckpointError for TLS files or a text side that cannot be used, and EngineDeadError
+    when the engine was given up: whoever runs this process may start it afresh.
     """
     metrics = Metrics(__version__)
     _watch(metrics, client)
@@ -112,12 +123,19 @@ async def serve(
             reloader=reloader,
             rollouts=running,
         )
-        server = _Server(_config(app, options), client, models, options.drain_timeout_s)
+        server = _Server(_config(app, options), client, models, options.drain_timeout_s, grpc)
+        if grpc is not None:
+            await grpc.serve(app)
         stop.serves(server)
         host, port = sock.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         url = f"{options.scheme}://{shown}:{port}"
-        listening = Listening(url=url, models=tuple(models.names), needs_key=access.needs_key)
+        listening = Listening(
+            url=url,
+            models=tuple(models.names),
+            needs_key=access.needs_key,
+            grpc_port=None if grpc is None else grpc.port,
+        )
         await _run(server, sock, listening, on_listening)
     if server.lost is not None:
         raise server.lost

@@ -1,4 +1,4 @@
-"""Runs every check_* of a program of this folder in the client's own environment: run.py PROGRAM URL KEY [TIGHT_URL].
+"""Runs every check_* of a program of this folder in the own environment: run.py PROGRAM URL KEY TIGHT_URL GRPC.
 
 Prints one JSON line per check: its name and the traceback of its failure, or null. Standard library only.
 """
@@ -14,7 +14,7 @@ import traceback
 
 
 def main(program: str, *server: str) -> None:
-    """Each check takes the first of URL, KEY, TIGHT_URL that it has parameters for."""
+    """Each check takes the first of URL, KEY, TIGHT_URL, GRPC that it has parameters for."""
     module = importlib.import_module(program)
     for name, check in inspect.getmembers(module, inspect.isfunction):
         if not name.startswith("check_"):

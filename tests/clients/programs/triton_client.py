@@ -1,4 +1,4 @@
-"""Triton's own client of the Open Inference Protocol, over HTTP, with tensors as JSON."""
+"""Triton's own clients of the Open Inference Protocol, over HTTP with tensors as JSON, and over gRPC."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import tritonclient.grpc
 from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
@@ -81,3 +82,18 @@ def check_refusals_are_its_exceptions(url: str, key: str) -> None:
         error = refused(call)
         assert status in (error.status() or ""), error.status()
         assert part in error.message(), error.message()
+
+
+def check_grpc_answers_a_batch(url: str, key: str, tight_url: str, grpc: str) -> None:
+    api = tritonclient.grpc.InferenceServerClient(grpc)
+    assert api.is_server_ready()
+    assert api.is_model_ready("tiny", headers=headers(key))
+    assert api.get_model_metadata("tiny", headers=headers(key)).versions == ["1"]
+    tensor = tritonclient.grpc.InferInput("text_input", [2], "BYTES")
+    tensor.set_data_from_numpy(np.array(["Hello", "The sky is"], dtype=object))
+    outputs = [tritonclient.grpc.InferRequestedOutput(name) for name in ("text_output", "num_output_tokens")]
+    done = api.infer("tiny", [tensor], outputs=outputs, parameters={"max_tokens": 5}, headers=headers(key))
+    assert done.as_numpy("num_output_tokens").tolist() == [5, 5]
+    assert done.as_numpy("text_output").shape == (2,)
+    error = refused(lambda: api.infer("other", [tensor], headers=headers(key)))
+    assert "NOT_FOUND" in (error.status() or ""), error.status()
