@@ -78,8 +78,8 @@ def test_a_config_cannot_be_changed() -> None:
         ("server: {port: 8.5}", "4: server.port is 8.5; accepted: a whole number from 0 to 65535"),
         ("server: {port: .nan}", "4: server.port is .nan; accepted: a whole number from 0 to 65535"),
         (f"server: {{port: {'9' * 5000}}}", "4: server.port is '***'; accepted: a whole"),
-        ("server: 3", "4: server is 3; accepted: a mapping with host, port, state"),
-        ("server: [1]", "4: server is a list; accepted: a mapping with host, port, state"),
+        ("server: 3", "4: server is 3; accepted: a mapping with host, port, grpc_port"),
+        ("server: [1]", "4: server is a list; accepted: a mapping with host, port, grpc_port"),
         ("server: {tls: {cert: a.pem}}", "4: server.tls.key is missing; accepted: the path of a file"),
         (
             "server: {state: mysql://x}",
