@@ -152,6 +152,7 @@ def test_every_option_of_the_engine_has_a_key() -> None:
         "backend",  # for comparison only
         "kv_fraction",
         "kv_event_records",
+        "hash_key",  # replicas of one config have one
     }
     assert set(EngineOptions.__dataclass_fields__) - keys == elsewhere
     assert keys - set(EngineOptions.__dataclass_fields__) == {"replicas"}  # of engines

@@ -169,7 +169,8 @@ def test_every_option_of_the_engine_has_a_flag() -> None:
         "backend",  # for comparison only
         "kv_fraction",
         "aging_s",
-        "kv_event_records",  # nobody reads them from afar yet
+        "kv_event_records",
+        "hash_key",  # replicas of one command have one
         "seed",
     }
     assert set(EngineOptions.__dataclass_fields__) - flags == without

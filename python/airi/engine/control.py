@@ -11,10 +11,11 @@ import msgspec
 
 from airi import _core
 from airi.engine.engine import Engine
+from airi.engine.kv_watch import KvWatch
 from airi.engine.loading import Addition
 from airi.engine.options import ModelOptions
 from airi.errors import AiriError, ConfigError, RequestError
-from airi.transport.messages import ControlMessage, Explain, Forbid, Load, SetTenant, Sleep, Unload
+from airi.transport.messages import ControlMessage, Explain, Forbid, Load, SetTenant, Sleep, Unload, WatchKv
 from airi.transport.server import CLIENT_SHIFT, EngineServer
 
 __all__ = ["Control"]
@@ -35,6 +36,8 @@ class Control:
         self._engine = engine
         self._server = server
         self._on_models = on_models
+        self.kv = KvWatch(engine, server)
+        """Of clients that watch KV blocks."""
         self._moving: list[tuple[int, int]] = []
         """Calls that wait for a model to be where it was sent: number, model."""
         self._making: list[tuple[int, Future[None]]] = []
@@ -95,6 +98,7 @@ class Control:
     def forget_client(self, number: int) -> None:
         """A client has gone: nobody names its sets of forbidden texts any more."""
         self._engine.forbid(number, [])
+        self.kv.forget_client(number)
 
     def _answer_made(self, call: int, made: Future[None]) -> None:
         error = made.exception()
@@ -110,6 +114,9 @@ class Control:
             self._server.reply(message.call)
         elif isinstance(message, Explain):
             self._server.reply(message.call, lines=engine.explain(message.request_id))
+        elif isinstance(message, WatchKv):
+            self.kv.watch(message.call >> CLIENT_SHIFT)
+            self._server.reply(message.call)
         elif isinstance(message, Forbid):
             sets = [(each.forbidden, each.models) for each in message.sets]
             self._making.append((message.call, engine.forbid(message.call >> CLIENT_SHIFT, sets)))

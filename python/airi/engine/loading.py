@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,6 +36,7 @@ __all__ = [
     "EngineProgress",
     "HostedModel",
     "Hosting",
+    "hash_seed",
     "host_models",
     "larger_arrays",
     "load_addition",
@@ -301,10 +301,15 @@ def _plan(platform: Platform, options: SettledOptions, demands: list[KvDemand]) 
     )
 
 
+def hash_seed(options: SettledOptions, model: HostedModel) -> bytes:
+    """What besides the key its hashes of prefixes depend on."""
+    info = model.runner.model.info
+    return f"{model.path}|{info.dtype}|{info.kv_cache_dtype}|{options.block_size}".encode()
+
+
 def _model_config(
     options: SettledOptions, model: HostedModel, num_slabs: int, limits: ElasticLimits | None
 ) -> ModelSettings:
-    info = model.runner.model.info
     admission = _core.Admission.NO_EVICT if options.admission == "no_evict" else _core.Admission.MAX_UTIL
     slabs: dict[str, Any] = {"num_slabs": num_slabs}
     if limits is not None:
@@ -322,7 +327,7 @@ def _model_config(
         max_num_seqs=options.max_num_seqs,
         max_batch_tokens=options.max_batch_tokens,
         device_weight=model.options.weight,
-        hash_seed=f"{model.path}|{info.dtype}|{info.kv_cache_dtype}|{options.block_size}".encode(),
+        hash_seed=hash_seed(options, model),
         admission=admission,
         enable_prefix_caching=options.prefix_caching,
         targets=options.targets(model.options),
@@ -364,7 +369,7 @@ def _runtime(
     config = RuntimeSettings(
         arena_bytes=plan.arena_bytes,
         slab_bytes=plan.slab_bytes,
-        hash_key=secrets.token_bytes(16),
+        hash_key=bytes.fromhex(options.hash_key),
         max_queued=options.max_queued,
         num_bands=NUM_BANDS,
         max_borrow_us=_MAX_BORROW_US,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
@@ -195,6 +196,9 @@ class EngineOptions:
     """How many of the last decisions about requests are kept for `Engine.explain`; 48 bytes each."""
     kv_event_records: int = 1 << 14
     """How many of the last KV events are kept for readers; 48 bytes each."""
+    hash_key: str | None = None
+    """16 bytes in hex, by which blocks of prefixes are found. Where replicas have the same one, and checkpoints at the
+    same paths, a gateway knows what each has cached; None draws one."""
     record_steps: str | None = None
     """File for everything that the core is told and digests of what it plans, for `airi simulate --replay`. Tokens are
     replaced by others, equal ones by equal ones."""
@@ -236,6 +240,8 @@ class EngineOptions:
                 f"step_warmup_s is {self.step_warmup_s:g}; it must be in [0, {_MOST_WARMUP_S:g}]",
                 field="step_warmup_s",
             )
+        if self.hash_key is not None and not re.fullmatch(r"[0-9a-f]{32}", self.hash_key):
+            raise ConfigError(f"hash_key is {self.hash_key!r}; it must be 32 digits of hex", field="hash_key")
         self._check_tiers()
         self._check_device()
         self._check_parallel()
@@ -313,6 +319,7 @@ class EngineOptions:
         ):
             if given[field] is None:
                 given[field] = value
+        given["hash_key"] = given["hash_key"] or secrets.token_hex(16)
         return SettledOptions(**given)
 
     def targets(self, model: ModelOptions) -> list[tuple[int | None, int | None]]:
@@ -329,6 +336,7 @@ class SettledOptions(EngineOptions):
     kv_fraction: float
     block_size: int
     max_batch_tokens: int
+    hash_key: str
 
 
 def _default_name(path: str) -> str:

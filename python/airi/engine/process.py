@@ -164,6 +164,7 @@ class EngineProcess:
                 outputs.others += self._refused
                 self._refused = []
             self.server.send_outputs(outputs.request_ids, outputs.tokens, outputs.others)
+            control.kv.tell()
             self._push_stats(engine, at_once=had_work and not engine.has_work())
             if self._stopping and self._drained(engine):
                 return
@@ -251,6 +252,7 @@ class EngineProcess:
                 best_effort_requests=core.best_effort,
                 state=engine.model_state(model.index).name.lower(),
                 tiers=_tier_stats(core) if engine.options.host_kv_memory else None,
+                step_time=_step_time(engine, model),
             )
             for model, core, counters in zip(engine.models, engine.stats(), engine.counters, strict=True)
         ]
@@ -281,6 +283,11 @@ def _tier_stats(core: _core.ModelStats) -> TierStats:
     )
 
 
+def _step_time(engine: Engine, model: HostedModel) -> list[tuple[float, float, float, float, float]] | None:
+    learnt = engine.step_time(model.index)
+    return learnt.pieces if learnt.is_trained else None
+
+
 def _warm_up(engine: Engine) -> None:
     """One token from every model: pays for first touches before a client does, and shows that it runs."""
     for model in engine.models:
@@ -306,6 +313,11 @@ def _model_info(model: HostedModel, options: SettledOptions) -> ModelInfo:
         num_kv_blocks=model.num_kv_blocks,
         max_num_seqs=options.max_num_seqs,
         num_parameters=info.num_parameters,
+        index=model.index,
+        num_cacheable_blocks=model.num_kv_blocks
+        + (options.host_kv_memory + options.disk_kv_memory)
+        // model.runner.model.bytes_per_block(options.block_size),
+        max_batch_tokens=options.max_batch_tokens,
     )
 
 

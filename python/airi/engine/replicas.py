@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from dataclasses import replace
 
 from airi.engine.backends.cuda.detect import has_driver
@@ -22,8 +23,8 @@ def replica_options(options: EngineOptions, count: int) -> tuple[EngineOptions, 
     """Options of `count` engines with the same models. One is as it was.
 
     On CPUs they share `threads` and `kv_memory`, or what those are when left out; on GPUs each has its own GPU, from
-    the first one on, and as much of it. What they have of host memory and of a disk is divided in any case. Raises
-    ConfigError for what cannot be divided.
+    the first one on, and as much of it. What they have of host memory and of a disk is divided in any case. All
+    hash prefixes alike. Raises ConfigError for what cannot be divided.
     """
     if not 1 <= count <= MAX_REPLICAS:
         raise ConfigError(f"replicas is {count}; accepted: from 1 to {MAX_REPLICAS}", field="replicas")
@@ -32,6 +33,7 @@ def replica_options(options: EngineOptions, count: int) -> tuple[EngineOptions, 
     on_gpus = _on_gpus(options, count)
     shared = replace(
         options,
+        hash_key=options.hash_key or secrets.token_hex(16),
         host_kv_memory=_part("host_kv_memory", options.host_kv_memory, count),
         disk_kv_memory=_part("disk_kv_memory", options.disk_kv_memory, count),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from airi.routing.choosing import Decision
-from airi.routing.replica_set import Replica, ReplicaSet
+from airi.routing.replica import Replica
+from airi.routing.replica_set import ReplicaSet
 
 __all__ = ["Decision", "Replica", "ReplicaSet"]

@@ -9,22 +9,32 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from airi._core.route import MAX_REPLICAS
 from airi.errors import AiriError, ConfigError, EngineDeadError
 from airi.outputs import Output, error_info
 from airi.routing.agreement import agree, tell
-from airi.routing.choosing import Decision, ModelRouter
+from airi.routing.choosing import KV_EVENT, Decision, ModelRouter
 from airi.routing.merging import difference, merge_models, merge_stats
+from airi.routing.replica import Replica, Request
 from airi.routing.wanted import Wanted
 from airi.transport.client import EngineClient, fitting
 from airi.transport.handle import EngineHandle
-from airi.transport.messages import EngineStats, ForbidFor, GenerateRequest, ModelInfo
-from airi.transport.stream import OpenRequest, Sink
+from airi.transport.messages import (
+    EngineStats,
+    ForbidFor,
+    GenerateRequest,
+    KvChanged,
+    KvHeld,
+    ModelInfo,
+)
+from airi.transport.stream import Sink
 
 if TYPE_CHECKING:
     from airi.engine.options import ModelOptions
 
-__all__ = ["Replica", "ReplicaSet"]
+__all__ = ["ReplicaSet"]
 
 logger = logging.getLogger(__name__)
 
@@ -32,40 +42,6 @@ _MOST_DEATHS = 2
 """Replicas that may die of a request before it is not sent again: it may be what kills them."""
 _DECISIONS = 1024
 """How many of the latest are kept."""
-
-
-class Replica:
-    """One engine of a set, and what the set last saw of it."""
-
-    __slots__ = ("client", "is_up", "lives", "models", "name", "refuses")
-
-    def __init__(self, name: str, client: EngineClient) -> None:
-        self.name = name
-        self.client = client
-        self.is_up = False
-        self.lives = 0
-        """Times that it came."""
-        self.refuses = False
-        """Whether it takes no more requests, of which its goodbye is still on its way."""
-        self.models: list[ModelInfo] = []
-        """What it was last seen to serve."""
-
-    @property
-    def is_open(self) -> bool:
-        """Whether it takes requests."""
-        return self.client.alive and not self.client.draining and not self.refuses
-
-
-class _Request(OpenRequest):
-    """One that this set owes an end. Without a replica it waits for one."""
-
-    __slots__ = ("num_tokens", "replica", "router")
-
-    def __init__(self, message: GenerateRequest, sink: Sink, router: ModelRouter) -> None:
-        super().__init__(message, sink)
-        self.router = router
-        self.replica: Replica | None = None
-        self.num_tokens = 0
 
 
 class ReplicaSet(EngineHandle):
@@ -95,8 +71,8 @@ class ReplicaSet(EngineHandle):
         self._clients = list(clients)
         self._retry_window_s = retry_window_s
         self._loop = asyncio.get_running_loop()
-        self._requests: dict[int, _Request] = {}
-        self._held: dict[int, _Request] = {}
+        self._requests: dict[int, Request] = {}
+        self._held: dict[int, Request] = {}
         self._window: asyncio.TimerHandle | None = None
         self._routers: dict[str, ModelRouter] = {}
         self._names: dict[str, str] = {}
@@ -111,6 +87,7 @@ class ReplicaSet(EngineHandle):
         for replica in self.replicas:
             replica.client.on_change = partial(self._on_change, replica)
             self._on_change(replica)
+            replica.client.watch_kv(partial(self._on_kv, replica))
 
     @property
     def stats(self) -> EngineStats | None:
@@ -134,7 +111,7 @@ class ReplicaSet(EngineHandle):
             output = Output(request.request_id, [], "error", error=error_info(self._refusal(request.model)))
             self._loop.call_soon(sink, output)
             return
-        entry = _Request(request, sink, router)
+        entry = Request(request, sink, router)
         self._requests[request.request_id] = entry
         self._send(entry)
 
@@ -147,7 +124,7 @@ class ReplicaSet(EngineHandle):
             return error
         return EngineDeadError(f"no engine serves {model}")
 
-    def _send_later(self, entry: _Request) -> None:
+    def _send_later(self, entry: Request) -> None:
         """Sends a request that has waited, or that a replica was lost with."""
         message = entry.message
         if entry.deadline is not None:
@@ -157,7 +134,7 @@ class ReplicaSet(EngineHandle):
                 return
         self._send(entry)
 
-    def _send(self, entry: _Request) -> None:
+    def _send(self, entry: Request) -> None:
         message = entry.message
         decision = entry.router.send(message)
         if decision is None:
@@ -177,7 +154,7 @@ class ReplicaSet(EngineHandle):
         if self.on_decision is not None:
             self.on_decision(decision)
 
-    def _on_output(self, entry: _Request, output: Output) -> None:
+    def _on_output(self, entry: Request, output: Output) -> None:
         if output.tokens:
             entry.num_tokens += len(output.tokens)
             if not entry.started:
@@ -197,7 +174,7 @@ class ReplicaSet(EngineHandle):
         else:
             self._send_later(entry)
 
-    def _is_lost(self, entry: _Request, output: Output) -> bool:
+    def _is_lost(self, entry: Request, output: Output) -> bool:
         """Whether a request ends because its replica does, of which its caller has seen nothing yet."""
         error, replica = output.error, entry.replica
         if error is None or error.code != EngineDeadError.code or entry.started or replica is None:
@@ -211,7 +188,7 @@ class ReplicaSet(EngineHandle):
             entry.deaths += 1
         return True
 
-    def _end(self, entry: _Request, output: Output) -> None:
+    def _end(self, entry: Request, output: Output) -> None:
         if self._requests.pop(output.request_id, None) is not None:
             entry.sink(output)
 
@@ -328,6 +305,17 @@ class ReplicaSet(EngineHandle):
             self._cancel_window()
             for entry in held.values():
                 self._send_later(entry)
+
+    def _on_kv(self, replica: Replica, message: KvHeld | KvChanged) -> None:
+        """What a replica has cached."""
+        if isinstance(message, KvHeld):
+            router = self._routers.get(message.model)
+            if router is not None and replica.name in router.replicas:
+                router.hold(replica.name, message)
+            return
+        events = np.frombuffer(message.events, KV_EVENT)
+        for router in self._routers.values():
+            router.apply(replica.name, events)
 
     def _note_life(self, replica: Replica) -> None:
         """It has come, or gone."""

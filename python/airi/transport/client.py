@@ -27,6 +27,8 @@ from airi.transport.messages import (
     GenerateRequest,
     Goodbye,
     Hello,
+    KvChanged,
+    KvHeld,
     Load,
     ModelInfo,
     Models,
@@ -37,6 +39,7 @@ from airi.transport.messages import (
     Sleep,
     Unload,
     Wake,
+    WatchKv,
     Welcome,
     decode_engine_message,
     error_info,
@@ -85,6 +88,7 @@ class EngineClient(EngineHandle):
         self.on_progress = on_progress
         self.on_change: Callable[[], None] | None = None
         """Called when anything of the above is another than before."""
+        self._on_kv: Callable[[KvHeld | KvChanged], None] | None = None
         self._retry_window_s = retry_window_s
         self._loop = asyncio.get_running_loop()
         self._requests: dict[int, OpenRequest] = {}
@@ -199,6 +203,15 @@ class EngineClient(EngineHandle):
     async def unload(self, model: str, *, drains: bool = True) -> None:
         await self._call(Unload(self._calls.next_number(), model, drains))
 
+    def watch_kv(self, on_kv: Callable[[KvHeld | KvChanged], None]) -> None:
+        """From now on `on_kv` is told what KV blocks the engine has: all of each model, then each change.
+
+        Again from nothing when the engine has started again, after `on_change`.
+        """
+        self._on_kv = on_kv
+        if self.alive:
+            self._link.send(WatchKv(NOBODY))
+
     async def explain(self, request_id: int) -> list[str]:
         return (await self._call(Explain(self._calls.next_number(), request_id))).lines
 
@@ -281,6 +294,9 @@ class EngineClient(EngineHandle):
         message = decode_engine_message(frame)
         if isinstance(message, Outputs):
             self._dispatch(message)
+        elif isinstance(message, KvChanged | KvHeld):
+            if self._on_kv is not None:
+                self._on_kv(message)
         elif isinstance(message, EngineStats):
             self.stats = message
             self._note_change()
@@ -328,6 +344,8 @@ class EngineClient(EngineHandle):
         if self._forbidden is not None:
             # It has the models that it was started with, and takes no set for others.
             self._link.send(Forbid(NOBODY, fitting(self._forbidden.sets, self.models)))
+        if self._on_kv is not None:
+            self._link.send(WatchKv(NOBODY))
         now = time.monotonic_ns() // 1000
         for request_id, entry in list(self._requests.items()):
             if entry.deadline is not None:

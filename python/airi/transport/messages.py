@@ -8,9 +8,11 @@ A client's DEALER socket talks to the engine's ROUTER socket; each message is on
                      <-------      Welcome     or Failed, when loading ended with an error
     GenerateRequest  ------->
     Cancel           ------->
-    SetTenant, Sleep, Wake, Load, Unload, Explain, Forbid
+    SetTenant, Sleep, Wake, Load, Unload, Explain, Forbid, WatchKv
                      ------->
                      <-------      Reply       one per call, with its number
+                     <-------      KvHeld      to who watches: what one model has cached, at first and after a gap
+                     <-------      KvChanged   to who watches: what has become of blocks, at most once a step
                      <-------      Outputs     ONE per step and client, with all its rows
                      <-------      EngineStats about once a second, and when something changed
                      <-------      Models      what it serves has changed
@@ -48,6 +50,8 @@ __all__ = [
     "GenerateRequest",
     "Goodbye",
     "Hello",
+    "KvChanged",
+    "KvHeld",
     "Load",
     "ModelInfo",
     "ModelStats",
@@ -59,6 +63,7 @@ __all__ = [
     "Sleep",
     "Unload",
     "Wake",
+    "WatchKv",
     "Welcome",
     "decode_client_message",
     "decode_engine_message",
@@ -213,7 +218,13 @@ class Forbid(msgspec.Struct, frozen=True, array_like=True, tag="forbid"):
     sets: tuple[ForbidFor, ...]
 
 
-ControlMessage = SetTenant | Sleep | Wake | Load | Unload | Explain | Forbid
+class WatchKv(msgspec.Struct, frozen=True, array_like=True, tag="watch_kv"):
+    """From now on tell this client what KV blocks there are: a `KvHeld` for each model, then `KvChanged`."""
+
+    call: int
+
+
+ControlMessage = SetTenant | Sleep | Wake | Load | Unload | Explain | Forbid | WatchKv
 """Calls: each is answered by one Reply. All have their number first."""
 
 
@@ -243,6 +254,11 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     num_kv_blocks: int = 0
     max_num_seqs: int = 0
     num_parameters: int = 0
+    index: int = 0
+    """Its number in the engine's KV events."""
+    num_cacheable_blocks: int = 0
+    """KV blocks that can be there at once, with those beside the device."""
+    max_batch_tokens: int = 2048
 
 
 class Progress(msgspec.Struct, frozen=True, array_like=True, tag="progress"):
@@ -342,6 +358,8 @@ class ModelStats(msgspec.Struct, frozen=True, kw_only=True):
     """Where the model stands: "awake", "asleep", or on its way, as `_core.ModelState` names it."""
     tiers: TierStats | None = None
     """Where the engine has memory for copies beside the device."""
+    step_time: list[tuple[float, float, float, float, float]] | None = None
+    """What has been learnt of how long steps take, as `StepTimeModel.pieces`; None: nothing yet."""
 
 
 class EngineStats(msgspec.Struct, frozen=True, array_like=True, tag="stats"):
@@ -356,8 +374,31 @@ class Goodbye(msgspec.Struct, frozen=True, array_like=True, tag="goodbye"):
     reason: str = "terminated"
 
 
+class KvHeld(msgspec.Struct, frozen=True, array_like=True, tag="kv_held"):
+    """All blocks that one model has now, and how prompts are hashed for it."""
+
+    model: str
+    hash_key: bytes
+    hash_seed: bytes
+    block_size: int
+    is_isolated: bool
+    """Whether tenants share no blocks but those of public prefixes."""
+    public_prefixes: tuple[tuple[int, ...], ...]
+    stored: bytes
+    """As `KvChanged.events`: one per block and tier."""
+
+
+class KvChanged(msgspec.Struct, frozen=True, array_like=True, tag="kv_changed"):
+    """What has become of blocks since the last message, of all models, in order."""
+
+    events: bytes
+    """Native records as `_core.Runtime.read_kv_events` has them."""
+
+
 ClientMessage = Hello | GenerateRequest | Cancel | ControlMessage
-EngineMessage = Progress | Welcome | Models | Failed | Outputs | EngineStats | Goodbye | Reply
+EngineMessage = (
+    Progress | Welcome | Models | Failed | Outputs | EngineStats | Goodbye | Reply | KvHeld | KvChanged
+)
 
 _encoder = msgspec.msgpack.Encoder()
 _client_decoder: msgspec.msgpack.Decoder[ClientMessage] = msgspec.msgpack.Decoder(ClientMessage)

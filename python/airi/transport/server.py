@@ -27,6 +27,8 @@ from airi.transport.messages import (
     GenerateRequest,
     Goodbye,
     Hello,
+    KvChanged,
+    KvHeld,
     ModelInfo,
     Models,
     Outputs,
@@ -119,6 +121,12 @@ class EngineServer:
         """Tells every client the engine's counters; one that comes later gets the latest at once."""
         self._stats = stats
         self._broadcast(stats)
+
+    def send_to(self, number: int, message: KvHeld | KvChanged) -> None:
+        """Sends the client of this number something that it has asked to be told."""
+        identity = self._identities[number]
+        if identity is not None:
+            self._send(identity, message)
 
     def reply(self, call: int, *, error: AiriError | None = None, lines: Sequence[str] = ()) -> None:
         """Answers the call with this engine-wide number."""

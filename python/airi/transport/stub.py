@@ -38,6 +38,7 @@ from airi.transport.messages import (
     SetTenant,
     Sleep,
     Unload,
+    WatchKv,
     error_info,
 )
 from airi.transport.server import CLIENT_SHIFT, EngineServer
@@ -211,7 +212,7 @@ class StubEngine:
         elif isinstance(message, Unload):
             self._unload(message)
             return
-        else:
+        elif not isinstance(message, WatchKv):  # it has no blocks
             self.asleep = isinstance(message, Sleep)
         self.server.reply(message.call, lines=lines)
 
