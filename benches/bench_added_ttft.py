@@ -13,7 +13,9 @@ Does not mean: what a busy gateway adds, or a tokenizer, as prompts are token id
 from __future__ import annotations
 
 import asyncio
+import re
 import time
+import urllib.request
 from collections.abc import Callable, Coroutine, Sequence
 from random import Random
 from statistics import median
@@ -81,8 +83,9 @@ async def run(requests: int, prompt: int) -> list[dict[str, Any]]:
                 requests,
                 prompt,
             )
+            decision_us = decision_time(three.url)
     bare = median(found["bare"]) * 1e3
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in ("gateway", "three replicas"):
         added = median(found[name]) * 1e3 - bare
         rows.append(
@@ -97,7 +100,17 @@ async def run(requests: int, prompt: int) -> list[dict[str, Any]]:
                 "reached": added < TARGET_MS,
             }
         )
+    rows[1]["decision_us"] = round(decision_us, 1)
     return rows
+
+
+def decision_time(url: str) -> float:
+    """Microseconds that a gateway took in the mean to choose a replica, hashing included."""
+    with urllib.request.urlopen(f"{url}/metrics", timeout=60) as answer:
+        page = answer.read().decode()
+    name = "airi_routing_decision_seconds"
+    took, count = (float(re.findall(rf"^{name}_{what} (\S+)$", page, re.M)[0]) for what in ("sum", "count"))
+    return took / count * 1e6
 
 
 def main() -> None:

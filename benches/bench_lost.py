@@ -104,7 +104,11 @@ async def run_unload(clients: int) -> list[Ended]:
         waiting += [asyncio.ensure_future(ask(replicas, "stays", i)) for i in range(clients)]
         await asyncio.sleep(0.1)
         await replicas.unload("goes")
-        return list(await asyncio.gather(*waiting))
+        waiting += [asyncio.ensure_future(ask(replicas, "stays", i)) for i in range(clients)]
+        ends = await asyncio.gather(*waiting)
+        if any(replica.lives != 1 for replica in replicas.replicas):
+            raise RuntimeError("an engine died of an unload")
+        return list(ends)
 
 
 async def ask(replicas: ReplicaSet, model: str, first: int) -> Ended:

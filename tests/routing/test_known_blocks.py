@@ -33,7 +33,9 @@ def options(**given: Any) -> EngineOptions:
 @asynccontextmanager
 async def replicas_of(given: EngineOptions) -> AsyncIterator[ReplicaSet]:
     async with started(replica_options(given, 2)) as starting:
-        yield await starting
+        replicas = await starting
+        yield replicas
+        assert [replica.lives for replica in replicas.replicas] == [1, 1], "an engine has died"
 
 
 def prompt_of(
@@ -143,5 +145,6 @@ async def test_models_that_come_and_go_are_on_all_replicas() -> None:
         with pytest.raises(CheckpointError):
             await replicas.load(ModelOptions(path="/nowhere", name="none"))
         await replicas.unload("more")
+        await asyncio.sleep(1.5)  # counters are sent
         assert [model.name for model in replicas.models] == ["demo"]
         assert len((await collect(replicas, prompt_of(3, 20))).tokens) == 2

@@ -228,6 +228,7 @@ class EngineProcess:
         if not at_once and now - self._stats_at < _STATS_INTERVAL_S:
             return
         self._stats_at = now
+        served = {model.index for model in engine.served}
         models = [
             ModelStats(
                 name=model.name,
@@ -252,7 +253,7 @@ class EngineProcess:
                 best_effort_requests=core.best_effort,
                 state=engine.model_state(model.index).name.lower(),
                 tiers=_tier_stats(core) if engine.options.host_kv_memory else None,
-                step_time=_step_time(engine, model),
+                step_time=_step_time(engine, model) if model.index in served else None,
             )
             for model, core, counters in zip(engine.models, engine.stats(), engine.counters, strict=True)
         ]

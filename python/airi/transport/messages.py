@@ -74,7 +74,7 @@ __all__ = [
     "set_heartbeat",
 ]
 
-PROTOCOL = 7
+PROTOCOL = 8
 """Both sides must speak the same number; the engine refuses a Hello with another one."""
 
 MAX_REQUEST_ID = 2**40 - 1
