@@ -30,7 +30,7 @@ class Wanted:
         self._clients = clients
         self._loaded: dict[str, ModelOptions] = {}
         self.unloaded: set[str] = set()
-        """Models that replicas may have when they start, and that nobody is to use."""
+        """Models that replicas may have still, or have when they start, and that nobody is to use."""
         self._asleep: set[str] = set()
         self._changing = asyncio.Lock()
 
@@ -56,8 +56,8 @@ class Wanted:
         """
         async with self._changing:
             await self._some(lambda c: c.unload(model, drains=drains), model, "unload")
-            if self._loaded.pop(model, None) is None:
-                self.unloaded.add(model)
+            self._loaded.pop(model, None)
+            self.unloaded.add(model)
             self._asleep.discard(model)
 
     async def sleep(self, model: str) -> None:
