@@ -181,22 +181,14 @@ class EngineClient(EngineHandle):
         self._forbidden = Forbid(NOBODY, tuple(sets))
 
     async def sleep(self, model: str) -> None:
-        """Lends the memory of a model that is `sleepable` to the others; returns when it sleeps.
-
-        Its requests wait until `wake`. Raises ModelNotFoundError, ConfigError or EngineDeadError; an engine that is
-        started again has all its models awake.
-        """
+        """As `EngineHandle.sleep`; an engine that is started again has all its models awake."""
         await self._call(Sleep(self._calls.next_number(), model))
 
     async def wake(self, model: str) -> None:
         await self._call(Wake(self._calls.next_number(), model))
 
     async def load(self, model: ModelOptions) -> ModelInfo:
-        """Serves one more model, beside the steps of the others; returns when its requests may run.
-
-        Raises CheckpointError, ConfigError (MemoryBudgetError for too little memory), then nothing has changed, or
-        EngineDeadError; an engine that is started again has the models that it was started with.
-        """
+        """As `EngineHandle.load`; an engine that is started again has the models that it was started with."""
         await self._call(Load(self._calls.next_number(), msgspec.json.encode(model)))
         return self.find_model(model.name)
 
