@@ -7,7 +7,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import httpx
@@ -183,7 +183,8 @@ def front(
     app: AppOptions | None = None,
 ) -> Iterator[httpx.Client]:
     """A client of a gateway with these models, and those of the engine at `endpoint`."""
-    options = ServerOptions(port=0, app=app or AppOptions(), upstreams=upstreams)
+    in_order = tuple(replace(each, place=i) for i, each in enumerate(upstreams))
+    options = ServerOptions(port=0, app=app or AppOptions(), upstreams=in_order)
     with gateway_thread(endpoint, options, govern) as (listening, _):
         headers = {} if app is None or not app.api_keys else {"authorization": f"Bearer {app.api_keys[0]}"}
         with httpx.Client(base_url=listening.url, timeout=60, headers=headers) as http:

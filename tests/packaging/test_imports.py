@@ -42,6 +42,7 @@ GATEWAY = (
     "cryptography",
     "redis",
     "aiohttp",
+    "cel",
 )
 
 

@@ -95,6 +95,7 @@ def serve_config(
     from airi.config.content import check_content
     from airi.config.lock import locked_versions, pinned_sources
     from airi.config.options import engine_options, server_options
+    from airi.config.routes import check_routes
 
     if len(models) > 1:
         other = next(model for model in models if model != path)
@@ -107,6 +108,7 @@ def serve_config(
     _check_state(file, exported_state)
     check_policies(file)
     check_content(file)
+    check_routes(file)
     with ReadingBars() as bars:
         sources = pinned_sources(file, bars.show) if endpoints is None or file.config.versioned else {}
         locked = locked_versions(file, bars.show) if file.config.versioned else {}

@@ -13,6 +13,7 @@ from airi.config.forbidden import forbidden_mistakes, forbidden_notes
 from airi.config.load import ConfigFile
 from airi.config.lock import stale_models
 from airi.config.mistakes import Mistake
+from airi.config.routes import route_mistakes
 from airi.errors import AiriError, ConfigError, ConfigFileError
 
 __all__ = ["Report", "check"]
@@ -28,7 +29,7 @@ class Report:
 
 def check(file: ConfigFile) -> Report:
     """Looks at everything that a config names. Raises ConfigFileError with a line for each mistake."""
-    mistakes: list[object] = [*policy_mistakes(file), *content_mistakes(file)]
+    mistakes: list[object] = [*policy_mistakes(file), *content_mistakes(file), *route_mistakes(file)]
     mistakes += [*forbidden_mistakes(file), *_file_mistakes(file)]
     notes: tuple[str, ...] = ()
     try:

@@ -29,7 +29,10 @@ def wrong_references(config: Config, document: Document) -> list[Mistake]:
     def report(path: Path, accepted: str, *, value: str | None = None) -> None:
         mistakes.append(document.mistake(path, accepted, value=value))
 
-    for check in (_names, _models, wrong_releases, _engine_wide, _server, _tenants, _policies, _content):
+    for check in (
+        *(_names, _models, wrong_releases, _engine_wide, _server),
+        *(_tenants, _policies, _content, _routes),
+    ):
         check(config, report)
     return mistakes
 
@@ -48,8 +51,10 @@ def _names(config: Config, report: _Report) -> None:
             yield ("models", i, "name"), model.name
             for k, alias in enumerate(model.aliases):
                 yield ("models", i, "aliases", k), alias
+        for i, route in enumerate(config.routes):
+            yield ("routes", i, "name"), route.name
 
-    _unique(models(), "model or alias", report)
+    _unique(models(), "model, alias or route", report)
     _unique(
         ((("tenants", i, "name"), tenant.name) for i, tenant in enumerate(config.tenants)), "tenant", report
     )
@@ -205,6 +210,18 @@ def _forbids(config: Config, at: Path, rule: ForbidRule, report: _Report) -> Non
             report((*at, "models", k), what)
         if not rule.models:
             report((*at, "models"), what, value="all models")
+
+
+def _routes(config: Config, report: _Report) -> None:
+    names = {name: model for model in config.models for name in (model.name, *model.aliases)}
+    for i, route in enumerate(config.routes):
+        for path, name in route.models:
+            model = names.get(name)
+            if model is None:
+                report(("routes", i, *path), _one_of(list(names)))
+            elif route.max_cost_per_request is not None and model.price is None:
+                accepted = f"a ceiling where all its models have a price; {name} has none"
+                report(("routes", i, "max_cost_per_request"), accepted)
 
 
 def _one_of(names: list[str]) -> str:

@@ -24,7 +24,7 @@ __all__ = ["Diff", "Outcome", "Part", "Prepared", "Refusal", "Reloader", "apply"
 
 logger = logging.getLogger("airi.config")
 
-_CHANGEABLE = ("tenants", "policies", "content", "rollouts")
+_CHANGEABLE = ("tenants", "policies", "content", "rollouts", "routes")
 _CHANGEABLE_OF_MODELS = ("price",)
 _RESTART = "accepted while serving: what it was; it changes by a restart"
 

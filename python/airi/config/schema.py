@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from airi.config.models import Engine, Model
 from airi.config.rollouts import Releases, Rollout
+from airi.config.routes import Route
 from airi.config.rules import Content, Policies
 from airi.config.tenants import Tenant
 from airi.config.values import (
@@ -166,6 +167,8 @@ class Config(Part):
     versions that says none, each version is one."""
     rollouts: Mapping[Name, Rollout] = Field(default_factory=dict)
     """By line: how traffic moves from one release to the next."""
+    routes: tuple[Route, ...] = Field(default=(), strict=False)
+    """Names that stand for one of several models, by rules."""
     tenants: tuple[Tenant, ...] = Field(default=(), strict=False)
     """Who may call; left out: everybody on this machine, and nobody else."""
     policies: Policies | None = None

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from airi.config.forbidden import ForbiddenTable
     from airi.gateway.generation import Generation
     from airi.gateway.limits import Held, Limiter
+    from airi.gateway.routes import RouteTable, ServedRoute
     from airi.gateway.watching import Sight, Watching
     from airi.policy.audit import AuditLog
     from airi.policy.forbidden import ForbiddenPolicy
@@ -78,6 +79,8 @@ class Government:
     """None: nothing is forbidden."""
     watching: Watching | None = None
     """What sees calls of lines in rollouts; None: nothing is rolled out."""
+    routes: RouteTable | None = None
+    """None: every name is a model's."""
 
 
 class Gate:
@@ -105,7 +108,13 @@ class Gate:
         model = self.find(record, name)
         record.model = model.name
         self._decide(record, action, self._resources[model.name], context(model))
+        record.release = record.release or ((b"x-airi-model", model.name.encode()),)
         return model
+
+    def route(self, name: str | None) -> ServedRoute | None:
+        """What says which model a request of this name is for; None where that is a model."""
+        routes = self._government.routes
+        return None if routes is None else routes.find(name)
 
     def find(self, record: CallRecord, name: str | None) -> ServedModel:
         """The model of this name, None for the first; raises a 404 that lists what this caller may use.
@@ -115,7 +124,8 @@ class Gate:
         draw = record.draw
         if draw is None and self._models.has_releases:
             draw = draw_of(record.sent, record.request_id)
-        model = self._models.find(name, draw)
+        route = self.route(name)
+        model = self._models.find(name if route is None else route.default, draw)
         if model is None:
             raise model_not_found(name or "", list(self.usable(record)))
         if draw is not None and draw.given:
@@ -128,12 +138,16 @@ class Gate:
         return model
 
     def usable(self, record: CallRecord) -> dict[str, ServedModel]:
-        """By name and alias, the models that this caller may use for something."""
+        """By name and alias, the models that this caller may use for something; by a route's name, its default."""
         context = call_context(record, max_tokens=1)
         decide, principal = self._government.decider.decide, record.principal
+        named = self._models.named
+        for route in self._government.routes or ():
+            if route.default in named:
+                named[route.name] = named[route.default]
         return {
             name: model
-            for name, model in self._models.named.items()
+            for name, model in named.items()
             if any(decide(principal, use, self._resources[model.name], context).allowed for use in _USES)
         }
 

@@ -19,9 +19,18 @@ if TYPE_CHECKING:
     from airi.config.reload import Prepared
     from airi.forbidden import ForbiddenSet
     from airi.gateway.limits import Limiter
+    from airi.gateway.routes import RouteTable
     from airi.policy.ledger import Ledger, LimitTable
 
-__all__ = ["ForbiddenPart", "LimitsPart", "PoliciesPart", "decider_of", "open_government"]
+__all__ = [
+    "ForbiddenPart",
+    "LimitsPart",
+    "PoliciesPart",
+    "RoutesPart",
+    "decider_of",
+    "open_government",
+    "routes_of",
+]
 
 
 class Forbids(Protocol):
@@ -53,7 +62,10 @@ async def open_government(config: ConfigFile | None) -> AsyncIterator[tuple[Gove
     async with AsyncExitStack() as stack:
         names = [model.name for model in config.config.models]
         government = Government(
-            decider_of(config.policies, names), content=_content(config), forbidden=_forbidden(config)
+            decider_of(config.policies, names),
+            content=_content(config),
+            forbidden=_forbidden(config),
+            routes=routes_of(config),
         )
         if config.config.observability.audit is not None:
             from airi.policy.audit import AuditLog
@@ -66,6 +78,15 @@ async def open_government(config: ConfigFile | None) -> AsyncIterator[tuple[Gove
             ledger = await _ledger(config, table, stack)
             government.limiter = _limiter(ledger, table, config)
         yield government, ledger
+
+
+def routes_of(config: ConfigFile) -> RouteTable | None:
+    """None where there are none, whose library is not needed then. Raises ConfigError for a condition that is none."""
+    if not config.config.routes:
+        return None
+    from airi.gateway.routes import RouteTable
+
+    return RouteTable(config)
 
 
 def _content(config: ConfigFile) -> ContentPart:
@@ -127,6 +148,26 @@ class PoliciesPart:
 
         def commit() -> None:
             self._government.decider = decider
+
+        return Prepared(commit=commit)
+
+
+class RoutesPart:
+    """The part of a reload that says which model a route stands for."""
+
+    name = "routes"
+
+    def __init__(self, government: Government) -> None:
+        self._government = government
+
+    async def prepare(self, new: ConfigFile) -> Prepared:
+        """Routes that can take the place of those that hold."""
+        from airi.config.reload import Prepared
+
+        table = await asyncio.to_thread(routes_of, new)
+
+        def commit() -> None:
+            self._government.routes = table
 
         return Prepared(commit=commit)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from airi.errors import ConfigError
 from airi.gateway.access import Access, open_access
-from airi.gateway.governing import ForbiddenPart, LimitsPart, PoliciesPart, open_government
+from airi.gateway.governing import ForbiddenPart, LimitsPart, PoliciesPart, RoutesPart, open_government
 from airi.gateway.lifecycle import Stop, bind
 from airi.gateway.options import ServerOptions
 from airi.gateway.reloading import Hangup
@@ -99,14 +99,16 @@ def _reloader(
     from airi.config.content import check_content
     from airi.config.forbidden import check_forbidden
     from airi.config.reload import Reloader
+    from airi.config.routes import check_routes
     from airi.gateway.reloading import TenantsPart
 
     def check(file: ConfigFile) -> None:
         check_policies(file)
         check_content(file)
         check_forbidden(file)
+        check_routes(file)
 
-    parts: list[Part] = [TenantsPart(access, client), PoliciesPart(government)]
+    parts: list[Part] = [TenantsPart(access, client), PoliciesPart(government), RoutesPart(government)]
     parts.append(forbidden)
     if government.content is not None:
         parts.append(government.content)

@@ -67,6 +67,10 @@ class ModelMetrics:
         """Count an answer that a candidate was to read: "scored", "unscored", "dropped" or "denied"."""
         self._metrics.shadowed.labels(self._model, outcome).inc()
 
+    def routed(self, route: str) -> None:
+        """Count a call that a route gave to the model."""
+        self._metrics.route_calls.labels(route, self._model).inc()
+
     def finished(self, reason: str) -> None:
         """Count a choice that ended with `reason`."""
         self._metrics.success.labels(self._model, reason).inc()
@@ -127,6 +131,9 @@ class Metrics:
         )
         self.shadowed = self._counter(
             "shadow_answers", "Answers that a candidate was to read.", ("model_name", "outcome")
+        )
+        self.route_calls = self._counter(
+            "route_calls", "Calls that a route gave to a model, as a fallback too.", ("route", "model_name")
         )
         self._http = self._counter("http_requests", "HTTP requests answered.", ("route", "method", "status"))
         self._disconnects = self._counter("client_disconnects", "Requests whose client hung up.", ())

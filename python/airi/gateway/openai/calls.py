@@ -11,8 +11,9 @@ import secrets
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from copy import copy
 from functools import partial
-from typing import Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from airi import __version__
 from airi.gateway import sse
@@ -30,6 +31,9 @@ from airi.gateway.sampling import check_stream_options
 from airi.gateway.upstreams.generation import UpstreamGeneration
 from airi.gateway.watching import Sight
 from airi.policy.decisions import Action
+
+if TYPE_CHECKING:
+    from airi.gateway.routes import ServedRoute
 
 log = logging.getLogger("airi.gateway")
 
@@ -145,12 +149,52 @@ class ModelCall(ABC, Generic[R]):
             await self._serve(request, size, record, receive, send)
 
     async def _serve(self, request: R, size: int, record: CallRecord, receive: Receive, send: Send) -> None:
-        model = self._gate.admit(record, self.action, request.model, partial(self.context, request, record))
+        route = self._gate.route(request.model)
+        if route is None:
+            await self._call(request, request.model, None, size, record, receive, send)
+            return
+        from airi.gateway.routes import facts_of, may_fall_back
+
+        failure: Exception | None = None
+        for name in route.choose(facts_of(request, record, self.action)):
+            record.headers, record.release, record.draw = (), (), None
+            try:
+                # Rules for prompts put others in their place, each model's its own.
+                await self._call(copy(request), name, route, size, record, receive, send)
+                return
+            except Exception as error:
+                known = may_fall_back(error) or (failure is not None and api_error_from(error) is not None)
+                if record.response_started or not known:
+                    raise
+                failure = failure or error
+        if failure is not None:
+            raise failure
+
+    async def _call(
+        self,
+        request: R,
+        name: str,
+        route: ServedRoute | None,
+        size: int,
+        record: CallRecord,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        model = self._gate.admit(record, self.action, name, partial(self.context, request, record))
+        if route is not None:
+            model.metrics.routed(route.name)
         async with self._gate.counted(record, model, priority=request.priority):
-            await self._answer(request, model, record, size, receive, send)
+            await self._answer(request, model, route, record, size, receive, send)
 
     async def _answer(
-        self, request: R, model: ServedModel, record: CallRecord, size: int, receive: Receive, send: Send
+        self,
+        request: R,
+        model: ServedModel,
+        route: ServedRoute | None,
+        record: CallRecord,
+        size: int,
+        receive: Receive,
+        send: Send,
     ) -> None:
         """`size`: bytes of the body."""
         check_stream_options(request)
@@ -162,6 +206,8 @@ class ModelCall(ABC, Generic[R]):
         try:
             async with generation, watching(receive):
                 answer = await self.start(request, model, generation)
+                if route is not None:
+                    route.check_cost(model.name, generation.most)
                 record.headers = await self._gate.reserve(record, generation, priority=request.priority)
                 if content is not None:
                     await content.judge_prompts()
