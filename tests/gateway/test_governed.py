@@ -33,6 +33,7 @@ from .conftest import ANSWER, Gateway, Govern, StartGateway, events, starter, wa
 from .content import AUDIT_NUMBERS, BLOCK_CARDS, CARD, content_part
 
 CHAT: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 8}
+INFER = {"inputs": [{"name": "text_input", "shape": [1], "datatype": "BYTES", "data": ["Hi"]}]}
 BODIES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": CHAT,
     "/v1/completions": {"model": "tiny", "prompt": "Hi", "max_tokens": 8},
@@ -43,10 +44,10 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/tokenize": {"model": "tiny", "prompt": "Hi"},
     "/detokenize": {"model": "tiny", "tokens": [1]},
     "/v1/detokenize": {"model": "tiny", "tokens": [1]},
-    "/v2/models/tiny/infer": {
-        "inputs": [{"name": "text_input", "shape": [1], "datatype": "BYTES", "data": ["Hi"]}]
-    },
+    "/v2/models/tiny/infer": INFER,
     **{f"/v2/models/tiny/{way}": {"text_input": "Hi"} for way in ("generate", "generate_stream")},
+    "/v2/models/tiny/versions/1/infer": INFER,
+    **{f"/v2/models/tiny/versions/1/{way}": {"text_input": "Hi"} for way in ("generate", "generate_stream")},
 }
 NO = '@id("never") forbid (principal, action, resource);'
 
@@ -76,7 +77,7 @@ def routes() -> list[tuple[str, str]]:
     for route in app.routes:
         assert isinstance(route, Route)
         methods = (route.methods or set()) - {"HEAD"}
-        path = re.sub(r"{\w+(:path)?}", "tiny", route.path)
+        path = re.sub(r"{\w+(:path)?}", "tiny", route.path.replace("{version}", "1"))
         found += [(method, path) for method in sorted(methods)]
     return found
 

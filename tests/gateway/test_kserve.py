@@ -250,3 +250,25 @@ def test_other_refusals_have_the_protocols_form(gateway: Gateway) -> None:
     headers = {"inference-header-content-length": "10"}
     binary = gateway.http.post("/v2/models/tiny/infer", content=b"{}", headers=headers)
     assert "binary tensors are not taken" in refused(binary)
+
+
+def test_a_model_without_versions_has_one(gateway: Gateway) -> None:
+    inputs = {"inputs": [tensor(PROMPT)], "parameters": {"max_tokens": 1}}
+    path = "/v2/models/tiny/versions/1"
+    assert gateway.http.post(f"{path}/infer", json=inputs).json()["model_version"] == "1"
+    assert (
+        gateway.http.post(f"{path}/generate", json={"text_input": "Hi", "max_tokens": 1}).status_code == 200
+    )
+    assert gateway.http.get(path).json()["versions"] == ["1"]
+    assert gateway.http.get(f"{path}/ready").json()["ready"] is True
+    message = "version: '2' of tiny is not served here; served: 1"
+    assert refused(gateway.http.post("/v2/models/tiny/versions/2/infer", json=inputs), 404) == message
+    for page in ("", "/ready"):
+        assert refused(gateway.http.get(f"/v2/models/tiny/versions/2{page}"), 404) == message
+    assert "served: tiny" in refused(gateway.http.post("/v2/models/x/versions/1/infer", json=inputs), 404)
+    change = gateway.http.post("/v2/repository/models/tiny@1/load", json={})
+    assert refused(change, 409) == "no model here has several versions"
+    change = gateway.http.post("/v2/repository/models/tiny/unload", json={})
+    assert refused(change).startswith("model: 'tiny' names no version; accepted: MODEL@VERSION")
+    change = gateway.http.post("/v2/repository/models/tiny@1/load", json={"parameters": {"x": 1}})
+    assert refused(change) == "parameters: none are taken"

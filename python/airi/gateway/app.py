@@ -14,6 +14,7 @@ from starlette.routing import BaseRoute, Route
 
 from airi.gateway import system
 from airi.gateway.access import Access
+from airi.gateway.admin.route import AdminRoute
 from airi.gateway.admin.routes import admin_routes
 from airi.gateway.anthropic.messages import CountTokens, Messages
 from airi.gateway.errors import ApiError
@@ -81,9 +82,17 @@ def create_app(
             expose_headers=_EXPOSED,
         )
         middleware.insert(0, cors)
+    gate = Gate(models, government)
     app = Starlette(
         routes=[
-            *_routes(models, metrics, access, government, options),
+            *_routes(models, metrics, access, gate, options),
+            *kserve_routes(
+                models,
+                gate,
+                rollouts,
+                lambda work: AdminRoute({"POST": work}, gate, needs_key=access.needs_key, hide=hide),
+                body_limit=options.body_limit,
+            ),
             *admin_routes(models, access, government, reloader, hide, rollouts),
         ],
         middleware=middleware,
@@ -94,7 +103,7 @@ def create_app(
 
 
 def _routes(
-    models: ModelRegistry, metrics: Metrics, access: Access, government: Government, options: AppOptions
+    models: ModelRegistry, metrics: Metrics, access: Access, gate: Gate, options: AppOptions
 ) -> list[BaseRoute]:
     limit = options.body_limit
     sizes = (model.info.vocab_size for model in models.all_versions if model.upstream is None)
@@ -106,7 +115,6 @@ def _routes(
         open_paths=open_paths,
         metrics_page=options.metrics_page,
     )
-    gate = Gate(models, government)
 
     def page(path: str, app: ASGIApp, action: Action) -> Route:
         is_open = access.needs_key and path in access.open_paths
@@ -134,7 +142,6 @@ def _routes(
         Route("/v1/tokenize", tokenize, methods=post),
         Route("/detokenize", detokenize, methods=post),
         Route("/v1/detokenize", detokenize, methods=post),
-        *kserve_routes(models, gate, body_limit=limit),
     ]
 
 

@@ -166,6 +166,16 @@ def model_not_found(name: str, known: list[str]) -> ApiError:
     )
 
 
+def version_not_found(name: str, version: str, known: list[str]) -> ApiError:
+    """A 404 that lists the versions of a model that are served."""
+    return ApiError(
+        404,
+        f"version: {version[:200]!r} of {name[:200]} is not served here; served: {', '.join(known)}",
+        param="version",
+        code="version_not_found",
+    )
+
+
 def unavailable(message: str, *, code: str = "engine_unavailable") -> ApiError:
     """A 503 the client may retry."""
     return ApiError(503, message, type="service_unavailable", code=code, headers=_RETRY_AFTER)

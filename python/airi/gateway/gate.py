@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from airi.errors import AuditUnavailableError
 from airi.gateway.content import SIDES, CallContent, Rules
-from airi.gateway.errors import ApiError, OverLimitError, denied, is_unavailable, model_not_found
+from airi.gateway.errors import (
+    ApiError,
+    OverLimitError,
+    denied,
+    is_unavailable,
+    model_not_found,
+    version_not_found,
+)
 from airi.gateway.http import CallRecord, Headers, Receive, Scope, Send, record_of
 from airi.gateway.judging import JUDGE_TOKENS, Judge
 from airi.gateway.middleware import ASGIApp
@@ -136,6 +143,18 @@ class Gate:
                 (b"x-airi-model", served.encode()),
             )
         return model
+
+    def pin(self, record: CallRecord, name: str, version: str) -> None:
+        """Has a call get this version of a model, by a release that has it; raises a 404 where none has."""
+        versions = self._models.versions_of(name)
+        if not versions:
+            raise model_not_found(name, list(self.usable(record)))
+        if version not in versions:
+            raise version_not_found(name, version, list(versions))
+        release = versions[version]
+        if release is not None:
+            record.draw = draw_of(record.sent, record.request_id)
+            record.draw.asked = release
 
     def usable(self, record: CallRecord) -> dict[str, ServedModel]:
         """By name and alias, the models that this caller may use for something; by a route's name, its default."""

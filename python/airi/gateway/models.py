@@ -164,6 +164,20 @@ class ModelRegistry:
             raise unavailable(f"{shown} is not loaded at the moment", code="model_loading")
         return found
 
+    def versions_of(self, name: str) -> dict[str, str | None]:
+        """The versions that calls of a name may have now, each with a release that gives it; None: any call has it."""
+        model = self._names.get(name, "")
+        line = self._lines.get(self._line_of.get(name, ""))
+        if line is None:
+            current = self._current(model)
+            return {} if current is None else {current.version: None}
+        found: dict[str, str | None] = {}
+        for release in (*line.split.releases, *line.releases):
+            members = line.releases.get(release, {})
+            if all(self._is_served(*member) for member in members.items()) and model in members:
+                found.setdefault(members[model], release)
+        return found
+
     def version(self, model: str, version: str) -> ServedModel | None:
         """A version of a model, where it is served."""
         return self._served.get(model, {}).get(version)

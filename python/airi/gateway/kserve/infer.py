@@ -6,7 +6,7 @@ from functools import partial
 
 from airi.gateway.errors import bad_field
 from airi.gateway.gate import Gate
-from airi.gateway.http import Scope, header
+from airi.gateway.http import Scope, header, record_of
 from airi.gateway.kserve.answer import GenerateAnswer, InferAnswer
 from airi.gateway.kserve.input import KServeText, read_generate, read_infer
 from airi.gateway.models import ServedModel
@@ -26,7 +26,7 @@ class Infer(TextCall[KServeText]):
         """As `ModelCall.read`."""
         if header(scope, _BINARY) is not None:
             raise bad_field(_BINARY.decode(), "binary tensors are not taken; accepted: tensors as JSON")
-        return await translated(partial(read_infer, model=_model(scope)), body)
+        return await translated(partial(read_infer, model=_pinned(self._gate, scope)), body)
 
     def answer(self, request: KServeText, model: ServedModel, prompts: list[Prompt]) -> Answer:
         """Tensors."""
@@ -42,12 +42,17 @@ class Generate(TextCall[KServeText]):
 
     async def read(self, scope: Scope, body: bytes) -> KServeText:
         """As `ModelCall.read`."""
-        return await translated(partial(read_generate, model=_model(scope), stream=self._streams), body)
+        model = _pinned(self._gate, scope)
+        return await translated(partial(read_generate, model=model, stream=self._streams), body)
 
     def answer(self, request: KServeText, model: ServedModel, prompts: list[Prompt]) -> Answer:
         """A text, or its pieces."""
         return GenerateAnswer(request, model)
 
 
-def _model(scope: Scope) -> str:
-    return str(scope["path_params"]["model"])
+def _pinned(gate: Gate, scope: Scope) -> str:
+    """The model of a path, in the version that it names, if any."""
+    places = scope["path_params"]
+    if "version" in places:
+        gate.pin(record_of(scope), places["model"], places["version"])
+    return str(places["model"])

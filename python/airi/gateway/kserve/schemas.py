@@ -144,6 +144,12 @@ class IndexRequest(msgspec.Struct, kw_only=True):
     ready: bool = False
 
 
+class RepositoryChange(msgspec.Struct, kw_only=True):
+    """That a version is to be loaded, or let go."""
+
+    parameters: dict[str, Any] | None = None
+
+
 class IndexEntry(msgspec.Struct, kw_only=True):
     """A version of a model."""
 

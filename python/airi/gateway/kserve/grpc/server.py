@@ -155,12 +155,18 @@ class GrpcServer:
         return message("RepositoryIndexResponse")(models=said)
 
     async def _RepositoryModelLoad(self, request: Any, context: Any) -> Any:
-        await self._ask(context, "POST", f"/v2/repository/models/{request.model_name}/load", {})
+        await self._change(request, context, "load")
         return message("RepositoryModelLoadResponse")()
 
     async def _RepositoryModelUnload(self, request: Any, context: Any) -> Any:
-        await self._ask(context, "POST", f"/v2/repository/models/{request.model_name}/unload", {})
+        await self._change(request, context, "unload")
         return message("RepositoryModelUnloadResponse")()
+
+    async def _change(self, request: Any, context: Any, verb: str) -> None:
+        body = {
+            "parameters": dict.fromkeys(request.parameters)
+        }  # what they say is of no matter: none are taken
+        await self._ask(context, "POST", f"/v2/repository/models/{request.model_name}/{verb}", body)
 
 
 def _model(name: str, version: str) -> str:
