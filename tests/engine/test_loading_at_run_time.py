@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,3 +77,29 @@ async def test_an_engine_of_fixed_memory_says_what_it_takes(tiny_llama: Path, ti
     async with EngineSupervisor(options(tiny_llama)) as client:
         with pytest.raises(ConfigError, match="give kv_min, kv_max or sleepable to one"):
             await client.load(ModelOptions(path=str(tiny_qwen3), name="qwen3"))
+
+
+async def test_an_engine_that_is_started_again_has_what_the_one_before_it_had(
+    tiny_llama: Path, tiny_qwen3: Path
+) -> None:
+    given = replace(
+        options(tiny_llama, kv_memory=24 * MIB), models=(ModelOptions(path=str(tiny_llama), kv_min=MIB),)
+    )
+    supervisor = EngineSupervisor(given)
+
+    async def after_death(client: EngineClient) -> list[str]:
+        pid, count = supervisor.pid, supervisor.num_restarts
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        while client.alive and supervisor.num_restarts == count:
+            await asyncio.sleep(0.01)
+        while not client.alive or supervisor.num_restarts == count:
+            await asyncio.sleep(0.01)
+        return [model.name for model in client.models]
+
+    async with supervisor as client:
+        await client.load(ModelOptions(path=str(tiny_qwen3), name="qwen3"))
+        await client.unload("llama")
+        assert await after_death(client) == ["qwen3"]
+        # Once more within a short time: it may be what was loaded that kills it.
+        assert await after_death(client) == ["llama"]

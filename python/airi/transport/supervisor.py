@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -20,7 +21,7 @@ from airi.errors import AiriError, EngineDeadError, EngineStartError
 from airi.transport.client import EngineClient, ProgressSink
 
 if TYPE_CHECKING:
-    from airi.engine.options import EngineOptions
+    from airi.engine.options import EngineOptions, ModelOptions
 
 __all__ = ["EngineSupervisor"]
 
@@ -68,7 +69,10 @@ class EngineSupervisor:
         self.endpoint = endpoint
         self.num_restarts = 0
         """Times that a dead engine has been started again."""
-        self._command = command or _engine_command(options, drain_s, log_level)
+        self._options = options
+        self._command = command or self._engine_command(drain_s, log_level)
+        self._failures = 0
+        """Deaths in a row."""
         self._on_progress = on_progress
         self._kill_after_s = kill_after_s
         self._max_failures = max_failures
@@ -165,11 +169,10 @@ class EngineSupervisor:
 
     async def _watch(self) -> None:
         """Starts the engine again whenever it ends, until it is given up."""
-        failures = 0
         while self._process is not None:
             await self._process.wait()
             ran_s = time.monotonic() - self._started_at
-            failures = 1 if ran_s >= self._healthy_s else failures + 1
+            failures = self._failures = 1 if ran_s >= self._healthy_s else self._failures + 1
             logger.error("the engine process ended with %s after %.1f s", _status(self._process), ran_s)
             if failures > self._max_failures:
                 break
@@ -183,6 +186,29 @@ class EngineSupervisor:
             EngineDeadError(f"the engine process died {failures} times in a row and was given up")
         )
 
+    def _engine_command(self, drain_s: float, log_level: str) -> CommandFactory:
+        if self._options is None:
+            raise AiriError("an EngineSupervisor needs options or a command")
+        options = self._options
+
+        def command(endpoint: str) -> Sequence[str]:
+            encoded = msgspec.json.encode(replace(options, models=self._models(options))).decode()
+            return (
+                *(sys.executable, "-m", "airi.engine.process"),
+                *("--endpoint", endpoint, "--options", encoded),
+                *("--parent-pid", str(os.getpid()), "--drain-s", str(drain_s), "--log-level", log_level),
+            )
+
+        return command
+
+    def _models(self, options: EngineOptions) -> tuple[ModelOptions, ...]:
+        """What an engine begins with: what the one before it had; after two deaths what the first one was given."""
+        if self._client is None or self._failures > 1:
+            return options.models
+        loaded, unloaded = self._client.loaded, self._client.unloaded
+        begun = [model for model in options.models if model.name not in {*loaded, *unloaded}]
+        return (*begun, *loaded.values()) or options.models
+
     async def _end_process(self, process: asyncio.subprocess.Process) -> None:
         if process.returncode is not None:
             return
@@ -194,21 +220,6 @@ class EngineSupervisor:
             with suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
-
-
-def _engine_command(options: EngineOptions | None, drain_s: float, log_level: str) -> CommandFactory:
-    if options is None:
-        raise AiriError("an EngineSupervisor needs options or a command")
-    encoded = msgspec.json.encode(options).decode()
-
-    def command(endpoint: str) -> Sequence[str]:
-        return (
-            *(sys.executable, "-m", "airi.engine.process"),
-            *("--endpoint", endpoint, "--options", encoded),
-            *("--parent-pid", str(os.getpid()), "--drain-s", str(drain_s), "--log-level", log_level),
-        )
-
-    return command
 
 
 def _status(process: asyncio.subprocess.Process) -> str:
