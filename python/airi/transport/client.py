@@ -93,10 +93,8 @@ class EngineClient(EngineHandle):
         self._loop = asyncio.get_running_loop()
         self._requests: dict[int, OpenRequest] = {}
         self._tenants: dict[int, SetTenant] = {}
-        self.loaded: dict[str, ModelOptions] = {}
-        """Models that were loaded by this client."""
-        self.unloaded: set[str] = set()
-        """Models that it let go."""
+        self.changed: dict[str, ModelOptions | None] = {}
+        """Models that were loaded by this client, and as None those that it let go."""
         self._forbidden: Forbid | None = None
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._window: asyncio.TimerHandle | None = None
@@ -194,14 +192,12 @@ class EngineClient(EngineHandle):
     async def load(self, model: ModelOptions) -> ModelInfo:
         """As `EngineHandle.load`; an engine that its supervisor starts again has it, too."""
         await self._call(Load(self._calls.next_number(), msgspec.json.encode(model)))
-        self.loaded[model.name] = model
-        self.unloaded.discard(model.name)
+        self.changed[model.name] = model
         return self.find_model(model.name)
 
     async def unload(self, model: str, *, drains: bool = True) -> None:
         await self._call(Unload(self._calls.next_number(), model, drains))
-        self.loaded.pop(model, None)
-        self.unloaded.add(model)
+        self.changed[model] = None
 
     def watch_kv(self, on_kv: Callable[[KvHeld | KvChanged], None]) -> None:
         """From now on `on_kv` is told what KV blocks the engine has: all of each model, then each change.

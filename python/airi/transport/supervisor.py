@@ -205,9 +205,9 @@ class EngineSupervisor:
         """What an engine begins with: what the one before it had; after two deaths what the first one was given."""
         if self._client is None or self._failures > 1:
             return options.models
-        loaded, unloaded = self._client.loaded, self._client.unloaded
-        begun = [model for model in options.models if model.name not in {*loaded, *unloaded}]
-        return (*begun, *loaded.values()) or options.models
+        changed = self._client.changed
+        begun = [model for model in options.models if model.name not in changed]
+        return (*begun, *(model for model in changed.values() if model is not None)) or options.models
 
     async def _end_process(self, process: asyncio.subprocess.Process) -> None:
         if process.returncode is not None:
