@@ -138,6 +138,13 @@ def test_names_aliases_and_inner_calls_lead_to_versions(model_folder: Path, toke
     assert engine_names("chat") == ["general@g1"]
     # Its inner calls keep the release of the line that was asked, whatever lines of their own they have.
     assert engine_names("assistant", "guard", "general") == ["general@g2", "guard@q2", "general@g2"]
+    draw = Draw("q")
+    assert draw.release_of("general") is None
+    models.find("assistant", draw)
+    drawn = draw.release_of("guard")
+    assert drawn is not None
+    assert (drawn.line, drawn.release) == ("assistant", "r2")
+    assert draw.release_of("plain") is None
     assert models.find("general@g1", Draw("q")) is None
 
 

@@ -137,10 +137,14 @@ class Gate:
             raise model_not_found(name or "", list(self.usable(record)))
         if draw is not None and draw.given:
             record.draw = draw
-            release, served = draw.given[0].release, f"{model.name}@{model.version}"
+            drawn, served = draw.release_of(model.name), f"{model.name}@{model.version}"
             record.release = (
-                (b"x-airi-release", release.encode()),
-                (b"x-airi-model", served.encode()),
+                ()
+                if drawn is None
+                else (
+                    (b"x-airi-release", drawn.release.encode()),
+                    (b"x-airi-model", served.encode()),
+                )
             )
         return model
 

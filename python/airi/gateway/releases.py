@@ -60,9 +60,14 @@ class Draw:
     """The release that an outer call has, which need not be of this line."""
     given: list[Drawn] = field(default_factory=list)
 
+    def release_of(self, model: str) -> Drawn | None:
+        """What the call was given that has a version of a model."""
+        return next((drawn for drawn in self.given if model in drawn.members), None)
+
     def version(self, model: str) -> str | None:
         """The version of a model in what the call was given already."""
-        return next((drawn.members[model] for drawn in self.given if model in drawn.members), None)
+        drawn = self.release_of(model)
+        return None if drawn is None else drawn.members[model]
 
     def take(self, line: ServedLine, is_served: IsServed) -> Drawn:
         """The line's release for this call. Raises a 409 for one that is asked for and is not served."""

@@ -186,9 +186,9 @@ class Rollouts:
 
     def _trial_of(self, record: CallRecord, model: ServedModel) -> Trial | None:
         """What a call counts for; None where its line is in no rollout."""
-        if record.draw is None:
+        drawn = None if record.draw is None else record.draw.release_of(model.name)
+        if drawn is None:
             return None
-        drawn = record.draw.given[0]
         line = self.lines.get(drawn.line)
         rollout = None if line is None else line.rollout
         if rollout is None or rollout.phase.ended or drawn.release not in (rollout.stable, rollout.candidate):

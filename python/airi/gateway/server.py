@@ -127,11 +127,8 @@ async def serve(
         if grpc is not None:
             await grpc.serve(app)
         stop.serves(server)
-        host, port = sock.getsockname()[:2]
-        shown = f"[{host}]" if ":" in host else host
-        url = f"{options.scheme}://{shown}:{port}"
         listening = Listening(
-            url=url,
+            url=_url(sock, options),
             models=tuple(models.names),
             needs_key=access.needs_key,
             grpc_port=None if grpc is None else grpc.port,
@@ -177,6 +174,11 @@ async def _served(
     rollouts = Rollouts(setup, client, models, serve)
     async with rollouts.running():
         yield models, rollouts
+
+
+def _url(sock: socket.socket, options: ServerOptions) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"{options.scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _watch(metrics: Metrics, client: EngineHandle) -> None:

@@ -217,13 +217,12 @@ class StubEngine:
         self.server.reply(message.call, lines=lines)
 
     def _load(self, message: Load) -> None:
-        given = json.loads(message.options)
-        name = given["name"]
+        name, path = map(json.loads(message.options).__getitem__, ("name", "path"))
         if name in self._options.broken or any(info.name == name for info in self._infos):
             error = RequestError(f"{name!r} cannot be loaded", field="models")
             self.server.reply(message.call, error=error)
             return
-        self._infos.append(msgspec.structs.replace(self._info, name=name, aliases=(), path=given["path"]))
+        self._infos.append(msgspec.structs.replace(self._info, name=name, aliases=(), path=path))
         self.server.serves(self._infos)
         self.server.reply(message.call)
 
