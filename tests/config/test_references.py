@@ -90,8 +90,8 @@ def test_what_is_nowhere_else_is_named(text: str, line: str) -> None:
 def test_names_and_aliases_of_models_differ() -> None:
     text = "version: 1\nmodels:\n  - {name: a, source: x, aliases: [b, a]}\n  - {name: b, source: y}\n"
     assert lines(text) == [
-        "3: models[0].aliases[1] is 'a'; accepted: a name that no other model or alias has",
-        "4: models[1].name is 'b'; accepted: a name that no other model or alias has",
+        "3: models[0].aliases[1] is 'a'; accepted: a name that no other model, alias or route has",
+        "4: models[1].name is 'b'; accepted: a name that no other model, alias or route has",
     ]
 
 
