@@ -284,7 +284,7 @@ def _operation(operation: Operation, models: list[str], *, guarded: bool) -> Jso
         described["security"] = [{"key": []}, {"x-api-key": []}]
     if operation.request is not None:
         body = {"application/json": {"schema": _schema(operation.request)}}
-        described["requestBody"] = {"required": True, "content": body}
+        described["requestBody"] = {"required": operation.needs_body, "content": body}
     parameters = _parameters(operation, models)
     if parameters:
         described["parameters"] = parameters

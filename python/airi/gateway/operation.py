@@ -20,6 +20,8 @@ class Operation:
     summary: str
     response: type[Any] | None = None
     request: type[Any] | None = None
+    needs_body: bool = True
+    """Whether there must be a request body, where there may be one."""
     events: type[Any] | None = None
     """Schema of the events of a streamed answer."""
     has_named_events: bool = False
