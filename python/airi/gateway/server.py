@@ -113,7 +113,8 @@ async def serve(
         open_upstreams(options.upstreams, metrics) as upstreams,
         _served(client, metrics, options, upstreams, rollouts) as (models, running),
     ):
-        government.watching = None if running is None else running.watching
+        if running is not None:
+            government.watching = running.watching
         app = create_app(
             models,
             metrics,
