@@ -14,6 +14,8 @@ import pytest
 from airi.config import ConfigFile
 from airi.config.lock import digest_folder, lock_path, pinned_sources, resolve, write_lock
 from airi.errors import CheckpointError, ConfigError, ConfigFileError
+from tests.engine.oci_registry import running_registry
+from tests.engine.test_oci import push
 
 from .conftest import write
 
@@ -182,3 +184,23 @@ def test_a_lock_that_cannot_be_written_leaves_the_one_before(
         write_lock(file, {})
     assert lock_path(file).read_text() == before
     assert not list(file.folder.glob(".airi*"))
+
+
+def test_what_a_registry_gives_is_locked_by_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRI_CACHE", str(tmp_path / "cache"))
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    with running_registry(tmp_path) as host:
+        push(model, f"{host}/acme/tiny:1", monkeypatch)
+        file = write(tmp_path, f"version: 1\nmodels:\n  - {{name: a, source: 'oci://{host}/acme/tiny:1'}}\n")
+        locked = resolve(file)
+        assert locked["a"].sha256 == by_hand({"config.json": b"{}"})
+        write_lock(file, locked)
+        assert (Path(pinned_sources(file)["a"]) / "config.json").read_text() == "{}"
+        (model / "config.json").write_text("[]")
+        push(model, f"{host}/acme/tiny:1", monkeypatch)
+        with pytest.raises(ConfigFileError, match=r"the files that airi\.lock was made of"):
+            pinned_sources(file)

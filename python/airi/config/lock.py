@@ -1,7 +1,8 @@
 """`airi.lock`: what the sources of a config's models are now, so that a server runs that and nothing else.
 
-A repository on a hub is resolved to a commit. A folder is resolved to a digest over the names and contents of its
-files, hidden ones left out: sha256 over one line `PATH NUL SIZE NUL sha256 of its contents` per file, sorted.
+A repository on a hub is resolved to a commit. A folder, or what a registry gives, is resolved to a digest over the
+names and contents of its files, hidden ones left out: sha256 over one line `PATH NUL SIZE NUL sha256 of its contents`
+per file, sorted.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from airi._sources import is_remote
 from airi.config.load import ConfigFile, read_bounded
 from airi.config.mistakes import Mistake
 from airi.config.options import source_path
@@ -196,7 +198,17 @@ def _resolve(file: ConfigFile, each: _Source, progress: Progress | None) -> Lock
         if progress is not None:
             progress(each.name, done, total)
 
-    return Locked(source=source, sha256=digest_folder(Path(source_path(file, source)), on_bytes))
+    return Locked(source=source, sha256=digest_folder(_folder(file, source), on_bytes))
+
+
+def _folder(file: ConfigFile, source: str) -> Path:
+    """Where the files of a source are, fetched from its registry where it has one. Raises CheckpointError."""
+    path = source_path(file, source)
+    if not is_remote(path):
+        return Path(path)
+    from airi.engine.hub import resolve_model_path
+
+    return resolve_model_path(path)
 
 
 def _commit_of(source: str) -> str:
@@ -243,16 +255,16 @@ def _pinned(file: ConfigFile, each: _Source, locked: Locked | None, progress: Pr
         raise ConfigError(f"what {lock_path(file).name} says, which has {said}")
     if locked.commit is not None:
         return f"{locked.source.split('@')[0]}@{locked.commit}"
-    path = source_path(file, each.text)
     try:
+        path = _folder(file, each.text)
         found = digest_folder(
-            Path(path), lambda done, total: progress(each.name, done, total) if progress else None
+            path, lambda done, total: progress(each.name, done, total) if progress else None
         )
     except CheckpointError as error:
         raise ConfigError(f"a folder that can be read ({error})") from None
     if found != locked.sha256:
         raise ConfigError(f"the files that {lock_path(file).name} was made of; the folder's are others now")
-    return path
+    return str(path)
 
 
 def _is_of(locked: Locked | None, each: _Source) -> bool:

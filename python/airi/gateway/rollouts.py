@@ -8,13 +8,13 @@ import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airi.config.bring_up import now_ms
 from airi.config.lock import digest_folder
 from airi.config.options import version_options
 from airi.config.rollouts import releases_of
+from airi.engine.hub import resolve_model_path
 from airi.errors import AiriError, ConfigError
 from airi.gateway.fleet import VersionFleet
 from airi.gateway.models import ModelRegistry, ServedModel, Versioned
@@ -202,13 +202,14 @@ class Rollouts:
         kind, _, digest = version.digest.partition(":")
         if kind == "commit":
             return replace(options, path=f"{options.path.partition('@')[0]}@{digest}")
-        found = await asyncio.to_thread(digest_folder, Path(options.path))
+        folder = await asyncio.to_thread(resolve_model_path, options.path)
+        found = await asyncio.to_thread(digest_folder, folder)
         if found != digest:
             raise ConfigError(
                 f"{options.path} is sha256:{found}, {version.name} is {version.digest}: other content needs another id",
                 field="versions",
             )
-        return options
+        return replace(options, path=str(folder))
 
     # -- an engine of one's own, while another gateway leads -------------------------------------
 
