@@ -65,15 +65,11 @@ def fetch_oci(reference: str) -> Path:
     except ImportError:
         raise ConfigError(f"{reference} needs the extra oci: pip install 'airi[oci]'") from None
 
-    class Patient(requests.adapters.HTTPAdapter):
-        def send(self, *arguments: Any, **options: Any) -> Any:
-            return super().send(*arguments, **{**options, "timeout": _PATIENCE_S})
-
     name = reference.removeprefix(OCI)
     client = oras.client.OrasClient(insecure=is_loopback(urlsplit(f"//{name}").hostname or ""))
     # Without its retries, which take minutes to say that nobody listens.
     client.do_request = partial(oras.client.OrasClient.do_request.__wrapped__, client)
-    client.session.mount(f"{client.prefix}://", Patient())
+    client.session.request = partial(client.session.request, timeout=_PATIENCE_S)
     container = client.get_container(name)
     try:
         asks = client.session.get(f"{client.prefix}://{container.registry}/v2/").headers
