@@ -42,8 +42,8 @@ class KServeText(TranslatedText, kw_only=True):
 def read_infer(body: bytes, model: str) -> KServeText:
     """The completion that an inference is; raises a 400 that says what of the body cannot be served."""
     request = decode_body(_INFER, body, refused={})
-    at = _text_tensor(request.inputs)
-    prompts = _texts(request.inputs[at], f"inputs[{at}]")
+    _check_inputs(request.inputs)
+    prompts = _texts(request.inputs[0], "inputs[0]")
     wanted = [output.name for output in request.outputs or ()] or [TEXT_OUTPUT]
     for i, name in enumerate(wanted):
         if name not in OUTPUTS:
@@ -53,7 +53,7 @@ def read_infer(body: bytes, model: str) -> KServeText:
                 f"{name[:100]!r} is not given; accepted: {accepted}",
                 code="invalid_value",
             )
-    places = Places({"prompt": f"inputs[{at}].data"})
+    places = Places({"prompt": "inputs[0].data"})
     return _completion(
         model,
         {"prompt": prompts},
@@ -101,7 +101,8 @@ def _completion(
     return KServeText(model=model, places=places, **fields, **given, **own)
 
 
-def _text_tensor(inputs: list[InputTensor]) -> int:
+def _check_inputs(inputs: list[InputTensor]) -> None:
+    """Raises a 400 for anything but the one tensor of prompts."""
     for i, tensor in enumerate(inputs):
         if tensor.name != TEXT_INPUT:
             raise bad_field(
@@ -111,7 +112,6 @@ def _text_tensor(inputs: list[InputTensor]) -> int:
             )
     if len(inputs) > 1:
         raise bad_field("inputs", f"has {TEXT_INPUT} {len(inputs)} times; accepted: once")
-    return 0
 
 
 def _texts(tensor: InputTensor, place: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from starlette.routing import Route
 
@@ -24,32 +25,32 @@ _MODELS = (("/v2/models/{model}", ""), ("/v2/models/{model}/versions/{version}",
 """Of a model in the version that a call is given, or in one that is named; and what ends the operations' names."""
 _ERRORS = (400, 404, 413, 429, 500, 503, 504)
 
+_operation = partial(Operation, failure=schemas.KServeError)
+
 KSERVE_OPERATIONS = (
     *(
         operation
         for model, suffix in _MODELS
         for operation in (
-            Operation(
+            _operation(
                 path=f"{model}/infer",
                 method="post",
                 name=f"inferModel{suffix}",
                 summary="Continue texts, as tensors of the Open Inference Protocol.",
                 request=schemas.InferRequest,
                 response=schemas.InferResponse,
-                failure=schemas.KServeError,
                 errors=_ERRORS,
             ),
-            Operation(
+            _operation(
                 path=f"{model}/generate",
                 method="post",
                 name=f"generateText{suffix}",
                 summary="Continue a text.",
                 request=schemas.GenerateRequest,
                 response=schemas.GenerateResponse,
-                failure=schemas.KServeError,
                 errors=_ERRORS,
             ),
-            Operation(
+            _operation(
                 path=f"{model}/generate_stream",
                 method="post",
                 name=f"generateTextStream{suffix}",
@@ -57,31 +58,28 @@ KSERVE_OPERATIONS = (
                 request=schemas.GenerateRequest,
                 events=schemas.GenerateResponse,
                 has_named_events=True,
-                failure=schemas.KServeError,
                 errors=_ERRORS,
             ),
-            Operation(
+            _operation(
                 path=model,
                 method="get",
                 name=f"modelMetadata{suffix}",
                 summary="What a model takes and gives.",
                 response=schemas.ModelMetadata,
-                failure=schemas.KServeError,
                 errors=(404,),
             ),
-            Operation(
+            _operation(
                 path=f"{model}/ready",
                 method="get",
                 name=f"modelReady{suffix}",
                 summary="Whether a model serves.",
                 response=schemas.ModelReady,
-                failure=schemas.KServeError,
                 errors=(404, 503),
             ),
         )
     ),
     *(
-        Operation(
+        _operation(
             path=f"/v2/repository/models/{{model}}/{verb}",
             method="post",
             name=f"{verb}RepositoryModel",
@@ -89,7 +87,6 @@ KSERVE_OPERATIONS = (
             request=schemas.RepositoryChange,
             needs_body=False,
             response=VersionStatus,
-            failure=schemas.KServeError,
             errors=(400, 403, 404, 409, 413, 415),
         )
         for verb, summary in (
@@ -97,33 +94,30 @@ KSERVE_OPERATIONS = (
             ("unload", "Keep a version no more; it goes where no line of releases needs it."),
         )
     ),
-    Operation(
+    _operation(
         path="/v2",
         method="get",
         name="serverMetadata",
         summary="The server, by the Open Inference Protocol.",
         response=schemas.ServerMetadata,
-        failure=schemas.KServeError,
     ),
-    Operation(
+    _operation(
         path="/v2/health/live",
         method="get",
         name="serverLive",
         summary="Whether this process answers.",
         response=schemas.ServerLive,
-        failure=schemas.KServeError,
         errors=(503,),
     ),
-    Operation(
+    _operation(
         path="/v2/health/ready",
         method="get",
         name="serverReady",
         summary="Whether every engine serves.",
         response=schemas.ServerReady,
-        failure=schemas.KServeError,
         errors=(503,),
     ),
-    Operation(
+    _operation(
         path="/v2/repository/index",
         method="post",
         name="repositoryIndex",
@@ -131,7 +125,6 @@ KSERVE_OPERATIONS = (
         request=schemas.IndexRequest,
         needs_body=False,
         response=list[schemas.IndexEntry],
-        failure=schemas.KServeError,
         errors=(400, 413),
     ),
 )

@@ -215,10 +215,8 @@ def _unpacked(raw: bytes, index: int) -> list[bytes]:
     """The texts of a tensor of BYTES: each behind its length in four bytes, little-endian."""
     texts, at = [], 0
     while at < len(raw):
-        end = at + 4
-        if end <= len(raw):
-            end += int.from_bytes(raw[at : at + 4], "little")
-        if end > len(raw) or end < at + 4:
+        end = at + 4 + int.from_bytes(raw[at : at + 4], "little")
+        if end > len(raw):
             raise ValueError(f"raw_input_contents[{index}]: ends within a text")
         texts.append(raw[at + 4 : end])
         at = end
