@@ -24,8 +24,10 @@ from airi.gateway.watching import Sight, Trial, Watching
 from airi.lifecycle.observed import Seen
 from airi.lifecycle.rollouts import Phase, Rollout, Shadow
 from airi.policy.audit import AuditLog
+from airi.text import Tokenizer
 from tests.lifecycle.world import MemoryState
 
+from .calling import ANSWERS, start_calling
 from .conftest import Gateway, StartGateway, wait_until
 
 CHAT: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 8}
@@ -52,8 +54,8 @@ class World:
 
     async def govern(self) -> Government:
         audit = None if self._audit is None else AuditLog(self._audit)
-        watching = Watching(self.observing, self.scorer, self.trial_of, draw=lambda: self.drawn)
-        return Government(decider_of(self._policies, ("tiny",)), audit=audit, watching=watching)
+        self.watching = Watching(self.observing, self.scorer, self.trial_of, draw=lambda: self.drawn)
+        return Government(decider_of(self._policies, ("tiny",)), audit=audit, watching=self.watching)
 
     def trial_of(self, record: CallRecord, model: ServedModel) -> Trial | None:
         other = model if self.is_same else replace(model, created=1)
@@ -70,6 +72,13 @@ class World:
         asyncio.run_coroutine_threadsafe(asyncio.sleep(0), gateway.loop).result()
         wait_until(lambda: not self.scorer.num_running, "an answer is read for ever")
         return self.seen("two")
+
+    def judged(self, gateway: Gateway, calls: int) -> Seen:
+        """What is seen of stable once so many calls have ended, and their answers were judged; no more are then."""
+        self.settled(gateway, calls)
+        wait_until(lambda: self.watching.verdicts.is_idle, "an answer is judged for ever")
+        asyncio.run_coroutine_threadsafe(self.watching.close(), gateway.loop).result()
+        return self.seen("one")
 
 
 def post(gateway: Gateway, path: str = "/v1/chat/completions", **fields: Any) -> httpx.Response:
@@ -135,6 +144,72 @@ def test_only_what_the_server_is_to_blame_for_is_an_error(error: Exception | Non
     assert (sight.seen.requests, sight.seen.errors) == (1, errors)
 
 
+LOOK: dict[str, Any] = {
+    "type": "object",
+    "properties": {"city": {"type": "string", "maxLength": 9}},
+    "required": ["city"],
+}
+STRICT = {"type": "json_schema", "json_schema": {"name": "place", "schema": LOOK}}
+
+
+@pytest.mark.parametrize(("city", "valid"), [("Rome", True), ("Constantinople", False)])
+def test_an_answer_is_valid_when_it_meets_the_schema_of_its_request(
+    start_gateway: StartGateway, tokenizer: Tokenizer, city: str, *, valid: bool
+) -> None:
+    world, answer = World(), json.dumps({"city": city})
+    world.rollout = rollout_at(None)
+    length = len(tokenizer.encode(answer, add_special_tokens=False))
+    gateway = start_gateway(govern=world.govern, answer=answer, stop_after=length + 1)
+    asked: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("/v1/chat/completions", {"response_format": STRICT}),
+        ("/v1/chat/completions", {"response_format": STRICT, "stream": True}),
+        ("/v1/chat/completions", {"guided_json": LOOK}),
+        ("/v1/completions", {"prompt": "Hi", "structured_outputs": {"json": LOOK}}),
+        (
+            "/v1/responses",
+            {"input": "Hi", "text": {"format": {"type": "json_schema", "name": "a", "schema": LOOK}}},
+        ),
+        ("/v1/chat/completions", {"response_format": {"type": "json_object"}}),  # is JSON, whatever else
+        ("/v1/chat/completions", {"response_format": STRICT, "max_tokens": 3}),  # is cut off
+        ("/v1/chat/completions", {}),  # asks for nothing
+    )
+    for path, fields in asked:
+        chat = {"messages": CHAT["messages"]} if path == "/v1/chat/completions" else {}
+        response = gateway.http.post(path, json={"model": "tiny", **chat, **fields})
+        assert response.status_code == 200, response.text
+    seen = world.judged(gateway, len(asked))
+    assert (seen.json_asked, seen.json_valid) == (7, 6)
+    assert (seen.schema_asked, seen.schema_valid, seen.unjudged) == (7, 6 if valid else 1, 0)
+
+
+@pytest.mark.parametrize("form", ANSWERS)
+def test_calls_of_tools_are_valid_when_they_meet_their_parameters(
+    start_gateway: StartGateway, model_folder: Path, tokenizer: Tokenizer, tmp_path: Path, form: str
+) -> None:
+    world = World()
+    world.rollout = rollout_at(None)
+
+    def start(**stub: Any) -> Gateway:
+        return start_gateway(**{"govern": world.govern, **stub})
+
+    gateway = start_calling(cast(StartGateway, start), model_folder, tokenizer, tmp_path, form)
+    narrow = {**LOOK, "properties": {"city": {"maxLength": 3}}}
+    other = {"name": "other"}
+    for look in (LOOK, narrow):  # neither is strict, so that no engine enforces them
+        tools = [
+            {"type": "function", "function": each} for each in ({"name": "look", "parameters": look}, other)
+        ]
+        post(gateway, tools=tools, max_tokens=200)
+    post(gateway, tools=tools, tool_choice="none", max_tokens=200)
+    of_messages = [
+        {"name": "look", "input_schema": narrow},
+        {"name": "other", "input_schema": {"type": "object"}},
+    ]
+    post(gateway, "/v1/messages", tools=of_messages, max_tokens=200)
+    seen = world.judged(gateway, 4)
+    assert (seen.json_asked, seen.schema_asked, seen.schema_valid, seen.unjudged) == (0, 3, 1, 0)
+
+
 def test_json_counts_where_it_was_asked_for(start_gateway: StartGateway) -> None:
     world = World()
     gateway = start_gateway(govern=world.govern, answer='{"a": 1}', stop_after=100)
@@ -143,9 +218,10 @@ def test_json_counts_where_it_was_asked_for(start_gateway: StartGateway) -> None
         response = post(gateway, response_format={"type": "json_object"}, max_tokens=most).json()
         length = response["usage"]["completion_tokens"]
     assert length == 3
-    seen = world.seen("one")
+    seen = world.judged(gateway, 2)
     # The stub says its answer over and over: neither is JSON, and one of them says so again and again.
     assert (seen.json_asked, seen.json_valid, seen.repeating) == (2, 0, 1)
+    assert (seen.schema_asked, seen.schema_valid) == (2, 0)
 
 
 def test_answers_of_stable_are_scored_once_they_have_ended(

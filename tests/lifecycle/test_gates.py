@@ -25,6 +25,8 @@ def seen(
         made.cut += rng.random() < rates.get("cut", 0.2)
         made.json_asked += 1
         made.json_valid += rng.random() < rates.get("json", 1.0)
+        made.schema_asked += 1
+        made.schema_valid += rng.random() < rates.get("schema", 1.0)
     return made
 
 
@@ -35,6 +37,7 @@ CASES = [
     (Gate(metric=Metric.ERRORS, bound=Bound.REGRESSION_POINTS, value=0.02), {"errors": 0.0}, {"errors": 0.2}),
     (Gate(metric=Metric.LENGTH, bound=Bound.REGRESSION_POINTS, value=0.05), {"cut": 0.2}, {"cut": 0.5}),
     (Gate(metric=Metric.JSON, bound=Bound.MIN, value=0.95), {"json": 1.0}, {"json": 0.7}),
+    (Gate(metric=Metric.SCHEMA, bound=Bound.MIN, value=0.95), {"schema": 1.0}, {"schema": 0.7}),
     (Gate(metric=Metric.JSON, bound=Bound.REGRESSION_POINTS, value=0.05), {"json": 1.0}, {"json": 0.7}),
 ]
 

@@ -38,6 +38,7 @@ _SHARES = (
     "output.finish_length_rate",
     "output.repetition_rate",
     "output.json_valid_rate",
+    "output.schema_valid_rate",
 )
 _ALL_METRICS = ", ".join([*(f"{name}.p95" for name in _METRICS), *_SHARES])
 _QUANTILE = re.compile(r"(.+)\.p(\d{1,2}(?:\.\d{1,3})?)")

@@ -277,7 +277,7 @@ class Generation:
         metrics = self.model.metrics
         metrics.finished(choice.finish_reason or "")
         if self.sight is not None:
-            self.sight.answered(choice, self.form)
+            self.sight.answered(choice)
         if self.done:
             metrics.e2e_latency.observe(now() - self._arrived)
 

@@ -136,7 +136,7 @@ class Rollouts:
             for task in (*tasks, *self._loads.values()):
                 task.cancel()
             await asyncio.gather(*tasks, *self._loads.values(), return_exceptions=True)
-            await self.watching.scorer.close()
+            await self.watching.close()
             try:
                 await self._controller.close()
             except AiriError as error:

@@ -14,12 +14,13 @@ from airi.gateway.http import CallRecord, ClientGone
 from airi.gateway.models import ServedModel
 from airi.gateway.observing import Observing, is_json, is_repeating
 from airi.gateway.scoring import Answered, PromptFor, Scorer, count
+from airi.gateway.verdicts import Verdicts
 from airi.lifecycle.observed import Seen
 from airi.lifecycle.rollouts import Phase, Rollout
 
 if TYPE_CHECKING:
     from airi.gateway.choice import Choice
-    from airi.gateway.forms import Form
+    from airi.gateway.declared import Declared
     from airi.transport import GenerateRequest
 
 log = logging.getLogger("airi.gateway")
@@ -53,8 +54,13 @@ class Watching:
         draw: Callable[[], float] = random.random,
     ) -> None:
         """`draw` gives numbers in [0, 1), by which answers are chosen that are scored."""
-        self.observing, self.scorer = observing, scorer
+        self.observing, self.scorer, self.verdicts = observing, scorer, Verdicts()
         self._trial_of, self._draw = trial_of, draw
+
+    async def close(self) -> None:
+        """Judges nothing any more."""
+        await self.scorer.close()
+        await self.verdicts.close()
 
     def sight(self, record: CallRecord, model: ServedModel, may_shadow: Callable[[], bool]) -> Sight | None:
         """What sees a call; None where there is nothing to see. `may_shadow` decides whether its answer is scored."""
@@ -96,10 +102,13 @@ class Sight:
         self._watching, self._trial, self._model, self._may_shadow = watching, trial, model, may_shadow
         self._principal = record.principal
         self._first: tuple[Choice, GenerateRequest] | None = None
+        self._with_schemas: list[Choice] = []
         self.seen: Seen = watching.observing.of(trial.rollout, trial.release)
         """What its release's counts are added to."""
         self.prompt_for: PromptFor | None = None
         """How other models are asked the same."""
+        self.declared: Declared | None = None
+        """What its answers are to be."""
         self.error: Exception | None = None
         """What ended it early."""
 
@@ -109,17 +118,16 @@ class Sight:
         if self._first is None:
             self._first = choice, request
 
-    def answered(self, choice: Choice, form: Form | None) -> None:
-        """An answer has ended; `form`: what it was to have."""
+    def answered(self, choice: Choice) -> None:
+        """An answer has ended."""
         if choice.finish_reason not in ("stop", "length"):
             return
         seen, tokens = self.seen, choice.tokens
         seen.finished += 1
         seen.cut += choice.finish_reason == "length"
         seen.repeating += is_repeating(tokens)
-        if form is not None and form.structured.kind in ("json_object", "json_schema"):
-            seen.json_asked += 1
-            seen.json_valid += is_json(self._model.tokenizer.decode(tokens))
+        if self.declared is not None:
+            self._with_schemas.append(choice)
 
     def ended(self) -> None:
         """The call has ended, and its client has all of its answer."""
@@ -127,11 +135,34 @@ class Sight:
         if self.error is not None and not isinstance(self.error, ClientGone):
             known = api_error_from(self.error)
             self.seen.errors += known is None or known.status >= 500
+        for choice in self._with_schemas:
+            try:
+                self._judge(choice)
+            except Exception as error:  # the call itself went well
+                log.error("an answer of %s was not judged: %s", self._model.name, type(error).__name__)
         if self.error is None and self._first is not None and self.prompt_for is not None:
             try:
                 self._score(*self._first, self.prompt_for)
             except Exception as error:  # the call itself went well
                 log.error("an answer of %s was not scored: %s", self._model.name, type(error).__name__)
+
+    def _judge(self, choice: Choice) -> None:
+        declared, params = self.declared, choice.params
+        if declared is None:
+            return
+        stream = self._model.tokenizer.stream(
+            stop=params.stop,
+            skip_special_tokens=params.skip_special_tokens,
+            include_stop=params.include_stop_str_in_output,
+            min_tokens=params.min_tokens,
+            show=() if declared.format is None else declared.format.mark_ids,
+        )
+        read = declared.read(stream.push(choice.tokens) + stream.finish())
+        if read.json is not None:
+            self.seen.json_asked += 1
+            self.seen.json_valid += is_json(read.json)
+        if read.claims:
+            self._watching.verdicts.offer(read.claims, self.seen)
 
     def _score(self, choice: Choice, request: GenerateRequest, prompt_for: PromptFor) -> None:
         if not choice.tokens or choice.finish_reason is None:

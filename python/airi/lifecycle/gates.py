@@ -43,10 +43,13 @@ class Metric(StrEnum):
     """Share of answers that ended by their length."""
     REPETITION = "output.repetition_rate"
     JSON = "output.json_valid_rate"
+    """Share of the answers that were to be JSON that are."""
+    SCHEMA = "output.schema_valid_rate"
+    """Share of the answers with a declared schema, calls of tools among them, that meet it."""
 
 
 _SCORED = (Metric.NLL_DELTA, Metric.AGREEMENT, Metric.DIVERGENCE)
-_MORE_IS_BETTER = (Metric.AGREEMENT, Metric.DIVERGENCE, Metric.JSON)
+_MORE_IS_BETTER = (Metric.AGREEMENT, Metric.DIVERGENCE, Metric.JSON, Metric.SCHEMA)
 
 
 class Bound(StrEnum):
@@ -133,6 +136,8 @@ def judge(gate: Gate, stable: Seen, candidate: Seen) -> Finding:
     shown = f"{gate.metric} {found.value:.4g}{compared} ({gate.bound} {gate.value:g}, {samples} samples)"
     if gate.is_scored and candidate.unscored:
         shown += f"; {candidate.unscored} answers could not be scored"
+    if gate.metric is Metric.SCHEMA and candidate.unjudged:
+        shown += f"; {candidate.unjudged} answers could not be judged"
     if samples and beyond:
         return Finding(Outcome.FAIL, shown)
     if not enough:
@@ -175,6 +180,7 @@ def _figure(gate: Gate, seen: Seen) -> _Range:
         Metric.LENGTH: (seen.cut, seen.finished),
         Metric.REPETITION: (seen.repeating, seen.finished),
         Metric.JSON: (seen.json_valid, seen.json_asked),
+        Metric.SCHEMA: (seen.schema_valid, seen.schema_asked),
     }[metric]
     return _share(hits, of)
 

@@ -109,6 +109,11 @@ class Seen(msgspec.Struct, kw_only=True, omit_defaults=True):
     json_asked: int = 0
     """Answers that were to be JSON."""
     json_valid: int = 0
+    schema_asked: int = 0
+    """Answers that were to be JSON or calls of tools, by schemas, and were judged."""
+    schema_valid: int = 0
+    unjudged: int = 0
+    """Answers of that kind that were not: too long, too many at once, or by a schema that nobody can judge by."""
     ttft_ms: Histogram = msgspec.field(default_factory=Histogram)
     itl_ms: Histogram = msgspec.field(default_factory=Histogram)
     nll_delta: Paired = msgspec.field(default_factory=Paired)

@@ -72,6 +72,7 @@ class ChatCall(ModelCall[C]):
         logprobs = (request.top_logprobs or 0) if request.logprobs else None
         if generation.sight is not None:
             generation.sight.prompt_for = partial(_render, request)
+            generation.sight.declared = plan.declared
         generation.form = plan.form
         if content is not None:
             content.json = plan.json

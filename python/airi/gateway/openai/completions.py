@@ -13,6 +13,7 @@ from msgspec import UNSET
 from airi.gateway import sse
 from airi.gateway.certificates import Certificate
 from airi.gateway.choice import Choice, Piece
+from airi.gateway.declared import declared_form
 from airi.gateway.errors import bad_field, decode_body
 from airi.gateway.forms import requested_form
 from airi.gateway.gate import call_context
@@ -190,6 +191,8 @@ class TextCall(ModelCall[C]):
         if generation.sight is not None:
             generation.sight.prompt_for = partial(_first_prompt, given[:1], request)
         generation.form = form = requested_form(request)
+        if generation.sight is not None:
+            generation.sight.declared = declared_form(form)
         if content is not None:
             content.json = json_answer(form)
         params = sampling_params(

@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from airi.gateway.choice import Choice, Piece
+from airi.gateway.declared import Declared, declared_form
 from airi.gateway.errors import bad_field
 from airi.gateway.forms import Form, made, requested_form
 from airi.gateway.json_answers import JsonAnswer, json_answer
@@ -54,6 +55,8 @@ class ChatPlan:
     """Where the answer may have calls."""
     names: frozenset[str] = frozenset()
     several: bool = True
+    declared: Declared | None = None
+    """What the answer is to be, whether or not the form enforces it."""
 
     def calls(self) -> Calls | None:
         """What finds the calls of one choice; None where there may be none."""
@@ -69,7 +72,8 @@ class ChatPlan:
 def plan_chat(request: ChatCompletionRequest, model: ServedModel) -> ChatPlan:
     """Raises a 400 for tools, choices and formats that do not go together."""
     form = _answer_form(request)
-    return _with_json(_plan(request, model, form), form, request)
+    plan = _plan(request, model, form)
+    return _with_json(replace(plan, declared=_declared(plan, form, request)), form, request)
 
 
 def plan_upstream(request: ChatCompletionRequest) -> ChatPlan:
@@ -86,6 +90,20 @@ def plan_upstream(request: ChatCompletionRequest) -> ChatPlan:
         several = request.parallel_tool_calls is not False
         plan = ChatPlan(form=form, format=tool_form(), names=names, several=several)
     return _with_json(plan, form, request)
+
+
+def _declared(plan: ChatPlan, form: Form | None, request: ChatCompletionRequest) -> Declared | None:
+    declared = declared_form(form)
+    if plan.format is None:
+        return declared
+    functions = [tool["function"] for tool in request.tools or ()]
+    return Declared(
+        answer=None if declared is None else declared.answer,
+        format=plan.format,
+        parameters={each["name"]: each.get("parameters") for each in functions},
+        several=plan.several,
+        must_call=request.tool_choice == "required" or isinstance(request.tool_choice, NamedToolChoice),
+    )
 
 
 def _with_json(plan: ChatPlan, form: Form | None, request: ChatCompletionRequest) -> ChatPlan:

@@ -1,0 +1,168 @@
+"""Whether answers meet the schemas of their requests: exact, bounded, and never on a call's way."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from airi.gateway.declared import Claim, Declared, declared_form
+from airi.gateway.forms import Form
+from airi.gateway.schema_process import verdict
+from airi.gateway.verdicts import Verdicts
+from airi.lifecycle.observed import Seen
+from airi.structured_output import StructuredOutput
+from airi.text.tools import MarkerParser, ToolFormat
+
+CITY = '{"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}'
+TREE = '{"anyOf": [{"type": "null"}, {"type": "array", "items": {"$ref": "#"}}]}'
+LEVELS = 40
+
+
+def doubling() -> str:
+    """A schema by which nobody can judge a number: with each level there is twice as much to look at."""
+    both = {f"a{i}": {"anyOf": [{"$ref": f"#/$defs/a{i + 1}"}] * 2} for i in range(LEVELS)}
+    return json.dumps({"$defs": {**both, f"a{LEVELS}": {"type": "string"}}, "$ref": "#/$defs/a0"})
+
+
+def tagged() -> ToolFormat:
+    return ToolFormat(
+        name="hermes",
+        parser=lambda _: MarkerParser("<tool_call>", "</tool_call>"),
+        mark="<tool_call>",
+        end_mark="</tool_call>",
+    )
+
+
+def call(name: str, arguments: str) -> str:
+    return f'<tool_call>{{"name": "{name}", "arguments": {arguments}}}</tool_call>'
+
+
+@pytest.mark.parametrize(
+    ("schema", "text", "said"),
+    [
+        (CITY, '{"city": "Rome"}', True),
+        (CITY, ' {"city": "Rome", "more": 1}\n', True),
+        (CITY, '{"city": 1}', False),
+        (CITY, '{"city": "Rome"', False),
+        ("true", "[1, 2]", True),
+        ("true", "NaN", False),
+        ("true", "", False),
+        ("false", "1", False),
+        (TREE, "[[], [null, [null]]]", True),
+        (TREE, "[[], [null, [1]]]", False),
+        ('{"format": "date"}', '"2026-02-30"', False),
+        ('{"pattern": "^(a+)+$"}', json.dumps("a" * 5000 + "b"), False),
+        # Nothing is fetched, and nothing tried over and over; by what asks for that nothing can be said.
+        ('{"$ref": "http://127.0.0.1:9/schema"}', "1", None),
+        ('{"$ref": "file:///etc/hostname"}', "1", None),
+        ('{"$schema": "http://127.0.0.1:9/draft"}', "1", None),
+        ('{"pattern": "(?=a)a"}', '"a"', None),
+        ('{"type": 7}', "1", None),
+        ('{"type": ', "1", None),
+        ("true", "[" * 100_000, None),
+    ],
+)
+def test_a_verdict_is_right_or_none(schema: str, text: str, *, said: bool | None) -> None:
+    assert verdict([(schema, text)]) is said
+
+
+def test_one_claim_that_is_wrong_makes_all_wrong() -> None:
+    right, wrong, open_ = (CITY, '{"city": "Rome"}'), (CITY, "{}"), ('{"$ref": "x:y"}', "1")
+    assert verdict([right, open_, wrong]) is False
+    assert verdict([right, open_]) is None
+    assert verdict([right, right]) is True
+
+
+@pytest.fixture
+async def verdicts() -> AsyncIterator[Verdicts]:
+    verdicts = Verdicts()
+    yield verdicts
+    await verdicts.close()
+
+
+async def settled(verdicts: Verdicts) -> None:
+    while not verdicts.is_idle:
+        await asyncio.sleep(0.01)
+
+
+async def test_what_ends_the_process_is_not_judged_and_all_else_is(verdicts: Verdicts) -> None:
+    seen = Seen()
+    for claim in (Claim(CITY, "{}"), Claim(doubling(), "1"), Claim(CITY, '{"city": "Rome"}')):
+        verdicts.offer([claim], seen)
+    await settled(verdicts)
+    assert (seen.schema_asked, seen.schema_valid, seen.unjudged) == (2, 1, 1)
+
+
+async def test_what_is_too_much_is_counted_and_not_held(verdicts: Verdicts) -> None:
+    seen = Seen()
+    verdicts.offer([Claim("true", '"' + "a" * (256 << 10) + '"')], seen)
+    assert (verdicts.is_idle, seen.unjudged) == (True, 1)
+    for _ in range(70):
+        verdicts.offer([Claim("true", "1")], seen)
+    assert seen.unjudged == 1 + 70 - 64
+    await settled(verdicts)
+    assert (seen.schema_asked, seen.schema_valid) == (64, 64)
+
+
+async def test_it_ends_while_it_judges() -> None:
+    seen, verdicts = Seen(), Verdicts()
+    for _ in range(3):
+        verdicts.offer([Claim(doubling(), "1")], seen)
+    await asyncio.sleep(0.1)
+    await verdicts.close()
+    verdicts.offer([Claim("true", "1")], seen)
+    assert (verdicts.is_idle, seen.schema_asked) == (True, 0)
+
+
+async def test_where_no_process_can_be_started_nothing_is_judged(
+    verdicts: Verdicts, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen = Seen()
+    monkeypatch.setattr("sys.executable", "/nowhere/python")
+    verdicts.offer([Claim("true", "1")], seen)
+    await settled(verdicts)
+    assert (seen.schema_asked, seen.unjudged) == (0, 1)
+    assert "no answers can be judged by schemas: No such file or directory" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("form", "claims"),
+    [
+        (None, None),
+        (StructuredOutput.regex("a+"), None),
+        (StructuredOutput.json_object(), (Claim("true", "{}"),)),
+        (StructuredOutput.json_schema(CITY), (Claim(CITY, "{}"),)),
+    ],
+)
+def test_a_form_of_json_declares_the_whole_answer(form: Any, claims: Any) -> None:
+    declared = declared_form(None if form is None else Form(structured=form, field="response_format"))
+    assert (declared and declared.read("{}").claims) == claims
+
+
+def test_calls_are_read_by_the_schemas_of_their_functions() -> None:
+    functions: dict[str, Any] = {"look": json.loads(CITY), "other": None}
+    declared = Declared(format=tagged(), parameters=functions)
+    both = call("look", '{"city": 1}') + call("other", "{}")
+    claims = declared.read(f"Let me see.{both}").claims
+    assert [(json.loads(each.schema), each.text) for each in claims] == [
+        (functions["look"], '{"city": 1}'),
+        ({"type": "object"}, "{}"),
+    ]
+    assert declared.read("I know it.").claims == ()  # it need not call
+    cut = declared.read(call("look", '{"city": "Ro')[:-14]).claims
+    assert verdict([(each.schema, each.text) for each in cut]) is False
+    assert len(Declared(format=tagged(), parameters=functions, several=False).read(both).claims) == 1
+    must = Declared(format=tagged(), parameters=functions, must_call=True)
+    assert verdict([(each.schema, each.text) for each in must.read("I know it.").claims]) is False
+
+
+def test_an_answer_beside_tools_is_read_by_its_own_schema_unless_it_is_calls() -> None:
+    declared = Declared(answer=CITY, format=tagged(), parameters={"other": None})
+    assert declared.read('{"city": "Rome"}') == ('{"city": "Rome"}', (Claim(CITY, '{"city": "Rome"}'),))
+    called = declared.read(call("other", "{}"))
+    assert called.json is None
+    assert [each.text for each in called.claims] == ["{}"]
