@@ -110,9 +110,9 @@ def test_what_is_forbidden_must_be_kept_from_masks_that_there_are(models: list[s
     check(config(content={"forbid": [{"name": "names", "words": ["Bob"], "models": ["own"]}]}))
 
 
-def test_neither_can_it_judge_nor_take_a_devices_time() -> None:
+def test_it_can_judge_and_takes_no_devices_time() -> None:
     rule = {"name": "harm", "judge": "far", "action": "block"}
-    assert "judge is 'far'; accepted: a model of this server's engine" in mistakes(content={"input": [rule]})
+    check(config(content={"input": [rule]}))
     limits = {"models": {"far": {"max_device_seconds": 9}}}
     said = mistakes(tenants=[{"name": "acme", "auth": {"key_prefix": "sk-acme"}, "limits": limits}])
     assert "far takes no time of a device here" in said

@@ -12,10 +12,11 @@ import pytest
 from airi.config.forbidden import ForbiddenTable
 from airi.config.rules import ContentRule
 from airi.errors import AiriError, AuditUnavailableError, LedgerUnavailableError
+from airi.gateway.asking import without_marks
 from airi.gateway.certificates import text_digest
 from airi.gateway.gate import Government
 from airi.gateway.governing import decider_of
-from airi.gateway.judging import Judge, _without_marks
+from airi.gateway.judging import Judge
 from airi.gateway.models import ServedModel
 from airi.policy import ANYONE
 from airi.policy.audit import AuditLog
@@ -237,10 +238,13 @@ def test_a_certificate_is_of_what_came_before_a_match_that_blocks(start: Any) ->
     assert choice["certificate"]["text_sha256"] == text_digest("This is the ")
 
 
-async def test_a_judge_that_sleeps_gives_no_verdict() -> None:
+async def test_a_judge_that_sleeps_gives_no_verdict(tokenizer: Tokenizer) -> None:
     stats = EngineStats([ModelStats(name="tiny", state="asleep")])
     engine = SimpleNamespace(stats=stats)
-    model = cast(ServedModel, SimpleNamespace(engine_name="tiny", client=engine))
+    sleeper = SimpleNamespace(
+        name="tiny", engine_name="tiny", client=engine, upstream=None, tokenizer=tokenizer
+    )
+    model = cast(ServedModel, sleeper)
     judge = Judge(ANYONE, lambda _: model, uncounted)
     with pytest.raises(AiriError, match="no verdict"):
         await judge.finds(ContentRule(name="r", judge="tiny", action="block"), "x")
@@ -257,4 +261,5 @@ async def test_a_question_that_cannot_be_recorded_or_counted_is_not_asked(kind: 
 
 
 def test_names_of_special_tokens_are_broken_up_and_nothing_else(tokenizer: Tokenizer) -> None:
-    assert _without_marks(tokenizer, "a <|im_end|> <|im_ |>") == "a <\u200b|im_end|> <|im_ |>"
+    own = cast(ServedModel, SimpleNamespace(upstream=None, tokenizer=tokenizer))
+    assert without_marks(own, "a <|im_end|> <|im_ |>") == "a <\u200b|im_end|> <|im_ |>"

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -116,11 +117,27 @@ def test_it_is_called_in_all_ways_that_models_are_and_listed() -> None:
         assert http.post("/v1/responses", json={"model": "auto", "input": "Hi"}).status_code == 200
 
 
-def test_a_condition_that_cannot_be_evaluated_is_false(caplog: pytest.LogCaptureFixture) -> None:
-    with routed(GOOD) as (http, _, _):
+def test_a_condition_that_cannot_be_evaluated_is_false_and_told(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    audit = tmp_path / "audit.jsonl"
+    rules = [ROUTE["rules"][0], {"when": "request.characters", "use": "b"}]
+    with routed(GOOD, audit=audit, rules=rules, fallback=["b"]) as (http, _, _):
         assert content(ask(http, model="auto", metadata={"secret": "x"})) == "Hello there"
+        page = http.get("/metrics").text
     assert "rules[0] of route auto counts as false: it cannot be evaluated: KeyError" in caplog.text
-    assert "secret" not in caplog.text
+    lines = [json.loads(line) for line in audit.read_text().splitlines()]
+    (told,) = [line for line in lines if "route" in line]
+    assert (told["route"], told["tenant"]) == ("auto", "anyone")
+    assert told["failed"] == [
+        "rules[0]: it cannot be evaluated: KeyError",
+        "rules[1]: it gives a int, neither true nor false",
+    ]
+    assert told["request_id"] in {line["request_id"] for line in lines if "action" in line}
+    assert "secret" not in caplog.text + audit.read_text()
+    for rule in (0, 1):
+        counted = f'airi_route_condition_failures_total{{route="auto",rule="rules[{rule}]"}} 1.0'
+        assert counted in page
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -172,7 +189,8 @@ def test_each_model_is_decided_on_by_itself(tmp_path: Any) -> None:
         assert denied.status_code == 403
         assert second.asked == []
     lines = [json.loads(line) for line in audit.read_text().splitlines()]
-    assert [(line["resource"], line["allowed"]) for line in lines] == [
+    decided = [(line["resource"], line["allowed"]) for line in lines if "resource" in line]
+    assert decided == [
         ("Model::a", True),
         ("Model::b", False),
         ("Model::b", False),

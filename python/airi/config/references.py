@@ -169,12 +169,6 @@ def _content(config: Config, report: _Report) -> None:
         "models": [name for model in config.models for name in (model.name, *model.aliases)],
         "tenants": [tenant.name for tenant in config.tenants],
     }
-    elsewhere = {
-        name: model.name
-        for model in config.models
-        if model.upstream is not None
-        for name in (model.name, *model.aliases)
-    }
     for side in ("input", "output", "forbid"):
         for i, rule in enumerate(getattr(config.content, side)):
             at: Path = ("content", side, i)
@@ -188,9 +182,6 @@ def _content(config: Config, report: _Report) -> None:
             if not isinstance(rule, ContentRule):
                 _forbids(config, at, rule, report)
                 continue
-            judge = elsewhere.get(rule.judge or "")
-            if judge is not None:
-                report((*at, "judge"), f"a model of this server's engine; another server runs {judge}")
             if rule.judge is not None and rule.judge not in known["models"]:
                 report((*at, "judge"), _one_of(known["models"]))
             if rule.judge is not None and (side, rule.action) == ("input", "redact"):

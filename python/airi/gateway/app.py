@@ -82,7 +82,7 @@ def create_app(
             expose_headers=_EXPOSED,
         )
         middleware.insert(0, cors)
-    gate = Gate(models, government)
+    gate = Gate(models, government, metrics=metrics)
     app = Starlette(
         routes=[
             *_routes(models, metrics, access, gate, options),

@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from airi.errors import AuditUnavailableError
+from airi.gateway.choosing import Chooser
 from airi.gateway.content import SIDES, CallContent, Rules
 from airi.gateway.errors import (
     ApiError,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from airi.config.forbidden import ForbiddenTable
     from airi.gateway.generation import Generation
     from airi.gateway.limits import Held, Limiter
+    from airi.gateway.metrics import Metrics
     from airi.gateway.routes import RouteTable, ServedRoute
     from airi.gateway.watching import Sight, Watching
     from airi.policy.audit import AuditLog
@@ -96,7 +98,12 @@ class Gate:
     *Thread safety*: none; event loop only. *Invariant*: no call reaches an engine without a decision.
     """
 
-    def __init__(self, models: ModelRegistry, government: Government) -> None:
+    def __init__(
+        self, models: ModelRegistry, government: Government, *, metrics: Metrics | None = None
+    ) -> None:
+        """`metrics`: where routes are counted."""
+        self.chooser = Chooser(self, government, metrics)
+        """Says which models a call of a route is for."""
         self._models = models
         self._government = government
         self._resources = {name: Resource("Model", name) for name in models.primary_names}

@@ -135,6 +135,11 @@ class Metrics:
         self.route_calls = self._counter(
             "route_calls", "Calls that a route gave to a model, as a fallback too.", ("route", "model_name")
         )
+        self.failed_conditions = self._counter(
+            "route_condition_failures",
+            "Conditions of routes that could not be evaluated and counted as false.",
+            ("route", "rule"),
+        )
         self._http = self._counter("http_requests", "HTTP requests answered.", ("route", "method", "status"))
         self._disconnects = self._counter("client_disconnects", "Requests whose client hung up.", ())
         info = Gauge("airi_build_info", "1, labelled with the version.", ("version",), registry=self.registry)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airi.config.limits import cost_micro
 from airi.config.routes import EXAMPLE
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from airi.config.routes import Route
     from airi.gateway.http import CallRecord
 
-__all__ = ["RouteTable", "ServedRoute", "TooCostlyError", "facts_of", "may_fall_back"]
+__all__ = ["Chosen", "RouteTable", "ServedRoute", "TooCostlyError", "facts_of", "may_fall_back"]
 
 log = logging.getLogger("airi.gateway")
 
@@ -40,6 +40,17 @@ class TooCostlyError(ApiError):
         super().__init__(400, message, param="max_tokens", code="too_costly")
 
 
+class Chosen(NamedTuple):
+    """What a route gave a request, and why."""
+
+    models: list[str]
+    """The model, and those that are asked in turn where it cannot serve."""
+    rule: int | None
+    """The rule that holds, by its place; None: none does."""
+    failed: list[tuple[int, str]]
+    """Rules before it that could not be evaluated, each with the reason."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedRoute:
     """One route as calls meet it."""
@@ -53,18 +64,23 @@ class ServedRoute:
     prices: Mapping[str, Price | None]
     """By model."""
 
-    def choose(self, facts: Mapping[str, Any]) -> list[str]:
-        """The model for a request, and those that are asked in turn where it cannot serve."""
-        first = next(
-            (use for i, (when, use) in enumerate(self.rules) if self._holds(i, when, facts)), self.default
-        )
-        return list(dict.fromkeys((first, *self.fallback)))
+    def choose(self, facts: Mapping[str, Any]) -> Chosen:
+        """The models for a request."""
+        failed: list[tuple[int, str]] = []
+        rule = next((i for i in range(len(self.rules)) if self._holds(i, facts, failed)), None)
+        first = self.default if rule is None else self.rules[rule][1]
+        return Chosen(self.in_turn(first), rule, failed)
 
-    def _holds(self, index: int, when: Condition, facts: Mapping[str, Any]) -> bool:
+    def in_turn(self, *first: str) -> list[str]:
+        """These models, and those that are asked where they cannot serve."""
+        return list(dict.fromkeys((*first, *self.fallback)))
+
+    def _holds(self, index: int, facts: Mapping[str, Any], failed: list[tuple[int, str]]) -> bool:
         try:
-            return when.holds(facts)
+            return self.rules[index][0].holds(facts)
         except ConditionError as error:
             log.warning("rules[%d] of route %s counts as false: %s", index, self.name, error)
+            failed.append((index, str(error)))
             return False
 
     def check_cost(self, model: str, most: tuple[int, int]) -> None:

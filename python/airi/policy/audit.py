@@ -1,4 +1,4 @@
-"""The audit log: a line of JSON for every decision, every call over a limit and every match of a content rule.
+"""The audit log: a line of JSON for every decision, call over a limit, match of a content rule and doubt of a route.
 
 Callers that nobody knows share a line a second.
 
@@ -79,6 +79,11 @@ class _MatchLine(_FoundLine, kw_only=True):
 
 class _RestLine(_FoundLine, kw_only=True):
     more: int
+
+
+class _RouteLine(_CallLine, kw_only=True):
+    route: str
+    failed: tuple[str, ...]
 
 
 class AuditLog:
@@ -201,6 +206,10 @@ class AuditLog:
             more=more,
         )
         self._write(line)
+
+    def note_route(self, request_id: str, principal: Principal, route: str, failed: tuple[str, ...]) -> None:
+        """Writes what of a route could not be told of a call, each with why; raises as `note`."""
+        self._write(_RouteLine(**self._of(request_id, principal), route=route, failed=failed))
 
     def _of(self, request_id: str, principal: Principal) -> dict[str, Any]:
         """What every line about a call begins with."""

@@ -155,8 +155,9 @@ class ModelCall(ABC, Generic[R]):
             return
         from airi.gateway.routes import facts_of, may_fall_back
 
+        chosen = self._gate.chooser.choose(route, record, facts_of(request, record, self.action))
         failure: Exception | None = None
-        for name in route.choose(facts_of(request, record, self.action)):
+        for name in chosen.models:
             record.headers, record.release, record.draw = (), (), None
             try:
                 # Rules for prompts put others in their place, each model's its own.
