@@ -212,11 +212,26 @@ def gateway_thread(
         thread.join()
 
 
+_LINGERING = """
+import sys
+from airi.cli import main
+from airi.gateway import rollouts
+rollouts._LINGER_MS = {linger_ms}
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 @contextmanager
-def serve_process(*options: str) -> Iterator[tuple[subprocess.Popen[str], str, list[str]]]:
-    """`airi serve` as a process on a free port: itself, its URL and what it has said so far."""
+def serve_process(
+    *options: str, linger_ms: int | None = None
+) -> Iterator[tuple[subprocess.Popen[str], str, list[str]]]:
+    """`airi serve` as a process on a free port: itself, its URL and what it has said so far.
+
+    `linger_ms`: how long a version stays that gets no more calls, where that is not to be half a minute.
+    """
     port = () if options[0].endswith(".yaml") else ("--port", "0")  # a config says itself
-    command = [sys.executable, "-m", "airi", "serve", *port, *options]
+    program = ["-m", "airi"] if linger_ms is None else ["-c", _LINGERING.format(linger_ms=linger_ms)]
+    command = [sys.executable, *program, "serve", *port, *options]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     assert process.stderr is not None
     said: list[str] = []

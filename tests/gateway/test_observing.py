@@ -109,6 +109,47 @@ async def test_rollouts_that_are_over_are_forgotten() -> None:
     assert (await seen.of(OTHER))[0].requests == 1
 
 
+async def test_what_tells_of_no_rollout_under_way_is_dropped(tmp_path: Path) -> None:
+    under_way = {"r2"}
+
+    async def ask() -> set[str]:
+        return under_way
+
+    async with await open_store(f"sqlite:///{tmp_path}/airi.db") as store:
+        gone, alive, other = (Observing(store, name=name) for name in ("gone", "alive", "other"))
+        for gateway, rollouts in ((gone, [ROLLOUT]), (alive, [ROLLOUT]), (other, [ROLLOUT, OTHER])):
+            for rollout in rollouts:
+                gateway.of(rollout, "one").requests += 1
+            await gateway.flush()
+        leader = SeenByAll(store)
+        assert (await leader.of(ROLLOUT))[0].requests == 3
+        await leader.forget(ask)
+        assert [record.name for record in (await store.documents("seen"))[0]] == ["other"]
+        # One that lives has its document again once there is more to tell; what it had told counts once.
+        under_way.add("r1")
+        alive.of(ROLLOUT, "one").requests += 1
+        await alive.flush()
+        await leader.forget(ask)
+        for each in (leader, SeenByAll(store)):
+            assert (await each.of(ROLLOUT))[0].requests == 3
+            assert (await each.of(OTHER))[0].requests == 1
+
+
+async def test_a_document_that_is_written_while_it_is_judged_is_not_dropped() -> None:
+    state = MemoryState()
+    observing, leader = Observing(state), SeenByAll(state)
+    observing.of(ROLLOUT, "one").requests = 1
+    await observing.flush()
+
+    async def meanwhile() -> set[str]:
+        observing.of(OTHER, "one").requests = 1
+        await observing.flush()
+        return set()
+
+    await leader.forget(meanwhile)
+    assert (await leader.of(OTHER))[0].requests == 1
+
+
 @pytest.mark.parametrize(
     ("tokens", "repeats"),
     [

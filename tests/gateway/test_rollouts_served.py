@@ -95,8 +95,10 @@ def engine(folder: Path, **options: Any) -> Iterator[StubEngine]:
 
 
 @contextmanager
-def gateway(path: Path, stub: StubEngine) -> Iterator[tuple[Served, subprocess.Popen[str]]]:
-    with serve_process(str(path), "--engine", stub.server.endpoint) as (process, url, _):
+def gateway(
+    path: Path, stub: StubEngine, *, linger_ms: int | None = None
+) -> Iterator[tuple[Served, subprocess.Popen[str]]]:
+    with serve_process(str(path), "--engine", stub.server.endpoint, linger_ms=linger_ms) as (process, url, _):
         served = Served(url)
         with served.http:
             yield served, process

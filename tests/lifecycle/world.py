@@ -55,6 +55,12 @@ class MemoryState:
         self._step()
         return now + 1
 
+    async def forget_document(self, kind: str, name: str, *, revision: int) -> bool:
+        if self.rows.get((kind, name), (0, "", 0))[0] != revision:
+            return False
+        del self.rows[kind, name]
+        return True
+
     def _step(self) -> None:
         if self.kill_in is not None:
             self.kill_in -= 1

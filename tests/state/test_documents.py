@@ -27,6 +27,21 @@ async def test_a_document_is_replaced_only_by_who_has_seen_it(store: Store) -> N
     assert found == DocumentRecord(kind="line", name="general", revision=2, body="two")
 
 
+async def test_a_document_is_dropped_only_by_who_has_seen_it_and_may_come_again(store: Store) -> None:
+    assert not await store.forget_document("line", "general", revision=0)
+    await store.put_document("line", "general", "one", revision=0)
+    await store.put_document("line", "general", "two", revision=1)
+    _, count = await store.documents("line")
+    assert not await store.forget_document("line", "general", revision=1)
+    assert not await store.forget_document("release", "general", revision=2)
+    assert await store.forget_document("line", "general", revision=2)
+    assert await store.document("line", "general") is None
+    assert await store.put_document("line", "general", "three", revision=2) is None
+    assert await store.put_document("line", "general", "three", revision=0) == 1
+    found, _ = await store.documents("line", since=count)
+    assert [one.body for one in found] == ["three"]
+
+
 async def test_only_documents_of_a_kind_changed_since_a_count_are_read(store: Store) -> None:
     for name in ("b", "a"):
         await store.put_document("line", name, name, revision=0)

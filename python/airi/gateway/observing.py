@@ -2,7 +2,8 @@
 
 Each gateway keeps what it has seen in a document of its own in the state, for whoever leads to add up. It only grows
 and nobody else writes it, so that a gateway that is killed loses what it has seen since it was last written, a second
-at most, and nothing is ever counted twice.
+at most, and nothing is ever counted twice. Whoever leads drops the documents that tell of no rollout under way, those
+of gateways that have gone among them.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -50,6 +51,10 @@ class Documents(Protocol):
         """As `Store.put_document`."""
         ...
 
+    async def forget_document(self, kind: str, name: str, *, revision: int) -> bool:
+        """As `Store.forget_document`."""
+        ...
+
 
 Counts = dict[str, dict[str, Seen]]
 """By rollout and release."""
@@ -85,7 +90,7 @@ class Observing:
         if body == (self._written or "{}"):
             return
         revision = await self._store.put_document(_KIND, self._name, body, revision=self._revision)
-        if revision is None:  # a write before this one was done, although the state did not say so
+        if revision is None:  # dropped, or a write before this one was done although the state did not say so
             record = await self._store.document(_KIND, self._name)
             self._revision = 0 if record is None else record.revision
             revision = await self._store.put_document(_KIND, self._name, body, revision=self._revision)
@@ -135,6 +140,19 @@ class SeenByAll:
             for release in (rollout.stable, rollout.candidate)
         )
         return stable, candidate
+
+    async def forget(self, under_way: Callable[[], Awaitable[Collection[str]]]) -> None:
+        """Drops the documents that tell of no rollout that is under way. Raises StateError.
+
+        A gateway that lives puts its own again once it sees more. `under_way` gives the ids of those rollouts, and is
+        asked behind the documents: what they tell of had begun when they were written.
+        """
+        records, _ = await self._store.documents(_KIND)
+        going = set(await under_way())
+        for record in records:
+            if going.isdisjoint(msgspec.json.decode(record.body, type=Counts)):
+                await self._store.forget_document(_KIND, record.name, revision=record.revision)
+                self._parts.pop(record.name, None)
 
 
 def is_repeating(tokens: Sequence[int]) -> bool:

@@ -27,6 +27,7 @@ from airi.lifecycle.controller import Controller
 from airi.lifecycle.lease import Lease
 from airi.lifecycle.lines import Lines
 from airi.lifecycle.operators import Operator
+from airi.lifecycle.registry import version_name
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -45,6 +46,7 @@ _TICK_S = 1.0
 _LEASE_MS = 10_000
 _LINGER_MS = 30_000
 """How long a version stays that gets no more calls, for those that other gateways were just giving to it."""
+_FORGET_MS = 60_000
 _AWAY = (VersionState.REGISTERED, VersionState.FAILED, VersionState.RETIRED)
 _LIVE = (VersionState.READY, VersionState.SERVING, VersionState.DRAINING)
 
@@ -93,6 +95,7 @@ class Rollouts:
     ) -> None:
         """`serve` makes the text side of a version, in a thread."""
         self.file, store = setup.file, setup.store
+        self._all_lines = Lines(store)
         self._models, self._owns_engine = models, setup.owns_engine
         names = releases_of(self.file.config)
         self.registry = Registry(store, now_ms)
@@ -107,7 +110,7 @@ class Rollouts:
             options=self._options,
             tell=setup.tell,
         )
-        self._observing = Observing(store)
+        self._observing, self._seen = Observing(store), SeenByAll(store)
         self.watching = Watching(self._observing, Scorer(), self._trial_of)
         """What sees calls of lines in rollouts, for gates."""
         self._controller = Controller(
@@ -116,13 +119,14 @@ class Rollouts:
             releases=self.releases,
             lines=self.lines,
             fleet=self.fleet,
-            observations=SeenByAll(store),
+            observations=self._seen,
             now_ms=now_ms,
             linger_ms=_LINGER_MS,
         )
         self._asked = asyncio.Event()
         self._loads: dict[str, asyncio.Task[None]] = {}
         self._trouble = ""
+        self._forgets_ms = 0
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -167,7 +171,9 @@ class Rollouts:
 
     async def _tick(self) -> None:
         await self.fleet.follow()
-        if not await self._controller.tick():
+        if await self._controller.tick():
+            await self._forget_seen()
+        else:
             await self._refresh()
             if self._owns_engine:
                 self._follow_states()
@@ -176,6 +182,19 @@ class Rollouts:
             line.rollout.id for line in self.lines.all if line.rollout and not line.rollout.phase.ended
         }
         self._observing.forget(lambda rollout: rollout not in under_way)
+
+    async def _forget_seen(self) -> None:
+        """Now and then drops what was seen of rollouts that are over, also of lines that this config does not have."""
+        if now_ms() < self._forgets_ms:
+            return
+        self._forgets_ms = now_ms() + _FORGET_MS
+
+        async def under_way() -> set[str]:
+            await self._all_lines.refresh()
+            found = (line.rollout for line in self._all_lines.all)
+            return {rollout.id for rollout in found if rollout and not rollout.phase.ended}
+
+        await self._seen.forget(under_way)
 
     async def _refresh(self) -> None:
         for documents in (self.registry, self.releases, self.lines):
@@ -223,11 +242,12 @@ class Rollouts:
                 self._begin(version, self.fleet.unload)
 
     def _used(self) -> set[str]:
+        """What calls that nobody has told of a release may be given."""
         return {
-            f"{model}@{version}"
+            version_name(model, version)
             for line in self.lines.all
-            for members in served_line(line, self.releases).releases.values()
-            for model, version in members.items()
+            for release in line.split.releases
+            for model, version in self.releases.find(line.name, release).members.items()
         }
 
     def _begin(self, version: Version, move: Callable[[Version], Awaitable[None]]) -> None:

@@ -59,6 +59,9 @@ _ADD_DOCUMENT = f"""
     VALUES (CAST($1 AS TEXT), CAST($2 AS TEXT), 1, CAST($3 AS TEXT), ({_CHANGES}))
     ON CONFLICT (kind, name) DO NOTHING
     RETURNING revision"""
+_FORGET_DOCUMENT = (
+    "DELETE FROM airi_documents WHERE kind = $1 AND name = $2 AND revision = $3 RETURNING revision"
+)
 _BUDGET = "SELECT scope, period_start, spent_micro, device_us FROM airi_budgets"
 # Its row's lock puts what an owner spends before or after the next one begins.
 _LOCK_OWNER: Statement = ("UPDATE airi_meta SET owner = owner", ())
@@ -259,6 +262,14 @@ class Store(ABC):
         arguments = (kind, name, body, revision) if revision else (kind, name, body)
         _, rows = await self._write(_BUMP, (statement, arguments))
         return int(rows[0][0]) if rows else None
+
+    async def forget_document(self, kind: str, name: str, *, revision: int) -> bool:
+        """Drops this revision of a document; False, and nothing has changed, where another one stands there, or none.
+
+        Nobody is told: `documents` has only what there is.
+        """
+        (rows,) = await self._write((_FORGET_DOCUMENT, (kind, name, revision)))
+        return bool(rows)
 
     # -- versions ------------------------------------------------------------------------------
 
