@@ -13,6 +13,8 @@ from airi.bench.shapes import SHAPES, make_checkpoint
 from airi.config import ConfigFile, fit, load
 from airi.config.check import check
 from airi.config.lock import resolve, write_lock
+from airi.config.options import engine_options
+from airi.engine.arena import format_bytes
 from airi.errors import ConfigFileError
 
 from .conftest import MINIMAL, with_demo, write
@@ -159,6 +161,81 @@ def test_accelerators_are_judged_by_their_names(two: Path, monkeypatch: pytest.M
     assert line == (
         "5: models[1].resources.accelerator is a list; accepted: one that the other models name too, as all run on "
         "one device"
+    )
+
+
+ROLLOUT = """\
+version: 1
+models:
+  - {name: a, versions: [{id: v1, source: m}, {id: v2, source: m}, {id: v3, source: m}]}
+  - {name: b, versions: [{id: w1, source: m}]}
+  - {name: c, source: m}
+engine: {kv_memory: 64MiB}
+releases:
+  a: {one: {a: v1, b: w1}, two: {a: v2, b: w1}}
+rollouts:
+  a:
+    candidate: two
+    steps: [{set_weight: 50}]
+"""
+
+
+def weights_of(file: ConfigFile) -> int:
+    """Of the model in `m`."""
+    options = engine_options(file)
+    info = fit._open(Path(options.models[0].path), options, options.models[0], on_device=False)
+    return fit._weight_bytes(options, info)
+
+
+@pytest.mark.usefixtures("_no_gpu")
+def test_a_candidate_has_to_fit_beside_what_is_served(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write(two, ROLLOUT)
+    each, kv = weights_of(file), 64 << 20
+    free(monkeypatch, 4 * each + kv)  # v1 and v2 of a, and b and c once
+    (note,) = check(file).notes
+    assert note.startswith("fits this machine: ")
+    free(monkeypatch, 4 * each + kv - 1)
+    (line,) = found(file)
+    one, all_, room = (format_bytes(size) for size in (each, 4 * each, kv - 1))
+    assert line == (
+        f"11: rollouts.a.candidate is two: one beside it takes {format_bytes(4 * each + kv)}, {all_} of weights "
+        f"(a@v1 {one}, b@w1 {one}, c {one}, a@v2 {one}) and 64.0 MiB of keys and values; accepted: at most "
+        f"{format_bytes(4 * each + kv - 1)} on this machine, so engine.kv_memory of at most {room}"
+    )
+    # What is served is not at fault, and without a rollout nobody loads the other.
+    check(write(two, ROLLOUT.partition("rollouts:")[0]))
+
+
+@pytest.mark.usefixtures("_no_gpu")
+def test_weights_that_do_not_fit_beside_each_other_leave_nothing_to_lower(
+    two: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = ROLLOUT.replace("    candidate: two\n", "").replace("kv_memory: 64MiB", "kv_memory: 16MiB")
+    text = text.replace("releases:\n  a: {one: {a: v1, b: w1}, two: {a: v2, b: w1}}\n", "")
+    file = write(two, text)
+    free(monkeypatch, 3 * weights_of(file) + (17 << 20))
+    (line,) = found(file)
+    assert line.startswith("8: rollouts.a is v2: v1 beside it takes ")
+    assert "; accepted: weights that leave 16.0 MiB of " in line
+
+
+@pytest.mark.usefixtures("_no_gpu")
+def test_the_least_memory_of_all_has_to_be_there_for_a_candidate_too(
+    two: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = ROLLOUT.replace("{name: a, ", "{name: a, resources: {kv_memory: {min: 30MiB}}, ")
+    free(monkeypatch, GIB)
+    (line,) = found(write(two, text))
+    assert line.endswith("accepted: resources.kv_memory.min of all models within these, which are 72.0 MiB")
+
+
+def test_a_candidate_that_was_never_fetched_is_a_note(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free(monkeypatch, GIB)
+    text = ROLLOUT.replace("{id: v2, source: m}", '{id: v2, source: "hf://acme/absent"}')
+    monkeypatch.setattr(fit, "has_driver", lambda: False)
+    notes = check(write(two, text)).notes
+    assert notes[-1] == (
+        "rollouts.a: a@v2 is not on this machine yet, so whether two fits beside one is not known"
     )
 
 

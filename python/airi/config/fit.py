@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from airi.config.accelerators import ACCELERATORS, ANY, CPU
 from airi.config.load import ConfigFile
 from airi.config.mistakes import Mistake
 from airi.config.options import engine_options, version_options
+from airi.config.rollouts import first_stable, releases_of
 from airi.engine.arena import KvDemand, format_bytes, plan_arena, plan_elastic_arena
 from airi.engine.backends import LoadOptions, ModelInfo
 from airi.engine.backends.cuda.detect import has_driver
@@ -20,6 +21,7 @@ from airi.engine.options import EngineOptions, ModelOptions
 from airi.engine.replicas import replica_options
 from airi.engine.resources import available_memory
 from airi.errors import AiriError, CheckpointError, MemoryBudgetError
+from airi.lifecycle.registry import version_name
 
 __all__ = ["Device", "Fit", "check_fit"]
 
@@ -78,25 +80,32 @@ def check_fit(file: ConfigFile) -> Fit:
         except AiriError as error:
             accepted = f"a model that can be served ({file.masked(str(error))})"
             mistakes.append(file.mistake(_key_at_fault(file, i, error), accepted))
-    mistakes += _other_versions(file, options, on_device=on_device)
+    held: dict[str, _Opened | None] = {model.options.name: model for model in opened}
+    mistakes += _other_versions(file, options, held, on_device=on_device)
     if devices and opened and not mistakes:
         results = [_fit_on(device, _on(device, options, replicas), opened) for device in devices]
         if all(isinstance(result, MemoryBudgetError) for result in results):
             mistakes += _misfits(file, results)
         notes += [result for result in results if isinstance(result, str)]
+        fitting = [d for d, result in zip(devices, results, strict=True) if isinstance(result, str)]
+        for result in _rollouts(file, options, fitting, held):
+            (mistakes if isinstance(result, Mistake) else notes).append(result)  # type: ignore[arg-type]
     return Fit(mistakes=tuple(mistakes), notes=tuple(notes))
 
 
-def _other_versions(file: ConfigFile, options: EngineOptions, *, on_device: bool) -> Iterator[Mistake]:
-    """Versions that come later and cannot be served."""
+def _other_versions(
+    file: ConfigFile, options: EngineOptions, held: dict[str, _Opened | None], *, on_device: bool
+) -> Iterator[Mistake]:
+    """Versions that come later and cannot be served; adds those that can to `held`, as None what is not here yet."""
     versioned = file.config.versioned
     for i, model in enumerate(file.config.models):
         for k, version in enumerate(model.versions[1:] if model in versioned else (), start=1):
             try:
                 later = version_options(file, model.name, version.id)
                 folder = _folder(later.path)
+                held[later.name] = None
                 if folder is not None:
-                    _open(folder, options, later, on_device=on_device)
+                    held[later.name] = _Opened(later, _open(folder, options, later, on_device=on_device))
             except AiriError as error:
                 accepted = f"a model that can be served ({file.masked(str(error))})"
                 yield file.mistake(("models", i, "versions", k, "source"), accepted)
@@ -238,6 +247,93 @@ def _demands(options: EngineOptions, models: Sequence[_Opened], block_size: int)
             kv_min=model.options.kv_min or 0,
             kv_max=model.options.kv_max,
         )
+
+
+def _rollouts(
+    file: ConfigFile, options: EngineOptions, devices: Sequence[Device], held: Mapping[str, _Opened | None]
+) -> Iterator[Mistake | str]:
+    """Candidates that do not fit beside what is served before; what of them cannot be found out.
+
+    An engine takes its memory for keys and values when it starts, and a candidate's weights have to fit beside it.
+    """
+    config = file.config
+    releases = releases_of(config)
+
+    def names(line: str, release: str) -> set[str]:
+        return {version_name(model, version) for model, version in releases[line][release].items()}
+
+    first = {
+        model.name for model in config.models if model.upstream is None and model not in config.versioned
+    }
+    first |= {name for line in releases for name in names(line, first_stable(config, line))}
+    for line, rollout in config.rollouts.items():
+        stable = first_stable(config, line)
+        others = (release for release in releases[line] if release != stable)
+        for candidate in others if rollout.candidate is None else (rollout.candidate,):
+            later = names(line, candidate) - first
+            missing = sorted(name for name in first | later if held.get(name) is None)
+            if missing:
+                what = f"is not on this machine yet, so whether {candidate} fits beside {stable} is not known"
+                yield f"rollouts.{line}: {missing[0]} {what}"
+                continue
+            models = [
+                [each for each in map(held.get, sorted(part)) if each is not None] for part in (first, later)
+            ]
+            found = [_beside(file, device, options, *models) for device in devices]
+            if found and all(found):
+                path = ("rollouts", line) if rollout.candidate is None else ("rollouts", line, "candidate")
+                what, _, hint = found[0].partition("; ")
+                yield Mistake(
+                    file.document.name,
+                    file.document.line(path),
+                    path,
+                    f"is {candidate}: {stable} beside it takes {what}",
+                    hint,
+                )
+                break
+
+
+def _beside(
+    file: ConfigFile,
+    device: Device,
+    options: EngineOptions,
+    first: Sequence[_Opened],
+    later: Sequence[_Opened],
+) -> str:
+    """Why models cannot be loaded where others are served, and what to lower; empty where they can."""
+    options = _on(device, options, file.config.engine.replicas)
+    block_size = options.block_size or (_HOST_BLOCK_SIZE if device.is_host else _GPU_BLOCK_SIZE)
+    weights = {model.options.name: _weight_bytes(options, model.info) for model in (*first, *later)}
+    before = sum(weights[model.options.name] for model in first)
+    fraction = options.kv_fraction or (_HOST_FRACTION if device.is_host else _GPU_FRACTION)
+    demands = list(_demands(options, [*first, *later], block_size))
+    try:
+        plan = plan_elastic_arena(
+            demands[: len(first)],
+            kv_memory=options.kv_memory,
+            available=device.free - before,
+            fraction=fraction,
+        )
+    except MemoryBudgetError:
+        return ""  # those that are served first are told of by themselves, or stable is another by now
+    kv, total = plan.arena_bytes, sum(weights.values())
+    least = max(
+        sum(max(-(-d.kv_min // plan.slab_bytes), 1) for d in demands) * plan.slab_bytes, plan.slab_bytes
+    )
+    each = ", ".join(f"{name} {format_bytes(size)}" for name, size in weights.items())
+    amounts = f"{format_bytes(total)} of weights ({each}) and {format_bytes(kv)} of keys and values"
+    if total + least > device.free:
+        hint = f"weights that leave {format_bytes(least)} of {format_bytes(device.free)} on {device.name}"
+    elif total + kv > device.free:
+        hint = (
+            f"at most {format_bytes(device.free)} on {device.name}, "
+            f"so engine.kv_memory of at most {format_bytes(device.free - total)}"
+        )
+    elif least > kv:
+        hint = f"resources.kv_memory.min of all models within these, which are {format_bytes(least)}"
+    else:
+        return ""
+    return f"{format_bytes(total + kv)}, {amounts}; accepted: {hint}"
 
 
 def _misfits(file: ConfigFile, results: Sequence[str | MemoryBudgetError]) -> Iterator[Mistake]:
