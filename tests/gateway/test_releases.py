@@ -10,6 +10,9 @@ import pytest
 
 from airi.errors import ConfigError
 from airi.gateway.errors import ApiError
+from airi.gateway.gate import Gate, Government
+from airi.gateway.governing import decider_of
+from airi.gateway.http import CallRecord
 from airi.gateway.metrics import Metrics
 from airi.gateway.models import ModelRegistry, ServedModel, Versioned
 from airi.gateway.releases import Draw, ServedLine, draw_of
@@ -28,6 +31,21 @@ def line(weight: float = 0.0, name: str = "general", **members: dict[str, str]) 
 
 def release_of(draw: Draw, weight: float = 0.0) -> str:
     return draw.take(line(weight), lambda *_: True).release
+
+
+@pytest.mark.parametrize(("asked", "drawn"), [("r2", "g2"), ("of-another-line", "g1"), ("", "g1")])
+def test_what_is_asked_before_a_call_is_asked_in_its_release(
+    model_folder: Path, tokenizer: Tokenizer, asked: str, drawn: str
+) -> None:
+    models = registry(model_folder, tokenizer)
+    gate = Gate(models, Government(decider_of(None, models.primary_names)))
+    record = CallRecord(request_id="q", started=0.0, sent=[(b"x-airi-release", asked.encode())])
+    before = gate.asked_before(record)
+    assert gate.find(before, "general").version == drawn
+    assert before.draw is not None
+    record.draw = before.draw.copy()
+    assert gate.find(record, "guard").version == drawn.replace("g", "q")
+    assert len(before.draw.given) == 1
 
 
 def test_who_asks_for_a_release_has_it_and_who_brings_one_keeps_it() -> None:

@@ -54,11 +54,12 @@ Served = tuple[httpx.Client, HostileServer, HostileServer]
 
 @contextmanager
 def routed(
-    a: bytes | Say,
+    a: bytes | Say | list[bytes],
     b: bytes | Say = OTHER,
     policies: str | None = None,
     content: dict[str, Any] | None = None,
     audit: Any = None,
+    holder: list[Government] | None = None,
     **route: Any,
 ) -> Iterator[Served]:
     """A gateway with the route `auto` over the models a and b, which other servers run."""
@@ -73,14 +74,17 @@ def routed(
     )
 
     async def govern() -> Government:
-        return Government(
+        made = Government(
             decider_of(policies, ("a", "b")),
             routes=RouteTable(file),
             content=ContentPart(file),
             audit=None if audit is None else AuditLog(audit),
         )
+        if holder is not None:
+            holder.append(made)
+        return made
 
-    with hostile(a) as first, hostile(b) as second:
+    with hostile(*(a if isinstance(a, list) else [a])) as first, hostile(b) as second:
         upstreams = [
             replace(far(each.url, name=name), aliases=()) for each, name in ((first, "a"), (second, "b"))
         ]

@@ -12,7 +12,8 @@ __all__ = ["schema"]
 _ABOUT = """\
 // What a config's policies may speak of. A Model is one of its models by name, a Tenant one of its tenants, a Group one
 // that tenants or tokens have; max_tokens is what each of n answers may have, region the tenant's or a token's.
-// Beside any policies "admin" and "promote" are forbidden to all but Group::"operators", and "judge" is permitted.
+// Beside any policies "judge" and "classify" are permitted, "admin" and "promote" forbidden to all but
+// Group::"operators".
 """
 
 

@@ -219,7 +219,9 @@ def _wanted(path: Path) -> str | None:
     if part is None or _part_at(path) is not None:
         return None
     field = part.model_fields[str(path[-1])]
-    kind: Any = Annotated[field.annotation, *field.metadata]
+    kind: Any = field.annotation
+    if field.metadata:
+        kind = Annotated[kind, *field.metadata]
     try:
         TypeAdapter(kind).validate_python(object())
     except ValidationError as error:

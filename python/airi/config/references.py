@@ -9,6 +9,7 @@ from airi.config.document import Document, Path
 from airi.config.mistakes import Mistake, shown
 from airi.config.models import EngineSettings, Model
 from airi.config.releases import wrong_releases
+from airi.config.routes import MOST_LABELS, Classifier
 from airi.config.rules import ContentRule, ForbidRule
 from airi.config.schema import Config
 
@@ -206,6 +207,7 @@ def _forbids(config: Config, at: Path, rule: ForbidRule, report: _Report) -> Non
 def _routes(config: Config, report: _Report) -> None:
     names = {name: model for model in config.models for name in (model.name, *model.aliases)}
     for i, route in enumerate(config.routes):
+        _classifier(("routes", i, "classifier"), route.classifier, list(names), report)
         for path, name in route.models:
             model = names.get(name)
             if model is None:
@@ -213,6 +215,26 @@ def _routes(config: Config, report: _Report) -> None:
             elif route.max_cost_per_request is not None and model.price is None:
                 accepted = f"a ceiling where all its models have a price; {name} has none"
                 report(("routes", i, "max_cost_per_request"), accepted)
+
+
+def _classifier(at: Path, classifier: Classifier | None, names: list[str], report: _Report) -> None:
+    if classifier is None:
+        return
+    if classifier.model not in names:  # a route is none, so that none asks itself
+        report((*at, "model"), _one_of(names))
+    if not 2 <= len(classifier.labels) <= MOST_LABELS:
+        report(
+            (*at, "labels"),
+            f"2 to {MOST_LABELS} labels, each with its model",
+            value=str(len(classifier.labels)),
+        )
+    seen: set[str] = set()
+    for label in classifier.labels:
+        if label.casefold() in seen:
+            report(
+                (*at, "labels", label), "labels that differ in more than upper and lower case", value=label
+            )
+        seen.add(label.casefold())
 
 
 def _one_of(names: list[str]) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from airi.errors import AuditUnavailableError
 from airi.gateway.choosing import Chooser
+from airi.gateway.classifying import Asked
 from airi.gateway.content import SIDES, CallContent, Rules
 from airi.gateway.errors import (
     ApiError,
@@ -35,6 +36,7 @@ from airi.policy.principal import priority_class
 if TYPE_CHECKING:
     from airi.config.content import ContentPart
     from airi.config.forbidden import ForbiddenTable
+    from airi.gateway.classifying import Classifier
     from airi.gateway.generation import Generation
     from airi.gateway.limits import Held, Limiter
     from airi.gateway.metrics import Metrics
@@ -293,6 +295,54 @@ class Gate:
         except OverLimitError as error:
             self._note_limit(record, model, error)
             raise
+
+    @asynccontextmanager
+    async def admitted_to_classify(
+        self, asked: CallRecord, classifier: Classifier, request_bytes: int
+    ) -> AsyncIterator[Asked]:
+        """The model that a route asks which label fits. Raises as `admit`, and a 429 where the caller may make no call.
+
+        The block counts as no request: the call that it is about does.
+        """
+        most = classifier.most_tokens
+        model = self.admit(
+            asked, Action.CLASSIFY, classifier.model, lambda _: call_context(asked, max_tokens=most)
+        )
+        held = await self._hold(asked, model, None, (1, 0, 0), lambda _: None)
+        try:
+            yield Asked(model, self.content_of(asked, model, request_bytes))
+        finally:
+            if held is not None:
+                await held.settle(0, 0, 0)
+
+    def asked_before(self, record: CallRecord) -> CallRecord:
+        """The record of what is asked before a call is admitted: by the same caller, in a release that goes with its.
+
+        A release that the call asks for need not be one of what is asked.
+        """
+        asked = CallRecord(request_id=record.request_id, started=record.started, principal=record.principal)
+        asked.sent = record.sent
+        if self._models.has_releases:
+            asked.draw = draw_of(record.sent, record.request_id)
+            asked.draw.carried, asked.draw.asked = asked.draw.asked or asked.draw.carried, None
+        return asked
+
+    def permits(
+        self,
+        record: CallRecord,
+        action: Action,
+        name: str,
+        context: Callable[[ServedModel], Mapping[str, Any]],
+    ) -> bool:
+        """Whether `admit` would let a call through to a model that there is; nothing is noted."""
+        try:
+            model = self._models.find(name)
+        except ApiError:  # it is not loaded at the moment
+            return False
+        if model is None:
+            return False
+        decide, resource = self._government.decider.decide, self._resources[model.name]
+        return decide(record.principal, action, resource, context(model)).allowed
 
     def _admit_judge(self, asked: CallRecord, name: str) -> ServedModel:
         """The model that is asked about a text of a call: a call of its own, by the same caller."""

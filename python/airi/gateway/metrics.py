@@ -140,6 +140,11 @@ class Metrics:
             "Conditions of routes that could not be evaluated and counted as false.",
             ("route", "rule"),
         )
+        self.classified = self._counter(
+            "route_classifications",
+            "Questions to classifiers of routes, by their label and what became of them.",
+            ("route", "label", "outcome"),
+        )
         self._http = self._counter("http_requests", "HTTP requests answered.", ("route", "method", "status"))
         self._disconnects = self._counter("client_disconnects", "Requests whose client hung up.", ())
         info = Gauge("airi_build_info", "1, labelled with the version.", ("version",), registry=self.registry)

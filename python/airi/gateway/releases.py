@@ -10,7 +10,7 @@ to stay where it began sends the `x-airi-release` of its first answer.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 from urllib.parse import unquote
 
@@ -19,7 +19,7 @@ from airi.lifecycle.draw import Split
 from airi.lifecycle.releases import ReleaseBook
 from airi.lifecycle.rollouts import Line, Phase
 
-__all__ = ["Draw", "Drawn", "ServedLine", "draw_of", "served_line"]
+__all__ = ["Draw", "Drawn", "ServedLine", "draw_of", "served_line", "session_of"]
 
 _MAX_KEY = 512
 _MAX_SHOWN = 100
@@ -59,6 +59,10 @@ class Draw:
     carried: str | None = None
     """The release that an outer call has, which need not be of this line."""
     given: list[Drawn] = field(default_factory=list)
+
+    def copy(self) -> Draw:
+        """The same, which goes on by itself."""
+        return replace(self, given=list(self.given))
 
     def release_of(self, model: str) -> Drawn | None:
         """What the call was given that has a version of a model."""
@@ -105,6 +109,12 @@ def draw_of(headers: Iterable[tuple[bytes, bytes]], request_id: str) -> Draw:
         elif name == b"baggage":
             draw.carried = _carried(value.decode("latin-1")) or draw.carried
     return draw
+
+
+def session_of(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+    """What a request calls its session; None where it names none. Raises as `draw_of`."""
+    named = [value for name, value in headers if name == b"x-airi-session"]
+    return _session(named[-1].decode("latin-1")) if named else None
 
 
 def _session(value: str) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from airi.config.limits import cost_micro
 from airi.config.routes import EXAMPLE
 from airi.errors import AuditUnavailableError, LedgerUnavailableError
+from airi.gateway.classifying import Classified, Classifier
 from airi.gateway.errors import ApiError, is_unavailable
 from airi.gateway.openai.schemas_chat import ChatCompletionRequest
 from airi.gateway.openai.schemas_common import SamplingFields
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from airi.config.models import Price
     from airi.config.routes import Route
     from airi.gateway.http import CallRecord
+    from airi.gateway.releases import Draw
 
 __all__ = ["Chosen", "RouteTable", "ServedRoute", "TooCostlyError", "facts_of", "may_fall_back"]
 
@@ -49,6 +51,12 @@ class Chosen(NamedTuple):
     """The rule that holds, by its place; None: none does."""
     failed: list[tuple[int, str]]
     """Rules before it that could not be evaluated, each with the reason."""
+    kept: str | None = None
+    """The model that the call's session has, which is asked first."""
+    classified: Classified | None = None
+    """What the classifier came to, where it was asked."""
+    draw: Draw | None = None
+    """The releases that it was asked in, which the call keeps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +65,12 @@ class ServedRoute:
 
     name: str
     rules: tuple[tuple[Condition, str], ...]
+    classifier: Classifier | None
+    """What is asked where none holds."""
     default: str
     fallback: tuple[str, ...]
+    keeps_sessions: bool
+    """Whether calls of one session stay with one model."""
     most_micro: int | None
     """What a request may cost, in millionths of the currency."""
     prices: Mapping[str, Price | None]
@@ -70,6 +82,12 @@ class ServedRoute:
         rule = next((i for i in range(len(self.rules)) if self._holds(i, facts, failed)), None)
         first = self.default if rule is None else self.rules[rule][1]
         return Chosen(self.in_turn(first), rule, failed)
+
+    @property
+    def models(self) -> set[str]:
+        """All that it may use."""
+        labelled = () if self.classifier is None else self.classifier.labels.values()
+        return {self.default, *self.fallback, *labelled, *(use for _, use in self.rules)}
 
     def in_turn(self, *first: str) -> list[str]:
         """These models, and those that are asked where they cannot serve."""
@@ -113,8 +131,10 @@ def _served(route: Route, prices: Mapping[str, Price | None]) -> ServedRoute:
     return ServedRoute(
         name=route.name,
         rules=tuple((Condition(rule.when, EXAMPLE), rule.use) for rule in route.rules),
+        classifier=None if route.classifier is None else Classifier.of(route.classifier),
         default=route.default,
         fallback=route.fallback,
+        keeps_sessions=route.affinity == "session",
         most_micro=None if most is None else int(most * _MICRO),
         prices=prices,
     )

@@ -36,11 +36,14 @@ only this machine is served, and its owner may do everything."""
 _BESIDE = """
 @id("airi.judges")
 permit (principal, action == Action::"judge", resource);
+@id("airi.classifiers")
+permit (principal, action == Action::"classify", resource);
 @id("airi.operators-only")
 forbid (principal, action in [Action::"admin", Action::"promote"], resource)
 unless { principal in Group::"operators" || principal == Tenant::"anyone" };
 """
-"""What holds beside any policies. Content rules may have texts judged, unless a policy forbids it. Nobody but operators
+"""What holds beside any policies. Content rules may have texts judged, and routes have them classified, unless a policy
+forbids it. Nobody but operators
 administers: policies that permit whatever the action is are written with models in mind."""
 
 _REMEMBERED = 1 << 14
@@ -60,6 +63,8 @@ class Action(StrEnum):
     SHADOW = "shadow"
     JUDGE = "judge"
     """A content rule asks about a text of the caller's."""
+    CLASSIFY = "classify"
+    """A route asks which of its labels fits what the caller says."""
     TOKENIZE = "tokenize"
     LIST_MODELS = "list_models"
     METRICS = "metrics"
@@ -100,7 +105,8 @@ class Decider:
     ) -> None:
         """`policies` in Cedar's syntax, None for `BUILT_IN`; `resources`: all that calls can be made to.
 
-        Judges of content rules may be asked unless a policy forbids it; only operators may administer.
+        Judges of content rules and classifiers of routes may be asked unless a policy forbids it; only operators may
+        administer.
         Raises ConfigError for policies that are not Cedar or do not fit the schema.
         """
         from cedarpy import Entities, PolicySet, Schema, policies_to_json_str

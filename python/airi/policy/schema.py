@@ -8,7 +8,7 @@ from typing import Any
 
 __all__ = ["ACTIONS", "cedar_schema", "parsed_schema"]
 
-MODEL_ACTIONS = ("chat", "completion", "embed", "rerank", "shadow", "judge", "tokenize")
+MODEL_ACTIONS = ("chat", "completion", "embed", "rerank", "shadow", "judge", "classify", "tokenize")
 SERVER_ACTIONS = ("list_models", "admin", "metrics")
 ACTIONS = (*MODEL_ACTIONS, *SERVER_ACTIONS, "retrieve", "workflow", "promote")
 

@@ -6,7 +6,7 @@ The gateway and `airi.LLM` share this package; it knows neither HTTP nor models.
 from __future__ import annotations
 
 from airi.text._detokenizer import ByteDetokenizer, Detokenizer
-from airi.text._files import tokenizer_sha256
+from airi.text._files import has_chat_template, tokenizer_sha256
 from airi.text._messages import TemplateError
 from airi.text._pieces import Pieces
 from airi.text._recommended import recommended_sampling
@@ -25,6 +25,7 @@ __all__ = [
     "TemplateError",
     "TextStream",
     "Tokenizer",
+    "has_chat_template",
     "recommended_sampling",
     "tokenizer_sha256",
 ]

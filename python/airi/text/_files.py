@@ -78,6 +78,11 @@ def read_templates(folder: Path, config: dict[str, Any]) -> dict[str, str]:
     return found
 
 
+def has_chat_template(folder: Path) -> bool:
+    """Whether a checkpoint has any. Raises CheckpointError for files that cannot be read."""
+    return bool(read_templates(folder, read_json(folder / "tokenizer_config.json")))
+
+
 def _named_template(item: Any, folder: Path) -> tuple[str, str]:
     match item:
         case {"name": str(name), "template": str(template)}:

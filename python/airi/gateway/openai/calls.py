@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 from airi import __version__
 from airi.gateway import sse
 from airi.gateway.choice import Choice, Piece
+from airi.gateway.choosing import RoutedCall
 from airi.gateway.content import CallContent
 from airi.gateway.errors import ApiError, api_error_from, internal_error, unavailable, without_text
 from airi.gateway.findings import PromptResults
@@ -153,15 +154,18 @@ class ModelCall(ABC, Generic[R]):
         if route is None:
             await self._call(request, request.model, None, size, record, receive, send)
             return
-        from airi.gateway.routes import facts_of, may_fall_back
+        from airi.gateway.routes import may_fall_back
 
-        chosen = self._gate.chooser.choose(route, record, facts_of(request, record, self.action))
+        chooser = self._gate.chooser
+        call = RoutedCall(request, record, self.action, size, partial(self.context, request, record))
+        chosen = await chooser.choose(route, call, receive)
         failure: Exception | None = None
         for name in chosen.models:
-            record.headers, record.release, record.draw = (), (), None
+            record.headers, record.release, record.draw = (), (), chosen.draw and chosen.draw.copy()
             try:
                 # Rules for prompts put others in their place, each model's its own.
-                await self._call(copy(request), name, route, size, record, receive, send)
+                keeping = chooser.keeping(send, route, record, chosen, name)
+                await self._call(copy(request), name, route, size, record, receive, keeping)
                 return
             except Exception as error:
                 known = may_fall_back(error) or (failure is not None and api_error_from(error) is not None)
