@@ -116,7 +116,6 @@ def test_what_the_other_server_refuses_is_told_with_its_reason(http: httpx.Clien
 @pytest.mark.parametrize(
     ("path", "changes", "field"),
     [
-        ("/v1/chat/completions", {"logprobs": True}, "logprobs"),
         ("/v1/completions", {"logprobs": 1}, "logprobs"),
         ("/v1/completions", {"echo": True}, "echo"),
         ("/v1/completions", {"prompt": [1, 2]}, "prompt"),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import builtins
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
-__all__ = ["CallDelta", "Chunk", "ChunkChoice", "Usage", "read_chunk"]
+__all__ = ["CallDelta", "Chunk", "ChunkChoice", "TokenLogprob", "TopLogprob", "Usage", "read_chunk"]
 
 _Count = Annotated[int, Meta(ge=0, le=2**40)]
 
@@ -32,7 +33,35 @@ class MessageDelta(msgspec.Struct):
 
     content: str | None = None
     refusal: str | None = None
+    reasoning: Any = None
+    reasoning_content: Any = None
     tool_calls: list[CallDelta] | None = None
+
+
+class TopLogprob(msgspec.Struct):
+    """What a token had, or one that might have come in its place."""
+
+    token: str
+    logprob: float
+    bytes: list[Annotated[int, Meta(ge=0, le=255)]] | None = None
+
+    @property
+    def data(self) -> builtins.bytes:
+        """Its bytes; those of its text where they are not told."""
+        return (
+            self.token.encode("utf-8", "surrogatepass") if self.bytes is None else builtins.bytes(self.bytes)
+        )
+
+
+class TokenLogprob(TopLogprob, kw_only=True):
+    """What a token of the answer had."""
+
+    top_logprobs: list[TopLogprob] = []
+
+
+class _Logprobs(msgspec.Struct):
+    content: list[TokenLogprob] | None = None
+    refusal: list[TokenLogprob] | None = None
 
 
 class ChunkChoice(msgspec.Struct):
@@ -44,6 +73,8 @@ class ChunkChoice(msgspec.Struct):
     finish_reason: str | None = None
     stop_reason: Any = None
     """vLLM's and AIRI's: the stop string, where one ended the text."""
+    logprobs: Any = None
+    """Read where they are asked for: servers have them in several forms."""
 
     @property
     def added(self) -> str:
@@ -51,6 +82,18 @@ class ChunkChoice(msgspec.Struct):
         if self.delta is None:
             return self.text or ""
         return (self.delta.content or "") + (self.delta.refusal or "")
+
+    @property
+    def tokens(self) -> list[TokenLogprob]:
+        """Log-probabilities of what is added, in the form of chats; none of thoughts. Raises ValueError for another."""
+        delta = self.delta
+        if self.logprobs is None or delta is None or delta.reasoning or delta.reasoning_content:
+            return []
+        try:
+            told = msgspec.convert(self.logprobs, _Logprobs)
+        except msgspec.ValidationError:
+            raise ValueError("no log-probabilities of a chat") from None
+        return (told.content if delta.content is not None else told.refusal) or []
 
     @property
     def calls(self) -> list[CallDelta]:

@@ -34,6 +34,7 @@ from airi.gateway.watching import Sight
 from airi.policy.decisions import Action
 
 if TYPE_CHECKING:
+    from airi.gateway.openai.logprobs import Vocabulary
     from airi.gateway.routes import ServedRoute
 
 log = logging.getLogger("airi.gateway")
@@ -51,6 +52,8 @@ class Answer(ABC):
         self.created = int(time.time())
         self.model = model
         self.served_as = request.model
+        self.vocabulary: Vocabulary = model.tokenizer
+        """Of the ids in log-probabilities."""
         self.prompt_results: list[PromptResults] = []
         """What content rules found in prompts that the client is told."""
 

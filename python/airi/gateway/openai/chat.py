@@ -59,7 +59,9 @@ class ChatCall(ModelCall[C]):
             if content is not None:
                 await screen_chat(request, content)
             plan, params = await ask_chat(request, model, generation, max_tokens)
-            return self.answer(request, model, plan, params)
+            answer = self.answer(request, model, plan, params)
+            answer.vocabulary = generation.vocabulary
+            return answer
         if content is not None:
             if content.input.exist and is_long(model, content.request_bytes):
                 # Rules read nothing that is too long for an answer.

@@ -48,16 +48,15 @@ class ChatAnswer(ChunkedAnswer):
         """The logprobs of a piece, where they are asked for."""
         if not self._wants_logprobs:
             return []
-        return chat_logprobs(self.model.tokenizer, piece.logprobs).content or []
+        return chat_logprobs(self.vocabulary, piece.logprobs).content or []
 
     def pieces(self, choice: Choice, pieces: Iterable[Piece]) -> bytes:
         """One content delta per piece."""
         chunks = self._chunks[choice.index]
         if not self._wants_logprobs:
             return b"".join([chunks.delta(piece.text) for piece in pieces])
-        tokenizer = self.model.tokenizer
         return b"".join(
-            [chunks.delta(piece.text, chat_logprobs(tokenizer, piece.logprobs)) for piece in pieces]
+            [chunks.delta(piece.text, chat_logprobs(self.vocabulary, piece.logprobs)) for piece in pieces]
         )
 
     def closing(self, choice: Choice) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from airi.gateway.openai.schemas_chat import ChatLogprob, ChatLogprobs, TopLogprob
 from airi.gateway.openai.schemas_completions import CompletionLogprobs
@@ -13,12 +14,20 @@ from airi.transport import TokenLogprobs
 LOWEST = -9999.0
 
 
-def chat_logprobs(tokenizer: Tokenizer, entries: Sequence[TokenLogprobs]) -> ChatLogprobs:
+class Vocabulary(Protocol):
+    """What the ids of entries stand for."""
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes of a token."""
+        ...
+
+
+def chat_logprobs(tokenizer: Vocabulary, entries: Sequence[TokenLogprobs]) -> ChatLogprobs:
     """The chat form: one object per token with its text, bytes and alternatives."""
     return ChatLogprobs(content=[_chat_entry(tokenizer, entry) for entry in entries])
 
 
-def _chat_entry(tokenizer: Tokenizer, entry: TokenLogprobs) -> ChatLogprob:
+def _chat_entry(tokenizer: Vocabulary, entry: TokenLogprobs) -> ChatLogprob:
     token = _top(tokenizer, entry.token, entry.logprob)
     return ChatLogprob(
         token=token.token,
@@ -30,7 +39,7 @@ def _chat_entry(tokenizer: Tokenizer, entry: TokenLogprobs) -> ChatLogprob:
     )
 
 
-def _top(tokenizer: Tokenizer, token_id: int, logprob: float) -> TopLogprob:
+def _top(tokenizer: Vocabulary, token_id: int, logprob: float) -> TopLogprob:
     piece = tokenizer.token_bytes(token_id)
     return TopLogprob(token=piece.decode("utf-8", "replace"), logprob=max(logprob, LOWEST), bytes=list(piece))
 

@@ -183,7 +183,7 @@ class ResponseAnswer(BlockAnswer):
         return part
 
     def _entries(self, entries: list[TokenLogprobs]) -> list[ChatLogprob]:
-        return chat_logprobs(self.model.tokenizer, entries).content or []
+        return chat_logprobs(self.vocabulary, entries).content or []
 
     def _finished(self, usage: Usage) -> Response:
         reason = _CUT.get("" if self._choice is None else reason_of(self._choice))

@@ -7,6 +7,7 @@ an engine therefore stands above an upstream too: content rules, calls of tools,
 from __future__ import annotations
 
 import asyncio
+import codecs
 import logging
 from collections.abc import Iterable, Sequence
 from contextlib import aclosing
@@ -24,8 +25,8 @@ from airi.policy import Principal
 from airi.sampling_params import SamplingParams
 from airi.text import TextStream
 from airi.text.tools import ToolFormat
-from airi.transport import GenerateRequest, Output
-from airi.upstreams.chunks import Chunk, ChunkChoice, Usage
+from airi.transport import GenerateRequest, Output, TokenLogprobs
+from airi.upstreams.chunks import Chunk, ChunkChoice, TokenLogprob, Usage
 from airi.upstreams.errors import UpstreamError, UpstreamRefusal
 
 if TYPE_CHECKING:
@@ -74,6 +75,35 @@ class _Texts:
         return ""
 
 
+class Vocabulary:
+    """Numbers for the tokens that log-probabilities speak of, by their bytes."""
+
+    def __init__(self) -> None:
+        self._ids: dict[bytes, int] = {}
+        self._tokens: list[bytes] = []
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """As `Tokenizer.token_bytes`."""
+        return self._tokens[token_id]
+
+    def entry(self, told: TokenLogprob, most: int) -> TokenLogprobs:
+        """What is told of a token, with so many alternatives at most."""
+        tops = told.top_logprobs[:most]
+        return TokenLogprobs(
+            token=self._id(told.data),
+            logprob=told.logprob,
+            rank=1 + sum(top.logprob > told.logprob for top in tops),
+            top_tokens=[self._id(top.data) for top in tops],
+            top_logprobs=[top.logprob for top in tops],
+        )
+
+    def _id(self, data: bytes) -> int:
+        if data not in self._ids:
+            self._ids[data] = len(self._tokens)
+            self._tokens.append(data)
+        return self._ids[data]
+
+
 class _Answer:
     """One choice on its way from the upstream."""
 
@@ -107,6 +137,8 @@ class UpstreamGeneration(Generation):
         super().__init__(model, principal, arrived=arrived, content=content)
         self._upstream = upstream
         self._path, self._body, self._most_prompt = "", b"", 0
+        self.vocabulary = Vocabulary()
+        """Of log-probabilities."""
         self._answers: list[_Answer] = []
         self._usage: Usage | None = None
         self._failure: UpstreamError | UpstreamRefusal | None = None
@@ -125,7 +157,7 @@ class UpstreamGeneration(Generation):
         self._path, self._body, self._most_prompt = path, body, prompt_tokens
         for each in params:
             texts = _Texts()
-            stream = TextStream(texts)
+            stream = TextStream(texts, keep_offsets=each.logprobs is not None)
             request = GenerateRequest(model=self.model.name, tokens=b"", params=each)
             make = Choice if self.content is None else self.content.choice
             choice = make(len(self.choices), request, stream, ChoiceTimer(self.model.metrics))
@@ -252,12 +284,36 @@ class UpstreamGeneration(Generation):
             answer.reason = _REASONS.get(added.finish_reason, "stop")
             text += answer.writer.close() if answer.reason == "stop" else ""
             answer.stop_string = added.stop_reason if isinstance(added.stop_reason, str) else None
-        if text:
+        most = answer.choice.params.logprobs
+        if most is not None:
+            self._push_tokens(answer, text, added, most)
+        elif text:
             token = answer.texts.add(text)
             self._push(answer.choice, Output(answer.choice.request_id, [token]))
         # The last one ends with the stream, as what was used is told behind it.
         if answer.reason is not None and not self._have_all_ended:
             self._end(answer, answer.reason)
 
+    def _push_tokens(self, answer: _Answer, text: str, added: ChunkChoice, most: int) -> None:
+        """Text whose tokens have log-probabilities, with so many alternatives each."""
+        try:
+            told = added.tokens
+        except ValueError:
+            raise self._upstream.broken("answers with log-probabilities that are none") from None
+        if not told:
+            if text:
+                raise self._upstream.broken("gives no log-probabilities, which are asked for")
+            return
+        tokens = [answer.texts.add(piece) for piece in _pieces(text, told)]
+        entries = [self.vocabulary.entry(each, most) for each in told]
+        self._push(answer.choice, Output(answer.choice.request_id, tokens, logprobs=entries))
+
     def _end(self, answer: _Answer, reason: FinishReason | None) -> None:
         self._push(answer.choice, Output(answer.choice.request_id, [], reason))
+
+
+def _pieces(text: str, tokens: Sequence[TokenLogprob]) -> list[str]:
+    """A text cut by its tokens, a character with its last byte; whole with the first one where they spell another."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    pieces = [decoder.decode(token.data) for token in tokens]
+    return pieces if "".join(pieces) == text else [text] + [""] * (len(tokens) - 1)

@@ -30,7 +30,14 @@ _SAMPLING: Final = (
 )
 _CHAT: Final = (
     *("max_completion_tokens", "tools", "tool_choice", "parallel_tool_calls", "response_format"),
-    *("add_generation_prompt", "continue_final_message", "documents", "chat_template_kwargs"),
+    *(
+        "logprobs",
+        "top_logprobs",
+        "add_generation_prompt",
+        "continue_final_message",
+        "documents",
+        "chat_template_kwargs",
+    ),
 )
 _COMPLETION: Final = ("add_special_tokens",)
 _TEMPLATE_TOKENS: Final = 512
@@ -41,12 +48,11 @@ async def ask_chat(
     request: ChatCompletionRequest, model: ServedModel, generation: UpstreamGeneration, max_tokens: int | None
 ) -> tuple[ChatPlan, SamplingParams]:
     """Prepares a chat. Raises a 400 for what only an engine here can give."""
-    if request.logprobs or request.top_logprobs is not None:
-        raise _only_here("logprobs", model)
     plan = plan_upstream(request)
+    logprobs = _logprobs(request, plan, model, generation)
     if generation.content is not None:
         generation.content.json = plan.json
-    params = sampling_params(request, model, max_tokens=max_tokens)
+    params = sampling_params(request, model, max_tokens=max_tokens, logprobs=logprobs)
     messages = [_with_texts(message) for message in request.messages]
     body = _body(request, model, _SAMPLING + _CHAT) | {"messages": messages}
     given = [body.get(name) for name in ("messages", "tools", "documents", "response_format")]
@@ -60,6 +66,27 @@ async def ask_chat(
         form=plan.format,
     )
     return plan, params
+
+
+def _logprobs(
+    request: ChatCompletionRequest, plan: ChatPlan, model: ServedModel, generation: UpstreamGeneration
+) -> int | None:
+    """How many alternatives each token is to have; None without log-probabilities. Raises a 400 where nobody can tell
+    whose they would be: of calls, whose tokens are not of the text, and of texts that rules may change.
+    """
+    if request.top_logprobs is not None and not request.logprobs:
+        raise bad_field("top_logprobs", "needs `logprobs: true`")
+    if not request.logprobs:
+        return None
+    content = generation.content
+    if plan.format is not None or (content is not None and content.output.exist):
+        what = "tools" if plan.format is not None else "content rules for answers"
+        raise bad_field(
+            "logprobs",
+            f"is not served together with {what} for {model.name}, which another server runs",
+            code="unsupported_parameter",
+        )
+    return request.top_logprobs or 0
 
 
 async def ask_completion(
