@@ -7,13 +7,14 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from airi.errors import AiriError, ConfigError, ContextLengthError
 
 __all__ = ["OpenAIServer", "split_url"]
 
 _TIMEOUT_S = 600.0
+_SUFFIX = "/v1"
 
 
 def split_url(url: str) -> tuple[bool, str, int, str]:
@@ -27,17 +28,17 @@ def split_url(url: str) -> tuple[bool, str, int, str]:
         raise ConfigError(f"url is {url!r}; give http://HOST:PORT", field="url")
     secure = parts.scheme == "https"
     path = parts.path.rstrip("/")
-    return secure, host, port or (443 if secure else 80), path if path.endswith("/v1") else f"{path}/v1"
+    return secure, host, port or (443 if secure else 80), path.removesuffix(_SUFFIX) + _SUFFIX
 
 
 class OpenAIServer:
     """Asks one question at a time."""
 
-    def __init__(self, url: str, api_key: str | None = None) -> None:
+    def __init__(self, url: str, api_key: str | None = None, *, timeout_s: float = _TIMEOUT_S) -> None:
         self.url = url
         secure, host, port, self._base = split_url(url)
         kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
-        self._connection = kind(host, port, timeout=_TIMEOUT_S)
+        self._connection = kind(host, port, timeout=timeout_s)
         self._headers = {"Content-Type": "application/json"}
         if api_key:
             self._headers["Authorization"] = f"Bearer {api_key}"
@@ -66,13 +67,21 @@ class OpenAIServer:
         finally:
             self.close()
 
+    def show(self, *places: str) -> bytes:
+        """What stands at a path beside /v1, which is AIRI's own."""
+        path = "".join(f"/{quote(place, safe='')}" for place in places)
+        with self._talking():
+            return self._ask("GET", path, base=self._base.removesuffix(_SUFFIX)).read()
+
     def close(self) -> None:
         """Ends the connection."""
         self._connection.close()
 
-    def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> http.client.HTTPResponse:
+    def _ask(
+        self, method: str, path: str, body: dict[str, Any] | None = None, *, base: str | None = None
+    ) -> http.client.HTTPResponse:
         data = None if body is None else json.dumps(body).encode()
-        self._connection.request(method, self._base + path, data, self._headers)
+        self._connection.request(method, (self._base if base is None else base) + path, data, self._headers)
         response = self._connection.getresponse()
         if response.status != 200:
             answer = response.read()

@@ -61,6 +61,9 @@ class StubServer:
     error_event: bool = False
     page: bytes | None = None
     """What a GET is answered with instead of the models."""
+    page_status: int = 200
+    paths: list[str] = field(default_factory=list)
+    """Of GETs."""
     cut_after: int | None = None
     """Hang up after so many words."""
 
@@ -72,8 +75,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.stub.keys.append(self.headers.get("Authorization"))
+        self.stub.paths.append(self.path)
         models = json.dumps({"data": [{"id": name} for name in self.stub.models]}).encode()
-        self._send(200, models if self.stub.page is None else self.stub.page)
+        self._send(self.stub.page_status, models if self.stub.page is None else self.stub.page)
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

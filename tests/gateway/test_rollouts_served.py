@@ -19,6 +19,7 @@ from airi.cli import main
 from airi.transport.stub import StubEngine, StubOptions
 
 from .conftest import serve_process, stub_engine, wait_until
+from .test_explaining import explained
 
 CONFIG = """\
 version: 1
@@ -102,6 +103,30 @@ def gateway(
         served = Served(url)
         with served.http:
             yield served, process
+
+
+def test_what_gave_a_call_its_release_is_told(path: Path, tmp_path: Path) -> None:
+    with engine(tmp_path) as stub, gateway(path, stub) as (served, _):
+        before = explained(served.http, served.ask().headers["x-request-id"])["calls"][0]
+        assert before["release"] == {"line": "general", "release": "g1", "by": "request"}
+        served.say("start")
+        served.waits("somebody to promote")
+        for by, headers in (
+            ("x-airi-release", {"release": "g2"}),
+            ("session", {"session": "s"}),
+            ("request", {}),
+        ):
+            answer = served.ask(**headers)
+            told = explained(served.http, answer.headers["x-request-id"])["calls"][0]
+            release, version = told["release"], answer.headers["x-airi-release"]
+            assert (told["model"], told["version"], release["release"]) == ("general", version, version)
+            assert release["by"] == by
+            assert release["role"] == ("candidate" if version == "g2" else "stable")
+            assert (release["step"], release["steps"], release["weight"]) == (2, 4, 50.0)
+        answer = served.ask(release="g9")
+        told = explained(served.http, answer.headers["x-request-id"])
+        assert told["error"] == told["calls"][0]["error"]
+        assert (told["error"]["status"], told["error"]["code"]) == (409, "release_not_served")
 
 
 def test_traffic_moves_by_the_steps_and_the_candidate_becomes_stable(path: Path, tmp_path: Path) -> None:

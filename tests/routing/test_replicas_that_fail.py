@@ -84,6 +84,9 @@ async def test_requests_that_had_not_started_are_answered_by_others(
         assert [len(end.tokens) for end in ends if isinstance(end, Output)] == [3] * 8
         assert set(of) == {"0", "1"}
         assert {replicas.replica_of(message.request_id) for message in messages} == {"1"}
+        decisions = [replicas.decision(message.request_id) for message in messages]
+        lost = [() if name == "1" else ("0",) for name in of]
+        assert [None if each is None else each.lost for each in decisions] == lost
         for stream in started:
             stream.close()
 

@@ -24,6 +24,7 @@ COMMANDS = (
     "schema",
     "lock",
     "rollout",
+    "explain",
     "import",
     "verify",
     "bench",

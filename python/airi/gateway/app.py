@@ -18,6 +18,7 @@ from airi.gateway.admin.route import AdminRoute
 from airi.gateway.admin.routes import admin_routes
 from airi.gateway.anthropic.messages import CountTokens, Messages
 from airi.gateway.errors import ApiError
+from airi.gateway.explaining import Traces
 from airi.gateway.gate import Gate, Government, Guarded
 from airi.gateway.http import record_of
 from airi.gateway.kserve.routes import kserve_routes
@@ -82,7 +83,8 @@ def create_app(
             expose_headers=_EXPOSED,
         )
         middleware.insert(0, cors)
-    gate = Gate(models, government, metrics=metrics)
+    traces = Traces(hide=hide)
+    gate = Gate(models, government, metrics=metrics, traces=traces)
     app = Starlette(
         routes=[
             *_routes(models, metrics, access, gate, options),
@@ -93,7 +95,7 @@ def create_app(
                 lambda work: AdminRoute({"POST": work}, gate, needs_key=access.needs_key, hide=hide),
                 body_limit=options.body_limit,
             ),
-            *admin_routes(models, access, government, reloader, hide, rollouts),
+            *admin_routes(models, access, government, reloader, hide, rollouts, traces=traces),
         ],
         middleware=middleware,
         exception_handlers={HTTPException: _http_error},

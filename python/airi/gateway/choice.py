@@ -80,6 +80,11 @@ class Choice:
         return None if self._proof is None else self._proof.certificate(shows_text=self.shows_text)
 
     @property
+    def first_token_at(self) -> float | None:
+        """When its first token was ready; None before."""
+        return self._timer.first
+
+    @property
     def stop_string(self) -> str | None:
         """The stop string that ended the text; None where none did."""
         return self._text.stopped

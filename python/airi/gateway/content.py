@@ -78,6 +78,8 @@ class CallContent:
         patterns = () if output.patterns is None else output.patterns.rules
         self._hides = self._holds or any(rule.action.holds for rule in patterns)
         self._kept: dict[Choice, list[Piece]] = {}
+        self.hits: Counter[tuple[str, str, str]] = Counter()
+        """Matches by side, rule and action."""
         self._num_found: Counter[tuple[Side, str]] = Counter()
         self._unjudged: list[tuple[int, str, str]] = []  # index, text, field
 
@@ -110,6 +112,7 @@ class CallContent:
         record, where = self._record, self.place_of(where)
         for event in events:
             self.model.metrics.content_matched(side, event.rule, event.action)
+            self.hits[side, event.rule, event.action] += 1
             self._num_found[side, where] += 1
             if self._audit is not None and self._num_found[side, where] <= MOST_NOTED:
                 self._audit.note_match(

@@ -28,6 +28,7 @@ _ANTHROPIC_TYPES = {
 class Dialect:
     """The form of an API's errors, from an error and the request's id, and the headers that tell that id."""
 
+    name: str
     error_body: Callable[[ApiError, str], bytes]
     id_headers: tuple[bytes, ...]
 
@@ -51,9 +52,9 @@ def _kserve_body(error: ApiError, request_id: str) -> bytes:
     return msgspec.json.encode({"error": error.message})
 
 
-OPENAI = Dialect(_openai_body, (b"x-request-id",))
-ANTHROPIC = Dialect(_anthropic_body, (b"x-request-id", b"request-id"))
-KSERVE = Dialect(_kserve_body, (b"x-request-id",))
+OPENAI = Dialect("openai", _openai_body, (b"x-request-id",))
+ANTHROPIC = Dialect("anthropic", _anthropic_body, (b"x-request-id", b"request-id"))
+KSERVE = Dialect("kserve", _kserve_body, (b"x-request-id",))
 
 
 def dialect_of(path: str) -> Dialect:

@@ -24,6 +24,7 @@ from airi.gateway.errors import (
     model_not_found,
     version_not_found,
 )
+from airi.gateway.explaining import Traces
 from airi.gateway.http import CallRecord, Headers, Receive, Scope, Send, record_of
 from airi.gateway.judging import JUDGE_TOKENS, Judge
 from airi.gateway.middleware import ASGIApp
@@ -101,11 +102,17 @@ class Gate:
     """
 
     def __init__(
-        self, models: ModelRegistry, government: Government, *, metrics: Metrics | None = None
+        self,
+        models: ModelRegistry,
+        government: Government,
+        *,
+        metrics: Metrics | None = None,
+        traces: Traces | None = None,
     ) -> None:
-        """`metrics`: where routes are counted."""
+        """`metrics`: where routes are counted. `traces`: where calls to models are noted; None: nowhere but here."""
         self.chooser = Chooser(self, government, metrics)
         """Says which models a call of a route is for."""
+        self.traces = traces or Traces()
         self._models = models
         self._government = government
         self._resources = {name: Resource("Model", name) for name in models.primary_names}
@@ -124,6 +131,8 @@ class Gate:
         model = self.find(record, name)
         record.model = model.name
         self._decide(record, action, self._resources[model.name], context(model))
+        if record.trace is not None:
+            record.trace.admitted(model, record.draw)
         record.release = record.release or ((b"x-airi-model", model.name.encode()),)
         return model
 
@@ -167,7 +176,7 @@ class Gate:
         release = versions[version]
         if release is not None:
             record.draw = draw_of(record.sent, record.request_id)
-            record.draw.asked = release
+            record.draw.asked, record.draw.asked_by = release, "path"
 
     def usable(self, record: CallRecord) -> dict[str, ServedModel]:
         """By name and alias, the models that this caller may use for something; by a route's name, its default."""
@@ -205,8 +214,8 @@ class Gate:
         )
         if not given.exist and not made.exist:
             return None
-        asked = CallRecord(request_id=record.request_id, started=record.started, principal=record.principal)
-        asked.sent, asked.draw = record.sent, record.draw
+        asked = record.inner()
+        asked.draw = record.draw
         judge = Judge(record.principal, partial(self._admit_judge, asked), partial(self.reserve, asked))
         return CallContent(record, model, given, made, judge, self._government.audit, request_bytes)
 
@@ -224,7 +233,7 @@ class Gate:
 
     def _admits_shadow(self, record: CallRecord, model: ServedModel) -> bool:
         """Whether a candidate may read a call of the same caller and its answer."""
-        asked = CallRecord(request_id=record.request_id, started=record.started, principal=record.principal)
+        asked = record.inner()
         try:
             self._decide(asked, Action.SHADOW, self._resources[model.name], call_context(asked, max_tokens=1))
         except (ApiError, AuditUnavailableError):
@@ -243,6 +252,8 @@ class Gate:
         if held is None:
             yield ()
             return
+        if record.trace is not None:
+            record.trace.counted(held)
         requests = 1
         try:
             yield held.headers
@@ -272,6 +283,8 @@ class Gate:
                 tokens = generation.most[1]
                 error.message += f"; give max_tokens: as none was given, {tokens} are reserved for the answer"
             raise
+        if record.trace is not None:
+            record.trace.reserved(generation, held)
         if held is None:
             return ()
         generation.charge_to(held)
@@ -320,8 +333,7 @@ class Gate:
 
         A release that the call asks for need not be one of what is asked.
         """
-        asked = CallRecord(request_id=record.request_id, started=record.started, principal=record.principal)
-        asked.sent = record.sent
+        asked = record.inner()
         if self._models.has_releases:
             asked.draw = draw_of(record.sent, record.request_id)
             asked.draw.carried, asked.draw.asked = asked.draw.asked or asked.draw.carried, None
@@ -367,6 +379,8 @@ class Gate:
     ) -> None:
         decision = self._government.decider.decide(record.principal, action, resource, context)
         record.action = action
+        if record.trace is not None:
+            record.trace.decided(action, resource.id, context, decision)
         audit = self._government.audit
         if audit is not None:
             audit.note(record.request_id, record.principal, action, resource, decision, call=call)

@@ -70,6 +70,10 @@ class Generation:
         self._error: Exception | None = None
         self._prepared: list[tuple[GenerateRequest, Choice]] = []
         self.choices: list[Choice] = []
+        self.sent_at: float | None = None
+        """When it was sent; None before."""
+        self.ended_at: float | None = None
+        """When its block was left; None before."""
         self.choices_per_prompt: int | None = None
         """Set for a batch of prompts; None means that all choices have one prompt."""
         self.form: Form | None = None
@@ -135,6 +139,7 @@ class Generation:
 
     def begin(self) -> None:
         """Sends all choices to the engine."""
+        self.sent_at = now()
         prepared, self._prepared = self._prepared, []
         for request, choice in prepared:
             request.metered = self._held is not None and self._held.is_metered
@@ -207,6 +212,7 @@ class Generation:
             if self._open:
                 await self._ended()
         finally:
+            self.ended_at = now()
             if self._held is not None:
                 await self._held.settle(*self._used(error))
 

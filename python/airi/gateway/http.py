@@ -10,12 +10,15 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airi.gateway.dialects import OPENAI, Dialect
 from airi.gateway.errors import ApiError
 from airi.gateway.releases import Draw
 from airi.policy import ANYONE, Principal
+
+if TYPE_CHECKING:
+    from airi.gateway.explaining import RequestTrace
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -53,6 +56,18 @@ class CallRecord:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     device_us: int = 0
+    trace: RequestTrace | None = None
+    """What is noted of a call to a model, and of its inner calls, for whoever asks later."""
+
+    def inner(self) -> CallRecord:
+        """The record of a call within this one, by the same caller."""
+        return CallRecord(
+            request_id=self.request_id,
+            started=self.started,
+            principal=self.principal,
+            sent=self.sent,
+            trace=self.trace,
+        )
 
 
 class ClientGone(Exception):

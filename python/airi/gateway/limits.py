@@ -96,11 +96,14 @@ class Held:
         end: Callable[[Exception], object],
     ) -> None:
         """`end` is as in `Limiter.reserve`."""
-        self._ledger, self._reservation, self._demand, self._end = ledger, reservation, demand, end
+        self._ledger, self._demand, self._end = ledger, demand, end
+        self.reservation = reservation
         self.headers = _headers(reservation)
         """What a response says of the limits that hold it."""
         self.is_metered = any(limits.device_seconds is not None for limits in reservation.limits)
         """Whether it is to be told of device time as it is used."""
+        self.used: Demand | None = None
+        """What was charged in the end; None before."""
         self._told = self._fresh = self._ahead = self._charged = 0
         self._charging: asyncio.Task[None] | None = None
         self._has_news = False
@@ -124,10 +127,11 @@ class Held:
         self._settled = True
         if self._charging is not None:
             await self._charging
-        used = self._demand(min(requests, self._reservation.demand.requests), input_tokens, output_tokens)
+        used = self._demand(min(requests, self.reservation.demand.requests), input_tokens, output_tokens)
+        self.used = used
         due = self._due(1)
         try:
-            await self._ledger.settle(self._reservation, used, due)
+            await self._ledger.settle(self.reservation, used, due)
         except BaseException:
             self._charged -= due
             raise
@@ -146,7 +150,7 @@ class Held:
         try:
             while self._has_news:
                 due = self._due(times)
-                over = await self._ledger.charge_device(self._reservation, due)
+                over = await self._ledger.charge_device(self.reservation, due)
                 due, times = 0, 2
                 if self._runs and over is not None:
                     self._end(_used_up(over))

@@ -79,19 +79,22 @@ class ModelMetrics:
 class ChoiceTimer:
     """Times the tokens of one choice: the first one from the request's arrival, the others from each other."""
 
-    __slots__ = ("_last", "_metrics", "_seen")
+    __slots__ = ("_last", "_metrics", "_seen", "first")
 
     def __init__(self, metrics: ModelMetrics, seen: Seen | None = None) -> None:
         """`seen`: what counts them for gates, in milliseconds: tokens that came together share the time before them, as
         how many do depends on how busy this process is.
         """
         self._metrics, self._seen = metrics, seen
+        self.first: float | None = None
+        """When the first one was ready; None before."""
         self._last: float | None = None
 
     def tokens(self, count: int, now: float, arrived: float) -> None:
         """`count` tokens were ready at `now` (seconds, monotonic). Those that came together are 0 s apart."""
         seen = self._seen
         if self._last is None:
+            self.first = now
             self._metrics.time_to_first_token.observe(now - arrived)
             if seen is not None:
                 seen.ttft_ms.add((now - arrived) * 1e3)

@@ -94,6 +94,8 @@ class RequestMiddleware:
         answer = known or internal_error(record.request_id)
         if answer.error_code in _QUOTING:
             answer.message = self._hide(answer.message)
+        if record.trace is not None:
+            record.trace.fail(answer)
         await respond_error(send, answer, record)
 
     def _request_id(self, given: str | None) -> str:
@@ -105,6 +107,8 @@ class RequestMiddleware:
     def _done(self, scope: Scope, record: CallRecord) -> None:
         method = str(scope["method"])
         route = getattr(scope.get("route"), "path", "other")
+        if record.trace is not None:
+            record.trace.end()
         self._metrics.http_done(route, method if method in _METHODS else "other", record.status)
         if access_log.isEnabledFor(logging.INFO):
             client = scope.get("client")

@@ -23,6 +23,7 @@ __all__ = ["Draw", "Drawn", "ServedLine", "draw_of", "served_line", "session_of"
 
 _MAX_KEY = 512
 _MAX_SHOWN = 100
+_SESSION = "session "
 
 IsServed = Callable[[str, str], bool]
 """Whether a version of a model can be asked: model, version."""
@@ -46,6 +47,8 @@ class Drawn(NamedTuple):
     release: str
     members: Mapping[str, str]
     """By model, the version's id."""
+    by: str = ""
+    """What gave the call this one: x-airi-release, path, baggage, session or request; or why it is another."""
 
 
 @dataclass(slots=True)
@@ -56,6 +59,8 @@ class Draw:
     """A session, or the request."""
     asked: str | None = None
     """The release that it is to have, or be refused."""
+    asked_by: str = "x-airi-release"
+    """Where it asks."""
     carried: str | None = None
     """The release that an outer call has, which need not be of this line."""
     given: list[Drawn] = field(default_factory=list)
@@ -81,19 +86,20 @@ class Draw:
             return members is not None and all(is_served(*member) for member in members.items())
 
         split = line.split
-        release = split.draw(self.key)
+        release, by = split.draw(self.key), "session" if self.key.startswith(_SESSION) else "request"
         if can_have(self.asked):
-            release = self.asked or release
+            release, by = self.asked or release, self.asked_by
         elif self.asked is not None and not self.given:  # inner calls may be of other lines
             raise _not_served("x-airi-release", self.asked, line.name, filter(can_have, line.releases))
         elif can_have(self.carried):
-            release = self.carried or release
+            release, by = self.carried or release, "baggage"
         elif self.carried in line.known:  # another one would be mixed with what the outer call has seen
             raise _not_served("baggage", self.carried or "", line.name, filter(can_have, line.releases))
         elif not can_have(release):
+            by = f"{release}, drawn by {by}, is not served"
             before = (other for other in line.releases if other not in split.releases and can_have(other))
             release = split.stable if can_have(split.stable) else next(before, split.stable)
-        drawn = Drawn(line.name, release, line.releases[release])
+        drawn = Drawn(line.name, release, line.releases[release], by)
         self.given.append(drawn)
         return drawn
 
@@ -103,7 +109,7 @@ def draw_of(headers: Iterable[tuple[bytes, bytes]], request_id: str) -> Draw:
     draw = Draw(request_id)
     for name, value in headers:
         if name == b"x-airi-session":
-            draw.key = f"session {_session(value.decode('latin-1'))}"
+            draw.key = f"{_SESSION}{_session(value.decode('latin-1'))}"
         elif name == b"x-airi-release":
             draw.asked = value.decode("latin-1").strip() or None
         elif name == b"baggage":

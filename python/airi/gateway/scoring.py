@@ -90,13 +90,24 @@ class Scorer:
         """Whether another answer would be dropped."""
         return len(self._running) >= self._most
 
-    def offer(self, answered: Answered, stable: ServedModel, candidate: ServedModel, seen: Seen) -> None:
-        """Has an answer scored for what is seen of the candidate; where too many are being read it only counts."""
+    def offer(
+        self,
+        answered: Answered,
+        stable: ServedModel,
+        candidate: ServedModel,
+        seen: Seen,
+        ended: Callable[[str], object] = str,
+    ) -> None:
+        """Has an answer scored for what is seen of the candidate; where too many are being read it only counts.
+
+        `ended` is told what came of it: scored, unscored or dropped.
+        """
         if self.is_full:
             seen.dropped += 1
             stable.metrics.shadowed("dropped")
+            ended("dropped")
             return
-        task = asyncio.create_task(self._score(answered, stable, candidate, seen))
+        task = asyncio.create_task(self._score(answered, stable, candidate, seen, ended))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
@@ -108,7 +119,12 @@ class Scorer:
         await asyncio.gather(*running, return_exceptions=True)
 
     async def _score(
-        self, answered: Answered, stable: ServedModel, candidate: ServedModel, seen: Seen
+        self,
+        answered: Answered,
+        stable: ServedModel,
+        candidate: ServedModel,
+        seen: Seen,
+        ended: Callable[[str], object],
     ) -> None:
         outcome = "dropped"
         try:
@@ -126,6 +142,7 @@ class Scorer:
             seen.dropped += 1
             log.error("scoring an answer of %s failed: %s", stable.engine_name, type(error).__name__)
         stable.metrics.shadowed(outcome)
+        ended(outcome)
 
 
 def count(found: Score, seen: Seen) -> None:

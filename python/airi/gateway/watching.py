@@ -21,6 +21,7 @@ from airi.lifecycle.rollouts import Phase, Rollout
 if TYPE_CHECKING:
     from airi.gateway.choice import Choice
     from airi.gateway.declared import Declared
+    from airi.gateway.explaining import RequestTrace
     from airi.transport import GenerateRequest
 
 log = logging.getLogger("airi.gateway")
@@ -70,9 +71,14 @@ class Watching:
         return Sight(self, trial, record, model, may_shadow)
 
     def score(
-        self, trial: Trial, answered: Answered, stable: ServedModel, may_shadow: Callable[[], bool]
+        self,
+        trial: Trial,
+        answered: Answered,
+        stable: ServedModel,
+        may_shadow: Callable[[], bool],
+        trace: RequestTrace | None,
     ) -> None:
-        """Has an answer of stable's scored, if it is chosen and may be."""
+        """Has an answer of stable's scored, if it is chosen and may be; `trace`: of the request that it is of."""
         rollout, candidate = trial.rollout, trial.candidate
         is_chosen = self._draw() * 100 < rollout.shadow_percent
         if not is_chosen or trial.release != rollout.stable or candidate is None:
@@ -83,9 +89,12 @@ class Watching:
             size = len(answered.tokens)
             count(Score(0.0, size, size, size, size), seen)
         elif self.scorer.is_full or may_shadow():
-            self.scorer.offer(answered, stable, candidate, seen)
+            ended = str if trace is None else trace.shadowed(candidate)
+            self.scorer.offer(answered, stable, candidate, seen, ended)
         else:
             stable.metrics.shadowed("denied")
+            if trace is not None:
+                trace.shadowed(candidate)("denied")
 
 
 class Sight:
@@ -99,8 +108,10 @@ class Sight:
         model: ServedModel,
         may_shadow: Callable[[], bool],
     ) -> None:
-        self._watching, self._trial, self._model, self._may_shadow = watching, trial, model, may_shadow
-        self._principal = record.principal
+        self._watching, self._model, self._may_shadow = watching, model, may_shadow
+        self._principal, self._trace = record.principal, record.trace
+        self.trial = trial
+        """What it is part of."""
         self._first: tuple[Choice, GenerateRequest] | None = None
         self._with_schemas: list[Choice] = []
         self.seen: Seen = watching.observing.of(trial.rollout, trial.release)
@@ -174,4 +185,4 @@ class Sight:
             tokens=choice.tokens,
             cache_salt=request.cache_salt,
         )
-        self._watching.score(self._trial, answered, self._model, self._may_shadow)
+        self._watching.score(self.trial, answered, self._model, self._may_shadow, self._trace)

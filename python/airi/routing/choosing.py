@@ -38,6 +38,8 @@ class Decision:
     """Of the candidates of `choice`."""
     took_s: float
     """Time that the decision took."""
+    lost: tuple[str, ...] = ()
+    """Replicas that it was sent to before, and that went without an answer."""
 
 
 class _Hashing:

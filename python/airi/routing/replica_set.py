@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -147,7 +148,9 @@ class ReplicaSet(EngineHandle):
         entry.replica.client.submit(message, partial(self._on_output, entry))
 
     def _keep(self, request_id: int, decision: Decision) -> None:
-        self._decisions.pop(request_id, None)
+        before = self._decisions.pop(request_id, None)
+        if before is not None:
+            decision = replace(decision, lost=(*before.lost, before.replica))
         self._decisions[request_id] = decision
         if len(self._decisions) > _DECISIONS:
             del self._decisions[next(iter(self._decisions))]

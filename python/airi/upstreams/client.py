@@ -17,7 +17,7 @@ from airi.upstreams.chunks import Chunk, read_chunk
 from airi.upstreams.errors import UpstreamError, UpstreamRefusal
 from airi.upstreams.events import EventReader, EventTooLargeError
 from airi.upstreams.options import UpstreamOptions
-from airi.upstreams.retries import LONGEST_WAIT_S, backoff_s, retry_after_s
+from airi.upstreams.retries import LONGEST_WAIT_S, Attempt, backoff_s, retry_after_s
 
 __all__ = ["MOST_ANSWER_BYTES", "Observer", "UpstreamClient"]
 
@@ -102,15 +102,16 @@ class UpstreamClient:
         if self._session is not None:
             await self._session.close()
 
-    async def stream(self, path: str, body: bytes) -> AsyncGenerator[Chunk, None]:
+    async def stream(self, path: str, body: bytes, attempts: list[Attempt]) -> AsyncGenerator[Chunk, None]:
         """The chunks of one answer; `path` is below the base URL. Raises UpstreamError and UpstreamRefusal.
 
+        `attempts` gets an entry for each as it ends.
         Whoever stops to read closes the generator, which closes the connection.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.options.timeout_s
-        response, first_by = await self._ask(path, body, deadline)
-        outcome = "cancelled"
+        response, first_by = await self._ask(path, body, deadline, attempts)
+        outcome, problem = "cancelled", ""
         try:
             has_begun = False
             async for chunk in self._chunks(response, first_by, deadline):
@@ -122,7 +123,7 @@ class UpstreamClient:
                 raise self._error("ended its answer before it began", 502, "broken")
             outcome = "ok"
         except UpstreamError as error:
-            outcome = error.outcome
+            outcome, problem = error.outcome, str(error)
             self._count(error)
             raise
         finally:
@@ -131,10 +132,13 @@ class UpstreamClient:
             if outcome == "cancelled":
                 self.breaker.abandoned()
             self._observer.attempted(outcome)
+            attempts.append(Attempt(outcome, problem))
 
     # -- asking --------------------------------------------------------------------------------
 
-    async def _ask(self, path: str, body: bytes, deadline: float) -> tuple[aiohttp.ClientResponse, float]:
+    async def _ask(
+        self, path: str, body: bytes, deadline: float, attempts: list[Attempt]
+    ) -> tuple[aiohttp.ClientResponse, float]:
         """A response whose stream may begin, and until when its first event is waited for."""
         loop = asyncio.get_running_loop()
         attempt = 0
@@ -149,6 +153,7 @@ class UpstreamClient:
             except UpstreamError as error:
                 self._count(error)
                 self._observer.attempted(error.outcome)
+                attempts.append(Attempt(error.outcome, str(error)))
                 wait = error.retry_after_s if error.retry_after_s is not None else backoff_s(attempt)
                 if not error.retry or attempt >= self.options.max_retries or wait > LONGEST_WAIT_S:
                     raise
@@ -157,12 +162,14 @@ class UpstreamClient:
             except UpstreamRefusal:
                 self.breaker.succeeded()
                 self._observer.attempted("refused")
+                attempts.append(Attempt("refused"))
                 raise
             except BaseException:
                 self.breaker.abandoned()
                 self._observer.attempted("cancelled")
                 raise
             attempt += 1
+            attempts[-1] = attempts[-1]._replace(waited_s=wait)
             await asyncio.sleep(wait)
             self._observer.retried()
 

@@ -1,4 +1,4 @@
-"""How long to wait before the same is asked again."""
+"""What becomes of each time that an upstream is asked, and how long to wait before the same is asked again."""
 
 from __future__ import annotations
 
@@ -6,13 +6,24 @@ import random
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import NamedTuple
 
-__all__ = ["LONGEST_WAIT_S", "backoff_s", "retry_after_s"]
+__all__ = ["LONGEST_WAIT_S", "Attempt", "backoff_s", "retry_after_s"]
 
 LONGEST_WAIT_S = 30.0
 """An upstream that wants more than this is asked by the next call, not by this one."""
 _FIRST_S = 0.25
 _LONGEST_BACKOFF_S = 8.0
+
+
+class Attempt(NamedTuple):
+    """One time that an upstream was asked, and how that ended."""
+
+    outcome: str
+    """In one word, as metrics have it."""
+    problem: str = ""
+    waited_s: float = 0.0
+    """Before the same was asked again."""
 
 
 def backoff_s(attempt: int) -> float:

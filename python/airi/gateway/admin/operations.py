@@ -5,6 +5,7 @@ from __future__ import annotations
 from airi.gateway.admin import schemas
 from airi.gateway.operation import Operation
 from airi.lifecycle.status import LineStatus, VersionStatus
+from airi.observability.requests import RequestRecord
 
 __all__ = ["ADMIN_OPERATIONS"]
 
@@ -71,6 +72,14 @@ ADMIN_OPERATIONS = (
         summary="The tenants of the config, with what their limits have left.",
         response=schemas.TenantList,
         errors=_READ,
+    ),
+    Operation(
+        path="/admin/requests/{request}",
+        method="get",
+        name="explainRequest",
+        summary="What became of a call to a model and why, by its x-request-id or its answer's id; never its texts.",
+        response=RequestRecord,
+        errors=(*_READ, 404),
     ),
     *(
         Operation(

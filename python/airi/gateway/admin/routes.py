@@ -9,9 +9,11 @@ from starlette.routing import Route
 
 from airi.gateway.access import Access
 from airi.gateway.admin.keys import KeyAdmin
+from airi.gateway.admin.requests import RequestAdmin
 from airi.gateway.admin.rollouts import RolloutAdmin
 from airi.gateway.admin.route import AdminRoute, Work
 from airi.gateway.admin.server import ServerAdmin
+from airi.gateway.explaining import Traces
 from airi.gateway.gate import Gate, Government
 from airi.gateway.models import ModelRegistry
 
@@ -29,11 +31,13 @@ def admin_routes(
     reloader: Reloader | None,
     hide: Callable[[str], str],
     rollouts: Rollouts | None = None,
+    *,
+    traces: Traces,
 ) -> list[Route]:
-    """The routes below /admin; `hide` makes a path without keys."""
+    """The routes below /admin; `hide` makes a path without keys; `traces`: of calls to models."""
     gate = Gate(models, government)
     keys, server = KeyAdmin(access), ServerAdmin(models, access, government, reloader)
-    moving = RolloutAdmin(rollouts, reloader)
+    moving, requests = RolloutAdmin(rollouts, reloader), RequestAdmin(models, traces)
 
     def route(path: str, **works: Work) -> Route:
         return Route(
@@ -53,6 +57,7 @@ def admin_routes(
         route("/admin/keys/{key}", DELETE=keys.revoke),
         route("/admin/keys/{key}/rotate", POST=keys.rotate),
         route("/admin/tenants", GET=server.tenants),
+        route("/admin/requests/{request:path}", GET=requests.show),
         route("/admin/models/{model:path}/sleep", POST=server.sleep),
         route("/admin/models/{model:path}/wake", POST=server.wake),
         route("/admin/rollouts", GET=moving.list),

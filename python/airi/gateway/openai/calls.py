@@ -21,6 +21,7 @@ from airi.gateway.choice import Choice, Piece
 from airi.gateway.choosing import RoutedCall
 from airi.gateway.content import CallContent
 from airi.gateway.errors import ApiError, api_error_from, internal_error, unavailable, without_text
+from airi.gateway.explaining import trace_of
 from airi.gateway.findings import PromptResults
 from airi.gateway.gate import Gate
 from airi.gateway.generation import Generation
@@ -142,8 +143,10 @@ class ModelCall(ABC, Generic[R]):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one POST."""
         record = record_of(scope)
+        trace = record.trace = self._gate.traces.begin(record, getattr(scope.get("route"), "path", ""))
         body = await read_body(scope, receive, self._body_limit)
         request = await self.read(scope, body)
+        trace.asked, trace.stream = request.model, bool(request.stream)
         size = len(body)
         del body
         if not isinstance(request, TRANSLATED):
@@ -162,6 +165,7 @@ class ModelCall(ABC, Generic[R]):
         chooser = self._gate.chooser
         call = RoutedCall(request, record, self.action, size, partial(self.context, request, record))
         chosen = await chooser.choose(route, call, receive)
+        trace_of(record).route = route.name, chosen
         failure: Exception | None = None
         for name in chosen.models:
             record.headers, record.release, record.draw = (), (), chosen.draw and chosen.draw.copy()
@@ -188,11 +192,12 @@ class ModelCall(ABC, Generic[R]):
         receive: Receive,
         send: Send,
     ) -> None:
-        model = self._gate.admit(record, self.action, name, partial(self.context, request, record))
-        if route is not None:
-            model.metrics.routed(route.name)
-        async with self._gate.counted(record, model, priority=request.priority):
-            await self._answer(request, model, route, record, size, receive, send)
+        with trace_of(record).ask(name):
+            model = self._gate.admit(record, self.action, name, partial(self.context, request, record))
+            if route is not None:
+                model.metrics.routed(route.name)
+            async with self._gate.counted(record, model, priority=request.priority):
+                await self._answer(request, model, route, record, size, receive, send)
 
     async def _answer(
         self,
@@ -211,9 +216,12 @@ class ModelCall(ABC, Generic[R]):
             content.place_of = request.places.of
         sight = self._gate.sight_of(record, model)
         generation = self._generation(model, record, content, sight)
+        trace = trace_of(record)
+        trace.runs(generation)
         try:
             async with generation, watching(receive):
                 answer = await self.start(request, model, generation)
+                trace.answer_id = answer.id
                 if route is not None:
                     route.check_cost(model.name, generation.most)
                 record.headers = await self._gate.reserve(record, generation, priority=request.priority)
@@ -303,6 +311,7 @@ class ModelCall(ABC, Generic[R]):
                 exc_info=without_text(error),
             )
             known = internal_error(record.request_id)
+        trace_of(record).fail(known)
         await send({"type": "http.response.body", "body": answer.failed(known, record.request_id)})
 
 

@@ -17,7 +17,7 @@ from airi.errors import AiriError
 from airi.gateway.choice import Choice
 from airi.gateway.errors import is_unavailable
 from airi.gateway.generation import Generation
-from airi.gateway.metrics import ChoiceTimer
+from airi.gateway.metrics import ChoiceTimer, now
 from airi.gateway.models import ServedModel
 from airi.gateway.upstreams.calls import CallWriter, MisplacedCallError
 from airi.outputs import FinishReason
@@ -31,7 +31,9 @@ from airi.upstreams.errors import UpstreamError, UpstreamRefusal
 
 if TYPE_CHECKING:
     from airi.gateway.content import CallContent
+    from airi.upstreams.breaker import CircuitState
     from airi.upstreams.client import UpstreamClient
+    from airi.upstreams.retries import Attempt
 
 __all__ = ["UpstreamGeneration"]
 
@@ -143,6 +145,10 @@ class UpstreamGeneration(Generation):
         self._usage: Usage | None = None
         self._failure: UpstreamError | UpstreamRefusal | None = None
         self._task: asyncio.Task[None] | None = None
+        self.attempts: list[Attempt] = []
+        """How often the upstream was asked, and what became of it."""
+        self.circuit: CircuitState | None = None
+        """Of the upstream's breaker, before the call."""
 
     def ask(
         self,
@@ -167,6 +173,7 @@ class UpstreamGeneration(Generation):
 
     def begin(self) -> None:
         """Calls the upstream."""
+        self.sent_at, self.circuit = now(), self._upstream.breaker.state
         self._open.update(choice.request_id for choice in self.choices)
         self._upstream.calls.add(self.end)
         self._task = asyncio.create_task(self._run())
@@ -244,7 +251,7 @@ class UpstreamGeneration(Generation):
 
     async def _run(self) -> None:
         try:
-            async with aclosing(self._upstream.stream(self._path, self._body)) as chunks:
+            async with aclosing(self._upstream.stream(self._path, self._body, self.attempts)) as chunks:
                 async for chunk in chunks:
                     self._take_chunk(chunk)
             self._failure = None if self._have_all_ended else self._upstream.broken(_HALF)
