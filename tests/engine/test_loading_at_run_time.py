@@ -20,20 +20,25 @@ from .process_helpers import options, request
 from .tiny_models import Reference
 
 
+async def _has(client: EngineClient, *names: str) -> None:
+    while [model.name for model in client.models] != list(names):
+        await asyncio.sleep(0.01)
+
+
 async def test_models_come_and_go_beside_the_requests_of_others(
     tiny_llama: Path, tiny_qwen3: Path, llama_references: list[Reference], qwen3_references: list[Reference]
 ) -> None:
     given = replace(
         options(tiny_llama, kv_memory=24 * MIB), models=(ModelOptions(path=str(tiny_llama), kv_min=MIB),)
     )
-    async with EngineSupervisor(given) as client:
-        other = await EngineClient.connect(client.endpoint)
+    async with EngineSupervisor(given) as client, await EngineClient.connect(client.endpoint) as other:
         running = asyncio.gather(
             *(collect(client, request(r.prompt, max_tokens=64, **GREEDY)) for r in llama_references)
         )
         loaded = await client.load(ModelOptions(path=str(tiny_qwen3), name="qwen3", aliases=("q",)))
         assert (loaded.name, loaded.aliases) == ("qwen3", ("q",))
         assert [model.name for model in client.models] == ["llama", "qwen3"]
+        await _has(other, "llama", "qwen3")  # it may hear of it later than who asked
         assert other.find_model("q").path == str(tiny_qwen3)
         assert [output.tokens for output in await running] == [r.tokens for r in llama_references]
 
@@ -42,12 +47,11 @@ async def test_models_come_and_go_beside_the_requests_of_others(
         await asyncio.sleep(0)
         await other.unload("qwen3")
         assert [output.tokens for output in await answers] == [r.tokens for r in qwen3_references]
-        assert [model.name for model in client.models] == ["llama"]
+        await _has(client, "llama")
         with pytest.raises(ModelNotFoundError, match="'q' is not loaded; loaded: llama"):
             await collect(client, request([1, 2], model="q", max_tokens=1))
         again = await client.load(ModelOptions(path=str(tiny_qwen3), name="qwen3"))
         assert again.name == "qwen3"
-        other.close()
 
 
 async def test_what_cannot_come_or_go_changes_nothing(
@@ -88,12 +92,12 @@ async def test_an_engine_that_is_started_again_has_what_the_one_before_it_had(
     supervisor = EngineSupervisor(given)
 
     async def after_death(client: EngineClient) -> list[str]:
-        pid, count = supervisor.pid, supervisor.num_restarts
+        pid = supervisor.pid
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
-        while client.alive and supervisor.num_restarts == count:
+        while client.alive:  # it hears of the death by itself, before or after the next engine is started
             await asyncio.sleep(0.01)
-        while not client.alive or supervisor.num_restarts == count:
+        while not client.alive:
             await asyncio.sleep(0.01)
         return [model.name for model in client.models]
 
