@@ -1,6 +1,6 @@
 """Does a rollout find a faulty candidate before it has 5 % of traffic, and does it leave a good one alone?
 
-    python -m benches.bench_faults [--identical 100] [--seed 0] [--json]
+    python -m benches.bench_faults [--auto] [--identical 100] [--seed 0] [--json]
 
 One real engine holds the built-in model as stable, the same files again, the model with as much noise as rounding its
 weights to fp8 adds, and a candidate for each fault of `benches.faulty`. Requests are held-out questions to that model,
@@ -12,7 +12,10 @@ Rows: each candidate by all gates, and by latency and errors alone; then rollout
 own questions. `found` is that the rollout was rolled back, `at_percent` the most traffic that the candidate had. One
 that still holds after 60 batches is neither found nor through.
 
-Bounds stand below and are the same for all. What this does not mean: a larger model has other figures, and noise that
+Bounds stand below and are the same for all. With `--auto` gates on tokens have those of `airi.lifecycle.gates.AUTO`
+instead, which go by what the files of a candidate have changed; one whose tokenizer is another is refused before it
+begins. A candidate that was trained a little further has to pass then, too.
+ What this does not mean: a larger model has other figures, and noise that
 it shrugs off is no fault; questions of one kind say nothing of others; what no scored answer touches is not seen.
 """
 
@@ -26,7 +29,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
+
 from airi import builtin
+from airi.config.changes import change_between
 from airi.engine.options import EngineOptions, ModelOptions
 from airi.errors import AiriError
 from airi.gateway.generation import Generation
@@ -38,7 +44,7 @@ from airi.gateway.openai.schemas_common import TokenizeRequest
 from airi.gateway.prompts import render_chat
 from airi.gateway.scoring import Scorer
 from airi.gateway.watching import Sight, Trial, Watching
-from airi.lifecycle.gates import Bound, Gate, Metric, judge_all
+from airi.lifecycle.gates import Bound, Change, Gate, Metric, judge_all
 from airi.lifecycle.machine import Candidate, advance, start
 from airi.lifecycle.observed import Seen
 from airi.lifecycle.rollouts import Analysis, Line, Pause, Phase, Rollout, SetWeight, Shadow
@@ -86,6 +92,11 @@ ALL: dict[str, tuple[Gate, ...]] = {
     ),
 }
 
+BY_CHANGE: dict[str, tuple[Gate, ...]] = {
+    **ALL,
+    "tokens": tuple(msgspec.structs.replace(gate, value=0.0, is_auto=True) for gate in ALL["tokens"]),
+}
+
 Messages = list[dict[str, str]]
 
 
@@ -104,8 +115,14 @@ class Course:
     """One rollout from its start to its end."""
 
     def __init__(
-        self, stable: ServedModel, candidate: ServedModel, gates: dict[str, tuple[Gate, ...]], seed: str
+        self,
+        stable: ServedModel,
+        candidate: ServedModel,
+        gates: dict[str, tuple[Gate, ...]],
+        seed: str,
+        change: Change | None = None,
     ) -> None:
+        self._change = change
         self._models = {STABLE: stable, CANDIDATE: candidate}
         rollout = Rollout(
             id=f"{candidate.name} {seed}", stable=STABLE, candidate=CANDIDATE, steps=STEPS, gates=gates
@@ -134,7 +151,7 @@ class Course:
                 await asyncio.sleep(0.001)
             await self._observing.flush()
             stable, tried = await self._seen_by_all.of(self._rollout)
-            findings = judge_all(self._rollout.gates, stable, tried)
+            findings = judge_all(self._rollout.gates, stable, tried, self._change)
             before = None
             while before is not self._line and not self._rollout.phase.ended:
                 before = self._line
@@ -190,7 +207,7 @@ def row_of(name: str, gates: str, ended: Ended, *, is_fault: bool) -> dict[str, 
     rollout, tried = ended.rollout, ended.candidate
     found = rollout.phase is Phase.ABORTED
     by = rollout.events[-1].what if found else ""
-    expected = found and ended.percent < 5 if is_fault and gates == "all" else not found
+    expected = found and ended.percent < 5 if is_fault and gates in ("all", "auto") else not found
     return {
         "question": f"candidate {name}, by {gates} gates",
         "found": found,
@@ -205,6 +222,19 @@ def row_of(name: str, gates: str, ended: Ended, *, is_fault: bool) -> dict[str, 
     }
 
 
+def refused(name: str, change: Change) -> dict[str, Any]:
+    """Of a candidate that `airi check` finds."""
+    return {
+        "question": f"candidate {name}, by auto gates",
+        "found": True,
+        "phase": "refused",
+        "at_percent": 0.0,
+        "requests": 0,
+        "reached": True,
+        "by": f"auto promises nothing for {change}",
+    }
+
+
 async def identical_rows(
     models: dict[str, ServedModel], questions: list[Messages], arguments: argparse.Namespace
 ) -> dict[str, Any]:
@@ -212,12 +242,14 @@ async def identical_rows(
     ends = []
     for number in range(arguments.identical):
         seed = f"identical {arguments.seed} {number}"
-        ends.append(await Course(models["stable"], models["identical"], ALL, seed).run(questions))
+        gates, change = (BY_CHANGE, Change.SAME_WEIGHTS) if arguments.auto else (ALL, None)
+        course = Course(models["stable"], models["identical"], gates, seed, change)
+        ends.append(await course.run(questions))
     phases = [end.rollout.phase for end in ends]
     alarms = phases.count(Phase.ABORTED)
     furthest = max((abs(end.candidate.nll_delta.total) for end in ends), default=0.0)
     return {
-        "question": "rollouts with identical weights, by all gates",
+        "question": f"rollouts with identical weights, by {'auto' if arguments.auto else 'all'} gates",
         "rollouts": len(ends),
         "false_alarms": alarms,
         "completed": phases.count(Phase.COMPLETED),
@@ -234,7 +266,8 @@ async def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """All rows."""
     folder = arguments.work.resolve() / "faults"
     folder.mkdir(parents=True, exist_ok=True)
-    names = ("identical", "fp8", *FAULTS)
+    changed = ("fp8", "finetune", *FAULTS) if arguments.auto else ("fp8", *FAULTS)
+    names = ("identical", *changed)
     hosted = [ModelOptions(path=str(write_candidate(name, folder)), name=name) for name in names]
     options = EngineOptions(
         models=(ModelOptions(path=str(builtin.path()), name="stable"), *hosted),
@@ -253,9 +286,14 @@ async def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
     try:
         models = {model.name: model for model in serve_models(client, Metrics("bench"))}
-        for gates, bounds in (("all", ALL), ("latency and error", BLIND)):
-            for name in ("fp8", *FAULTS) if arguments.faults else ():
-                course = Course(models["stable"], models[name], bounds, f"{arguments.seed}")
+        judged = (("auto", BY_CHANGE),) if arguments.auto else (("all", ALL), ("latency and error", BLIND))
+        for gates, bounds in judged:
+            for name in changed if arguments.faults else ():
+                change = change_between(builtin.path(), folder / name) if arguments.auto else None
+                if change is Change.NEW_BASE:
+                    rows.append(refused(name, change))
+                    continue
+                course = Course(models["stable"], models[name], bounds, f"{arguments.seed}", change)
                 rows.append(row_of(name, gates, await course.run(questions), is_fault=name in FAULTS))
         if arguments.identical:
             rows.append(await identical_rows(models, questions, arguments))
@@ -270,6 +308,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/bench"), help="where candidates are kept")
     parser.add_argument("--identical", type=int, default=100, help="rollouts of identical weights")
     parser.add_argument("--no-faults", dest="faults", action="store_false", help="only identical weights")
+    parser.add_argument("--auto", action="store_true", help="bounds by what a candidate has changed")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     print_rows(asyncio.run(measure(arguments)), as_json=arguments.json)

@@ -1,9 +1,9 @@
 """Candidates with a fault each, made of the built-in model: what a rollout must not let through.
 
 `identical`: the same files again, and `fp8`: normal noise on every matrix, as much as rounding it to fp8 (e4m3) adds;
-both must pass. `template`: the chat template of another family. `noise`: 8 times the noise of `fp8`. `tokenizer`: ids
-of all tokens but the special ones are off by one, as where a vocabulary has lost a line. `rope`: half of the rotary
-dimensions are cut off.
+both must pass. `finetune`: a little more of its own training, on dialogues that it has not seen. `template`: the chat
+template of another family. `noise`: 8 times the noise of `fp8`. `tokenizer`: ids of all tokens but the special ones are
+off by one, as where a vocabulary has lost a line. `rope`: half of the rotary dimensions are cut off.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ __all__ = ["FAULTS", "write_candidate"]
 
 _FP8_ERROR = 2**-3 / 12**0.5 / (7 / 3) ** 0.5
 """Of a value in [1, 2) that is rounded to 3 bits behind the point, relative to it; the root of the mean square."""
+_SEED = 11
+"""Of dialogues that the built-in model was not trained on."""
 _OTHER_TEMPLATE = (
     "{%- for message in messages %}{% if message['role'] == 'user' %}[INST] {{ message['content'] }} [/INST]"
     "{% else %}{{ message['content'] }}\n{% endif %}{% endfor %}"
@@ -37,10 +40,38 @@ def write_candidate(fault: str, folder: Path) -> Path:
         shutil.copytree(builtin.path(), unfinished)
         if fault == "fp8":
             _noise(unfinished, 1.0)
+        elif fault == "finetune":
+            _finetune(unfinished)
         elif fault != "identical":
             FAULTS[fault](unfinished)
         unfinished.rename(made)
     return made
+
+
+def _finetune(folder: Path, steps: int = 40, rate: float = 1e-4) -> None:
+    import torch
+    from safetensors.torch import load_file
+    from tokenizers import Tokenizer
+    from torch.nn import functional
+
+    from tools.demo_model.model import Decoder, ModelConfig
+    from tools.demo_model.packing import batches
+
+    torch.manual_seed(_SEED)
+    model = Decoder(ModelConfig())
+    weights = load_file(folder / "model.safetensors")
+    model.load_state_dict({name.removeprefix("model."): value.float() for name, value in weights.items()})
+    optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    for batch in islice(batches(_SEED, tokenizer, 2048), steps):
+        hidden = model(batch.tokens, batch.positions, batch.segments)
+        loss = functional.cross_entropy(model.logits(hidden[batch.picked]), batch.targets)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    config = (folder / "config.json").read_text()
+    model.save(folder)
+    (folder / "config.json").write_text(config)
 
 
 def _template(folder: Path) -> None:

@@ -89,6 +89,9 @@ def test_a_rollout_is_what_its_document_will_be() -> None:
     )
     latency = Gate(metric=Metric.TTFT, bound=Bound.REGRESSION, value=0.1, quantile=0.995, min_samples=500)
     delta = Gate(metric=Metric.NLL_DELTA, bound=Bound.MAX, value=0.05)
+    auto = Gate(metric=Metric.NLL_DELTA, bound=Bound.MAX, value=0.0, is_auto=True)
+    with_auto = config(MODELS + RELEASES + ROLLOUT.replace("max: 0.05", "max: auto"))
+    assert gates_of(with_auto.config.rollouts["assistant"])["tokens"][0] == auto
     length = Gate(metric=Metric.LENGTH, bound=Bound.REGRESSION_POINTS, value=0.02)
     assert gates_of(rollout) == {"latency": (latency,), "tokens": (delta, length)}
     assert plan_of(found, "assistant").on_failure is OnFailure.HOLD
@@ -131,8 +134,13 @@ def test_a_rollout_is_what_its_document_will_be() -> None:
         ("set_weight: 5", "set_weight: 101", "steps[1].set_weight is 101; accepted: percent, from 0 to 100"),
         (
             "max: 0.05",
-            "max: auto",
-            "max is 'auto'; accepted: a number; this version of AIRI does not have auto",
+            "max: automatic",
+            "max is 'automatic'; accepted: a number, or auto",
+        ),
+        (
+            "max: 0.05",
+            "min: auto",
+            "min is 'auto'; accepted: a number: auto is for max of token.nll_delta and min of token.top1_agreement",
         ),
         ("max: 0.05", "max: 0.05, min: 0", "is max and min; accepted: one of max, min and max_regression"),
         (

@@ -28,8 +28,8 @@ rollouts:
     gates:
       latency: {metric: error_rate, max: 0.5, min_samples: 5}
       tokens:
-        - {metric: token.nll_delta, max: 0.01, min_samples: 20}
-        - {metric: token.top1_agreement, min: 0.95, min_samples: 20}
+        - {metric: token.nll_delta, max: auto, min_samples: 20}
+        - {metric: token.top1_agreement, min: auto, min_samples: 20}
 """
 
 
@@ -40,7 +40,7 @@ def ask(served: Served, text: str) -> str:
     return answer.headers["x-airi-release"]
 
 
-@pytest.mark.parametrize("candidate", ["identical", "template"])
+@pytest.mark.parametrize("candidate", ["identical", "template", "tokenizer"])
 def test_a_candidate_is_judged_by_what_it_says_of_stable_s_answers(tmp_path: Path, candidate: str) -> None:
     path = tmp_path / "airi.yaml"
     made = str(write_candidate(candidate, tmp_path))
@@ -54,12 +54,20 @@ def test_a_candidate_is_judged_by_what_it_says_of_stable_s_answers(tmp_path: Pat
             questions = [
                 f"Classify: I lost my {place} card" for place in ("first", "second", "third", "other")
             ]
+            if candidate == "tokenizer":  # nobody can say what its tokens should be
+                for _ in range(4):
+                    assert set(pool.map(lambda text: ask(served, text), questions * 4)) == {"g1"}
+                wait_until(lambda: "auto promises nothing" in served.status["waits_for"], "no gate holds")
+                assert (served.status["step"], served.status["phase"]) == (1, "running")
+                return
             while served.status["step"] == 1 and served.status["phase"] == "running":
                 assert set(pool.map(lambda text: ask(served, text), questions * 4)) == {"g1"}
             if candidate == "identical":
                 served.waits("somebody to promote")
                 return
             assert served.status["phase"] == "aborted"
-            assert "tokens: token.nll_delta" in served.status["events"][-1]["what"]
+            said_why = served.status["events"][-1]["what"]
+            assert "tokens: token.nll_delta" in said_why
+            assert "auto for same-weights" in said_why
             assert ask(served, questions[0]) == "g1"
         assert not any("ERROR" in line for line in said)

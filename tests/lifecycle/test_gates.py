@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from airi.lifecycle.gates import Bound, Gate, Metric, Outcome, judge, judge_all
+from airi.lifecycle.gates import AUTO, Bound, Change, Gate, Metric, Outcome, judge, judge_all, widest
 from airi.lifecycle.observed import Histogram, Paired, Seen, merged
 
 
@@ -65,6 +65,33 @@ def test_looking_again_and_again_alarms_nobody_about_the_same(
             stable.merge(seen(rng, 20))
             candidate.merge(seen(rng, 20, **good))
             assert judge(gate, stable, candidate).outcome is not Outcome.FAIL
+
+
+@pytest.mark.parametrize("metric", [Metric.NLL_DELTA, Metric.AGREEMENT])
+def test_an_auto_bound_is_that_of_what_has_changed(metric: Metric) -> None:
+    bound = Bound.MAX if metric is Metric.NLL_DELTA else Bound.MIN
+    gate = Gate(metric=metric, bound=bound, value=0.0, is_auto=True)
+    for change in (Change.SAME_WEIGHTS, Change.FINETUNE):
+        limit = AUTO[change][metric]
+        for off, outcome in ((-1e-4, Outcome.PASS), (1e-4, Outcome.FAIL)):
+            candidate = Seen()
+            for _ in range(200):
+                figure = limit + (off if bound is Bound.MAX else -off)
+                candidate.nll_delta.add(100 * figure, 100)
+                candidate.agreement.add(100 * figure, 100)
+            said = judge(gate, Seen(), candidate, change)
+            assert said.outcome is outcome
+            assert f"{limit:g}, auto for {change}, 200 samples" in said.why
+    for unknown in (None, Change.NEW_BASE):
+        assert judge(gate, Seen(), candidate, unknown).outcome is Outcome.HOLD
+    assert AUTO[Change.FINETUNE][Metric.NLL_DELTA] > AUTO[Change.SAME_WEIGHTS][Metric.NLL_DELTA]
+    assert AUTO[Change.FINETUNE][Metric.AGREEMENT] < AUTO[Change.SAME_WEIGHTS][Metric.AGREEMENT]
+
+
+def test_the_change_of_a_release_is_that_of_its_member_that_changed_most() -> None:
+    assert widest([]) is Change.SAME_WEIGHTS
+    assert widest([Change.FINETUNE, Change.SAME_WEIGHTS]) is Change.FINETUNE
+    assert widest([Change.FINETUNE, Change.NEW_BASE, Change.SAME_WEIGHTS]) is Change.NEW_BASE
 
 
 def test_a_mean_of_few_answers_fails_nobody() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from airi.config.cedar import policy_mistakes
+from airi.config.changes import change_mistakes
 from airi.config.content import content_mistakes
 from airi.config.fit import check_fit
 from airi.config.forbidden import forbidden_mistakes, forbidden_notes
@@ -37,6 +38,8 @@ def check(file: ConfigFile) -> Report:
         fit = check_fit(file)
         mistakes += fit.mistakes
         notes = fit.notes
+        if not mistakes:
+            mistakes += change_mistakes(file)
         if not mistakes:
             notes += forbidden_notes(file)
     except ConfigFileError as error:

@@ -23,7 +23,7 @@ from airi.engine.resources import available_memory
 from airi.errors import AiriError, CheckpointError, MemoryBudgetError
 from airi.lifecycle.registry import version_name
 
-__all__ = ["Device", "Fit", "check_fit"]
+__all__ = ["Device", "Fit", "check_fit", "local_folder"]
 
 _HOST_BLOCK_SIZE, _GPU_BLOCK_SIZE = 16, 64
 _HOST_FRACTION, _GPU_FRACTION = 0.5, 0.85
@@ -70,7 +70,7 @@ def check_fit(file: ConfigFile) -> Fit:
     places = [i for i, model in enumerate(file.config.models) if model.upstream is None]
     for i, model in zip(places, options.models, strict=True):
         try:
-            folder = _folder(model.path)
+            folder = local_folder(model.path)
             if folder is None:
                 notes.append(
                     f"{model.name}: {file.masked(model.path)} is not on this machine yet, so its size is not known"
@@ -102,7 +102,7 @@ def _other_versions(
         for k, version in enumerate(model.versions[1:] if model in versioned else (), start=1):
             try:
                 later = version_options(file, model.name, version.id)
-                folder = _folder(later.path)
+                folder = local_folder(later.path)
                 held[later.name] = None
                 if folder is not None:
                     held[later.name] = _Opened(later, _open(folder, options, later, on_device=on_device))
@@ -166,7 +166,7 @@ def _own_device(file: ConfigFile, options: EngineOptions, mistakes: list[Mistake
     return []
 
 
-def _folder(path: str) -> Path | None:
+def local_folder(path: str) -> Path | None:
     """Where a model's files are on this machine; None for what was never fetched, or is fetched to see."""
     if is_remote(path) and not is_hub_reference(path):
         return None

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 from airi.config.document import Path
 from airi.config.models import Model
-from airi.config.rollouts import Rollout, bound_of, first_stable, has_quantile, releases_of, stage_names
+from airi.config.rollouts import AUTO, Rollout, bound_of, first_stable, has_quantile, releases_of, stage_names
 from airi.config.schema import Config
 
 __all__ = ["wrong_releases"]
@@ -127,6 +127,9 @@ def _rollout(config: Config, line: str, rollout: Rollout, report: _Report) -> No
             if len(bounds) != 1:
                 said = " and ".join(bounds) or "no bound"
                 report(where, "one of max, min and max_regression", value=said)
+            elif bound_of(gate)[1] == "auto" and gate.metric != AUTO[bounds[0]]:
+                autos = " and ".join(f"{bound} of {metric}" for bound, metric in AUTO.items())
+                report((*where, bounds[0]), f"a number: auto is for {autos}")
             elif bound_of(gate)[0] == "max_regression_points" and has_quantile(gate):
                 report(
                     (*where, "max_regression"), "a percentage such as 10%: percentage points are of shares"

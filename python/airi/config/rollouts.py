@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from airi.lifecycle.rollouts import Step as LifecycleStep
 
 __all__ = [
+    "AUTO",
     "Gate",
     "Members",
     "Releases",
@@ -41,6 +42,8 @@ _SHARES = (
     "output.schema_valid_rate",
 )
 _ALL_METRICS = ", ".join([*(f"{name}.p95" for name in _METRICS), *_SHARES])
+AUTO = {"max": "token.nll_delta", "min": "token.top1_agreement"}
+"""What `auto` may bound, by the bound."""
 _QUANTILE = re.compile(r"(.+)\.p(\d{1,2}(?:\.\d{1,3})?)")
 _WORSE = re.compile(r"(\d{1,6}(?:\.\d{1,6})?) ?(%|pp)")
 
@@ -78,7 +81,7 @@ Worse = Annotated[
     accepts("how much worse, such as 10% of stable's figure, or 2pp: percentage points of a share"),
     AfterValidator(_check_worse),
 ]
-Bound = Annotated[float, accepts("a number; this version of AIRI does not have auto")]
+Bound = Annotated[float | Literal["auto"], accepts("a number, or auto")]
 Percent = Annotated[float, Field(ge=0, le=100), accepts("percent, from 0 to 100")]
 
 
@@ -92,9 +95,9 @@ class Gate(Part):
     vs: Literal["stable"] | None = None
     """What max_regression is measured from: the stable release."""
     max: Bound | None = None
-    """The figure is at most this."""
+    """The figure is at most this; `auto`, of token.nll_delta: by what the candidate has changed."""
     min: Bound | None = None
-    """The figure is at least this."""
+    """The figure is at least this; `auto`, of token.top1_agreement: by what the candidate has changed."""
     max_regression: Worse | None = None
     """How much worse than stable's it may be: 10% of that, or 2pp, percentage points."""
     min_samples: Annotated[int, Whole(1)] = 100
@@ -210,7 +213,12 @@ def _gate(gate: Gate) -> LifecycleGate:
     quantile = 0.95 if match is None else float(match[2]) / 100
     bound, value = bound_of(gate)
     return Made(
-        metric=metric, bound=Kind(bound), value=value, quantile=quantile, min_samples=gate.min_samples
+        metric=metric,
+        bound=Kind(bound),
+        value=0.0 if value == "auto" else float(value),
+        is_auto=value == "auto",
+        quantile=quantile,
+        min_samples=gate.min_samples,
     )
 
 
@@ -230,8 +238,8 @@ def plan_of(config: Config, line: str) -> Plan:
     return Plan(rollout.candidate, steps_of(rollout), gates_of(rollout), OnFailure(rollout.on_failure))
 
 
-def bound_of(gate: Gate) -> tuple[str, float]:
-    """What bounds a gate's figure: `max`, `min`, `max_regression` or `max_regression_points`, and the number."""
+def bound_of(gate: Gate) -> tuple[str, float | str]:
+    """What bounds a gate's figure: max, min, max_regression or max_regression_points, and the number or auto."""
     if gate.max_regression is not None:
         match = _WORSE.fullmatch(gate.max_regression)
         assert match is not None  # noqa: S101

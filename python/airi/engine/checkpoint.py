@@ -23,6 +23,7 @@ INDEX_FILE = "model.safetensors.index.json"
 
 StoredDtype = Literal["F32", "BF16", "F16"]
 _NUMPY_DTYPES: dict[str, Any] = {"F32": np.float32, "BF16": np.uint16, "F16": np.float16}
+_COMPARED = 16 << 20
 _MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 
 
@@ -108,6 +109,28 @@ class Checkpoint:
     def nbytes(self) -> int:
         """Bytes of all tensors together."""
         return sum(entry.nbytes for entry in self._entries.values())
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of every tensor."""
+        return {name: entry.shape for name, entry in self._entries.items()}
+
+    def holds_same(self, other: Checkpoint) -> bool:
+        """Whether both have the same tensors, bit by bit, however they are cut into files."""
+        if {n: (e.dtype, e.shape) for n, e in self._entries.items()} != {
+            n: (e.dtype, e.shape) for n, e in other._entries.items()
+        }:
+            return False
+        return all(
+            np.array_equal(self._bytes(name, at), other._bytes(name, at))
+            for name, entry in self._entries.items()
+            for at in range(0, entry.nbytes, _COMPARED)
+        )
+
+    def _bytes(self, name: str, at: int) -> NDArray[np.uint8]:
+        entry = self._entries[name]
+        start = entry.start + at
+        return self._maps[entry.path][start : min(start + _COMPARED, entry.start + entry.nbytes)]
 
     def dtype(self, name: str) -> str | None:
         """The stored dtype of a tensor, None if there is no such tensor."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airi.config.bring_up import now_ms
+from airi.config.changes import change_between
 from airi.config.lock import digest_folder
 from airi.config.options import version_options
 from airi.config.rollouts import releases_of
@@ -24,6 +26,7 @@ from airi.gateway.scoring import Scorer
 from airi.gateway.watching import Trial, Watching
 from airi.lifecycle import Registry, ReleaseBook, Version, VersionState
 from airi.lifecycle.controller import Controller
+from airi.lifecycle.gates import Change, widest
 from airi.lifecycle.lease import Lease
 from airi.lifecycle.lines import Lines
 from airi.lifecycle.operators import Operator
@@ -122,9 +125,11 @@ class Rollouts:
             observations=self._seen,
             now_ms=now_ms,
             linger_ms=_LINGER_MS,
+            change_of=self._change_of,
         )
         self._asked = asyncio.Event()
         self._loads: dict[str, asyncio.Task[None]] = {}
+        self._changes: dict[tuple[str, str], asyncio.Task[Change | None]] = {}
         self._trouble = ""
         self._forgets_ms = 0
 
@@ -137,9 +142,10 @@ class Rollouts:
         try:
             yield
         finally:
-            for task in (*tasks, *self._loads.values()):
+            ending = (*tasks, *self._loads.values(), *self._changes.values())
+            for task in ending:
                 task.cancel()
-            await asyncio.gather(*tasks, *self._loads.values(), return_exceptions=True)
+            await asyncio.gather(*ending, return_exceptions=True)
             await self.watching.close()
             try:
                 await self._controller.close()
@@ -229,6 +235,38 @@ class Rollouts:
                 field="versions",
             )
         return replace(options, path=str(folder))
+
+    # -- what `auto` bounds go by ------------------------------------------------------------------
+
+    def _change_of(self, pairs: Sequence[tuple[Version, Version]]) -> Change | None:
+        """The change of all; None until all are loaded here, and their files compared, which is begun."""
+        found: list[Change] = []
+        for before, after in pairs:
+            if before.digest == after.digest:
+                continue
+            task = self._changes.get((before.digest, after.digest))
+            if task is None:
+                loaded = [self._models.version(each.model, each.id) for each in (before, after)]
+                folders = [Path(model.info.path) for model in loaded if model is not None]
+                if len(folders) < len(loaded):
+                    return None
+                task = self._changes[before.digest, after.digest] = asyncio.create_task(
+                    self._compare(*folders)
+                )
+            change = task.result() if task.done() and not task.cancelled() else None
+            if change is None:
+                return None
+            found.append(change)
+        return widest(found)
+
+    async def _compare(self, before: Path, after: Path) -> Change | None:
+        try:
+            return await asyncio.to_thread(change_between, before, after)
+        except (AiriError, OSError) as error:
+            log.error(
+                "what %s has changed of %s cannot be told, so auto bounds hold: %s", after, before, error
+            )
+            return None
 
     # -- an engine of one's own, while another gateway leads -------------------------------------
 

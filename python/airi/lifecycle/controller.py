@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Protocol
 
 from airi.errors import AiriError, ConflictError
-from airi.lifecycle.gates import judge_all
+from airi.lifecycle.gates import Change, judge_all
 from airi.lifecycle.lease import Lease
 from airi.lifecycle.lines import Lines
 from airi.lifecycle.machine import Candidate, advance
@@ -21,7 +21,7 @@ from airi.lifecycle.releases import ReleaseBook
 from airi.lifecycle.rollouts import Line, Rollout
 from airi.lifecycle.states import LIVE, VersionState
 
-__all__ = ["Controller", "Fleet", "Observations"]
+__all__ = ["ChangeOf", "Controller", "Fleet", "Observations"]
 
 log = logging.getLogger("airi.lifecycle")
 
@@ -52,6 +52,10 @@ class Observations(Protocol):
         ...
 
 
+ChangeOf = Callable[[Sequence[tuple[Version, Version]]], Change | None]
+"""How far apart these are, the furthest of them; None while that is not known."""
+
+
 class Controller:
     """Moves all lines on, as long as it holds the lease.
 
@@ -70,11 +74,13 @@ class Controller:
         observations: Observations,
         now_ms: Callable[[], int],
         linger_ms: int,
+        change_of: ChangeOf = lambda _: None,
     ) -> None:
-        """`linger_ms`: how long a version stays that gets no more requests, for sessions that have begun with it."""
+        """`linger_ms`: how long a version stays that gets no more requests, for sessions that have begun with it.
+        `change_of`: what gates go by whose bounds are `auto`."""
         self._lease, self._registry, self._releases, self._lines = lease, registry, releases, lines
         self._fleet, self._observations = fleet, observations
-        self._now_ms, self._linger_ms = now_ms, linger_ms
+        self._now_ms, self._linger_ms, self._change_of = now_ms, linger_ms, change_of
         self._moving: dict[str, asyncio.Task[None]] = {}
 
     async def tick(self) -> bool:
@@ -112,11 +118,25 @@ class Controller:
         failed = [f"{v.name}: {v.reason}" for v in members if v.state is VersionState.FAILED]
         candidate = Candidate(all(v.state in _WARM for v in members), "; ".join(failed))
         stable, tried = await self._observations.of(rollout)
-        after = advance(line, self._now_ms(), candidate, judge_all(rollout.gates, stable, tried))
+        findings = judge_all(rollout.gates, stable, tried, self._change(line.name, rollout))
+        after = advance(line, self._now_ms(), candidate, findings)
         if after is not line:
             await self._lines.put(after)
             if after.rollout is not None and after.rollout.events != rollout.events:
                 log.info("%s: %s", line.name, after.rollout.events[-1].what)
+
+    def _change(self, line: str, rollout: Rollout) -> Change | None:
+        if not any(gate.is_auto for gates in rollout.gates.values() for gate in gates):
+            return None
+        before, after = (
+            {version.model: version for version in self._releases.members(self._releases.find(line, release))}
+            for release in (rollout.stable, rollout.candidate)
+        )
+        if before.keys() != after.keys():
+            return Change.NEW_BASE
+        return self._change_of(
+            [(before[model], after[model]) for model in before if before[model] != after[model]]
+        )
 
     # -- versions ----------------------------------------------------------------------------------
 
