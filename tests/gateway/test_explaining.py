@@ -6,16 +6,21 @@ import asyncio
 import json
 import threading
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import httpx
 import pytest
 
 from airi.cli import main
+from airi.gateway.admin.requests import RequestAdmin
+from airi.gateway.admin.route import AdminCall
 from airi.gateway.gate import Government
 from airi.gateway.governing import decider_of
 from airi.gateway.limits import Limiter
 from airi.gateway.options import AppOptions
+from airi.observability.requests import ChoiceRecord, ModelRecord, RequestRecord, UpstreamRecord
+from airi.policy import ANYONE
 from airi.policy.keys import create_key
 from airi.policy.ledger import Limits, LimitTable, ProcessLedger, Scope
 from airi.policy.tenants import TenantOptions
@@ -343,6 +348,35 @@ def test_an_engine_of_a_real_model_tells_what_it_decided() -> None:
     assert said[0].startswith(f"submitted: a prompt of {choice['input_tokens']} tokens")
     assert said[-1].startswith("finished: ")
     assert found["calls"][0]["output_tokens"] == choice["output_tokens"] > 0
+
+
+async def test_an_engine_that_says_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("airi.gateway.admin.requests._ENGINE_S", 0.02)
+    asked: list[int] = []
+
+    class Silent:
+        async def explain(self, number: int) -> list[str]:
+            asked.append(number)
+            await asyncio.Event().wait()
+            return []
+
+    calls = [
+        ModelRecord(
+            asked="far", model="far", upstream=UpstreamRecord(), sent_ms=1.0, choices=[ChoiceRecord(number=1)]
+        ),
+        ModelRecord(
+            asked="near", model="near", sent_ms=2.0, choices=[ChoiceRecord(number=n) for n in (2, 3)]
+        ),
+        ModelRecord(asked="near", model="near", choices=[ChoiceRecord(number=4)]),
+    ]
+    record = RequestRecord(id="q", tenant="acme", dialect="openai", path="/", calls=calls)
+    served = [SimpleNamespace(name=name, upstream=None, client=Silent()) for name in ("far", "near")]
+    traces = SimpleNamespace(recent=SimpleNamespace(find={"q": record}.get))
+    admin = RequestAdmin(cast(Any, SimpleNamespace(all_versions=served)), cast(Any, traces))
+    found = await admin.show(AdminCall({"request": "q"}, {}, b"", ANYONE))
+    told = [choice.engine for call in found.calls for choice in call.choices]
+    assert told == [[], ["(the engine does not answer)"], ["(the engine does not answer)"], []]
+    assert asked == [2, 3]
 
 
 def test_without_an_engine_that_answers_the_rest_is_told(start_gateway: StartGateway) -> None:

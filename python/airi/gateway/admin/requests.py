@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Final
 
 from airi.errors import EngineDeadError
@@ -10,7 +11,7 @@ from airi.gateway.admin.route import AdminCall
 from airi.gateway.errors import ApiError
 from airi.gateway.explaining import Traces
 from airi.gateway.models import ModelRegistry
-from airi.observability.requests import ModelRecord, RequestRecord
+from airi.observability.requests import ChoiceRecord, ModelRecord, RequestRecord
 from airi.transport import EngineHandle
 
 __all__ = ["RequestAdmin"]
@@ -34,25 +35,19 @@ class RequestAdmin:
         found = self._recent.find(name)
         if found is None:
             raise ApiError(404, self._not_found(name), param="request", code="request_not_found")
-        try:
-            async with asyncio.timeout(_ENGINE_S):
-                for model in found.calls:
-                    await self._ask_engine(model)
-        except TimeoutError:
-            for choice in (choice for model in found.calls for choice in model.choices):
-                choice.engine = choice.engine or [_NO_ANSWER]
+        asked = [self._ask_engine(choice, model) for model in found.calls for choice in model.choices]
+        await asyncio.gather(*asked)
         return found
 
-    async def _ask_engine(self, record: ModelRecord) -> None:
-        """Adds what the engine decided, where an engine runs the model."""
-        client = self._client_of(record.model)
-        if client is None or record.upstream is not None or record.sent_ms is None:
+    async def _ask_engine(self, choice: ChoiceRecord, model: ModelRecord) -> None:
+        """Adds what the engine decided about an answer, where an engine was to make it."""
+        client = self._client_of(model.model)
+        if client is None or model.upstream is not None or model.sent_ms is None:
             return
-        for choice in record.choices:
-            try:
+        choice.engine = [_NO_ANSWER]
+        with suppress(TimeoutError, EngineDeadError):
+            async with asyncio.timeout(_ENGINE_S):
                 choice.engine = await client.explain(choice.number) or [_NO_LINES]
-            except EngineDeadError:
-                choice.engine = [_NO_ANSWER]
 
     def _client_of(self, model: str) -> EngineHandle | None:
         """What runs a model; all that engines run has one handle, whichever version it is."""
