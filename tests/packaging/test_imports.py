@@ -43,6 +43,7 @@ GATEWAY = (
     "redis",
     "aiohttp",
     "cel",
+    "jsonschema_rs",
 )
 
 
