@@ -29,7 +29,7 @@ from airi.errors import LifecycleError
 from airi.gateway.errors import ApiError
 from airi.gateway.releases import Draw, ServedLine, draw_of, served_line
 from airi.lifecycle.gates import Bound, Gate, Metric
-from airi.lifecycle.machine import Command, command, start
+from airi.lifecycle.machine import Candidate, Command, command, start
 from airi.lifecycle.rollouts import Analysis, Line, OnFailure, Pause, Rollout, SetWeight, Step
 from benches.common import plain_parser, print_rows
 from tests.lifecycle.world import Engines, Killed, MemoryState, Notes, Process, version
@@ -160,7 +160,11 @@ class World:
             if rng.random() < 0.08:
                 said = rng.choice([Command.PROMOTE, Command.PROMOTE, Command.PROMOTE_FULL, Command.ABORT])
                 with suppress(LifecycleError):
-                    await leader.lines.put(command(leader.lines.find(LINE), said, self.now, who="somebody"))
+                    line = leader.lines.find(LINE)
+                    tried = "r2" if line.rollout is None else line.rollout.candidate
+                    candidate = Candidate.of(leader.releases.members(leader.releases.find(LINE, tried)))
+                    after = command(line, said, self.now, who="somebody", candidate=candidate)
+                    await leader.lines.put(after)
         except Killed:
             pass
         self.state.kill_in = None

@@ -15,10 +15,13 @@ from airi.gateway.governing import decider_of
 from airi.gateway.http import CallRecord
 from airi.gateway.metrics import Metrics
 from airi.gateway.models import ModelRegistry, ServedModel, Versioned
-from airi.gateway.releases import Draw, ServedLine, draw_of
+from airi.gateway.releases import Draw, ServedLine, draw_of, served_line
+from airi.lifecycle import Registry, ReleaseBook
 from airi.lifecycle.draw import Split
+from airi.lifecycle.rollouts import Line, Phase, Rollout
 from airi.text import Tokenizer
 from airi.transport import EngineClient, ModelInfo
+from tests.lifecycle.world import MemoryState, version
 
 NAMES = ("plain", "general@g1", "general@g2", "guard@q1", "guard@q2")
 MEMBERS = {"r1": {"general": "g1", "guard": "q1"}, "r2": {"general": "g2", "guard": "q2"}}
@@ -80,6 +83,24 @@ def test_while_stable_is_not_there_the_one_before_it_serves_and_never_a_candidat
     before = ServedLine("general", Split(stable="r2"), MEMBERS)
     assert Draw("q").take(before, lambda _, version: version in ("g1", "q1")).release == "r1"
     assert Draw("q").take(line(0), lambda _, version: version in ("g2", "q2")).release == "r1"
+
+
+async def test_what_began_with_a_candidate_that_was_aborted_ends_with_it_while_it_is_there() -> None:
+    registry = Registry(MemoryState(), lambda: 0)  # type: ignore[arg-type]
+    book = ReleaseBook(registry._store, registry)
+    for id in ("r1", "r2"):
+        await registry.register(version("general", id))
+        await book.make("general", id, {"general": id})
+    rollout = Rollout(id="r", stable="r1", candidate="r2", steps=(), phase=Phase.ABORTED)
+    line = served_line(Line(name="general", stable="r1", rollout=rollout), book)
+    carried = [(b"baggage", b"airi-release=r2")]
+    assert draw_of(carried, "q").take(line, lambda *_: True).members == {"general": "r2"}
+    for headers in ([], [(b"x-airi-session", b"s")]):
+        assert draw_of(headers, "q").take(line, lambda *_: True).release == "r1"
+    with pytest.raises(ApiError, match=r"^x-airi-release: 'r2' is no release .*; there are: r1$"):
+        draw_of([(b"x-airi-release", b"r2")], "q").take(line, lambda *_: True)
+    with pytest.raises(ApiError, match=r"^baggage: 'r2' is no release"):
+        draw_of(carried, "q").take(line, lambda _, version: version == "r1")
 
 
 def test_a_session_moves_to_the_candidate_once_and_never_back() -> None:

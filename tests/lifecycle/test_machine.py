@@ -98,17 +98,41 @@ def test_a_candidate_that_cannot_be_loaded_never_had_traffic() -> None:
 
 def test_what_operators_say() -> None:
     line = run(line_with(SetWeight(weight=5), Pause(), SetWeight(weight=50), Pause()), 0)
-    promoted = run(command(line, Command.PROMOTE, 1, who="ops"), 1)
+    promoted = run(command(line, Command.PROMOTE, 1, who="ops", candidate=READY), 1)
     assert promoted.split.weight == 50
-    assert command(line, Command.PROMOTE_FULL, 1, who="ops").stable == "g2"
-    aborted = command(line, Command.ABORT, 1, who="ops")
+    assert command(line, Command.PROMOTE_FULL, 1, who="ops", candidate=READY).stable == "g2"
+    aborted = command(line, Command.ABORT, 1, who="ops", candidate=READY)
     assert (aborted.stable, aborted.split.releases) == ("g1", ("g1",))
     with pytest.raises(LifecycleError, match="in no rollout: the last one is aborted"):
-        command(aborted, Command.PROMOTE, 2, who="ops")
+        command(aborted, Command.PROMOTE, 2, who="ops", candidate=READY)
     with pytest.raises(LifecycleError, match="none was ever started"):
-        command(Line(name="general", stable="g1"), Command.ABORT, 2, who="ops")
-    with pytest.raises(LifecycleError, match="g2 is not loaded yet"):
-        command(line_with(), Command.PROMOTE_FULL, 2, who="ops")
+        command(Line(name="general", stable="g1"), Command.ABORT, 2, who="ops", candidate=READY)
+    with pytest.raises(LifecycleError, match="g2 is not loaded; nothing"):
+        command(line_with(), Command.PROMOTE_FULL, 2, who="ops", candidate=READY)
+
+
+@pytest.mark.parametrize("held_at", range(4))
+def test_who_promotes_what_a_gate_holds_waives_that_gate(held_at: int) -> None:
+    weights = (SetWeight(weight=5), Pause(duration_s=1), SetWeight(weight=50), Analysis(gates=("latency",)))
+    line = line_with(*weights, SetWeight(weight=100), Pause(), on_failure=OnFailure.HOLD)
+    line = advance(line, 0, READY, {})
+    for step in range(held_at):
+        assert rollout_of(line).step == step
+        line = advance(line, 2_000 * (step + 1), READY, {"latency": HOLD})
+    line = run(line, 10_000, latency=FAIL)
+    assert (rollout_of(line).phase, rollout_of(line).step) == (Phase.HOLDING, held_at)
+    line = command(line, Command.PROMOTE, 10_001, who="ops", candidate=READY)
+    assert rollout_of(line).waived == {"latency": 10_001}
+    assert rollout_of(line).events[-1].what == "promoted by ops, whatever latency says"
+    seen = [line.split.weight]
+    for now_ms in range(11_000, 20_000, 1_000):
+        line = advance(line, now_ms, READY, {"latency": FAIL})
+        seen.append(line.split.weight)
+    # No step that does something was left out, and the gate says no more.
+    assert {5, 50, 100} & set(seen) == ({5, 50, 100} if held_at < 3 else {50, 100})
+    assert (seen[-1], rollout_of(line).waits_for) == (100, "somebody to promote")
+    # Another one counts still.
+    assert rollout_of(advance(line, 30_000, READY, {"tokens": FAIL, "latency": FAIL})).failed == ("tokens",)
 
 
 def test_what_cannot_be_started() -> None:
@@ -148,7 +172,7 @@ def test_whatever_happens_stable_serves_until_the_candidate_has_earned_it(
         before = line
         if isinstance(what, Command):
             try:
-                line = command(line, what, now, who="ops")
+                line = command(line, what, now, who="ops", candidate=READY)
             except LifecycleError:
                 continue
             said_full |= what is Command.PROMOTE_FULL

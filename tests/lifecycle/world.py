@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from airi.errors import AiriError, MemoryBudgetError
+from airi.errors import AiriError, EngineDeadError, MemoryBudgetError
 from airi.lifecycle import Facts, Registry, ReleaseBook, Version
 from airi.lifecycle.controller import Controller
 from airi.lifecycle.lease import Lease
@@ -70,27 +70,58 @@ class MemoryState:
 
 
 class Engines:
-    """Engines, which live on when a control process ends."""
+    """Engines, which live on when a control process ends, and die by themselves."""
 
     def __init__(self, room: int = 4) -> None:
         self.held: set[str] = set()
+        self.lost: set[str] = set()
+        """What they held when they died, and do not hold again yet."""
         self.broken: set[str] = set()
+        self.error: Exception | None = None
+        """What a load of what is broken fails with, where it is not AIRI's own error."""
         self.room = room
+        self.slow: dict[str, asyncio.Event] = {}
+        """What a load or an unload of a version waits for."""
+        self.unknown: set[str] = set()
+        """What the config does not have."""
+        self.deaths = 0
+        self.gone: list[str] = []
+        """What they were told to let go, in that order."""
+
+    def die(self, *names: str) -> None:
+        """They start again, with nothing; or one of several dies, with these."""
+        self.deaths += 1
+        gone = self.held & set(names or self.held)
+        self.lost |= gone
+        self.held -= gone
+
+    def knows(self, version: Version) -> bool:
+        return version.name not in self.unknown
 
     def loaded(self) -> frozenset[str]:
         return frozenset(self.held)
 
     async def load(self, version: Version) -> None:
-        await asyncio.sleep(0)
+        await self._wait(version)
         if version.name in self.broken:
-            raise AiriError(f"{version.name} is broken")
+            raise self.error or AiriError(f"{version.name} is broken")
         if len(self.held - {version.name}) >= self.room:
             raise MemoryBudgetError(f"{version.name} needs 1 GiB more than there is")
         self.held.add(version.name)
+        self.lost.discard(version.name)
 
     async def unload(self, version: Version) -> None:
-        await asyncio.sleep(0)
+        self.gone.append(version.name)
+        await self._wait(version)
         self.held.discard(version.name)
+
+    async def _wait(self, version: Version) -> None:
+        deaths = self.deaths
+        await asyncio.sleep(0)
+        if version.name in self.slow:
+            await self.slow[version.name].wait()
+        if self.deaths != deaths:
+            raise EngineDeadError("the engine has died")
 
 
 class Notes:

@@ -14,13 +14,15 @@ from airi.lifecycle import Registry, ReleaseBook
 from airi.lifecycle.lines import Lines
 from airi.lifecycle.registry import version_name
 from airi.lifecycle.rollouts import Line
-from airi.lifecycle.states import LIVE
+from airi.lifecycle.states import VersionState
 
 if TYPE_CHECKING:
     from airi.config.lock import Locked
     from airi.state import Store
 
 __all__ = ["bring_up", "now_ms"]
+
+_LOADED = (VersionState.READY, VersionState.SERVING, VersionState.DRAINING)
 
 
 def now_ms() -> int:
@@ -73,8 +75,9 @@ def _needed(line: Line, registry: Registry, book: ReleaseBook) -> Iterator[tuple
     candidate = line.split.candidate
     if candidate is not None:
         release = book.find(line.name, candidate)
-        # One that was never loaded might not fit, and stable must be served all the same.
-        if all(version.state in LIVE for version in book.members(release)):
+        # One that was never loaded, or was being when the last process ended, might not fit or end this one, too; and
+        # stable must be served all the same.
+        if all(version.state in _LOADED for version in book.members(release)):
             yield from release.members.items()
 
 

@@ -35,13 +35,18 @@ class VersionFleet:
         models: ModelRegistry,
         *,
         names: Collection[str],
+        versions: Collection[str],
         serve: Callable[[ModelInfo], ServedModel],
         options: Callable[[Version], Awaitable[ModelOptions]],
         tell: Callable[[], Awaitable[None]],
     ) -> None:
-        """`names`: of the models that have versions; `serve` makes a text side, in a thread; `options`: how a version
-        runs; `tell` tells the engine what it must know of the models it has: forbidden texts."""
+        """`names`: of the models that have versions, and `versions` those.
+
+        `serve` makes a text side, in a thread; `options`: how a version runs; `tell` tells the engine what it must know
+        of the models it has: forbidden texts.
+        """
         self._client, self._models, self._names = client, models, frozenset(names)
+        self._versions = frozenset(versions)
         self._serve, self._options, self._tell = serve, options, tell
         self._moving: set[str] = set()
         self._broken: set[str] = set()
@@ -50,6 +55,10 @@ class VersionFleet:
         """Names of the versions that can be asked; of an engine that starts again those that it had."""
         held = {info.name for info in self._client.models}
         return frozenset(m.engine_name for m in self._models.all_versions if m.engine_name in held)
+
+    def knows(self, version: Version) -> bool:
+        """Whether this gateway's config has it."""
+        return version.name in self._versions
 
     async def load(self, version: Version) -> None:
         """Loads a version and has it make a token. Raises AiriError; then nothing has changed.
@@ -139,8 +148,11 @@ class VersionFleet:
             pass
 
     async def _back(self) -> None:
-        async with asyncio.timeout(_RESTART_S):
-            while not self._client.alive:
-                if self._client.dead is not None:
-                    raise self._client.dead
-                await asyncio.sleep(_LOOK_S)
+        try:
+            async with asyncio.timeout(_RESTART_S):
+                while not self._client.alive:
+                    if self._client.dead is not None:
+                        raise self._client.dead
+                    await asyncio.sleep(_LOOK_S)
+        except TimeoutError:
+            raise EngineDeadError(f"the engine was not back within {_RESTART_S:g} s") from None

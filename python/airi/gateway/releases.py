@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import NamedTuple
 from urllib.parse import unquote
 
@@ -36,6 +37,8 @@ class ServedLine(NamedTuple):
     split: Split
     releases: Mapping[str, Mapping[str, str]]
     """By id, those that a request may have: by model, the version's id."""
+    ending: Mapping[str, Mapping[str, str]] = MappingProxyType({})
+    """The same of those that only inner calls of calls that began with them may have."""
     known: frozenset[str] = frozenset()
     """All that it has ever had, by id."""
 
@@ -81,8 +84,10 @@ class Draw:
     def take(self, line: ServedLine, is_served: IsServed) -> Drawn:
         """The line's release for this call. Raises a 409 for one that is asked for and is not served."""
 
-        def can_have(release: str | None) -> bool:
-            members = line.releases.get(release or "")
+        carried = {**line.ending, **line.releases}
+
+        def can_have(release: str | None, among: Mapping[str, Mapping[str, str]] = line.releases) -> bool:
+            members = among.get(release or "")
             return members is not None and all(is_served(*member) for member in members.items())
 
         split = line.split
@@ -91,7 +96,7 @@ class Draw:
             release, by = self.asked or release, self.asked_by
         elif self.asked is not None and not self.given:  # inner calls may be of other lines
             raise _not_served("x-airi-release", self.asked, line.name, filter(can_have, line.releases))
-        elif can_have(self.carried):
+        elif can_have(self.carried, carried):
             release, by = self.carried or release, "baggage"
         elif self.carried in line.known:  # another one would be mixed with what the outer call has seen
             raise _not_served("baggage", self.carried or "", line.name, filter(can_have, line.releases))
@@ -99,7 +104,7 @@ class Draw:
             by = f"{release}, drawn by {by}, is not served"
             before = (other for other in line.releases if other not in split.releases and can_have(other))
             release = split.stable if can_have(split.stable) else next(before, split.stable)
-        drawn = Drawn(line.name, release, line.releases[release], by)
+        drawn = Drawn(line.name, release, carried[release], by)
         self.given.append(drawn)
         return drawn
 
@@ -149,8 +154,13 @@ def served_line(line: Line, book: ReleaseBook) -> ServedLine:
     rollout = line.rollout
     if rollout is not None and rollout.phase is Phase.COMPLETED:
         releases.append(rollout.stable)  # while it is there: calls that were told of it may go on
-    members = {release: book.find(line.name, release).members for release in releases}
-    return ServedLine(line.name, line.split, members, frozenset(one.id for one in book.of(line.name)))
+    ending = []
+    if rollout is not None and rollout.phase is Phase.ABORTED:
+        ending.append(rollout.candidate)  # while it is there: what began with it ends with it
+    given, left = (
+        {release: book.find(line.name, release).members for release in each} for each in (releases, ending)
+    )
+    return ServedLine(line.name, line.split, given, left, frozenset(one.id for one in book.of(line.name)))
 
 
 def _not_served(where: str, asked: str, line: str, served: Iterable[str]) -> ApiError:

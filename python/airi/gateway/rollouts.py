@@ -17,11 +17,11 @@ from airi.config.lock import digest_folder
 from airi.config.options import version_options
 from airi.config.rollouts import releases_of
 from airi.engine.hub import resolve_model_path
-from airi.errors import AiriError, ConfigError
+from airi.errors import AiriError, ConfigError, LifecycleError
 from airi.gateway.fleet import VersionFleet
 from airi.gateway.models import ModelRegistry, ServedModel, Versioned
 from airi.gateway.observing import Observing, SeenByAll
-from airi.gateway.releases import served_line
+from airi.gateway.releases import ServedLine, served_line
 from airi.gateway.scoring import Scorer
 from airi.gateway.watching import Trial, Watching
 from airi.lifecycle import Registry, ReleaseBook, Version, VersionState
@@ -109,6 +109,7 @@ class Rollouts:
             client,
             models,
             names=[model.name for model in self.file.config.versioned],
+            versions=[version_name(m.name, v.id) for m in self.file.config.versioned for v in m.versions],
             serve=serve,
             options=self._options,
             tell=setup.tell,
@@ -131,6 +132,8 @@ class Rollouts:
         self._loads: dict[str, asyncio.Task[None]] = {}
         self._changes: dict[tuple[str, str], asyncio.Task[Change | None]] = {}
         self._trouble = ""
+        self._served: dict[str, ServedLine] = {}
+        self._unserved: dict[str, str] = {}
         self._forgets_ms = 0
 
     @asynccontextmanager
@@ -177,13 +180,14 @@ class Rollouts:
 
     async def _tick(self) -> None:
         await self.fleet.follow()
-        if await self._controller.tick():
+        leads = await self._controller.tick()
+        if leads:
             await self._forget_seen()
         else:
             await self._refresh()
-            if self._owns_engine:
-                self._follow_states()
         self._publish()
+        if not leads and self._owns_engine:
+            self._follow_states()
         under_way = {
             line.rollout.id for line in self.lines.all if line.rollout and not line.rollout.phase.ended
         }
@@ -207,7 +211,16 @@ class Rollouts:
             await documents.refresh()
 
     def _publish(self) -> None:
-        self._models.serve(served_line(line, self.releases) for line in self.lines.all)
+        for line in self.lines.all:
+            try:
+                self._served[line.name] = served_line(line, self.releases)
+            except LifecycleError as error:  # its release cannot be read
+                if self._unserved.get(line.name) != str(error):
+                    log.error("%s is served as before: %s", line.name, error)
+                self._unserved[line.name] = str(error)
+            else:
+                self._unserved.pop(line.name, None)
+        self._models.serve(self._served.values())
 
     def _trial_of(self, record: CallRecord, model: ServedModel) -> Trial | None:
         """What a call counts for; None where its line is in no rollout."""
@@ -218,7 +231,10 @@ class Rollouts:
         rollout = None if line is None else line.rollout
         if rollout is None or rollout.phase.ended or drawn.release not in (rollout.stable, rollout.candidate):
             return None
-        members = self.releases.find(drawn.line, rollout.candidate).members
+        try:
+            members = self.releases.find(drawn.line, rollout.candidate).members
+        except LifecycleError:  # it cannot be read here
+            return None
         return Trial(rollout, drawn.release, self._models.version(model.name, members.get(model.name, "")))
 
     async def _options(self, version: Version) -> ModelOptions:
@@ -274,7 +290,7 @@ class Rollouts:
         """Has this gateway's own engine hold what the leader's does."""
         loaded = self.fleet.loaded()
         for version in self.registry.versions():
-            if version.state in _LIVE and version.name not in loaded:
+            if version.state in _LIVE and version.name not in loaded and self.fleet.knows(version):
                 self._begin(version, self.fleet.load)
             elif version.name in loaded - self._used() and version.state in _AWAY:
                 self._begin(version, self.fleet.unload)
@@ -283,9 +299,9 @@ class Rollouts:
         """What calls that nobody has told of a release may be given."""
         return {
             version_name(model, version)
-            for line in self.lines.all
+            for line in self._served.values()
             for release in line.split.releases
-            for model, version in self.releases.find(line.name, release).members.items()
+            for model, version in line.releases[release].items()
         }
 
     def _begin(self, version: Version, move: Callable[[Version], Awaitable[None]]) -> None:

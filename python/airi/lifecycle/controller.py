@@ -7,25 +7,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import NamedTuple, Protocol
 
-from airi.errors import AiriError, ConflictError
+from airi.errors import AiriError, ConflictError, LifecycleError, StateError
 from airi.lifecycle.gates import Change, judge_all
 from airi.lifecycle.lease import Lease
 from airi.lifecycle.lines import Lines
-from airi.lifecycle.machine import Candidate, advance
+from airi.lifecycle.machine import Candidate, advance, waiting
 from airi.lifecycle.observed import Seen
 from airi.lifecycle.registry import Registry, Version
 from airi.lifecycle.releases import ReleaseBook
-from airi.lifecycle.rollouts import Line, Rollout
+from airi.lifecycle.rollouts import Line, Phase, Rollout
 from airi.lifecycle.states import LIVE, VersionState
 
 __all__ = ["ChangeOf", "Controller", "Fleet", "Observations"]
 
 log = logging.getLogger("airi.lifecycle")
 
-_WARM = (VersionState.READY, VersionState.SERVING)
+_MOST_TRIES = 3
+"""Of loads that end the process that leads, before nobody tries any more."""
 
 
 class Fleet(Protocol):
@@ -33,6 +35,10 @@ class Fleet(Protocol):
 
     def loaded(self) -> frozenset[str]:
         """Names of the versions that engines hold and that answer."""
+        ...
+
+    def knows(self, version: Version) -> bool:
+        """Whether this process's config has the version: what it does not have is somebody else's."""
         ...
 
     async def load(self, version: Version) -> None:
@@ -54,6 +60,19 @@ class Observations(Protocol):
 
 ChangeOf = Callable[[Sequence[tuple[Version, Version]]], Change | None]
 """How far apart these are, the furthest of them; None while that is not known."""
+
+
+class _Needs(NamedTuple):
+    """Names of versions, by who needs them."""
+
+    given: set[str]
+    """Requests may be given them now."""
+    needed: set[str]
+    """Those, and what a rollout or an operator needs besides."""
+    others: set[str]
+    """Needed by lines of the state that this process's config does not have: they stay where they are."""
+    is_whole: bool
+    """Whether all that lines need is known."""
 
 
 class Controller:
@@ -82,6 +101,7 @@ class Controller:
         self._fleet, self._observations = fleet, observations
         self._now_ms, self._linger_ms, self._change_of = now_ms, linger_ms, change_of
         self._moving: dict[str, asyncio.Task[None]] = {}
+        self._troubles: dict[str, str] = {}
 
     async def tick(self) -> bool:
         """One look at everything; whether this process leads. Raises StateError."""
@@ -90,15 +110,13 @@ class Controller:
         await self._registry.refresh()
         await self._releases.refresh()
         await self._lines.refresh()
-        for version in self._registry.versions():
-            await self._try(self._compare(version))
+        for version in self._known():
+            await self._try(version.name, self._compare(version))
         for line in self._lines.all:
-            await self._try(self._advance(line))
-        given, needed = self._given()
-        for version in self._registry.versions():
-            await self._try(
-                self._settle(version, is_given=version.name in given, is_needed=version.name in needed)
-            )
+            await self._try(line.name, self._advance(line))
+        needs = self._needs()
+        for version in self._known():
+            await self._try(version.name, self._settle(version, needs))
         return True
 
     async def close(self) -> None:
@@ -114,12 +132,15 @@ class Controller:
         rollout = line.rollout
         if rollout is None or rollout.phase.ended:
             return
-        members = self._releases.members(self._releases.find(line.name, rollout.candidate))
-        failed = [f"{v.name}: {v.reason}" for v in members if v.state is VersionState.FAILED]
-        candidate = Candidate(all(v.state in _WARM for v in members), "; ".join(failed))
-        stable, tried = await self._observations.of(rollout)
-        findings = judge_all(rollout.gates, stable, tried, self._change(line.name, rollout))
-        after = advance(line, self._now_ms(), candidate, findings)
+        members = self._members(line.name, rollout.candidate)
+        unknown = [v.name for v in members if not self._fleet.knows(v)]
+        if unknown:  # an older config leads still, or again: whoever has a newer one goes on
+            after = waiting(line, rollout, f"a gateway that leads and whose config has {', '.join(unknown)}")
+        else:
+            candidate = Candidate.of(members, moving=self._moving)
+            stable, tried = await self._observations.of(rollout)
+            findings = judge_all(rollout.gates, stable, tried, self._change(line.name, rollout))
+            after = advance(line, self._now_ms(), candidate, findings)
         if after is not line:
             await self._lines.put(after)
             if after.rollout is not None and after.rollout.events != rollout.events:
@@ -129,7 +150,7 @@ class Controller:
         if not any(gate.is_auto for gates in rollout.gates.values() for gate in gates):
             return None
         before, after = (
-            {version.model: version for version in self._releases.members(self._releases.find(line, release))}
+            {version.model: version for version in self._members(line, release)}
             for release in (rollout.stable, rollout.candidate)
         )
         if before.keys() != after.keys():
@@ -145,7 +166,10 @@ class Controller:
         if version.name in self._moving:
             return
         is_held = version.name in self._fleet.loaded()
-        if version.state in LIVE and not is_held:
+        if version.state is VersionState.LOADING and not is_held and version.tries >= _MOST_TRIES:
+            reason = f"{version.tries} times whoever loaded it has ended meanwhile"
+            await self._registry.move(version, VersionState.FAILED, reason=reason)
+        elif version.state in LIVE and not is_held:
             await self._registry.disown(version, "no engine holds it any more")
         elif is_held and version.state in (
             VersionState.REGISTERED,
@@ -156,9 +180,11 @@ class Controller:
                 version = await self._registry.move(version, VersionState.LOADING)
             await self._registry.move(version, VersionState.READY)
 
-    async def _settle(self, version: Version, *, is_given: bool, is_needed: bool) -> None:
+    async def _settle(self, version: Version, needs: _Needs) -> None:
         """What lines may give to requests serves; what none does any more drains for a while, and goes."""
         state = version.state
+        is_given, is_needed = version.name in needs.given, version.name in needs.needed
+        may_go = needs.is_whole and not is_needed and version.name not in needs.others
         is_due = self._now_ms() - version.since_ms >= self._linger_ms
         if version.name in self._moving:
             return
@@ -170,16 +196,25 @@ class Controller:
             await self._registry.move(version, VersionState.READY)
         elif state is VersionState.READY and is_given:
             await self._registry.move(version, VersionState.SERVING)
-        elif state is VersionState.SERVING and not is_given:
+        elif state is VersionState.SERVING and not is_given and (is_needed or may_go):
             await self._registry.move(version, VersionState.DRAINING)
-        elif not is_needed and (state is VersionState.READY or (state is VersionState.DRAINING and is_due)):
+        elif may_go and (state is VersionState.READY or (state is VersionState.DRAINING and is_due)):
             self._begin(version, self._let_go)
 
-    async def _try(self, look: Awaitable[None]) -> None:
+    async def _try(self, what: str, look: Awaitable[None]) -> None:
+        """Whatever is wrong with one line or version stops no other."""
         try:
             await look
         except ConflictError as error:
             log.info("%s", error)  # an operator was first; the next look sees what was said
+        except StateError:
+            raise
+        except AiriError as error:
+            if self._troubles.get(what) != str(error):
+                log.warning("%s stays as it is: %s", what, error)
+            self._troubles[what] = str(error)
+        else:
+            self._troubles.pop(what, None)
 
     def _begin(self, version: Version, move: Callable[[Version], Awaitable[None]]) -> None:
         """Loads or lets go beside the ticks, one thing at a time for each version."""
@@ -189,6 +224,8 @@ class Controller:
                 await move(version)
             except AiriError as error:
                 log.warning("%s: %s", version.name, error)
+            except Exception:
+                log.exception("%s: could not be loaded, or let go", version.name)
             finally:
                 del self._moving[version.name]
 
@@ -199,26 +236,56 @@ class Controller:
         loading = await self._registry.move(version, VersionState.LOADING)
         try:
             await self._fleet.load(loading)
-        except AiriError as error:
-            await self._registry.move(loading, VersionState.FAILED, reason=str(error))
+        except Exception as error:  # whatever it is, the rollout is to be told
+            reason = str(error) if isinstance(error, AiriError) else f"{type(error).__name__}: {error}"
+            await self._registry.move(loading, VersionState.FAILED, reason=reason)
+            if not isinstance(error, AiriError):
+                raise
         else:
             await self._registry.move(loading, VersionState.READY)
 
     async def _let_go(self, version: Version) -> None:
+        if version.state is VersionState.READY:  # nobody is to count on it meanwhile
+            version = await self._registry.move(version, VersionState.DRAINING)
         await self._fleet.unload(version)
         await self._registry.move(version, VersionState.REGISTERED)
 
-    def _given(self) -> tuple[set[str], set[str]]:
-        """Names of versions that requests may be given now, and of those with what a rollout needs besides."""
-        given: set[str] = set()
-        needed = {version.name for version in self._registry.versions() if version.is_kept}
-        for line in self._lines.all:
-            split = line.split
-            given |= self._names(line.name, (split.stable,))
-            if split.candidate is not None:
-                (given if split.weight > 0 else needed).update(self._names(line.name, (split.candidate,)))
-        return given, given | needed
+    def _known(self) -> list[Version]:
+        return [version for version in self._registry.versions() if self._fleet.knows(version)]
 
-    def _names(self, line: str, releases: Iterable[str]) -> set[str]:
-        found = (self._releases.find(line, release) for release in releases)
-        return {version.name for release in found for version in self._releases.members(release)}
+    def _needs(self) -> _Needs:
+        needs = _Needs(
+            given=set(),
+            needed={version.name for version in self._registry.versions() if version.is_kept},
+            others=set(),
+            is_whole=not self._lines.unread,
+        )
+        for line in self._lines.all:
+            try:
+                self._add_needs(line, needs)
+            except LifecycleError:  # told by `_advance`, or by whoever serves it
+                needs = needs._replace(is_whole=False)
+        for line in self._lines.others:
+            for release in line.split.releases:
+                with suppress(LifecycleError):
+                    needs.others.update(self._names(line.name, release))
+        return needs._replace(needed=needs.needed | needs.given)
+
+    def _add_needs(self, line: Line, needs: _Needs) -> None:
+        split, rollout = line.split, line.rollout
+        needs.given.update(self._names(line.name, split.stable))
+        if split.candidate is not None:
+            names = needs.given if split.weight > 0 else needs.needed
+            names.update(self._names(line.name, split.candidate))
+        if rollout is not None and rollout.phase is Phase.COMPLETED:
+            # What was stable answers until all of what is stable now can.
+            before = self._members(line.name, rollout.stable)
+            is_there = all(v.is_warm or v.state is VersionState.DRAINING for v in before)
+            if is_there and not Candidate.of(self._members(line.name, line.stable)).is_ready:
+                needs.given.update(version.name for version in before)
+
+    def _members(self, line: str, release: str) -> list[Version]:
+        return self._releases.members(self._releases.find(line, release))
+
+    def _names(self, line: str, release: str) -> set[str]:
+        return {version.name for version in self._members(line, release)}

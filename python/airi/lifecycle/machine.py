@@ -6,7 +6,7 @@ is kept before anything acts on it. So a leader may be killed at any moment, and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -14,9 +14,11 @@ from msgspec.structs import replace
 
 from airi.errors import LifecycleError
 from airi.lifecycle.gates import Finding, Outcome
+from airi.lifecycle.registry import Version
 from airi.lifecycle.rollouts import Analysis, Line, OnFailure, Pause, Phase, Rollout, SetWeight, Shadow, Step
+from airi.lifecycle.states import VersionState
 
-__all__ = ["Candidate", "Command", "advance", "command", "start"]
+__all__ = ["Candidate", "Command", "advance", "command", "start", "waiting"]
 
 
 class Candidate(NamedTuple):
@@ -26,6 +28,13 @@ class Candidate(NamedTuple):
     """All of them are warm."""
     failure: str = ""
     """Why one of them can not be loaded, or died; empty where none did."""
+
+    @classmethod
+    def of(cls, members: Iterable[Version], *, moving: Container[str] = ()) -> Candidate:
+        """As the records of its members say; `moving`: names of those that are being loaded or let go just now."""
+        versions = list(members)
+        failed = [f"{v.name}: {v.reason}" for v in versions if v.state is VersionState.FAILED]
+        return cls(all(v.is_warm and v.name not in moving for v in versions), "; ".join(failed))
 
 
 class Command(StrEnum):
@@ -59,22 +68,22 @@ def start(line: Line, rollout: Rollout, now_ms: int, *, who: str = "") -> Line:
     return replace(line, rollout=_noted(begun, now_ms, what))
 
 
-def command(line: Line, said: Command, now_ms: int, *, who: str) -> Line:
-    """The line after what an operator has said. Raises LifecycleError where there is nothing to say it of."""
+def command(line: Line, said: Command, now_ms: int, *, who: str, candidate: Candidate) -> Line:
+    """The line after what an operator has said.
+
+    Raises LifecycleError where there is nothing to say it of, and for a promotion to what is not loaded.
+    """
     rollout = line.rollout
     if rollout is None or rollout.phase.ended:
         how = "none was ever started" if rollout is None else f"the last one is {rollout.phase}"
         raise LifecycleError(f"{line.name} is in no rollout: {how}", field="rollout")
     if said is Command.ABORT:
         return replace(line, rollout=_ended(rollout, Phase.ABORTED, now_ms, f"aborted by {who}"))
-    if rollout.phase is Phase.PREPARING:
-        raise LifecycleError(
-            f"{rollout.candidate} is not loaded yet; nothing can be promoted", field="rollout"
-        )
+    if rollout.phase is Phase.PREPARING or not candidate.is_ready:
+        raise LifecycleError(f"{rollout.candidate} is not loaded; nothing can be promoted", field="rollout")
     if said is Command.PROMOTE_FULL:
         return _completed(line, rollout, now_ms, f"promoted in full by {who}")
-    went_on = _next_step(replace(rollout, phase=Phase.RUNNING), now_ms, f"promoted by {who}")
-    return replace(line, rollout=went_on)
+    return replace(line, rollout=_promoted(rollout, now_ms, who))
 
 
 def advance(line: Line, now_ms: int, candidate: Candidate, findings: Mapping[str, Finding]) -> Line:
@@ -91,17 +100,22 @@ def advance(line: Line, now_ms: int, candidate: Candidate, findings: Mapping[str
         return replace(line, rollout=_ended(rollout, phase, now_ms, candidate.failure))
     if rollout.phase is Phase.PREPARING:
         if not candidate.is_ready:
-            return _waiting(line, rollout, f"{rollout.candidate} is being loaded")
+            return waiting(line, rollout, f"{rollout.candidate} is being loaded")
         ready = replace(rollout, phase=Phase.RUNNING, since_ms=now_ms, waits_for="")
         return replace(line, rollout=_noted(ready, now_ms, f"{rollout.candidate} is ready"))
     if rollout.phase is Phase.HOLDING:
         return line
+    findings = {name: found for name, found in findings.items() if name not in rollout.waived}
     failed = {name: finding.why for name, finding in findings.items() if finding.outcome is Outcome.FAIL}
     if failed and rollout.on_failure is OnFailure.NOTIFY:
         line = _told(line, rollout, f"failed: {', '.join(failed)}", now_ms)
         rollout = line.rollout or rollout
     elif failed:
         return replace(line, rollout=_failed(rollout, failed, now_ms))
+    if not candidate.is_ready:
+        # Its engine has died: stable answers alone, and nothing counts as done.
+        what = f"{rollout.candidate}, which is not loaded any more; it is being loaded again"
+        return waiting(line, rollout, what)
     if rollout.step == len(rollout.steps):
         return _completed(line, rollout, now_ms, "all steps are done")
     return _step(line, rollout, rollout.steps[rollout.step], now_ms, findings)
@@ -114,12 +128,16 @@ def _step(line: Line, rollout: Rollout, step: Step, now_ms: int, findings: Mappi
         return replace(line, rollout=_next_step(moved, now_ms, f"weight {step.weight:g}"))
     if isinstance(step, Pause):
         if step.duration_s is None:
-            return _waiting(line, rollout, "somebody to promote")
+            return waiting(line, rollout, "somebody to promote")
         is_over = elapsed_s >= step.duration_s
-        return replace(line, rollout=_next_step(rollout, now_ms, "paused")) if is_over else line
+        return (
+            replace(line, rollout=_next_step(rollout, now_ms, "paused"))
+            if is_over
+            else waiting(line, rollout)
+        )
     if isinstance(step, Shadow):
         if elapsed_s < step.duration_s:
-            return line
+            return waiting(line, rollout)
         asked: tuple[str, ...] = tuple(
             n for n, g in rollout.gates.items() if any(each.is_scored for each in g)
         )
@@ -129,10 +147,10 @@ def _step(line: Line, rollout: Rollout, step: Step, now_ms: int, findings: Mappi
     open_gates = [
         f"{name}: {findings[name].why if name in findings else 'nothing is known yet'}"
         for name in asked
-        if name not in findings or findings[name].outcome is Outcome.HOLD
+        if name not in rollout.waived and (name not in findings or findings[name].outcome is Outcome.HOLD)
     ]
     if open_gates:
-        return _waiting(line, rollout, "; ".join(open_gates))
+        return waiting(line, rollout, "; ".join(open_gates))
     done = "analysed" if isinstance(step, Analysis) else "scored"
     return replace(line, rollout=_next_step(rollout, now_ms, f"{done}: {', '.join(asked) or 'no gates'}"))
 
@@ -141,8 +159,20 @@ def _failed(rollout: Rollout, failed: Mapping[str, str], now_ms: int) -> Rollout
     why = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
     if rollout.on_failure is OnFailure.ROLLBACK:
         return _ended(rollout, Phase.ABORTED, now_ms, f"rolled back: {why}")
-    held = replace(rollout, phase=Phase.HOLDING, waits_for=f"a decision: {why}")
+    held = replace(rollout, phase=Phase.HOLDING, failed=tuple(failed), waits_for=f"a decision: {why}")
     return _noted(held, now_ms, f"holding: {why}")
+
+
+def _promoted(rollout: Rollout, now_ms: int, who: str) -> Rollout:
+    """Behind what it waits for, with every step done that does something; gates that it was held by say no more."""
+    what = f"promoted by {who}"
+    if rollout.failed:
+        what += f", whatever {', '.join(rollout.failed)} say{'' if rollout.failed[1:] else 's'}"
+    waived = {**rollout.waived, **dict.fromkeys(rollout.failed, now_ms)}
+    running = replace(rollout, phase=Phase.RUNNING, failed=(), waived=waived, waits_for="")
+    if isinstance(running.current, SetWeight):
+        return _noted(running, now_ms, what)
+    return _next_step(running, now_ms, what)
 
 
 def _told(line: Line, rollout: Rollout, what: str, now_ms: int) -> Line:
@@ -167,7 +197,8 @@ def _ended(rollout: Rollout, phase: Phase, now_ms: int, why: str) -> Rollout:
     return _noted(replace(rollout, phase=phase, weight=0.0, waits_for=""), now_ms, why)
 
 
-def _waiting(line: Line, rollout: Rollout, what: str) -> Line:
+def waiting(line: Line, rollout: Rollout, what: str = "") -> Line:
+    """The line with a rollout that waits for something, or for nothing but time; the same one where it did before."""
     if rollout.waits_for == what:
         return line
     return replace(line, rollout=replace(rollout, waits_for=what))

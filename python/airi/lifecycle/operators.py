@@ -9,7 +9,7 @@ from typing import NamedTuple
 from airi.errors import ConflictError, LifecycleError
 from airi.lifecycle.gates import Gate
 from airi.lifecycle.lines import Lines
-from airi.lifecycle.machine import Command, command, start
+from airi.lifecycle.machine import Candidate, Command, command, start
 from airi.lifecycle.registry import Registry, Version
 from airi.lifecycle.releases import ReleaseBook
 from airi.lifecycle.rollouts import Line, OnFailure, Rollout, Step
@@ -83,10 +83,17 @@ class Operator:
             if said is not Command.ABORT and _place(now) != _place(seen):
                 break
             try:
-                return await self.lines.put(command(now, said, self._now_ms(), who=who))
+                return await self.lines.put(self._after(now, said, who))
             except ConflictError:  # most often whoever leads has noted what it waits for
                 continue
         raise ConflictError(f"{line} was changed by somebody else meanwhile; look again", field="line")
+
+    def _after(self, line: Line, said: Command, who: str) -> Line:
+        candidate = Candidate(is_ready=False)
+        if line.rollout is not None and said is not Command.ABORT:
+            tried = self.releases.find(line.name, line.rollout.candidate)
+            candidate = Candidate.of(self.releases.members(tried))
+        return command(line, said, self._now_ms(), who=who, candidate=candidate)
 
     def _other(self, line: Line) -> str:
         others = [release.id for release in self.releases.of(line.name) if release.id != line.stable]

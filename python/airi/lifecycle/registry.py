@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from airi.errors import ConflictError, VersionError
+from airi.lifecycle.documents import read_each
 from airi.lifecycle.states import LIVE, MOVES, VersionState
 from airi.state import Store
 
@@ -49,6 +50,8 @@ class Version(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Why it failed, or was let go."""
     since_ms: int = 0
     """When it came to where it stands."""
+    tries: int = 0
+    """How often it was begun to be loaded since it was last loaded, or last said to be loaded."""
     is_kept: bool = False
     """Whether an operator wants it loaded, also while no line needs it."""
     revision: int = 0
@@ -58,6 +61,11 @@ class Version(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def name(self) -> str:
         """What engines and metrics call it: `model@id`."""
         return version_name(self.model, self.id)
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether it can answer, and is to stay."""
+        return self.state in (VersionState.READY, VersionState.SERVING)
 
 
 def version_name(model: str, version: str) -> str:
@@ -76,12 +84,13 @@ class Registry:
         self._store, self._now_ms = store, now_ms
         self._seen = 0
         self._versions: dict[str, Version] = {}
+        self._unread: dict[str, str] = {}
 
     async def refresh(self) -> bool:
         """Reads what others have changed; whether there was anything. Raises StateError."""
-        records, self._seen = await self._store.documents(_KIND, since=self._seen)
-        for record in records:
-            self._keep(record.body, record.revision)
+        records, seen = await self._store.documents(_KIND, since=self._seen)
+        read_each(records, lambda record: self._keep(record.body, record.revision), self._unread)
+        self._seen = seen
         return bool(records)
 
     def versions(self, model: str | None = None) -> list[Version]:
@@ -108,6 +117,10 @@ class Registry:
         if revision is not None:
             return self._keep(body, revision)
         await self.refresh()
+        if name not in self._versions:
+            raise VersionError(
+                f"the document of {name} cannot be read: {self._unread.get(name)}", field="version"
+            )
         known = self._versions[name]
         if known.digest != version.digest:
             raise VersionError(
@@ -128,7 +141,8 @@ class Registry:
                 f"{version.name} is {version.state} and cannot become {to}; next may be {allowed}",
                 field="state",
             )
-        return await self._replace(msgspec.structs.replace(version, state=to, reason=reason))
+        tries = version.tries + 1 if to is VersionState.LOADING else 0
+        return await self._replace(msgspec.structs.replace(version, state=to, reason=reason, tries=tries))
 
     async def keep(self, version: Version, *, kept: bool) -> Version:
         """An operator wants it loaded, or no more. One that had failed is tried again.
@@ -140,7 +154,7 @@ class Registry:
         state = version.state
         if kept and state is VersionState.FAILED:
             state = VersionState.REGISTERED
-        return await self._replace(msgspec.structs.replace(version, is_kept=kept, state=state))
+        return await self._replace(msgspec.structs.replace(version, is_kept=kept, state=state, tries=0))
 
     async def disown(self, version: Version, reason: str) -> Version:
         """A version that was live is held by no engine any more: it is as it was before it was loaded.

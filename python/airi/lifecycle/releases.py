@@ -13,6 +13,7 @@ from itertools import combinations
 import msgspec
 
 from airi.errors import ConflictError, ReleaseError, VersionError
+from airi.lifecycle.documents import read_each
 from airi.lifecycle.registry import Registry, Version
 from airi.lifecycle.states import VersionState
 from airi.state import Store
@@ -64,17 +65,23 @@ class ReleaseBook:
         self._store, self._registry = store, registry
         self._seen = 0
         self._releases: dict[tuple[str, str], Release] = {}
+        self._unread: dict[str, str] = {}
 
     async def refresh(self) -> bool:
         """Reads what others have added; whether there was anything. Raises StateError."""
-        records, self._seen = await self._store.documents(_KIND, since=self._seen)
-        for record in records:
-            self._keep(msgspec.json.decode(record.body, type=Release))
+        records, seen = await self._store.documents(_KIND, since=self._seen)
+        read_each(
+            records, lambda record: self._keep(msgspec.json.decode(record.body, type=Release)), self._unread
+        )
+        self._seen = seen
         return bool(records)
 
     def find(self, line: str, release: str) -> Release:
         """The release of this id. Raises ReleaseError, which names those there are."""
         found = self._releases.get((line, release))
+        why = self._unread.get(f"{line}/{release}")
+        if found is None and why is not None:
+            raise ReleaseError(f"release {release} of {line} cannot be read: {why}", field="release")
         if found is None:
             known = ", ".join(one.id for one in self.of(line)) or "none"
             raise ReleaseError(f"{line} has no release {release!r}; there are: {known}", field="release")

@@ -115,6 +115,10 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     since_ms: int = 0
     """When this step began, by the clock of whoever led then."""
     weight: float = 0.0
+    failed: tuple[str, ...] = ()
+    """Gates that it is held by."""
+    waived: dict[str, int] = {}
+    """Gates that have failed and that somebody promoted it in spite of, with when: they say nothing any more."""
     waits_for: str = ""
     """Why it does not go on, for people; empty where nothing is missing but time."""
     events: tuple[Event, ...] = ()

@@ -20,7 +20,7 @@ class VersionState(StrEnum):
     SERVING = "serving"
     """In a release that requests are given."""
     DRAINING = "draining"
-    """No new requests; those that run may end."""
+    """No new requests; those that run may end. Stays for a while, and then it is let go."""
     ASLEEP = "asleep"
     """Its memory is lent to others; comes back faster than it loads."""
     FAILED = "failed"
@@ -34,7 +34,7 @@ _REGISTERED, _LOADING, _READY, _SERVING, _DRAINING, _ASLEEP, _FAILED, _RETIRED =
 MOVES: Mapping[VersionState, frozenset[VersionState]] = {
     _REGISTERED: frozenset({_LOADING, _RETIRED}),
     _LOADING: frozenset({_READY, _FAILED, _REGISTERED}),
-    _READY: frozenset({_SERVING, _ASLEEP, _REGISTERED, _FAILED}),
+    _READY: frozenset({_SERVING, _DRAINING, _ASLEEP, _REGISTERED, _FAILED}),
     # Never straight to sleep or away: what runs would be lost.
     _SERVING: frozenset({_DRAINING, _FAILED}),
     # Ready again where somebody needs it before it went.
