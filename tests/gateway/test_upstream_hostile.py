@@ -240,6 +240,39 @@ def test_an_upstream_that_fails_again_and_again_is_left_alone_until_it_is_back()
         assert 'airi_upstream_circuit_state{model_name="far",state="closed"} 1.0' in http.get("/metrics").text
 
 
+CUT = STREAM.replace(b"connection", b"content-length: 9999\r\nconnection") + chunk("Hel")
+
+
+@pytest.mark.parametrize(
+    ("says", "outcome"),
+    [
+        (CUT, "broken"),
+        (STREAM + chunk("Hel"), "broken"),
+        (STREAM + chunk("Hel") + DONE, "broken"),
+        (STREAM + chunk("Hel") + b"data: {oops\n\n", "garbage"),
+        (STREAM + chunk("Hel") + chunk("x", index=5), "garbage"),
+    ],
+    ids=["a cut body", "it hangs up", "it says done", "garbage", "another choice"],
+)
+def test_an_upstream_that_always_ends_in_the_middle_is_left_alone(says: bytes, outcome: str) -> None:
+    with hostile(says) as server, front(far(server.url, breaker_failures=3, breaker_open_s=0.5)) as http:
+        for _ in range(3):
+            assert ask(http).status_code == 502
+        assert "left alone" in ask(http).json()["error"]["message"]
+        attempts = f'airi_upstream_attempts_total{{model_name="far",outcome="{outcome}"}} 3.0'
+        assert attempts in http.get("/metrics").text
+        time.sleep(0.5)
+        assert ask(http).status_code == 502  # the probe begins well
+        assert "left alone" in ask(http).json()["error"]["message"]
+        assert len(server.asked) == 4
+
+
+def test_an_answer_that_is_whole_is_good_whatever_comes_behind_it() -> None:
+    whole = CUT + chunk(finish="stop")
+    with hostile(whole) as server, front(far(server.url, breaker_failures=1)) as http:
+        assert [content(ask(http)) for _ in range(2)] == ["Hel", "Hel"]
+
+
 def test_a_client_that_hangs_up_ends_the_call_there() -> None:
     script = says(STREAM + chunk("Hello"), hangs=True)
     with hostile(script) as server, front(far(server.url)) as http:
@@ -265,6 +298,17 @@ def test_words_of_a_refusal_are_one_line_without_the_key() -> None:
         assert len(error["message"]) < 500
         assert (error["param"], error["code"]) == ("n", "bad_n")
         assert "authorization: bearer sk-far-secret" in server.asked[0].head.lower()
+
+
+@pytest.mark.parametrize("room", [380, 390, 1590])
+def test_no_field_of_a_refusal_has_the_key_or_the_half_of_it(room: int) -> None:
+    key = "sk-SECRETSECRETSECRETSECRET"
+    words = {"error": {"message": f"{'x' * room} {key}", "param": key, "code": f"{'y' * 90}{key}"}}
+    refusal = answer(400, json.dumps(words).replace("SECRET", "S\\u0045CRET").encode())
+    with hostile(refusal) as server, front(far(server.url, api_key=key)) as http:
+        error = ask(http).json()["error"]
+        assert "SECR" not in json.dumps(error)
+        assert (error["param"], error["code"]) == ("***", "y" * 90 + "***")
 
 
 def test_what_is_sent_is_what_was_given_and_nothing_of_the_gateway() -> None:

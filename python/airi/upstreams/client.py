@@ -6,17 +6,17 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Final, Protocol
 
 import aiohttp
-import msgspec
 
-from airi.upstreams.breaker import CircuitBreaker, CircuitState
+from airi.upstreams.breaker import CircuitBreaker, CircuitState, Permit
 from airi.upstreams.chunks import Chunk, read_chunk
 from airi.upstreams.errors import UpstreamError, UpstreamRefusal
 from airi.upstreams.events import EventReader, EventTooLargeError
 from airi.upstreams.options import UpstreamOptions
+from airi.upstreams.refusals import MOST_ERROR_BYTES, told
 from airi.upstreams.retries import LONGEST_WAIT_S, Attempt, backoff_s, retry_after_s
 
 __all__ = ["MOST_ANSWER_BYTES", "Observer", "UpstreamClient"]
@@ -26,8 +26,6 @@ log = logging.getLogger("airi.upstreams")
 MOST_ANSWER_BYTES: Final = 64 << 20
 """Of one answer, as it comes: a stream that goes on and on is ended."""
 _END_S: Final = 0.2
-_MOST_ERROR_BYTES: Final = 64 << 10
-_MOST_MESSAGE: Final = 400
 _DONE: Final = b"[DONE]"
 _ASK_AGAIN: Final = (502, 503, 504)
 _REFUSED: Final = (400, 413, 422)
@@ -55,7 +53,7 @@ class UpstreamClient:
     """Calls one model of one upstream, retries what is safe, and leaves it alone while it fails.
 
     *Thread safety*: none; the event loop that called `open`.
-    *Invariant*: once a chunk has been given out nothing is asked again; every response is closed when its call ends.
+    *Invariant*: once a chunk has been taken nothing is asked again; every response is closed when its call ends.
     """
 
     def __init__(self, options: UpstreamOptions, observer: Observer) -> None:
@@ -102,56 +100,74 @@ class UpstreamClient:
         if self._session is not None:
             await self._session.close()
 
-    async def stream(self, path: str, body: bytes, attempts: list[Attempt]) -> AsyncGenerator[Chunk, None]:
-        """The chunks of one answer; `path` is below the base URL. Raises UpstreamError and UpstreamRefusal.
+    async def ask(
+        self,
+        path: str,
+        body: bytes,
+        *,
+        attempts: list[Attempt],
+        take: Callable[[Chunk], None],
+        is_whole: Callable[[], bool],
+    ) -> None:
+        """Gives `take` the chunks of an answer; `path` is below the base URL. Raises UpstreamError, UpstreamRefusal.
 
         `attempts` gets an entry for each as it ends.
-        Whoever stops to read closes the generator, which closes the connection.
+        `take` raises what `broken` makes for chunks that do not go together; `is_whole`: whether nothing is missing.
+        Whoever needs no more of it cancels, which closes the connection.
         """
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self.options.timeout_s
-        response, first_by = await self._ask(path, body, deadline, attempts)
-        outcome, problem = "cancelled", ""
+        deadline = asyncio.get_running_loop().time() + self.options.timeout_s
+        response, first_by, permit = await self._begin(path, body, deadline, attempts)
+        outcome, problem, has_begun = "cancelled", "", False
         try:
-            has_begun = False
             async for chunk in self._chunks(response, first_by, deadline):
+                take(chunk)
                 if not has_begun:
                     has_begun = True
-                    self.breaker.succeeded()
-                yield chunk
+                    self.breaker.began()
             if not has_begun:
                 raise self._error("ended its answer before it began", 502, "broken")
+            if not is_whole():
+                raise self._error("ended its answer in the middle", 502, "broken")
             outcome = "ok"
+            self.breaker.succeeded()
         except UpstreamError as error:
             outcome, problem = error.outcome, str(error)
-            self._count(error)
+            if is_whole():
+                self.breaker.succeeded()  # what goes wrong behind an answer is nobody's concern
+            else:
+                self._count(error, permit)
+            raise
+        except Exception as error:  # of `take`
+            outcome, problem = "garbage", type(error).__name__
+            self.breaker.failed(permit)
             raise
         finally:
             # One that was read to its end has given its connection back already.
             response.close()
             if outcome == "cancelled":
-                self.breaker.abandoned()
+                self.breaker.abandoned(permit)
             self._observer.attempted(outcome)
             attempts.append(Attempt(outcome, problem))
 
     # -- asking --------------------------------------------------------------------------------
 
-    async def _ask(
+    async def _begin(
         self, path: str, body: bytes, deadline: float, attempts: list[Attempt]
-    ) -> tuple[aiohttp.ClientResponse, float]:
-        """A response whose stream may begin, and until when its first event is waited for."""
+    ) -> tuple[aiohttp.ClientResponse, float, Permit]:
+        """A response whose stream may begin, until when its first event is waited for, and what let it through."""
         loop = asyncio.get_running_loop()
         attempt = 0
         while True:
-            if not self.breaker.allow():
+            permit = self.breaker.allow()
+            if permit is None:
                 after = max(1.0, self.breaker.remaining_s)
                 what = "is left alone for now: it has failed again and again"
                 raise self._error(what, 503, "open", retry_after_s=after, counts=False)
             first_by = min(deadline, loop.time() + self.options.first_token_timeout_s)
             try:
-                return await self._attempt(path, body, first_by), first_by
+                return await self._attempt(path, body, first_by), first_by, permit
             except UpstreamError as error:
-                self._count(error)
+                self._count(error, permit)
                 self._observer.attempted(error.outcome)
                 attempts.append(Attempt(error.outcome, str(error)))
                 wait = error.retry_after_s if error.retry_after_s is not None else backoff_s(attempt)
@@ -165,7 +181,7 @@ class UpstreamClient:
                 attempts.append(Attempt("refused"))
                 raise
             except BaseException:
-                self.breaker.abandoned()
+                self.breaker.abandoned(permit)
                 self._observer.attempted("cancelled")
                 raise
             attempt += 1
@@ -224,11 +240,9 @@ class UpstreamClient:
         with self._failures(has_begun=True):
             async for part in response.content.iter_any():
                 data += part
-                if len(data) > _MOST_ERROR_BYTES:
+                if len(data) > MOST_ERROR_BYTES:
                     break
-        message, param, code = _told(data)
-        if self.options.api_key is not None:
-            message = message.replace(self.options.api_key, "***")
+        message, param, code = told(data, self.options.api_key)
         status = 413 if response.status == 413 else 400
         what = f"the upstream of {self.options.name} refuses the request: {message or 'it does not say why'}"
         return UpstreamRefusal(what, status=status, param=param, error_code=code)
@@ -282,11 +296,11 @@ class UpstreamClient:
 
     # -- what goes wrong -----------------------------------------------------------------------
 
-    def _count(self, error: UpstreamError) -> None:
+    def _count(self, error: UpstreamError, permit: Permit) -> None:
         if error.counts:
-            self.breaker.failed()
+            self.breaker.failed(permit)
         else:
-            self.breaker.abandoned()
+            self.breaker.abandoned(permit)
 
     def _error(
         self,
@@ -308,8 +322,7 @@ class UpstreamClient:
         )
 
     def broken(self, what: str) -> UpstreamError:
-        """An answer whose chunks do not go together; it counts as any other failure."""
-        self.breaker.failed()
+        """What whoever takes chunks raises for those that do not go together; it counts as any other failure."""
         return self._error(what, 502, "garbage")
 
     def _late(self, what: str) -> UpstreamError:
@@ -369,28 +382,3 @@ def _unreached(error: Exception) -> str:
     reason = getattr(error, "os_error", None)
     said = getattr(reason, "strerror", None)
     return f"cannot be reached: {said if isinstance(said, str) and said else 'no connection'}"
-
-
-def _told(data: bytes) -> tuple[str, str | None, str | None]:
-    """What a body says is wrong, in whatever form servers say it: one line, the field, a code."""
-    try:
-        body = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return "", None, None
-    error = body.get("error", body) if isinstance(body, dict) else None
-    if isinstance(error, str):
-        return _line(error), None, None
-    if not isinstance(error, dict):
-        return "", None, None
-    message = error.get("message", error.get("detail"))
-    param, code = error.get("param"), error.get("code")
-    return (
-        _line(message) if isinstance(message, str) else "",
-        _line(param, 100) if isinstance(param, str) else None,
-        _line(code, 100) if isinstance(code, str) else None,
-    )
-
-
-def _line(text: str, most: int = _MOST_MESSAGE) -> str:
-    text = " ".join(text[: 4 * most].split())
-    return "".join(each if each.isprintable() else "?" for each in text)[:most]

@@ -10,7 +10,6 @@ import asyncio
 import codecs
 import logging
 from collections.abc import Iterable, Sequence
-from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
 from airi.errors import AiriError
@@ -45,7 +44,6 @@ _REASONS: Final[dict[str, FinishReason]] = {
     "content_filter": "content_filter",
 }
 """All others are an end that the model came to, but for these."""
-_HALF: Final = "ended its answer in the middle"
 _NO_END: Final = frozenset({"error", "abort", "cancelled", "insufficient_system_resource"})
 
 
@@ -251,10 +249,13 @@ class UpstreamGeneration(Generation):
 
     async def _run(self) -> None:
         try:
-            async with aclosing(self._upstream.stream(self._path, self._body, self.attempts)) as chunks:
-                async for chunk in chunks:
-                    self._take_chunk(chunk)
-            self._failure = None if self._have_all_ended else self._upstream.broken(_HALF)
+            await self._upstream.ask(
+                self._path,
+                self._body,
+                attempts=self.attempts,
+                take=self._take_chunk,
+                is_whole=lambda: self._have_all_ended,
+            )
         except (UpstreamError, UpstreamRefusal) as error:
             self._failure = error
         except Exception as error:  # whatever it is, nobody waits for ever
