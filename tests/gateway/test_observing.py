@@ -9,9 +9,13 @@ import pytest
 
 from airi.errors import StateError
 from airi.gateway.observing import Observing, SeenByAll, is_json, is_repeating
-from airi.lifecycle.rollouts import Pause, Rollout
+from airi.lifecycle.gates import Bound, Gate, Metric, Outcome
+from airi.lifecycle.judging import findings_of
+from airi.lifecycle.machine import start
+from airi.lifecycle.observed import Seen
+from airi.lifecycle.rollouts import Analysis, Line, Pause, Phase, Rollout, SetWeight
 from airi.state import open_store
-from tests.lifecycle.world import MemoryState
+from tests.lifecycle.world import Engines, MemoryState, Process, version
 
 ROLLOUT = Rollout(id="r1", stable="one", candidate="two", steps=(Pause(),))
 OTHER = Rollout(id="r2", stable="one", candidate="two", steps=(Pause(),))
@@ -173,3 +177,64 @@ def test_json_is_told_from_what_is_cut_off() -> None:
     assert is_json('{"a": [1, 2]}')
     assert not is_json('{"a": [1, 2')
     assert not is_json("")
+
+
+ERRORS = Gate(metric=Metric.ERRORS, bound=Bound.MAX, value=0.05, min_samples=20)
+SLOWER = Gate(metric=Metric.TTFT, bound=Bound.REGRESSION, value=0.5, min_samples=20)
+AGREES = Gate(metric=Metric.AGREEMENT, bound=Bound.MIN, value=0.9, min_samples=20)
+
+
+async def test_each_weight_is_analysed_by_what_is_seen_at_it() -> None:
+    state, now = MemoryState(), 0
+    leader = Process("leader", state, Engines(), SeenByAll(state), lambda: now)
+    for id in ("one", "two"):
+        await leader.registry.register(version("m", id))
+        await leader.releases.make("m", id, {"m": id})
+    asks = Analysis(gates=("errors", "slower", "tokens"))
+    steps = tuple(step for weight in (5, 50, 100) for step in (SetWeight(weight=weight), asks))
+    gates = {"errors": (ERRORS,), "slower": (SLOWER,), "tokens": (AGREES,)}
+    rollout = Rollout(id="r", stable="one", candidate="two", steps=steps, gates=gates)
+    await leader.lines.put(start(Line(name="m", stable="one"), rollout, 0))
+    observing = Observing(state)
+    for _ in range(30):
+        observing.of(rollout, "two").agreement.add(10, 10)
+
+    async def run() -> Rollout:
+        nonlocal now
+        for _ in range(12):
+            now += 1000
+            await leader.controller.tick()
+            await asyncio.sleep(0.001)
+        found = leader.lines.find("m").rollout
+        assert found is not None
+        return found
+
+    for weight in (5, 50, 100):
+        found = await run()
+        assert (found.weight, found.phase) == (weight, Phase.RUNNING)
+        assert found.waits_for.startswith(
+            f"errors: error_rate 0 (max 0.05, 0 samples); 20 are needed at weight {weight}"
+        )
+        for release in ("one", "two"):
+            seen = observing.of(found, release)
+            if release == "two" or weight < 100:  # stable has none then
+                seen.requests += 30
+                seen.ttft_ms.add(20, 30)
+        await observing.flush()
+    assert (await run()).phase is Phase.COMPLETED
+
+
+async def test_a_gate_fails_by_what_was_seen_at_any_weight() -> None:
+    rollout = Rollout(
+        id="r",
+        stable="one",
+        candidate="two",
+        steps=(SetWeight(weight=5),),
+        gates={"errors": (ERRORS,)},
+        step=1,
+    )
+    good, bad = Seen(requests=1000), Seen(requests=1000, errors=900)
+    for whole, now in ((bad, good), (good, bad)):
+        found = findings_of(rollout, (good, whole), (good, now), None)
+        assert found["errors"].outcome is Outcome.FAIL
+    assert findings_of(rollout, (good, good), (good, good), None)["errors"].outcome is Outcome.PASS

@@ -130,7 +130,7 @@ class Notes:
     def __init__(self) -> None:
         self.stable, self.candidate = Seen(), Seen()
 
-    async def of(self, rollout: Rollout) -> tuple[Seen, Seen]:
+    async def of(self, rollout: Rollout, *, at_weight: bool = False) -> tuple[Seen, Seen]:
         return self.stable, self.candidate
 
 

@@ -57,7 +57,7 @@ class Documents(Protocol):
 
 
 Counts = dict[str, dict[str, Seen]]
-"""By rollout and release."""
+"""By rollout and `STAGE:RELEASE`: what is seen at each weight is counted by itself."""
 
 
 class Observing:
@@ -76,8 +76,8 @@ class Observing:
         self._written = ""
 
     def of(self, rollout: Rollout, release: str) -> Seen:
-        """What counts of a release are added to while its rollout is under way."""
-        return self._counts.setdefault(rollout.id, {}).setdefault(release, Seen())
+        """What counts of a release are added to while its rollout is under way, and has this weight."""
+        return self._counts.setdefault(rollout.id, {}).setdefault(f"{rollout.stage}:{release}", Seen())
 
     def forget(self, is_over: Callable[[str], bool]) -> None:
         """Drops what was seen within rollouts, by their ids, that nobody will judge any more."""
@@ -129,14 +129,16 @@ class SeenByAll:
         self._since = 0
         self._parts: dict[str, Counts] = {}
 
-    async def of(self, rollout: Rollout) -> tuple[Seen, Seen]:
-        """Of the stable release and of the candidate, since the rollout began. Raises StateError."""
+    async def of(self, rollout: Rollout, *, at_weight: bool = False) -> tuple[Seen, Seen]:
+        """Of the stable release and of the candidate: since the rollout began, or, `at_weight`, since its last weight
+        was set. Raises StateError."""
         records, self._since = await self._store.documents(_KIND, since=self._since)
         for record in records:
             self._parts[record.name] = msgspec.json.decode(record.body, type=Counts)
-        parts = [part[rollout.id] for part in self._parts.values() if rollout.id in part]
+        counts = [each for part in self._parts.values() for each in part.get(rollout.id, {}).items()]
+        stages = {str(rollout.stage)} if at_weight else {key.partition(":")[0] for key, _ in counts}
         stable, candidate = (
-            merged(part[release] for part in parts if release in part)
+            merged(seen for key, seen in counts if key in {f"{stage}:{release}" for stage in stages})
             for release in (rollout.stable, rollout.candidate)
         )
         return stable, candidate

@@ -12,7 +12,8 @@ from contextlib import suppress
 from typing import NamedTuple, Protocol
 
 from airi.errors import AiriError, ConflictError, LifecycleError, StateError
-from airi.lifecycle.gates import Change, judge_all
+from airi.lifecycle.gates import Change
+from airi.lifecycle.judging import findings_of
 from airi.lifecycle.lease import Lease
 from airi.lifecycle.lines import Lines
 from airi.lifecycle.machine import Candidate, advance, waiting
@@ -53,8 +54,9 @@ class Fleet(Protocol):
 class Observations(Protocol):
     """What all gateways have seen."""
 
-    async def of(self, rollout: Rollout) -> tuple[Seen, Seen]:
-        """Of the stable release and of the candidate, since the rollout began. Raises StateError."""
+    async def of(self, rollout: Rollout, *, at_weight: bool = False) -> tuple[Seen, Seen]:
+        """Of the stable release and of the candidate: since the rollout began, or, `at_weight`, since its last weight
+        was set. Raises StateError."""
         ...
 
 
@@ -138,8 +140,9 @@ class Controller:
             after = waiting(line, rollout, f"a gateway that leads and whose config has {', '.join(unknown)}")
         else:
             candidate = Candidate.of(members, moving=self._moving)
-            stable, tried = await self._observations.of(rollout)
-            findings = judge_all(rollout.gates, stable, tried, self._change(line.name, rollout))
+            whole = await self._observations.of(rollout)
+            now = await self._observations.of(rollout, at_weight=True)
+            findings = findings_of(rollout, whole, now, self._change(line.name, rollout))
             after = advance(line, self._now_ms(), candidate, findings)
         if after is not line:
             await self._lines.put(after)

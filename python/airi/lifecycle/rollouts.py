@@ -130,6 +130,11 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.steps[self.step] if self.phase is Phase.RUNNING and self.step < len(self.steps) else None
 
     @property
+    def stage(self) -> int:
+        """How many weights have been set."""
+        return sum(isinstance(step, SetWeight) for step in self.steps[: self.step])
+
+    @property
     def shadow_percent(self) -> float:
         """How many of stable's answers the candidate is to score now."""
         return self.current.percent if isinstance(self.current, Shadow) else 0.0
