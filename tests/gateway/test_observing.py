@@ -192,7 +192,7 @@ async def test_each_weight_is_analysed_by_what_is_seen_at_it() -> None:
         await leader.releases.make("m", id, {"m": id})
     asks = Analysis(gates=("errors", "slower", "tokens"))
     steps = tuple(step for weight in (5, 50, 100) for step in (SetWeight(weight=weight), asks))
-    gates = {"errors": (ERRORS,), "slower": (SLOWER,), "tokens": (AGREES,)}
+    gates: dict[str, tuple[Gate, ...]] = {"errors": (ERRORS,), "slower": (SLOWER,), "tokens": (AGREES,)}
     rollout = Rollout(id="r", stable="one", candidate="two", steps=steps, gates=gates)
     await leader.lines.put(start(Line(name="m", stable="one"), rollout, 0))
     observing = Observing(state)

@@ -279,6 +279,25 @@ async def test_a_model_that_one_replica_cannot_load_is_on_none() -> None:
     assert clients[1].names == {"a"}
 
 
+async def test_a_load_that_somebody_began_is_ended_by_the_next_one() -> None:
+    clients = [FakeClient("a", "b", fails=("load",)), FakeClient("a")]
+    of = wanted(*clients)
+    with pytest.raises(ConfigError, match="cannot load"):
+        await of.load(ModelOptions(path="other", name="b"))  # it has another model of this name
+    await of.load(ModelOptions(path="b", name="b"))
+    assert [client.names for client in clients] == [{"a", "b"}] * 2
+    clients[0].names, clients[0].fails = {"a"}, ()
+    await of.restore(clients[0])  # type: ignore[arg-type]
+    assert clients[0].names == {"a", "b"}
+    clients[1].names, clients[1].dead = {"a"}, True
+    await of.load(ModelOptions(path="b", name="b"))  # who is not there gets it when it comes back
+    clients[1].names, clients[1].dead = {"a", "b"}, False
+    for client in clients:
+        client.fails = ("load",)
+    with pytest.raises(ConfigError, match="cannot load"):
+        await of.load(ModelOptions(path="b", name="b"))
+
+
 async def test_a_model_that_one_replica_cannot_send_to_sleep_is_awake_on_all() -> None:
     clients = [FakeClient("a"), FakeClient("a", fails=("sleep",))]
     with pytest.raises(ConfigError, match="cannot sleep"):

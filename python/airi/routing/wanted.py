@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airi.errors import AiriError, EngineDeadError
@@ -35,14 +36,24 @@ class Wanted:
         self._changing = asyncio.Lock()
 
     async def load(self, model: ModelOptions) -> None:
-        """On all, or none: where one cannot, it is taken from the others, and what that one said is raised."""
+        """On all, or none: where one cannot, it is taken from the others, and what that one said is raised.
+
+        Some that have it already keep it: whoever had it loaded has ended before all had.
+        """
         async with self._changing:
             was_unloaded = model.name in self.unloaded
             self.unloaded.discard(model.name)
             try:
-                await agree(
-                    self._clients, lambda c: c.load(model), lambda c: c.unload(model.name, drains=False)
-                )
+                lacking = [client for client in self._clients if not _has(client, model)]
+                try:
+                    await agree(
+                        lacking or self._clients,
+                        lambda c: c.load(model),
+                        lambda c: c.unload(model.name, drains=False),
+                    )
+                except EngineDeadError:
+                    if len(lacking) in (0, len(self._clients)):
+                        raise
             except BaseException:
                 if was_unloaded:
                     self.unloaded.add(model.name)
@@ -100,3 +111,12 @@ class Wanted:
         for client, error in failed:
             if not isinstance(error, EngineDeadError):
                 logger.error("the engine at %s did not %s %s: %s", client.endpoint, what, model, error)
+
+
+def _has(client: EngineClient, model: ModelOptions) -> bool:
+    """Whether a replica has this model, from the same folder or the same commit."""
+    _, at, commit = model.path.rpartition("@")
+    return any(
+        each.name == model.name and (each.path == model.path or (at and Path(each.path).name == commit))
+        for each in client.models
+    )
