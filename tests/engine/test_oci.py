@@ -173,6 +173,13 @@ def layer(name: str, content: bytes) -> dict[str, Any]:
         ),
         ({"layers": [layer("config.json", b"{}"), layer("/etc/x", b"{}")]}, b"{}", "outside of its folder"),
         ({"layers": [{"digest": "sha256:../../x"}]}, b"", "its manifest cannot be read"),
+        (
+            {"layers": [layer("config.json", b"{}") | {"size": 1}]},
+            b"{}",
+            "config.json is longer than the 1 bytes",
+        ),
+        ({"layers": [layer("config.json", b"{}") | {"size": -1}]}, b"{}", "its manifest cannot be read"),
+        ({"layers": [], "more": "x" * (5 << 20)}, b"", "its manifest is longer than the 4194304 bytes"),
         ({"manifests": []}, b"", "its manifest cannot be read"),
         ([], b"", "its manifest cannot be read"),
     ],

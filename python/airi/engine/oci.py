@@ -31,6 +31,7 @@ _TITLE, _UNPACK = "org.opencontainers.image.title", "io.deis.oras.content.unpack
 _READ = (*TEXT_FILES, "*.safetensors")
 _PATIENCE_S = (10.0, 60.0)  # to connect, and between bytes
 _CHUNK = 1 << 20
+_MOST_MANIFEST = 4 << 20  # what the distribution specification has registries take
 _REASONS = {
     401: "the registry wants credentials; log in with docker or oras",
     403: "the registry denies access to these credentials",
@@ -40,6 +41,7 @@ _REASONS = {
 
 class _Layer(msgspec.Struct):
     digest: Annotated[str, msgspec.Meta(pattern="^sha256:[0-9a-f]{64}$")]
+    size: Annotated[int, msgspec.Meta(ge=0)]
     annotations: dict[str, str] = {}
 
 
@@ -72,7 +74,8 @@ def fetch_oci(reference: str) -> Path:
     client.session.request = partial(client.session.request, timeout=_PATIENCE_S)
     container = client.get_container(name)
     try:
-        asks = client.session.get(f"{client.prefix}://{container.registry}/v2/").headers
+        with client.session.get(f"{client.prefix}://{container.registry}/v2/", stream=True) as response:
+            asks = response.headers
         if asks.get("www-authenticate", "").lower().startswith("basic"):
             client.auth = oras.auth.get_auth_backend("basic", client.session, client.prefix == "http")
         client.auth.load_configs(container)
@@ -86,10 +89,11 @@ def fetch_oci(reference: str) -> Path:
 
 def _fetch(client: Any, container: Any, reference: str, digest: str) -> Path:
     url = f"{client.prefix}://{container.manifest_url()}"
-    response = client.do_request(url, headers={"Accept": _MANIFEST})
-    if response.status_code != 200:
-        raise _refused(reference, response.status_code)
-    found = hashlib.sha256(response.content).hexdigest()
+    with client.do_request(url, headers={"Accept": _MANIFEST}, stream=True) as response:
+        if response.status_code != 200:
+            raise _refused(reference, response.status_code)
+        manifest = b"".join(_bounded(response, _MOST_MANIFEST, f"{reference}: its manifest"))
+    found = hashlib.sha256(manifest).hexdigest()
     if digest not in ("", found):
         raise CheckpointError(
             f"{reference} is not what it says: the registry gives a manifest of sha256:{found}"
@@ -97,7 +101,7 @@ def _fetch(client: Any, container: Any, reference: str, digest: str) -> Path:
     folder = cache_folder("oci", found)
     if folder.is_dir():
         return folder
-    layers = list(_files(reference, response.content))
+    layers = list(_files(reference, manifest))
     with arriving(folder) as partial:
         for layer, name in layers:
             _download(client, container, reference, layer, partial / name)
@@ -130,13 +134,23 @@ def _download(client: Any, container: Any, reference: str, layer: _Layer, path: 
     with client.get_blob(container, layer.digest, stream=True) as response, path.open("wb") as file:
         if response.status_code != 200:
             raise _refused(reference, response.status_code)
-        for chunk in response.iter_content(_CHUNK):
+        for chunk in _bounded(response, layer.size, f"{reference}: {path.name}"):
             digest.update(chunk)
             file.write(chunk)
     if layer.digest != f"sha256:{digest.hexdigest()}":
         raise CheckpointError(
             f"{reference}: {path.name} is not what the manifest says: sha256:{digest.hexdigest()} for {layer.digest}"
         )
+
+
+def _bounded(response: Any, most: int, what: str) -> Iterator[bytes]:
+    """The parts of a body. Raises CheckpointError as soon as it is longer than it may be."""
+    size = 0
+    for chunk in response.iter_content(_CHUNK):
+        size += len(chunk)
+        if size > most:
+            raise CheckpointError(f"{what} is longer than the {most} bytes that it may have")
+        yield chunk
 
 
 def _refused(reference: str, status: int) -> CheckpointError:

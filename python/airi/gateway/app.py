@@ -19,7 +19,8 @@ from airi.gateway.admin.routes import admin_routes
 from airi.gateway.anthropic.messages import CountTokens, Messages
 from airi.gateway.errors import ApiError
 from airi.gateway.explaining import Traces
-from airi.gateway.gate import Gate, Government, Guarded
+from airi.gateway.gate import Gate, Government
+from airi.gateway.guarded import Guarded
 from airi.gateway.http import record_of
 from airi.gateway.kserve.routes import kserve_routes
 from airi.gateway.metrics import Metrics

@@ -25,11 +25,9 @@ from airi.gateway.errors import (
     version_not_found,
 )
 from airi.gateway.explaining import Traces
-from airi.gateway.http import CallRecord, Headers, Receive, Scope, Send, record_of
+from airi.gateway.http import CallRecord, Headers
 from airi.gateway.judging import JUDGE_TOKENS, Judge
-from airi.gateway.middleware import ASGIApp
 from airi.gateway.models import ModelRegistry, ServedModel
-from airi.gateway.releases import draw_of
 from airi.policy.decisions import Action, Decider, Resource
 from airi.policy.ledger import LimitName
 from airi.policy.principal import priority_class
@@ -46,7 +44,7 @@ if TYPE_CHECKING:
     from airi.policy.audit import AuditLog
     from airi.policy.forbidden import ForbiddenPolicy
 
-__all__ = ["Gate", "Government", "Guarded", "call_context"]
+__all__ = ["Gate", "Government", "call_context"]
 
 _SERVER = Resource("Server", "airi")
 _OF_ANSWERS = (LimitName.TOKENS, LimitName.OUTPUT_TOKENS, LimitName.BUDGET)
@@ -73,6 +71,7 @@ def call_context(
         "tools": tools,
         "priority": given,
         "priority_class": priority_class(given),
+        "release_asked": False,
         **({} if region is None else {"region": region}),
     }
 
@@ -111,7 +110,6 @@ class Gate:
     ) -> None:
         """`metrics`: where routes are counted. `traces`: where calls to models are noted; None: nowhere but here."""
         self.chooser = Chooser(self, government, metrics)
-        """Says which models a call of a route is for."""
         self.traces = traces or Traces()
         self._models = models
         self._government = government
@@ -130,7 +128,16 @@ class Gate:
         """
         model = self.find(record, name)
         record.model = model.name
-        self._decide(record, action, self._resources[model.name], context(model))
+        resource, known = self._resources[model.name], context(model)
+        drawn = None if record.draw is None else record.draw.release_of(model.name)
+        known = known if drawn is None else {**known, **drawn.context}
+        if drawn is not None and drawn.is_preview:
+            try:
+                self._decide(record, Action.PREVIEW, resource, known)
+            except ApiError as error:
+                error.message += f": {drawn.by} asks for {drawn.release}, which gets no traffic yet"
+                raise
+        self._decide(record, action, resource, known)
         if record.trace is not None:
             record.trace.admitted(model, record.draw)
         record.release = record.release or ((b"x-airi-model", model.name.encode()),)
@@ -148,7 +155,7 @@ class Gate:
         """
         draw = record.draw
         if draw is None and self._models.has_releases:
-            draw = draw_of(record.sent, record.request_id)
+            draw = record.new_draw()
         route = self.route(name)
         model = self._models.find(name if route is None else route.default, draw)
         if model is None:
@@ -168,14 +175,14 @@ class Gate:
 
     def pin(self, record: CallRecord, name: str, version: str) -> None:
         """Has a call get this version of a model, by a release that has it; raises a 404 where none has."""
-        versions = self._models.versions_of(name)
-        if not versions:
-            raise model_not_found(name, list(self.usable(record)))
+        usable, versions = self.usable(record), self._models.versions_of(name)
+        if name not in usable or not versions:
+            raise model_not_found(name, list(usable))
         if version not in versions:
             raise version_not_found(name, version, list(versions))
         release = versions[version]
         if release is not None:
-            record.draw = draw_of(record.sent, record.request_id)
+            record.draw = record.new_draw()
             record.draw.asked, record.draw.asked_by = release, "path"
 
     def usable(self, record: CallRecord) -> dict[str, ServedModel]:
@@ -242,9 +249,14 @@ class Gate:
 
     @asynccontextmanager
     async def counted(
-        self, record: CallRecord, model: ServedModel, *, priority: int | None = None
+        self,
+        record: CallRecord,
+        model: ServedModel,
+        *,
+        priority: int | None = None,
+        spared: tuple[type[Exception], ...] = (),
     ) -> AsyncIterator[Headers]:
-        """Counts the block as a request, whatever becomes of it but for what could not be served.
+        """Counts the block as a request, whatever becomes of it but for what could not be served, and what is `spared`.
 
         Gives what a response says of limits. Raises a 429 as `reserve`: before anything is done for the call.
         """
@@ -258,7 +270,7 @@ class Gate:
         try:
             yield held.headers
         except Exception as error:
-            requests = 0 if is_unavailable(error) else 1
+            requests = 0 if is_unavailable(error) or isinstance(error, spared) else 1
             raise
         finally:
             await held.settle(requests, 0, 0)
@@ -335,7 +347,7 @@ class Gate:
         """
         asked = record.inner()
         if self._models.has_releases:
-            asked.draw = draw_of(record.sent, record.request_id)
+            asked.draw = record.new_draw()
             asked.draw.carried, asked.draw.asked = asked.draw.asked or asked.draw.carried, None
         return asked
 
@@ -386,15 +398,3 @@ class Gate:
             audit.note(record.request_id, record.principal, action, resource, decision, call=call)
         if not decision.allowed:
             raise denied(decision.policies, decision.errors)
-
-
-class Guarded:
-    """A route about the server itself behind a decision."""
-
-    def __init__(self, app: ASGIApp, gate: Gate, action: Action) -> None:
-        self._app, self._gate, self._action = app, gate, action
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request, or raise a 403."""
-        self._gate.admit_to_server(record_of(scope), self._action)
-        await self._app(scope, receive, send)

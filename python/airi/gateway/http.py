@@ -7,6 +7,7 @@ gateway's own work.
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from airi.gateway.dialects import OPENAI, Dialect
 from airi.gateway.errors import ApiError
-from airi.gateway.releases import Draw
+from airi.gateway.releases import Draw, draw_of
 from airi.policy import ANYONE, Principal
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ class CallRecord:
     """The request's headers."""
     draw: Draw | None = None
     """The releases that the call was given, which its inner calls keep; None: none of its models has releases."""
+    draw_key: str = ""
+    """By which its releases are drawn: no id of the client's, which might be the same for all."""
     release: Headers = ()
     """What the response says of them."""
     prompt_tokens: int = 0
@@ -59,6 +62,11 @@ class CallRecord:
     trace: RequestTrace | None = None
     """What is noted of a call to a model, and of its inner calls, for whoever asks later."""
 
+    def new_draw(self) -> Draw:
+        """What decides its releases; the same each time. Raises as `draw_of`."""
+        self.draw_key = self.draw_key or secrets.token_hex(8)
+        return draw_of(self.sent, self.draw_key)
+
     def inner(self) -> CallRecord:
         """The record of a call within this one, by the same caller."""
         return CallRecord(
@@ -66,6 +74,7 @@ class CallRecord:
             started=self.started,
             principal=self.principal,
             sent=self.sent,
+            draw_key=self.draw_key,
             trace=self.trace,
         )
 

@@ -2,9 +2,9 @@
 
 A line (a model, or an alias with releases of its own) is served with its stable release and, while one is tried, its
 candidate. Who asks for a release by header has it; else who brings one along in W3C baggage; else it is drawn by
-`x-airi-session`, or by the request's id. The draw is a pure function of the split and the key, which needs no table and
-is the same in every gateway. While a candidate's weight grows, a session moves to it once, and never back; one that is
-to stay where it began sends the `x-airi-release` of its first answer.
+`x-airi-session`, or anew for each request. The draw is a pure function of the split and the key, which needs no table
+and is the same in every gateway. While a candidate's weight grows, a session moves to it once, and never back; one that
+is to stay where it began sends the `x-airi-release` of its first answer.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ __all__ = ["Draw", "Drawn", "ServedLine", "draw_of", "served_line", "session_of"
 _MAX_KEY = 512
 _MAX_SHOWN = 100
 _SESSION = "session "
+_ASKED = ("x-airi-release", "path", "baggage")
 
 IsServed = Callable[[str, str], bool]
 """Whether a version of a model can be asked: model, version."""
@@ -52,6 +53,18 @@ class Drawn(NamedTuple):
     """By model, the version's id."""
     by: str = ""
     """What gave the call this one: x-airi-release, path, baggage, session or request; or why it is another."""
+    is_preview: bool = False
+    """Whether it is a candidate that nobody is given who does not ask for it."""
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether the call, or the one around it, asked for it: what becomes of such calls is no fair sample."""
+        return self.by in _ASKED
+
+    @property
+    def context(self) -> dict[str, object]:
+        """What policies may ask of it."""
+        return {"release": self.release, "release_asked": self.is_asked}
 
 
 @dataclass(slots=True)
@@ -104,14 +117,18 @@ class Draw:
             by = f"{release}, drawn by {by}, is not served"
             before = (other for other in line.releases if other not in split.releases and can_have(other))
             release = split.stable if can_have(split.stable) else next(before, split.stable)
-        drawn = Drawn(line.name, release, carried[release], by)
+        is_preview = release == split.candidate and split.weight <= 0
+        drawn = Drawn(line.name, release, carried[release], by, is_preview)
         self.given.append(drawn)
         return drawn
 
 
-def draw_of(headers: Iterable[tuple[bytes, bytes]], request_id: str) -> Draw:
-    """What a request's headers say of its releases. Raises a 400 for a session's name that is empty or too long."""
-    draw = Draw(request_id)
+def draw_of(headers: Iterable[tuple[bytes, bytes]], key: str) -> Draw:
+    """What a request's headers say of its releases; without a session `key` decides.
+
+    Raises a 400 for a session's name that is empty or too long.
+    """
+    draw = Draw(key)
     for name, value in headers:
         if name == b"x-airi-session":
             draw.key = f"{_SESSION}{_session(value.decode('latin-1'))}"

@@ -235,7 +235,8 @@ class Rollouts:
             members = self.releases.find(drawn.line, rollout.candidate).members
         except LifecycleError:  # it cannot be read here
             return None
-        return Trial(rollout, drawn.release, self._models.version(model.name, members.get(model.name, "")))
+        candidate = self._models.version(model.name, members.get(model.name, ""))
+        return Trial(rollout, drawn.release, candidate, counts=not drawn.is_asked)
 
     async def _options(self, version: Version) -> ModelOptions:
         """How a version runs. Raises ConfigError where its folder does not hold what it held when it was registered."""

@@ -181,15 +181,16 @@ def _name(tool: dict[str, Any]) -> str:
     return name if isinstance(name, str) else ""
 
 
-def _characters(value: Any) -> int:
-    """Of all texts in a prompt or in messages' contents; a token's id counts as one."""
+def _characters(value: Any, depth: int = 2) -> int:
+    """Of all texts in a prompt or in messages' contents, which have parts at most; a token's id counts as one."""
     match value:
         case str():
             return len(value)
         case list():
-            return sum(_characters(each) for each in value)
+            return sum(_characters(each, depth - 1) for each in value) if depth else 0
         case dict():
-            return _characters(value.get("text"))
+            text = value.get("text")
+            return len(text) if isinstance(text, str) else 0
         case _:
             return int(isinstance(value, int))
 

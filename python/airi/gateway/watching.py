@@ -37,6 +37,8 @@ class Trial(NamedTuple):
     """That the call was given."""
     candidate: ServedModel | None
     """The call's model in the candidate's release; None while it is not loaded."""
+    counts: bool = True
+    """Whether gates see it: who chose a release is no fair sample of it."""
 
 
 TrialOf = Callable[[CallRecord, ServedModel], Trial | None]
@@ -114,7 +116,7 @@ class Sight:
         """What it is part of."""
         self._first: tuple[Choice, GenerateRequest] | None = None
         self._with_schemas: list[Choice] = []
-        self.seen: Seen = watching.observing.of(trial.rollout, trial.release)
+        self.seen: Seen = watching.observing.of(trial.rollout, trial.release) if trial.counts else Seen()
         """What its release's counts are added to."""
         self.prompt_for: PromptFor | None = None
         """How other models are asked the same."""
@@ -142,6 +144,8 @@ class Sight:
 
     def ended(self) -> None:
         """The call has ended, and its client has all of its answer."""
+        if not self.trial.counts:
+            return
         self.seen.requests += 1
         if self.error is not None and not isinstance(self.error, ClientGone):
             known = api_error_from(self.error)

@@ -61,6 +61,8 @@ class Action(StrEnum):
     RETRIEVE = "retrieve"
     WORKFLOW = "workflow"
     SHADOW = "shadow"
+    PREVIEW = "preview"
+    """The call asks for a candidate that nobody else is given yet."""
     JUDGE = "judge"
     """A content rule asks about a text of the caller's."""
     CLASSIFY = "classify"

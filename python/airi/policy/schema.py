@@ -8,7 +8,17 @@ from typing import Any
 
 __all__ = ["ACTIONS", "cedar_schema", "parsed_schema"]
 
-MODEL_ACTIONS = ("chat", "completion", "embed", "rerank", "shadow", "judge", "classify", "tokenize")
+MODEL_ACTIONS = (
+    "chat",
+    "completion",
+    "embed",
+    "rerank",
+    "shadow",
+    "preview",
+    "judge",
+    "classify",
+    "tokenize",
+)
 SERVER_ACTIONS = ("list_models", "admin", "metrics")
 ACTIONS = (*MODEL_ACTIONS, *SERVER_ACTIONS, "retrieve", "workflow", "promote")
 
@@ -27,6 +37,8 @@ def cedar_schema() -> dict[str, Any]:
         tools=truth,
         priority=number,
         priority_class=text,
+        release={"type": "String", "required": False},
+        release_asked=truth,
         region={"type": "String", "required": False},
     )
     resources = dict.fromkeys(MODEL_ACTIONS, (["Model"], call))

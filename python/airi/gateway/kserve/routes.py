@@ -9,7 +9,8 @@ from starlette.routing import Route
 
 from airi.gateway.admin.rollouts import RolloutAdmin
 from airi.gateway.admin.route import Work
-from airi.gateway.gate import Gate, Guarded
+from airi.gateway.gate import Gate
+from airi.gateway.guarded import Guarded
 from airi.gateway.kserve import pages, schemas
 from airi.gateway.kserve.infer import Generate, Infer
 from airi.gateway.middleware import ASGIApp

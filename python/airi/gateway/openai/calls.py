@@ -160,7 +160,7 @@ class ModelCall(ABC, Generic[R]):
         if route is None:
             await self._call(request, request.model, None, size, record, receive, send)
             return
-        from airi.gateway.routes import may_fall_back
+        from airi.gateway.routes import TooCostlyError, may_fall_back
 
         chooser = self._gate.chooser
         call = RoutedCall(request, record, self.action, size, partial(self.context, request, record))
@@ -172,7 +172,8 @@ class ModelCall(ABC, Generic[R]):
             try:
                 # Rules for prompts put others in their place, each model's its own.
                 keeping = chooser.keeping(send, route, record, chosen, name)
-                await self._call(copy(request), name, route, size, record, receive, keeping)
+                spared = (TooCostlyError,) if name != chosen.models[-1] else ()
+                await self._call(copy(request), name, route, size, record, receive, keeping, spared)
                 return
             except Exception as error:
                 known = may_fall_back(error) or (failure is not None and api_error_from(error) is not None)
@@ -191,12 +192,13 @@ class ModelCall(ABC, Generic[R]):
         record: CallRecord,
         receive: Receive,
         send: Send,
+        spared: tuple[type[Exception], ...] = (),
     ) -> None:
         with trace_of(record).ask(name):
             model = self._gate.admit(record, self.action, name, partial(self.context, request, record))
             if route is not None:
                 model.metrics.routed(route.name)
-            async with self._gate.counted(record, model, priority=request.priority):
+            async with self._gate.counted(record, model, priority=request.priority, spared=spared):
                 await self._answer(request, model, route, record, size, receive, send)
 
     async def _answer(
