@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -78,8 +79,10 @@ def test_a_gateway_before_three_engines_outlives_two_of_them(
         processes[2].kill()
         wait_until(lambda: httpx.get(f"{url}/ready").status_code == 503, "it is still ready")
         assert httpx.get(f"{url}/health").status_code == 200
-        start_stub(endpoints[1], *stub)
-        assert ask(url, "back?").headers["x-airi-replica"] == "1"
+        with ThreadPoolExecutor() as pool:
+            held = pool.submit(ask, url, "back?")
+            start_stub(endpoints[1], *stub)
+            assert held.result().headers["x-airi-replica"] == "1", "which one is known when it has answered"
 
 
 def test_replicas_are_started_again_and_share_the_machine(tmp_path: Path) -> None:

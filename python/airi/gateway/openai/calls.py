@@ -231,12 +231,13 @@ class ModelCall(ABC, Generic[R]):
                     await content.judge_prompts()
                     answer.prompt_results = content.prompt_results
                 generation.begin()
-                record.headers += generation.headers
                 if request.stream:
                     await self._stream(answer, generation, send, record)
                 else:
                     await self._whole(answer, generation, send, record)
         except Exception as error:
+            if not record.response_started:
+                record.headers += generation.headers
             if sight is not None:
                 sight.error = error
             raise
@@ -273,6 +274,8 @@ class ModelCall(ABC, Generic[R]):
             for choice, pieces in (await generation.take(per_token=False)).items():
                 answer.keep(choice, pieces)
         body = answer.whole(generation.choices, _usage(generation))
+        # Known only now: a call may have waited for a replica, or gone to another one.
+        record.headers += generation.headers
         await respond(send, 200, body)
 
     async def _stream(self, answer: Answer, generation: Generation, send: Send, record: CallRecord) -> None:
@@ -294,6 +297,8 @@ class ModelCall(ABC, Generic[R]):
                     events.append(answer.ending(_usage(generation)))
                 data = b"".join(events)
                 if data:
+                    if not record.response_started:
+                        record.headers += generation.headers
                     await _write(send, record, head + data, more=not generation.done)
                     head = b""
         except Exception as error:
