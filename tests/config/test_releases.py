@@ -142,6 +142,17 @@ def test_a_rollout_is_what_its_document_will_be() -> None:
             "min: auto",
             "min is 'auto'; accepted: a number: auto is for max of token.nll_delta and min of token.top1_agreement",
         ),
+        (
+            "max: 0.05",
+            "min: 0.05",
+            "is 0.05; accepted: max or max_regression, as less of token.nll_delta is bett",
+        ),
+        ("max: 0.05", "max_regression: 10%", "accepted: max or min: token.nll_delta is measured from stable"),
+        (
+            "- shadow:",
+            "- pause: {}\n      # ",
+            "analysis[1] is 'tokens'; accepted: gates on what is scored behind",
+        ),
         ("max: 0.05", "max: 0.05, min: 0", "is max and min; accepted: one of max, min and max_regression"),
         (
             "max_regression: 10%",

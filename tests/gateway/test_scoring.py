@@ -16,11 +16,12 @@ import pytest
 
 from airi import builtin
 from airi.engine.options import EngineOptions, ModelOptions
+from airi.gateway.comparing import Score
 from airi.gateway.metrics import Metrics
 from airi.gateway.models import ServedModel, serve_models
 from airi.gateway.openai.schemas_common import TokenizeRequest
 from airi.gateway.prompts import render_chat
-from airi.gateway.scoring import Answered, Scorer, Unscored, score
+from airi.gateway.scoring import Answered, Scorer, Unscored, count, score
 from airi.lifecycle.gates import Bound, Gate, Metric, Outcome, judge
 from airi.lifecycle.observed import Seen
 from airi.policy import ANYONE
@@ -196,3 +197,14 @@ async def test_an_engine_that_does_not_come_to_it_drops_an_answer(models: Models
     scorer.offer(answered, stable, models["identical"], seen)
     await scorer.close()
     assert not scorer.num_running
+
+
+def test_short_answers_that_agree_throughout_diverge_nowhere() -> None:
+    gate = Gate(metric=Metric.DIVERGENCE, bound=Bound.MIN, value=16, quantile=0.05, min_samples=100)
+    seen = Seen()
+    for _ in range(200):
+        count(Score(0.0, 8, 8, 8, 8), seen)
+    assert judge(gate, Seen(), seen).outcome is Outcome.PASS
+    for _ in range(100):
+        count(Score(0.0, 8, 4, 8, 4), seen)
+    assert judge(gate, Seen(), seen).outcome is Outcome.FAIL

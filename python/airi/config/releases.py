@@ -6,7 +6,17 @@ from collections.abc import Callable, Iterable
 
 from airi.config.document import Path
 from airi.config.models import Model
-from airi.config.rollouts import AUTO, Rollout, bound_of, first_stable, has_quantile, releases_of, stage_names
+from airi.config.rollouts import (
+    AUTO,
+    MORE_IS_BETTER,
+    SCORED,
+    Rollout,
+    bound_of,
+    first_stable,
+    has_quantile,
+    releases_of,
+    stage_names,
+)
 from airi.config.schema import Config
 
 __all__ = ["wrong_releases"]
@@ -115,11 +125,13 @@ def _rollout(config: Config, line: str, rollout: Rollout, report: _Report) -> No
         if len(kinds) != 1:
             accepted = "one of shadow, set_weight, pause: {} and analysis"
             report((*at, "steps", i), accepted, value=" and ".join(kinds) or "none")
+        has_scores = any(earlier.shadow is not None for earlier in rollout.steps[:i])
         for k, name in enumerate(step.analysis or ()):
+            here: Path = (*at, "steps", i, "analysis", k)
             if name not in rollout.gates:
-                report(
-                    (*at, "steps", i, "analysis", k), f"one of gates: {', '.join(rollout.gates) or 'none'}"
-                )
+                report(here, f"one of gates: {', '.join(rollout.gates) or 'none'}")
+            elif not has_scores and any(gate.metric.startswith(SCORED) for gate in rollout.gates[name]):
+                report(here, "gates on what is scored behind a step of shadow: there is none before it")
     for name, gates in rollout.gates.items():
         for i, gate in enumerate(gates):
             bounds = [key for key in ("max", "min", "max_regression") if getattr(gate, key) is not None]
@@ -133,4 +145,13 @@ def _rollout(config: Config, line: str, rollout: Rollout, report: _Report) -> No
             elif bound_of(gate)[0] == "max_regression_points" and has_quantile(gate):
                 report(
                     (*where, "max_regression"), "a percentage such as 10%: percentage points are of shares"
+                )
+            elif bounds[0] == "max_regression" and gate.metric.startswith(SCORED):
+                report(
+                    (*where, "max_regression"), f"max or min: {gate.metric} is measured from stable already"
+                )
+            elif bounds[0] == ("max" if gate.metric.startswith(MORE_IS_BETTER) else "min"):
+                bound, better = ("min", "more") if bounds[0] == "max" else ("max", "less")
+                report(
+                    (*where, bounds[0]), f"{bound} or max_regression, as {better} of {gate.metric} is better"
                 )

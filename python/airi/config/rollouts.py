@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AUTO",
+    "MORE_IS_BETTER",
+    "SCORED",
     "Gate",
     "Members",
     "Releases",
@@ -41,7 +43,10 @@ _SHARES = (
     "output.json_valid_rate",
     "output.schema_valid_rate",
 )
-_ALL_METRICS = ", ".join([*(f"{name}.p95" for name in _METRICS), *_SHARES])
+_ALL_METRICS = ", ".join(["ttft_ms.p95", "itl_ms.p95", "token.first_divergence.p5", *_SHARES])
+SCORED = "token."
+"""With which figures begin that a step of shadow makes."""
+MORE_IS_BETTER = ("token.top1_agreement", "token.first_divergence", "output.json_", "output.schema_")
 AUTO = {"max": "token.nll_delta", "min": "token.top1_agreement"}
 """What `auto` may bound, by the bound."""
 _QUANTILE = re.compile(r"(.+)\.p(\d{1,2}(?:\.\d{1,3})?)")

@@ -31,7 +31,7 @@ from airi.gateway.comparing import Reading, Score, Spelling, by_text, by_token
 from airi.gateway.errors import ApiError
 from airi.gateway.models import ServedModel
 from airi.gateway.prompts import in_thread_if_long
-from airi.lifecycle.observed import Seen
+from airi.lifecycle.observed import NEVER, Seen
 from airi.policy import Principal
 from airi.sampling_params import MAX_PRIORITY, SamplingParams
 from airi.transport import GenerateRequest
@@ -150,7 +150,8 @@ def count(found: Score, seen: Seen) -> None:
     seen.nll_delta.add(found.nll_delta, found.tokens)
     if found.compared:
         seen.agreement.add(found.agreed, found.compared)
-        seen.first_divergence.add(found.first_divergence)
+        diverges = found.first_divergence < found.tokens
+        seen.first_divergence.add(found.first_divergence if diverges else NEVER)
 
 
 async def score(answered: Answered, stable: ServedModel, candidate: ServedModel) -> Score:

@@ -10,9 +10,11 @@ from collections.abc import Iterable
 
 import msgspec
 
-__all__ = ["Histogram", "Paired", "Seen", "merged"]
+__all__ = ["NEVER", "Histogram", "Paired", "Seen", "merged"]
 
 _PER_OCTAVE = 16
+NEVER = 1 << 20
+"""Tokens, more than any answer has: a short one that agrees throughout says nothing of an early divergence."""
 
 
 class Histogram(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -121,7 +123,7 @@ class Seen(msgspec.Struct, kw_only=True, omit_defaults=True):
     agreement: Paired = msgspec.field(default_factory=Paired)
     """1 for each of these tokens where its most likely one is stable's."""
     first_divergence: Histogram = msgspec.field(default_factory=Histogram)
-    """Tokens of an answer up to the first where the most likely ones differ; all of them where none does."""
+    """Tokens of an answer up to the first where the most likely ones differ; NEVER where none does."""
     unscored: int = 0
     """Answers that the candidate cannot read, or not as they were served."""
     dropped: int = 0
