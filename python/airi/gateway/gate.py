@@ -162,21 +162,18 @@ class Gate:
             raise model_not_found(name or "", list(self.usable(record)))
         if draw is not None and draw.given:
             record.draw = draw
-            drawn, served = draw.release_of(model.name), f"{model.name}@{model.version}"
-            record.release = (
-                ()
-                if drawn is None
-                else (
-                    (b"x-airi-release", drawn.release.encode()),
-                    (b"x-airi-model", served.encode()),
-                )
-            )
+            drawn = draw.release_of(model.name)
+            record.release = () if drawn is None else drawn.headers(f"{model.name}@{model.version}")
         return model
 
     def pin(self, record: CallRecord, name: str, version: str) -> None:
         """Has a call get this version of a model, by a release that has it; raises a 404 where none has."""
-        usable, versions = self.usable(record), self._models.versions_of(name)
-        if name not in usable or not versions:
+        usable, model = self.usable(record), self._models.named.get(name)
+        if model is not None and name not in usable:  # a denial, which tells no versions
+            context = call_context(record, max_tokens=1)
+            self._decide(record, Action.COMPLETION, self._resources[model.name], context)
+        versions = self._models.versions_of(name)
+        if not versions:
             raise model_not_found(name, list(usable))
         if version not in versions:
             raise version_not_found(name, version, list(versions))

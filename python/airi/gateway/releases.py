@@ -61,6 +61,10 @@ class Drawn(NamedTuple):
         """Whether the call, or the one around it, asked for it: what becomes of such calls is no fair sample."""
         return self.by in _ASKED
 
+    def headers(self, served: str) -> tuple[tuple[bytes, bytes], ...]:
+        """What a response says of it; `served`: the version that answers."""
+        return ((b"x-airi-release", self.release.encode()), (b"x-airi-model", served.encode()))
+
     @property
     def context(self) -> dict[str, object]:
         """What policies may ask of it."""
