@@ -51,6 +51,7 @@ def calls(count: int, first: int) -> list[Call]:
                 "tools": number // 8192 % 2 == 0,
                 "priority": number // 16384 % 1024,
                 "priority_class": "standard",
+                "release_asked": False,
             },
         )
         for number in range(first, first + count)
