@@ -186,6 +186,22 @@ def test_a_route_tells_its_rule_its_fallbacks_and_why_each_failed() -> None:
     assert (second["input_tokens"], second["output_tokens"]) == (9, 3)
 
 
+@pytest.mark.parametrize("code", ["context_length_exceeded", "content_filter", "invalid_value"])
+@pytest.mark.parametrize("number", [400, 403, 429])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
+def test_what_another_server_says_of_a_request_is_not_kept(path: str, number: int, code: str) -> None:
+    said = {"error": {"message": f"{SECRET!r} is too long", "code": code, "param": f"messages.{SECRET}"}}
+    with (
+        hostile(status(number, json.dumps(said).encode())) as server,
+        front(far(server.url, max_retries=0)) as http,
+    ):
+        answer = http.post(path, json=CHAT | {"model": "far"})
+        found = explained(http, answer.headers["x-request-id"])
+    (call,) = found["calls"]
+    assert call["error"]["status"] == answer.status_code >= 400
+    assert SECRET not in json.dumps(found)
+
+
 def test_attempts_at_an_upstream_are_told_with_the_waits_between_them() -> None:
     with (
         hostile(status(503, retry_after_ms="20"), GOOD) as server,

@@ -139,6 +139,28 @@ async def test_what_tells_of_no_rollout_under_way_is_dropped(tmp_path: Path) -> 
             assert (await each.of(OTHER))[0].requests == 1
 
 
+async def test_one_document_that_cannot_be_read_hides_no_other(tmp_path: Path) -> None:
+    async with await open_store(f"sqlite:///{tmp_path}/airi.db") as store:
+        first, second = Observing(store, name="first"), Observing(store, name="second")
+        leader = SeenByAll(store)
+        first.of(ROLLOUT, "one").requests = 2
+        await first.flush()
+        assert (await leader.of(ROLLOUT))[0].requests == 2
+        record = await store.document("seen", "first")
+        assert record is not None
+        await store.put_document("seen", "first", '{"r1": 7}', revision=record.revision)
+        second.of(ROLLOUT, "one").requests = 5
+        await second.flush()
+        assert (await leader.of(ROLLOUT))[0].requests == 7, "what was known of it stays"
+        assert (await SeenByAll(store).of(ROLLOUT))[0].requests == 5
+
+        async def none() -> set[str]:
+            return set()
+
+        await leader.forget(none)
+        assert [record.name for record in (await store.documents("seen"))[0]] == ["first"]
+
+
 async def test_a_document_that_is_written_while_it_is_judged_is_not_dropped() -> None:
     state = MemoryState()
     observing, leader = Observing(state), SeenByAll(state)

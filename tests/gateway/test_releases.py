@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
+from msgspec.structs import replace
 
 from airi.errors import ConfigError
 from airi.gateway.errors import ApiError
@@ -18,7 +19,7 @@ from airi.gateway.models import ModelRegistry, ServedModel, Versioned
 from airi.gateway.releases import Draw, ServedLine, draw_of, served_line
 from airi.lifecycle import Registry, ReleaseBook
 from airi.lifecycle.draw import Split
-from airi.lifecycle.rollouts import Line, Phase, Rollout
+from airi.lifecycle.rollouts import Line, Phase, Rollout, SetWeight
 from airi.text import Tokenizer
 from airi.transport import EngineClient, ModelInfo
 from tests.lifecycle.world import MemoryState, version
@@ -91,9 +92,15 @@ async def test_what_began_with_a_candidate_that_was_aborted_ends_with_it_while_i
     for id in ("r1", "r2"):
         await registry.register(version("general", id))
         await book.make("general", id, {"general": id})
-    rollout = Rollout(id="r", stable="r1", candidate="r2", steps=(), phase=Phase.ABORTED)
-    line = served_line(Line(name="general", stable="r1", rollout=rollout), book)
+    steps = (SetWeight(weight=5),)
+    rollout = Rollout(id="r", stable="r1", candidate="r2", steps=steps, phase=Phase.ABORTED)
     carried = [(b"baggage", b"airi-release=r2")]
+    with pytest.raises(ApiError, match=r"^baggage: 'r2' is no release"):  # it never had traffic
+        draw_of(carried, "q").take(
+            served_line(Line(name="general", stable="r1", rollout=rollout), book), lambda *_: True
+        )
+    rollout = replace(rollout, step=1)
+    line = served_line(Line(name="general", stable="r1", rollout=rollout), book)
     assert draw_of(carried, "q").take(line, lambda *_: True).members == {"general": "r2"}
     for headers in ([], [(b"x-airi-session", b"s")]):
         assert draw_of(headers, "q").take(line, lambda *_: True).release == "r1"

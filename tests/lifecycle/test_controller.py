@@ -369,3 +369,21 @@ async def settle(world: World, process: Process) -> None:
     assert states.pop(f"general@{line.stable}") is VersionState.SERVING
     assert set(states.values()) <= {VersionState.REGISTERED, VersionState.FAILED}
     assert replace(line, revision=0) == replace(process.lines.find("general"), revision=0)
+
+
+async def test_what_is_wrong_with_one_line_ends_no_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    process = await world.begin()
+    await process.lines.put(start(process.lines.find("general"), world.rollout(), world.now))
+
+    async def broken(*_: object, **__: object) -> None:
+        raise ValueError("counts that nobody foresaw")
+
+    with monkeypatch.context() as broke:
+        broke.setattr(world.notes, "of", broken)
+        line = await world.run(process, 5)
+        assert (line.stable, line.rollout and line.rollout.phase) == ("g1", Phase.PREPARING)
+        assert process.registry.find("general", "g2").state is VersionState.READY, "versions are looked after"
+    world.notes.candidate.requests = 200
+    line = await world.run(process, 40)
+    assert (line.stable, line.rollout and line.rollout.phase) == ("g2", Phase.COMPLETED)

@@ -47,6 +47,8 @@ class Declared:
     """Whether calls behind the first one count; else they never reach the client."""
     must_call: bool = False
     """Whether there has to be a call."""
+    _texts: dict[str, str] = field(default_factory=dict)
+    """Of the schemas of arguments that were called for, by function: an answer may call one many times."""
 
     def read(self, text: str) -> Read:
         """What has to hold of this answer."""
@@ -74,8 +76,10 @@ class Declared:
         return list(zip(names, arguments, strict=True))[: None if self.several else 1]
 
     def _schema(self, name: str) -> str:
-        parameters = self.parameters.get(name)
-        return json.dumps({"type": "object"} if parameters is None else parameters)
+        if name not in self._texts:
+            parameters = self.parameters.get(name)
+            self._texts[name] = json.dumps({"type": "object"} if parameters is None else parameters)
+        return self._texts[name]
 
 
 def declared_form(form: Form | None) -> Declared | None:

@@ -95,6 +95,10 @@ class ApiError(AiriError):
         )
 
 
+class ForeignError(ApiError):
+    """What another server has said of a request: its words may quote it."""
+
+
 class OverLimitError(ApiError):
     """A 429 that names the limit."""
 
@@ -223,7 +227,8 @@ def api_error_from(error: Exception) -> ApiError | None:
         case UpstreamError():
             return _upstream_failed(error)
         case UpstreamRefusal():
-            return ApiError(error.status, str(error), param=error.param, code=error.error_code or error.code)
+            code = error.error_code or error.code
+            return ForeignError(error.status, str(error), param=error.param, code=code)
         case _:
             return None
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from airi.gateway.errors import ApiError, api_error_from
+from airi.gateway.errors import ApiError, ForeignError, api_error_from
 from airi.gateway.http import CLIENT_GONE_STATUS, ClientGone
 from airi.gateway.metrics import now
 from airi.gateway.told import choice_records, content_records, limits_record, release_record, upstream_record
@@ -25,6 +25,7 @@ from airi.observability.requests import (
     RouteRecord,
 )
 from airi.policy.decisions import Action
+from airi.upstreams.errors import UpstreamRefusal
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -364,6 +365,8 @@ def _failure(error: BaseException) -> Failure:
     known = api_error_from(error) if isinstance(error, Exception) else None
     if known is None:
         return Failure(status=500, code="internal_error", message=type(error).__name__)
+    if isinstance(known, ForeignError):
+        return Failure(status=known.status, code=UpstreamRefusal.code)
     code = known.error_code or known.type
     is_ours = known.status in (403, 429) or known.status >= 500 or code in _OURS
     return Failure(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from airi.errors import StateError
+from airi.lifecycle.documents import read_each
 from airi.lifecycle.observed import Seen, merged
 from airi.lifecycle.rollouts import Rollout
 
@@ -128,13 +129,14 @@ class SeenByAll:
         self._store = store
         self._since = 0
         self._parts: dict[str, Counts] = {}
+        self._unread: dict[str, str] = {}
 
     async def of(self, rollout: Rollout, *, at_weight: bool = False) -> tuple[Seen, Seen]:
         """Of the stable release and of the candidate: since the rollout began, or, `at_weight`, since its last weight
         was set. Raises StateError."""
-        records, self._since = await self._store.documents(_KIND, since=self._since)
-        for record in records:
-            self._parts[record.name] = msgspec.json.decode(record.body, type=Counts)
+        records, since = await self._store.documents(_KIND, since=self._since)
+        read_each(records, self._keep, self._unread)
+        self._since = since
         counts = [each for part in self._parts.values() for each in part.get(rollout.id, {}).items()]
         stages = {str(rollout.stage)} if at_weight else {key.partition(":")[0] for key, _ in counts}
         stable, candidate = (
@@ -142,6 +144,9 @@ class SeenByAll:
             for release in (rollout.stable, rollout.candidate)
         )
         return stable, candidate
+
+    def _keep(self, record: DocumentRecord) -> None:
+        self._parts[record.name] = msgspec.json.decode(record.body, type=Counts)
 
     async def forget(self, under_way: Callable[[], Awaitable[Collection[str]]]) -> None:
         """Drops the documents that tell of no rollout that is under way. Raises StateError.
@@ -152,7 +157,11 @@ class SeenByAll:
         records, _ = await self._store.documents(_KIND)
         going = set(await under_way())
         for record in records:
-            if going.isdisjoint(msgspec.json.decode(record.body, type=Counts)):
+            try:
+                counts = msgspec.json.decode(record.body, type=Counts)
+            except msgspec.MsgspecError:  # told where it was read; who wrote it may still need it
+                continue
+            if going.isdisjoint(counts):
                 await self._store.forget_document(_KIND, record.name, revision=record.revision)
                 self._parts.pop(record.name, None)
 

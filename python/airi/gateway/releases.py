@@ -176,7 +176,8 @@ def served_line(line: Line, book: ReleaseBook) -> ServedLine:
     if rollout is not None and rollout.phase is Phase.COMPLETED:
         releases.append(rollout.stable)  # while it is there: calls that were told of it may go on
     ending = []
-    if rollout is not None and rollout.phase is Phase.ABORTED:
+    # One that never had traffic was had by who may preview alone, and is nobody else's now.
+    if rollout is not None and rollout.phase is Phase.ABORTED and rollout.stage:
         ending.append(rollout.candidate)  # while it is there: what began with it ends with it
     given, left = (
         {release: book.find(line.name, release).members for release in each} for each in (releases, ending)

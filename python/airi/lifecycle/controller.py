@@ -216,6 +216,10 @@ class Controller:
             if self._troubles.get(what) != str(error):
                 log.warning("%s stays as it is: %s", what, error)
             self._troubles[what] = str(error)
+        except Exception as error:
+            if self._troubles.get(what) != repr(error):
+                log.exception("%s stays as it is", what)
+            self._troubles[what] = repr(error)
         else:
             self._troubles.pop(what, None)
 

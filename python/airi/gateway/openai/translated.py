@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from airi.errors import AiriError
-from airi.gateway.errors import ApiError, api_error_from, bad_field, invalid_value
+from airi.gateway.errors import ApiError, ForeignError, api_error_from, bad_field, invalid_value
 from airi.gateway.openai.schemas_chat import ChatCompletionRequest
 from airi.gateway.openai.schemas_completions import CompletionRequest
 from airi.gateway.prompts import in_thread_if_long
@@ -67,7 +67,8 @@ class Places:
             message = self.of(begin[0]) + rest
         if message == error.message and self.of(error.param) == error.param:
             return error
-        return ApiError(
+        kind = ForeignError if isinstance(error, ForeignError) else ApiError
+        return kind(
             error.status,
             message,
             type=error.type,
