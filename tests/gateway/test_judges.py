@@ -16,9 +16,9 @@ from airi.gateway.asking import without_marks
 from airi.gateway.certificates import text_digest
 from airi.gateway.gate import Government
 from airi.gateway.governing import decider_of
+from airi.gateway.http import CallRecord
 from airi.gateway.judging import Judge
 from airi.gateway.models import ServedModel
-from airi.policy import ANYONE
 from airi.policy.audit import AuditLog
 from airi.text import Tokenizer
 from airi.transport.messages import EngineStats, ModelStats
@@ -238,6 +238,9 @@ def test_a_certificate_is_of_what_came_before_a_match_that_blocks(start: Any) ->
     assert choice["certificate"]["text_sha256"] == text_digest("This is the ")
 
 
+RECORD = CallRecord(request_id="q", started=0.0)
+
+
 async def test_a_judge_that_sleeps_gives_no_verdict(tokenizer: Tokenizer) -> None:
     stats = EngineStats([ModelStats(name="tiny", state="asleep")])
     engine = SimpleNamespace(stats=stats)
@@ -245,7 +248,7 @@ async def test_a_judge_that_sleeps_gives_no_verdict(tokenizer: Tokenizer) -> Non
         name="tiny", engine_name="tiny", client=engine, upstream=None, tokenizer=tokenizer
     )
     model = cast(ServedModel, sleeper)
-    judge = Judge(ANYONE, lambda _: model, uncounted)
+    judge = Judge(RECORD, lambda _: model, uncounted)
     with pytest.raises(AiriError, match="no verdict"):
         await judge.finds(ContentRule(name="r", judge="tiny", action="block"), "x")
     assert await judge.finds(ContentRule(name="r", judge="tiny", action="audit"), "x") is None
@@ -257,7 +260,7 @@ async def test_a_question_that_cannot_be_recorded_or_counted_is_not_asked(kind: 
         raise kind("no room")
 
     with pytest.raises(kind):
-        await Judge(ANYONE, find, uncounted).finds(ContentRule(name="r", judge="tiny", action="audit"), "x")
+        await Judge(RECORD, find, uncounted).finds(ContentRule(name="r", judge="tiny", action="audit"), "x")
 
 
 def test_names_of_special_tokens_are_broken_up_and_nothing_else(tokenizer: Tokenizer) -> None:

@@ -47,6 +47,7 @@ class Upstream(Part):
         "stream_timeout": "idle_timeout_s",
         "num_retries": "max_retries",
         "context_window": "max_model_len",
+        "forward_client_headers_to_llm_api": "trusted",
     }
 
     base_url: Annotated[
@@ -80,3 +81,6 @@ class Upstream(Part):
     """When it is left alone."""
     health_interval_s: Seconds = 15
     """How often its list of models is asked for, by which /ready and metrics know whether it is there."""
+    trusted: bool = False
+    """Sends it callers' `traceparent`, `tracestate`, `x-airi-session`, and `baggage` with the release of the call, so
+    that another AIRI keeps releases and sessions as this one does; left out: no header of a caller's goes along."""

@@ -18,13 +18,14 @@ from airi.gateway.metrics import now
 from airi.gateway.models import ServedModel
 from airi.gateway.openai.schemas_common import TokenizeRequest
 from airi.gateway.prompts import check_prompt, encode_text, render_chat
+from airi.gateway.upstreams.context import context_headers
 from airi.gateway.upstreams.generation import UpstreamGeneration
-from airi.policy import Principal
 from airi.sampling_params import SamplingParams
 from airi.structured_output import StructuredOutput
 from airi.upstreams.errors import UpstreamRefusal
 
 if TYPE_CHECKING:
+    from airi.gateway.http import CallRecord
     from airi.text import Tokenizer
 
 __all__ = ["Reserve", "ask", "most_tokens", "without_marks"]
@@ -44,13 +45,15 @@ _AROUND: Final = " \t\r\n\"'`*.,:;!"
 
 async def ask(
     model: ServedModel,
-    principal: Principal,
+    record: CallRecord,
     reserve: Reserve,
     prompt: str,
     answers: StructuredOutput,
     field: str,
 ) -> str:
     """The one of the `answers` (a choice) that a model gives to a prompt; `field` is what errors name.
+
+    `record`: of the call that this is.
 
     Raises ContextLengthError for what it cannot read whole, RequestError for another answer, and what calls end with.
     """
@@ -59,12 +62,15 @@ async def ask(
         raise EngineError(f"{model.name} is asleep")
     most = most_tokens(answers)
     if model.upstream is None:
-        generation = Generation(model, principal, arrived=now())
+        generation = Generation(model, record.principal, arrived=now())
         tokens = await _prompt(model, prompt, most, field)
         params = SamplingParams(temperature=0.0, max_tokens=most, structured=answers)
         generation.add(tokens, params, priority=None, cache_salt=None)
     else:
-        generation = UpstreamGeneration(model, model.upstream, principal, arrived=now())
+        headers = context_headers(record, model)
+        generation = UpstreamGeneration(
+            model, model.upstream, record.principal, arrived=now(), headers=headers
+        )
         await _ask_upstream(model, generation, prompt, most, field)
     said = _folded(await _answer(model, generation, reserve, field))
     found = next((each for each in answers.choices if _folded(each) == said), None)

@@ -99,7 +99,7 @@ class Chooser:
         if text.strip():
             admitted = self._gate.admitted_to_classify(asked, classifier, call.size)
             reserve = partial(self._gate.reserve, asked)
-            found = await classify(classifier, text, call.record.principal, admitted, reserve)
+            found = await classify(classifier, text, asked, admitted, reserve)
         if self._metrics is not None:
             self._metrics.classified.labels(route.name, found.label or "", found.outcome).inc()
         # One that the call asks for is found anew, so that it is refused where it is not served.

@@ -22,11 +22,11 @@ from airi.gateway.errors import ApiError, OverLimitError, without_text
 from airi.gateway.models import ServedModel
 from airi.gateway.openai.schemas_chat import ChatCompletionRequest
 from airi.gateway.prompts import in_thread_if_long
-from airi.policy import Principal
 from airi.structured_output import StructuredOutput
 
 if TYPE_CHECKING:
     from airi.config.routes import Classifier as Given
+    from airi.gateway.http import CallRecord
     from airi.gateway.openai.schemas_common import SamplingFields
 
 __all__ = ["DEFAULT_QUESTION", "Asked", "Classified", "Classifier", "classify", "last_text"]
@@ -92,18 +92,18 @@ class Asked(NamedTuple):
 async def classify(
     classifier: Classifier,
     text: str,
-    principal: Principal,
+    record: CallRecord,
     admitted: AbstractAsyncContextManager[Asked],
     reserve: Reserve,
 ) -> Classified:
-    """The label that fits a text. `admitted` decides on the call; `reserve` has it counted.
+    """The label that fits a text. `record`: of the question. `admitted` decides on the call; `reserve` has it counted.
 
     Raises AuditUnavailableError and LedgerUnavailableError, with which no call goes on.
     """
     try:
         async with asyncio.timeout(classifier.timeout_s):
             async with admitted as asked:
-                return Classified(await _label(classifier, text, principal, asked, reserve), "ok")
+                return Classified(await _label(classifier, text, record, asked, reserve), "ok")
     except (AuditUnavailableError, LedgerUnavailableError):
         raise
     except Exception as error:  # whatever it is, the call is not about it
@@ -116,7 +116,7 @@ async def classify(
 
 
 async def _label(
-    classifier: Classifier, text: str, principal: Principal, asked: Asked, reserve: Reserve
+    classifier: Classifier, text: str, record: CallRecord, asked: Asked, reserve: Reserve
 ) -> str:
     model, content = asked
     try:
@@ -128,7 +128,7 @@ async def _label(
         prompt = _PROMPT.format(
             question=classifier.question, labels=labels, mark=secrets.token_hex(8), text=shown
         )
-        return await ask(model, principal, reserve, prompt, classifier.answers, "classifier")
+        return await ask(model, record, reserve, prompt, classifier.answers, "classifier")
     finally:
         if content is not None:
             content.close()

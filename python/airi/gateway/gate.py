@@ -220,7 +220,7 @@ class Gate:
             return None
         asked = record.inner()
         asked.draw = record.draw
-        judge = Judge(record.principal, partial(self._admit_judge, asked), partial(self.reserve, asked))
+        judge = Judge(asked, partial(self._admit_judge, asked), partial(self.reserve, asked))
         return CallContent(record, model, given, made, judge, self._government.audit, request_bytes)
 
     def forbidden_to(self, record: CallRecord, model: ServedModel) -> ForbiddenPolicy | None:

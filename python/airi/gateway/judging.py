@@ -17,12 +17,12 @@ from airi.errors import AiriError, AuditUnavailableError, ContextLengthError, Le
 from airi.gateway.asking import Reserve, ask, most_tokens, without_marks
 from airi.gateway.errors import OverLimitError, judge_unavailable
 from airi.gateway.models import ServedModel
-from airi.policy import Principal
 from airi.policy.content import ContentAction
 from airi.structured_output import StructuredOutput
 
 if TYPE_CHECKING:
     from airi.config.rules import ContentRule
+    from airi.gateway.http import CallRecord
 
 __all__ = ["DEFAULT_QUESTION", "JUDGE_TOKENS", "Judge"]
 
@@ -49,12 +49,14 @@ class Judge:
 
     def __init__(
         self,
-        principal: Principal,
+        record: CallRecord,
         find: Callable[[str], ServedModel],
         reserve: Reserve,
     ) -> None:
-        """`find` gives the model of a name once it is decided that it may be asked, `reserve` has it counted."""
-        self._principal, self._find, self._reserve = principal, find, reserve
+        """`record`: of what judges are asked. `find` gives the model of a name once it is decided that it may be asked,
+        `reserve` has it counted.
+        """
+        self._record, self._find, self._reserve = record, find, reserve
 
     async def finds(self, rule: ContentRule, text: str) -> str | None:
         """What a rule's judge finds wrong with a text: "judge", or "judge_too_long" for one that it cannot read whole.
@@ -78,7 +80,7 @@ class Judge:
         question, mark = rule.question or DEFAULT_QUESTION, secrets.token_hex(8)
         prompt = _PROMPT.format(question=question, mark=mark, text=without_marks(model, text))
         try:
-            verdict = await ask(model, self._principal, self._reserve, prompt, _VERDICTS, "judge")
+            verdict = await ask(model, self._record, self._reserve, prompt, _VERDICTS, "judge")
         except ContextLengthError:
             return "judge_too_long"
         return "judge" if verdict == "unsafe" else None

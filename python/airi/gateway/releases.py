@@ -20,7 +20,7 @@ from airi.lifecycle.draw import Split
 from airi.lifecycle.releases import ReleaseBook
 from airi.lifecycle.rollouts import Line, Phase
 
-__all__ = ["Draw", "Drawn", "ServedLine", "draw_of", "served_line", "session_of"]
+__all__ = ["Draw", "Drawn", "ServedLine", "baggage_release", "draw_of", "served_line", "session_of"]
 
 _MAX_KEY = 512
 _MAX_SHOWN = 100
@@ -98,6 +98,11 @@ class Draw:
         drawn = self.release_of(model)
         return None if drawn is None else drawn.members[model]
 
+    def release_for(self, model: str) -> str | None:
+        """The release that a call to a model elsewhere is to have, as a part of this call; None: any."""
+        drawn = self.release_of(model) or next(iter(self.given), None)
+        return (self.asked or self.carried) if drawn is None else drawn.release
+
     def take(self, line: ServedLine, is_served: IsServed) -> Drawn:
         """The line's release for this call. Raises a 409 for one that is asked for and is not served."""
 
@@ -139,7 +144,7 @@ def draw_of(headers: Iterable[tuple[bytes, bytes]], key: str) -> Draw:
         elif name == b"x-airi-release":
             draw.asked = value.decode("latin-1").strip() or None
         elif name == b"baggage":
-            draw.carried = _carried(value.decode("latin-1")) or draw.carried
+            draw.carried = baggage_release(value.decode("latin-1")) or draw.carried
     return draw
 
 
@@ -160,7 +165,7 @@ def _session(value: str) -> str:
     return value
 
 
-def _carried(baggage: str) -> str | None:
+def baggage_release(baggage: str) -> str | None:
     """The value of `airi-release` in a W3C baggage header; None without one."""
     for member in baggage.split(","):
         key, _, value = member.partition(";")[0].partition("=")

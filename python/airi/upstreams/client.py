@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Final, Protocol
 
 import aiohttp
@@ -105,18 +105,19 @@ class UpstreamClient:
         path: str,
         body: bytes,
         *,
+        headers: Sequence[tuple[str, str]] = (),
         attempts: list[Attempt],
         take: Callable[[Chunk], None],
         is_whole: Callable[[], bool],
     ) -> None:
         """Gives `take` the chunks of an answer; `path` is below the base URL. Raises UpstreamError, UpstreamRefusal.
 
-        `attempts` gets an entry for each as it ends.
+        `headers` go along. `attempts` gets an entry for each as it ends.
         `take` raises what `broken` makes for chunks that do not go together; `is_whole`: whether nothing is missing.
         Whoever needs no more of it cancels, which closes the connection.
         """
         deadline = asyncio.get_running_loop().time() + self.options.timeout_s
-        response, first_by, permit = await self._begin(path, body, deadline, attempts)
+        response, first_by, permit = await self._begin(path, body, headers, deadline, attempts)
         outcome, problem, has_begun = "cancelled", "", False
         try:
             async for chunk in self._chunks(response, first_by, deadline):
@@ -152,7 +153,12 @@ class UpstreamClient:
     # -- asking --------------------------------------------------------------------------------
 
     async def _begin(
-        self, path: str, body: bytes, deadline: float, attempts: list[Attempt]
+        self,
+        path: str,
+        body: bytes,
+        headers: Sequence[tuple[str, str]],
+        deadline: float,
+        attempts: list[Attempt],
     ) -> tuple[aiohttp.ClientResponse, float, Permit]:
         """A response whose stream may begin, until when its first event is waited for, and what let it through."""
         loop = asyncio.get_running_loop()
@@ -165,7 +171,7 @@ class UpstreamClient:
                 raise self._error(what, 503, "open", retry_after_s=after, counts=False)
             first_by = min(deadline, loop.time() + self.options.first_token_timeout_s)
             try:
-                return await self._attempt(path, body, first_by), first_by, permit
+                return await self._attempt(path, body, headers, first_by), first_by, permit
             except UpstreamError as error:
                 self._count(error, permit)
                 self._observer.attempted(error.outcome)
@@ -189,18 +195,18 @@ class UpstreamClient:
             await asyncio.sleep(wait)
             self._observer.retried()
 
-    async def _attempt(self, path: str, body: bytes, first_by: float) -> aiohttp.ClientResponse:
+    async def _attempt(
+        self, path: str, body: bytes, headers: Sequence[tuple[str, str]], first_by: float
+    ) -> aiohttp.ClientResponse:
         if self._session is None:
             raise RuntimeError("the client is not open")
         url = self.options.base_url.rstrip("/") + path
-        headers = {"content-type": "application/json", "accept": "text/event-stream"}
+        sent = [("content-type", "application/json"), ("accept", "text/event-stream"), *headers]
         response: aiohttp.ClientResponse | None = None
         try:
             async with asyncio.timeout_at(first_by):
                 with self._failures(has_begun=False):
-                    response = await self._session.post(
-                        url, data=body, headers=headers, allow_redirects=False
-                    )
+                    response = await self._session.post(url, data=body, headers=sent, allow_redirects=False)
                 if response.status != 200:
                     raise await self._refusal(response)
             self._check_kind(response)

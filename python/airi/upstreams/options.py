@@ -32,3 +32,5 @@ class UpstreamOptions:
     breaker_open_s: float = 30.0
     """For how long."""
     health_interval_s: float = 15.0
+    trusted: bool = False
+    """Whether it is told what a call is part of: its trace, session and release."""

@@ -30,6 +30,7 @@ from airi.gateway.models import ServedModel
 from airi.gateway.openai.schemas_common import PromptTokensDetails, SamplingFields, Usage
 from airi.gateway.openai.translated import TRANSLATED
 from airi.gateway.sampling import check_stream_options
+from airi.gateway.upstreams.context import context_headers
 from airi.gateway.upstreams.generation import UpstreamGeneration
 from airi.gateway.watching import Sight
 from airi.policy.decisions import Action
@@ -266,7 +267,12 @@ class ModelCall(ABC, Generic[R]):
                 f"{model.name} is run by another server, which cannot be kept from forbidden texts"
             )
         return UpstreamGeneration(
-            model, model.upstream, record.principal, arrived=record.started, content=content
+            model,
+            model.upstream,
+            record.principal,
+            arrived=record.started,
+            content=content,
+            headers=context_headers(record, model),
         )
 
     async def _whole(self, answer: Answer, generation: Generation, send: Send, record: CallRecord) -> None:

@@ -133,10 +133,13 @@ class UpstreamGeneration(Generation):
         *,
         arrived: float,
         content: CallContent | None = None,
+        headers: Sequence[tuple[str, str]] = (),
     ) -> None:
+        """`headers` go along with the call."""
         super().__init__(model, principal, arrived=arrived, content=content)
         self._upstream = upstream
         self._path, self._body, self._most_prompt = "", b"", 0
+        self._headers = headers
         self.vocabulary = Vocabulary()
         """Of log-probabilities."""
         self._answers: list[_Answer] = []
@@ -252,6 +255,7 @@ class UpstreamGeneration(Generation):
             await self._upstream.ask(
                 self._path,
                 self._body,
+                headers=self._headers,
                 attempts=self.attempts,
                 take=self._take_chunk,
                 is_whole=lambda: self._have_all_ended,
