@@ -119,29 +119,32 @@ def test_a_client_s_mistake_is_no_error(start_gateway: StartGateway) -> None:
     world = World()
     gateway = start_gateway(govern=world.govern)
     assert gateway.http.post("/v1/chat/completions", json={**CHAT, "max_tokens": 4096}).status_code == 400
+    post(gateway)
     wait_until(lambda: world.seen("one").requests == 1, "a call is not counted")
     assert world.seen("one").errors == 0
 
 
 @pytest.mark.parametrize(
-    ("error", "errors"),
+    ("error", "counted"),
     [
-        (None, 0),
-        (ClientGone(), 0),
-        (ContextLengthError("too long"), 0),
-        (QueueFullError("full"), 0),
-        (EngineDeadError("gone"), 1),
-        (ExecutionError("a step failed"), 1),
-        (ValueError("a bug"), 1),
+        (None, (1, 0)),
+        (ClientGone(), (0, 0)),
+        (ContextLengthError("too long"), (0, 0)),
+        (QueueFullError("full"), (0, 0)),
+        (EngineDeadError("gone"), (1, 1)),
+        (ExecutionError("a step failed"), (1, 1)),
+        (ValueError("a bug"), (1, 1)),
     ],
 )
-def test_only_what_the_server_is_to_blame_for_is_an_error(error: Exception | None, errors: int) -> None:
+def test_the_share_of_errors_is_of_calls_that_were_answered_or_failed_here(
+    error: Exception | None, counted: tuple[int, int]
+) -> None:
     watching = Watching(Observing(MemoryState()), Scorer(), lambda *_: None)
     record, model = CallRecord(request_id="a", started=0.0), cast(ServedModel, None)
     sight = Sight(watching, Trial(ROLLOUT, "one", None), record, model, lambda: True)
     sight.error = error
     sight.ended()
-    assert (sight.seen.requests, sight.seen.errors) == (1, errors)
+    assert (sight.seen.requests, sight.seen.errors) == counted
 
 
 LOOK: dict[str, Any] = {

@@ -146,10 +146,9 @@ class Sight:
         """The call has ended, and its client has all of its answer."""
         if not self.trial.counts:
             return
-        self.seen.requests += 1
-        if self.error is not None and not isinstance(self.error, ClientGone):
-            known = api_error_from(self.error)
-            self.seen.errors += known is None or known.status >= 500
+        if self.error is None or _is_ours(self.error):
+            self.seen.requests += 1
+            self.seen.errors += self.error is not None
         for choice in self._with_schemas:
             try:
                 self._judge(choice)
@@ -190,3 +189,11 @@ class Sight:
             cache_salt=request.cache_salt,
         )
         self._watching.score(self.trial, answered, self._model, self._may_shadow, self._trace)
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether the server is to blame for an error, and not who called, or how many did."""
+    if isinstance(error, ClientGone):
+        return False
+    known = api_error_from(error)
+    return known is None or known.status >= 500

@@ -99,9 +99,9 @@ class Seen(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Of one release within one rollout."""
 
     requests: int = 0
-    """That have ended, whatever way."""
+    """That were answered, or failed for what the server is to blame for; none that its caller got wrong or gave up."""
     errors: int = 0
-    """Of those, what the server is to blame for."""
+    """Of those, the latter."""
     finished: int = 0
     """Answers that ended by themselves or by their length."""
     cut: int = 0
