@@ -118,10 +118,11 @@ def test_it_can_judge_and_takes_no_devices_time() -> None:
     assert "far takes no time of a device here" in said
 
 
+@pytest.mark.parametrize("name", ["api_key", "cache_salt_key"])
 @pytest.mark.parametrize(("written", "shown"), [("plain", "***"), ("${KEY}", "${KEY}")])
-def test_a_key_is_not_shown_whatever_it_looks_like(written: str, shown: str) -> None:
-    masked = config(upstream={"api_key": written}).document.root.masked()
-    assert masked["models"][1]["upstream"]["api_key"] == shown
+def test_a_key_is_not_shown_whatever_it_looks_like(name: str, written: str, shown: str) -> None:
+    masked = config(upstream={name: written}).document.root.masked()
+    assert masked["models"][1]["upstream"][name] == shown
 
 
 def test_a_tokenizer_is_a_folder(tmp_path: Path) -> None:

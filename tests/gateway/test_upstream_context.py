@@ -1,4 +1,4 @@
-"""What another server is told of what a call is part of: nothing, unless it is trusted; then its release holds."""
+"""What another server is told beside a call: what it is part of, where that is trusted; whose cache it may use."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 
 from airi.gateway.http import CallRecord
 from airi.gateway.models import ServedModel
+from airi.gateway.options import AppOptions
 from airi.gateway.releases import Draw, ServedLine
 from airi.gateway.upstreams.context import context_headers
 from airi.lifecycle.draw import Split
@@ -110,3 +111,31 @@ def test_calls_keep_their_release_and_session_at_an_airi_behind_this_one(
     with front(far(url, model="general")) as http:
         found = set().union(*(asked(http, counts, baggage="airi-release=g2") for _ in range(5)))
     assert found == {"general@g1", "general@g2"}
+
+
+def salt_of(key: str | None, tenant: str, salt: str) -> str | None:
+    """What another server is sent of a tenant's salt."""
+    app = AppOptions(api_keys=("key-of-acme", "key-of-globex"))
+    with hostile(GOOD) as server, front(far(server.url, cache_salt_key=key), app=app) as http:
+        headers = {"authorization": f"Bearer key-of-{tenant}"}
+        assert content(http.post("/v1/chat/completions", json=CHAT | {"cache_salt": salt}, headers=headers))
+        found: str | None = server.asked[0].body.get("cache_salt")
+        return found
+
+
+def test_salts_of_two_tenants_differ_and_stay_the_same_in_every_gateway() -> None:
+    sent = salt_of("secret", "acme", "mine")
+    assert sent is not None
+    assert "mine" not in sent
+    assert len(sent) == 64
+    assert sent == salt_of("secret", "acme", "mine")
+    others = [
+        salt_of("secret", "globex", "mine"),
+        salt_of("other", "acme", "mine"),
+        salt_of("secret", "acme", "m"),
+    ]
+    assert len({sent, *others}) == 4
+
+
+def test_no_salt_goes_to_a_server_that_may_not_know_it() -> None:
+    assert salt_of(None, "acme", "mine") is None

@@ -24,7 +24,7 @@ MAX_BYTES = 1 << 20
 _MAX_NODES = 100_000
 _MAX_DEPTH = 32
 _MERGE = "<<"
-_SECRET_KEYS = ("api_key",)
+_SECRET_KEYS = ("api_key", "cache_salt_key")
 """Keys whose values nobody is shown, whatever they look like."""
 _HIDDEN = "***"
 

@@ -38,7 +38,7 @@ _PAGES = {"metrics": "/metrics", "openapi": "/openapi.json"}
 _FILES = ("disk_kv_path", "record_steps")
 _SAME_OF_UPSTREAM = (
     *("base_url", "model", "api_key", "timeout_s", "connect_timeout_s", "first_token_timeout_s"),
-    *("idle_timeout_s", "max_retries", "health_interval_s", "trusted"),
+    *("idle_timeout_s", "max_retries", "health_interval_s", "trusted", "cache_salt_key"),
 )
 """Settings of an upstream that it takes as they are."""
 

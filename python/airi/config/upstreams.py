@@ -81,6 +81,9 @@ class Upstream(Part):
     """When it is left alone."""
     health_interval_s: Seconds = 15
     """How often its list of models is asked for, by which /ready and metrics know whether it is there."""
+    cache_salt_key: Key | None = Field(default=None, repr=False)
+    """A secret for a server that knows `cache_salt`, as vLLM, SGLang and AIRI do: it is sent a digest by this key of
+    tenant and salt, so that no tenant has another's; the same in all gateways before it. Left out: it is sent none."""
     trusted: bool = False
     """Sends it callers' `traceparent`, `tracestate`, `x-airi-session`, and `baggage` with the release of the call, so
     that another AIRI keeps releases and sessions as this one does; left out: no header of a caller's goes along."""

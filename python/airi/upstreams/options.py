@@ -32,5 +32,7 @@ class UpstreamOptions:
     breaker_open_s: float = 30.0
     """For how long."""
     health_interval_s: float = 15.0
+    cache_salt_key: str | None = field(default=None, repr=False)
+    """What callers' salts are made unguessable by; None: it is sent none."""
     trusted: bool = False
     """Whether it is told what a call is part of: its trace, session and release."""

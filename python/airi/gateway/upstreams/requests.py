@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from hashlib import blake2b
 from typing import Any, Final
 
 import msgspec
@@ -25,7 +26,7 @@ __all__ = ["ask_chat", "ask_completion"]
 _SAMPLING: Final = (
     *("max_tokens", "min_tokens", "n", "temperature", "top_p", "top_k", "min_p", "repetition_penalty"),
     *("presence_penalty", "frequency_penalty", "logit_bias", "seed", "stop", "stop_token_ids", "ignore_eos"),
-    *("include_stop_str_in_output", "skip_special_tokens", "cache_salt", "user", "structured_outputs"),
+    *("include_stop_str_in_output", "skip_special_tokens", "user", "structured_outputs"),
     *("guided_json", "guided_regex", "guided_choice", "guided_grammar"),
 )
 _CHAT: Final = (
@@ -54,7 +55,7 @@ async def ask_chat(
         generation.content.json = plan.json
     params = sampling_params(request, model, max_tokens=max_tokens, logprobs=logprobs)
     messages = [_with_texts(message) for message in request.messages]
-    body = _body(request, model, _SAMPLING + _CHAT) | {"messages": messages}
+    body = _body(request, model, generation, _SAMPLING + _CHAT) | {"messages": messages}
     given = [body.get(name) for name in ("messages", "tools", "documents", "response_format")]
     most = await _most_tokens(model, [_encoded(each).decode() for each in given if each is not None])
     most += ITEM_CHARACTERS * len(messages) + _TEMPLATE_TOKENS
@@ -107,7 +108,7 @@ async def ask_completion(
     if not all(texts):
         raise bad_field("prompt", "is empty; at least one token is needed", code="empty_prompt")
     params = sampling_params(request, model, max_tokens=request.max_tokens)
-    body = _body(request, model, _SAMPLING + _COMPLETION)
+    body = _body(request, model, generation, _SAMPLING + _COMPLETION)
     body["prompt"] = texts[0] if len(texts) == 1 else texts
     most = await _most_tokens(model, texts) + len(texts)  # and what begins each
     generation.ask(
@@ -129,14 +130,27 @@ def check_length(model: ServedModel, characters: int, field: str) -> None:
         )
 
 
-def _body(request: SamplingFields, model: ServedModel, fields: Sequence[str]) -> dict[str, Any]:
+def _body(
+    request: SamplingFields, model: ServedModel, generation: UpstreamGeneration, fields: Sequence[str]
+) -> dict[str, Any]:
     if model.upstream is None:
         raise ValueError(f"{model.name} has no upstream")
     given = {name: msgspec.to_builtins(getattr(request, name)) for name in fields}
     body = {name: value for name, value in given.items() if value is not None}
     # A stream always: it can be given up as soon as it is too long, and tells of its end.
-    body |= {"model": model.upstream.options.model, "stream": True, "stream_options": {"include_usage": True}}
+    options = model.upstream.options
+    body |= {"model": options.model, "stream": True, "stream_options": {"include_usage": True}}
+    if request.cache_salt is not None and options.cache_salt_key is not None:
+        body["cache_salt"] = _salt(generation.principal.tenant, request.cache_salt, options.cache_salt_key)
     return body
+
+
+def _salt(tenant: str, salt: str, key: str) -> str:
+    """A tenant's salt as one that no other tenant has, and that nobody can make who does not know the key."""
+    texts = [text.encode("utf-8", "surrogatepass") for text in (tenant, salt)]
+    digest = blake2b(key=blake2b(key.encode()).digest(), digest_size=32)
+    digest.update(len(texts[0]).to_bytes(8, "little") + b"".join(texts))
+    return digest.hexdigest()
 
 
 async def _most_tokens(model: ServedModel, texts: Sequence[str]) -> int:
