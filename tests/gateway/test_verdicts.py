@@ -20,12 +20,14 @@ from airi.text.tools import MarkerParser, ToolFormat
 CITY = '{"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}'
 TREE = '{"anyOf": [{"type": "null"}, {"type": "array", "items": {"$ref": "#"}}]}'
 LEVELS = 40
+ACME, GLOBEX = "acme", "globex"
 
 
-def doubling() -> str:
+def doubling(title: str = "") -> str:
     """A schema by which nobody can judge a number: with each level there is twice as much to look at."""
     both = {f"a{i}": {"anyOf": [{"$ref": f"#/$defs/a{i + 1}"}] * 2} for i in range(LEVELS)}
-    return json.dumps({"$defs": {**both, f"a{LEVELS}": {"type": "string"}}, "$ref": "#/$defs/a0"})
+    last = {f"a{LEVELS}": {"type": "string"}}
+    return json.dumps({"title": title, "$defs": {**both, **last}, "$ref": "#/$defs/a0"})
 
 
 def tagged() -> ToolFormat:
@@ -92,29 +94,70 @@ async def settled(verdicts: Verdicts) -> None:
 async def test_what_ends_the_process_is_not_judged_and_all_else_is(verdicts: Verdicts) -> None:
     seen = Seen()
     for claim in (Claim(CITY, "{}"), Claim(doubling(), "1"), Claim(CITY, '{"city": "Rome"}')):
-        verdicts.offer([claim], seen)
+        verdicts.offer(ACME, [claim], seen)
     await settled(verdicts)
     assert (seen.schema_asked, seen.schema_valid, seen.unjudged) == (2, 1, 1)
 
 
 async def test_what_is_too_much_is_counted_and_not_held(verdicts: Verdicts) -> None:
     seen = Seen()
-    verdicts.offer([Claim("true", '"' + "a" * (256 << 10) + '"')], seen)
+    verdicts.offer(ACME, [Claim("true", '"' + "a" * (256 << 10) + '"')], seen)
     assert (verdicts.is_idle, seen.unjudged) == (True, 1)
     for _ in range(70):
-        verdicts.offer([Claim("true", "1")], seen)
-    assert seen.unjudged == 1 + 70 - 64
+        verdicts.offer(ACME, [Claim("true", "1")], seen)
+    assert seen.unjudged == 1 + 70 - 32
+    others = Seen()
+    for i in range(70):
+        verdicts.offer(f"tenant {i}", [Claim("true", "1")], others)
+    assert others.unjudged == 70 - 32
     await settled(verdicts)
-    assert (seen.schema_asked, seen.schema_valid) == (64, 64)
+    assert (seen.schema_asked, seen.schema_valid) == (32, 32)
+    assert (others.schema_asked, others.schema_valid) == (32, 32)
+
+
+async def test_no_tenant_keeps_another_one_waiting_for_more_than_one_answer() -> None:
+    verdicts, bad, good = Verdicts(), Seen(), Seen()
+    for i in range(20):
+        verdicts.offer(ACME, [Claim(doubling(f"bad {i}"), "1")], bad)
+    for _ in range(2):
+        verdicts.offer(GLOBEX, [Claim(CITY, '{"city": "Rome"}')], good)
+    while good.schema_valid < 2:
+        await asyncio.sleep(0.01)
+    assert bad.unjudged <= 3
+    await verdicts.close()
+
+
+async def test_a_schema_that_ended_the_process_is_not_tried_again_for_who_sent_it(verdicts: Verdicts) -> None:
+    bad, other = Seen(), Seen()
+    verdicts.offer(ACME, [Claim(doubling(), "1")], bad)
+    await settled(verdicts)
+    verdicts.offer(ACME, [Claim(CITY, "{}"), Claim(doubling(), "1")], bad)
+    assert (verdicts.is_idle, bad.unjudged) == (True, 2)
+    verdicts.offer(GLOBEX, [Claim(doubling(), "1")], other)
+    assert not verdicts.is_idle
+    await settled(verdicts)
+    assert other.unjudged == 1
+
+
+async def test_whatever_goes_wrong_with_one_answer_the_next_one_is_judged(
+    verdicts: Verdicts, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen = Seen()
+    verdicts.offer(ACME, [Claim("true", b"1")], seen)  # type: ignore[arg-type]
+    await settled(verdicts)
+    verdicts.offer(ACME, [Claim("true", "1")], seen)
+    await settled(verdicts)
+    assert (seen.schema_asked, seen.schema_valid, seen.unjudged) == (1, 1, 1)
+    assert "an answer cannot be judged by schemas: TypeError" in caplog.text
 
 
 async def test_it_ends_while_it_judges() -> None:
     seen, verdicts = Seen(), Verdicts()
     for _ in range(3):
-        verdicts.offer([Claim(doubling(), "1")], seen)
+        verdicts.offer(ACME, [Claim(doubling(), "1")], seen)
     await asyncio.sleep(0.1)
     await verdicts.close()
-    verdicts.offer([Claim("true", "1")], seen)
+    verdicts.offer(ACME, [Claim("true", "1")], seen)
     assert (verdicts.is_idle, seen.schema_asked) == (True, 0)
 
 
@@ -123,7 +166,7 @@ async def test_where_no_process_can_be_started_nothing_is_judged(
 ) -> None:
     seen = Seen()
     monkeypatch.setattr("sys.executable", "/nowhere/python")
-    verdicts.offer([Claim("true", "1")], seen)
+    verdicts.offer(ACME, [Claim("true", "1")], seen)
     await settled(verdicts)
     assert (seen.schema_asked, seen.unjudged) == (0, 1)
     assert "no answers can be judged by schemas: No such file or directory" in caplog.text

@@ -7,8 +7,9 @@ import json
 import logging
 import subprocess
 import sys
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Sequence
+from hashlib import blake2b
 from typing import Final
 
 from airi.gateway.declared import Claim
@@ -21,21 +22,27 @@ log = logging.getLogger("airi.gateway")
 _MOST: Final = 64
 _LONGEST: Final = 256 << 10
 _IDLE_S: Final = 60.0
+_MOST_ENDED: Final = 256
+"""Schemas that are remembered because judging by them ended the process."""
 
 
 class Verdicts:
-    """Judges answers that have ended, one after the other, by `airi.gateway.schema_process`.
+    """Judges answers that have ended, one after the other, by `airi.gateway.schema_process`: tenants in turn.
 
-    An answer that comes while 64 wait, whose texts and schemas have more than 256 Ki characters, or that costs more
-    than that process may take, is counted as not judged, whatever release it is of.
+    An answer is counted as not judged, whatever release it is of, where its texts and schemas have more than 256 Ki
+    characters, where it costs more than that process may take, and where too many wait: 64 of all tenants, and of one
+    as many as there is room left.
 
     *Thread safety*: none; one event loop.
     *Invariant*: of an answer nothing is held but until it is judged; the process is there only while there are answers,
-    and a minute longer.
+    and a minute longer. What one tenant's answers cost delays those of another by one of them at most.
     """
 
     def __init__(self) -> None:
-        self._waiting: deque[tuple[tuple[Claim, ...], Seen]] = deque()
+        self._waiting: OrderedDict[str, deque[tuple[tuple[Claim, ...], Seen]]] = OrderedDict()
+        """By tenant, whose turn it is first; none is empty."""
+        self._ended: OrderedDict[bytes, None] = OrderedDict()
+        """Schemas of tenants by which judging has ended the process, the last one used last."""
         self._judge = _Judge()
         self._task: asyncio.Task[None] | None = None
         self._more = asyncio.Event()
@@ -46,13 +53,13 @@ class Verdicts:
         """Whether all that was offered is counted."""
         return not self._waiting
 
-    def offer(self, claims: Sequence[Claim], seen: Seen) -> None:
-        """Has an answer judged and counted."""
+    def offer(self, tenant: str, claims: Sequence[Claim], seen: Seen) -> None:
+        """Has an answer to a tenant judged and counted."""
         size = sum(len(claim.schema) + len(claim.text) for claim in claims)
-        if self._is_closed or len(self._waiting) >= _MOST or size > _LONGEST:
+        if self._is_closed or size > _LONGEST or not self._has_room(tenant) or self._is_known(tenant, claims):
             seen.unjudged += 1
             return
-        self._waiting.append((tuple(claims), seen))
+        self._waiting.setdefault(tenant, deque()).append((tuple(claims), seen))
         self._more.set()
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run())
@@ -66,21 +73,48 @@ class Verdicts:
         if self._task is not None:
             await self._task
 
+    def _has_room(self, tenant: str) -> bool:
+        """Whether one more of a tenant's leaves as much room as it has taken: nobody fills it all alone."""
+        left = _MOST - sum(map(len, self._waiting.values()))
+        return len(self._waiting.get(tenant, ())) < left
+
+    def _is_known(self, tenant: str, claims: Sequence[Claim]) -> bool:
+        """Whether judging by one of the schemas has ended the process: for this tenant, whose text had a part in it."""
+        found = [key for key in (_key(tenant, claim) for claim in claims) if key in self._ended]
+        for key in found:
+            self._ended.move_to_end(key)
+        return bool(found)
+
     async def _run(self) -> None:
         while await self._is_more():
-            claims, seen = self._waiting[0]
+            tenant, waiting = next(iter(self._waiting.items()))
+            claims, seen = waiting[0]
+            said = None
             try:
                 said = await asyncio.to_thread(self._judge.ask, claims)
+            except _EndedError:
+                self._ended.update(dict.fromkeys(_key(tenant, claim) for claim in claims))
+                while len(self._ended) > _MOST_ENDED:
+                    self._ended.popitem(last=False)
             except OSError as error:
                 log.error("no answers can be judged by schemas: %s", error.strerror)
-                said = None
-            _count(said, seen)
-            if self._waiting:
-                self._waiting.popleft()
+            except Exception as error:  # those that wait are judged none the less
+                log.error("an answer cannot be judged by schemas: %s", type(error).__name__)
+            finally:
+                _count(said, seen)
+                self._next(tenant)
         await asyncio.to_thread(self._judge.stop)
         self._task = None
         if self._waiting:  # one came meanwhile
             self._task = asyncio.create_task(self._run())
+
+    def _next(self, tenant: str) -> None:
+        """One of a tenant's is done; it is the next one's turn."""
+        waiting = self._waiting.pop(tenant, None)
+        if waiting is not None:
+            waiting.popleft()
+        if waiting:
+            self._waiting[tenant] = waiting
 
     async def _is_more(self) -> bool:
         """Waits for an answer; False where there is none for a long time, or for ever."""
@@ -102,6 +136,15 @@ def _count(said: bool | None, seen: Seen) -> None:  # noqa: FBT001
         seen.schema_valid += said
 
 
+def _key(tenant: str, claim: Claim) -> bytes:
+    texts = [text.encode("utf-8", "surrogatepass") for text in (tenant, claim.schema)]
+    return blake2b(len(texts[0]).to_bytes(8, "little") + b"".join(texts), digest_size=16).digest()
+
+
+class _EndedError(Exception):
+    """The process ended before it had said anything."""
+
+
 class _Judge:
     """The process. *Thread safety*: one call at a time; `kill` at any time."""
 
@@ -109,7 +152,10 @@ class _Judge:
         self._process: subprocess.Popen[bytes] | None = None
 
     def ask(self, claims: Sequence[Claim]) -> bool | None:
-        """Whether all of them hold; None where that cannot be told. Raises OSError where no process can be started."""
+        """Whether all of them hold; None where that cannot be told.
+
+        Raises OSError where no process can be started, and _EndedError where it ends.
+        """
         process = self._process
         if process is None:
             command = [sys.executable, "-m", "airi.gateway.schema_process"]
@@ -125,9 +171,9 @@ class _Judge:
             said = process.stdout.readline()
         except OSError:
             pass  # it has ended
-        if not said:
+        if not said.endswith(b"\n"):
             self.stop()
-            return None
+            raise _EndedError
         verdict: bool | None = json.loads(said)
         return verdict
 

@@ -176,7 +176,7 @@ class Sight:
             self.seen.json_asked += 1
             self.seen.json_valid += is_json(read.json)
         if read.claims:
-            self._watching.verdicts.offer(read.claims, self.seen)
+            self._watching.verdicts.offer(self._principal.tenant, read.claims, self.seen)
 
     def _score(self, choice: Choice, request: GenerateRequest, prompt_for: PromptFor) -> None:
         if not choice.tokens or choice.finish_reason is None:
