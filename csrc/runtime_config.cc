@@ -66,6 +66,17 @@ SlabLimits fixed_limits(std::size_t model, std::int32_t count, std::int32_t num_
   return {.min = count, .max = count};
 }
 
+void check_whole_prompts(const ModelConfig& model) {
+  const std::int32_t longest = model.max_model_len;
+  require(model.block_size >= longest, "block_size", model.block_size,
+          "at least max_model_len where prompts are computed whole");
+  require(model.max_batch_tokens >= longest, "max_batch_tokens", model.max_batch_tokens,
+          "at least max_model_len where prompts are computed whole");
+  require(!model.max_prefill_chunk || *model.max_prefill_chunk >= longest, "max_prefill_chunk",
+          model.max_prefill_chunk.value_or(0), "at least max_model_len where prompts are computed whole");
+  require(!model.enable_prefix_caching, "enable_prefix_caching", 1, "0 where prompts are computed whole");
+}
+
 }  // namespace
 
 std::int64_t ModelConfig::max_deltas() const noexcept {
@@ -140,6 +151,7 @@ void check_config(const ModelConfig& model) {
     require(*model.max_prefill_chunk >= model.block_size, "max_prefill_chunk", *model.max_prefill_chunk,
             "at least block_size");
   }
+  if (model.whole_prompts) check_whole_prompts(model);
 }
 
 void check_targets(const ModelConfig& model, const RuntimeConfig& config) {

@@ -35,7 +35,10 @@ struct ModelConfig {
   double watermark = 0.01;
   bool enable_prefix_caching = true;
   std::optional<std::int32_t> max_prefill_chunk;  // of one request per step
-  std::vector<SloTarget> targets;                 // by class; those behind the last have none
+  // A prompt is computed in one step or not begun, as its tokens look at those behind them. It is one block,
+  // and is not shared.
+  bool whole_prompts = false;
+  std::vector<SloTarget> targets;  // by class; those behind the last have none
   double itl_credit = 0;  // targets between tokens that a stream may save by early ones, for a late one
 
   // How many deltas a step of this model may bring: what StepBuffers must hold at least.

@@ -57,6 +57,7 @@ void Runtime::host(ModelId id, const ModelConfig& model) {
       .max_num_seqs = model.max_num_seqs,
       .max_batch_tokens = model.max_batch_tokens,
       .max_prefill_chunk = model.max_prefill_chunk.value_or(std::numeric_limits<std::int32_t>::max() / 2),
+      .whole_prompts = model.whole_prompts,
       .bypass_tokens = config_.bypass_tokens,
       .fairness_gap_tokens = config_.fairness_gap_tokens,
       .locality_quantum_tokens = config_.locality_quantum_tokens,

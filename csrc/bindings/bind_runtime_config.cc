@@ -64,7 +64,7 @@ ModelConfig make_model(std::int32_t block_size, std::int64_t bytes_per_block, st
                        double watermark, bool enable_prefix_caching,
                        std::optional<std::int32_t> max_prefill_chunk, std::optional<std::int32_t> min_slabs,
                        std::optional<std::int32_t> max_slabs, double slab_weight, std::int32_t weight_slabs,
-                       const std::vector<TargetTuple>& targets, double itl_credit) {
+                       const std::vector<TargetTuple>& targets, double itl_credit, bool whole_prompts) {
   ModelConfig model{.block_size = block_size,
                     .bytes_per_block = bytes_per_block,
                     .max_model_len = max_model_len,
@@ -82,6 +82,7 @@ ModelConfig make_model(std::int32_t block_size, std::int64_t bytes_per_block, st
                     .watermark = watermark,
                     .enable_prefix_caching = enable_prefix_caching,
                     .max_prefill_chunk = max_prefill_chunk,
+                    .whole_prompts = whole_prompts,
                     .targets = {},
                     .itl_credit = itl_credit};
   for (const auto& [ttft, itl] : targets) model.targets.push_back({.ttft = ttft, .itl = itl});
@@ -145,7 +146,8 @@ void bind_configs(const py::module_& m) {
            "device_weight"_a = 1.0, "hash_seed"_a = py::bytes(), "admission"_a = AdmissionPolicy::kNoEvict,
            "watermark"_a = 0.01, "enable_prefix_caching"_a = true, "max_prefill_chunk"_a = std::nullopt,
            "min_slabs"_a = std::nullopt, "max_slabs"_a = std::nullopt, "slab_weight"_a = 1.0,
-           "weight_slabs"_a = 0, "targets"_a = std::vector<TargetTuple>{}, "itl_credit"_a = 0.0)
+           "weight_slabs"_a = 0, "targets"_a = std::vector<TargetTuple>{}, "itl_credit"_a = 0.0,
+           "whole_prompts"_a = false)
       .def_property_readonly("max_deltas", &ModelConfig::max_deltas,
                              "How many rows StepBuffers.deltas must have at least.");
   py::class_<RuntimeConfig>(m, "RuntimeConfig", "What all models of a device share.")

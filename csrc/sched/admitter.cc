@@ -122,7 +122,7 @@ Admitter::Outcome Admitter::try_admit(Request* request, const Room& room, TimePo
     hold_back(request, Decision::kQueuedBudget, options_.max_batch_tokens);
     return Outcome::kNoRoomInStep;
   };
-  if (room.tokens <= 0) return no_room();
+  if (room.tokens < (chunks_.is_whole ? request->length() : 1)) return no_room();
   tables_.match(*request, match_);
   const auto loads = loader_.worth_loading(*request, match_);
   const std::int32_t deltas = match_.num_blocks() + static_cast<std::int32_t>(loads.size());

@@ -23,7 +23,9 @@ std::int32_t num_bands(const SchedulerOptions& options) {
 ModelScheduler::ModelScheduler(const SchedulerOptions& options, BlockTables tables, AgingRule aging,
                                const TenantWeights& weights, StepTimeModel& step_time, DecisionLog& log)
     : options_(options),
-      chunks_{.block_size = tables.block_size(), .cap = options.max_prefill_chunk},
+      chunks_{.block_size = tables.block_size(),
+              .cap = options.max_prefill_chunk,
+              .is_whole = options.whole_prompts},
       tables_(std::move(tables)),
       queue_(num_bands(options), aging, weights, locality_of(options, tables_.block_size())),
       running_(options.max_num_seqs, num_bands(options)),

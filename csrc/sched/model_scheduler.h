@@ -24,6 +24,7 @@ struct SchedulerOptions {
   std::int32_t max_num_seqs = 0;
   std::int32_t max_batch_tokens = 0;
   std::int32_t max_prefill_chunk = 0;                   // of one request per step
+  bool whole_prompts = false;                           // as in ModelConfig
   std::int64_t bypass_tokens = 0;                       // service that may pass a head that does not fit
   std::optional<std::int64_t> fairness_gap_tokens;      // lead of a tenant that a head may preempt
   std::optional<std::int64_t> locality_quantum_tokens;  // nothing: prefixes do not count

@@ -14,7 +14,8 @@ struct PrefillDemand {
 // How one prefill's chunk is bounded.
 struct ChunkRule {
   std::int32_t block_size = 16;
-  std::int32_t cap = 0;  // tokens of one prefill per step; at least block_size
+  std::int32_t cap = 0;   // tokens of one prefill per step; at least block_size
+  bool is_whole = false;  // a prefill is one chunk; it is one block at most
 };
 
 // The largest chunk of at most `limit` tokens that ends at a block boundary or at the end of the

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -86,6 +87,19 @@ class ModelSpec:
     targets: tuple[tuple[int | None, int | None], ...] = ()
     """Per band, microseconds to the first token and between tokens."""
     itl_credit: float = 0.0
+    whole_prompts: bool = False
+
+    @classmethod
+    def whole(cls, *, max_model_len: int, more_tokens: int = 0, **settings: Any) -> ModelSpec:
+        """Of a model whose prompts are computed in one step each."""
+        return cls(
+            block_size=max_model_len,
+            max_model_len=max_model_len,
+            max_batch_tokens=max_model_len + more_tokens,
+            prefix_caching=False,
+            whole_prompts=True,
+            **settings,
+        )
 
     def build(self) -> _core.ModelConfig:
         return _core.ModelConfig(
@@ -106,6 +120,7 @@ class ModelSpec:
             max_prefill_chunk=self.max_prefill_chunk,
             targets=self.targets,
             itl_credit=self.itl_credit,
+            whole_prompts=self.whole_prompts,
         )
 
 
@@ -337,6 +352,8 @@ class Executor:
         assert sum(r.count for r in step.rows) == step.info.num_tokens
         assert step.info.num_tokens <= max(spec.max_batch_tokens, step.info.num_decodes), "C1"
         for row in step.rows:
+            if spec.whole_prompts and row.start == 0:
+                assert row.count == len(self.texts[row.request]), "a part of a prompt"
             text = self.texts[row.request]
             assert row.tokens == text[row.start : row.start + row.count], "the row's tokens are not its text"
             assert row.samples == (row.start + row.count == len(text))

@@ -184,6 +184,10 @@ class NaiveScheduler(NaiveBlocks):
         ahead = sum(r.band <= head.band for r in self.prefills)
         return self.tokens_left(len(self.decodes)) - ahead * self.block
 
+    def least(self, r: NaiveRequest) -> int:
+        """The fewest tokens that it can begin with."""
+        return len(r.text) if self.spec.whole_prompts else 1
+
     def lacks(self, head: NaiveRequest) -> bool:
         """A slot, or blocks."""
         return not self.free_slots or not self.fits(head)
@@ -192,7 +196,7 @@ class NaiveScheduler(NaiveBlocks):
         while (head := self.next()) is not None and not self.barred(head):
             if not any(r.band > head.band or self.leads(r, head) for r in self.running()):
                 return
-            if self.room_before_split(head) <= 0:
+            if self.room_before_split(head) < self.least(head):
                 return
             held = self.dedupe.hold(head, self.room_before_split(head))
             while held is False and self.lacks(head):
@@ -235,7 +239,7 @@ class NaiveScheduler(NaiveBlocks):
     def admit_waiting(self, now: int) -> None:
         while (head := self.next()) is not None:
             self.budget = self.slo.room(self.rows, self.budget)
-            if self.budget <= 0 or not self.free_slots or self.barred(head):
+            if self.budget < self.least(head) or not self.free_slots or self.barred(head):
                 return
             held = self.dedupe.hold(head, self.budget)
             if held is None:
@@ -243,7 +247,7 @@ class NaiveScheduler(NaiveBlocks):
             if held:
                 continue
             chosen = head if self.fits(head) else self.passing(head)
-            if chosen is None:
+            if chosen is None or self.budget < self.least(chosen):
                 return
             self.dispatch(chosen, now)
             most = min(self.budget, len(chosen.text) - chosen.computed)

@@ -26,6 +26,14 @@ specs = st.builds(
     prefix_caching=st.sampled_from([True, True, False]),
     max_prefill_chunk=st.sampled_from([None, None, 4, 6]),
 )
+wholes = st.builds(
+    ModelSpec.whole,
+    blocks=st.integers(1, 8),
+    max_model_len=st.integers(8, 32),
+    more_tokens=st.integers(0, 24),
+    max_num_seqs=st.integers(1, 6),
+    admission=st.sampled_from(list(Admission)),
+)
 configs = st.builds(
     Config,
     num_bands=st.integers(1, 3),
@@ -48,7 +56,7 @@ salt_lists = st.lists(st.tuples(st.integers(0, 8), st.sampled_from([b"a", b"b"])
 class RuntimeMachine(RuleBasedStateMachine):
     """What any clients may do, in any order."""
 
-    @initialize(models=st.lists(specs, min_size=1, max_size=2), config=configs)
+    @initialize(models=st.lists(specs | wholes, min_size=1, max_size=2), config=configs)
     def start(self, models: list[ModelSpec], config: Config) -> None:
         self.twin = Twin(models, config)
 

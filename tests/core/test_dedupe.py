@@ -8,7 +8,7 @@ import pytest
 
 from .harness import Config, Executor, ModelSpec, Step
 from .pipeline import Pipeline
-from .twin import Twin, random_config, random_spec
+from .twin import Twin, random_config, random_sharing_spec
 
 PREFIX = list(range(100, 132))  # eight blocks of 4
 
@@ -191,7 +191,7 @@ def run_random_families(seed: int) -> int:
     rng = random.Random(seed)
     config = random_config(rng)
     config.dedupe_steps = rng.choice([1, 3, 20])
-    twin = Twin([random_spec(rng)], config)
+    twin = Twin([random_sharing_spec(rng)], config)
     families = [[rng.randint(0, 5) for _ in range(30)] for _ in range(3)]
     for _ in range(80):
         for _ in range(rng.choice([0, 0, 1, 3])):

@@ -126,3 +126,31 @@ def test_a_lone_long_prefill_leaves_shares_to_those_admitted_after_it() -> None:
     assert step is not None
     assert [(r.request, r.count) for r in step.rows] == [(long, 12), (short, 4)]
     assert short in ex.finished
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=12), st.integers(0, 40))
+def test_whole_prompts_are_computed_in_one_step_each_in_their_order(lengths: list[int], more: int) -> None:
+    spec = ModelSpec.whole(blocks=16, max_model_len=31, more_tokens=more, max_num_seqs=4)
+    ex = Executor([spec])
+    requests = [ex.accepted([1] * length, max_new=1) for length in lengths]
+    begun: list[int] = []
+    while len(begun) < len(requests):
+        step = ex.step()
+        assert step is not None, "something waits, and nothing runs"
+        rows = step.rows
+        assert [row.count for row in rows] == [lengths[requests.index(row.request)] for row in rows]
+        begun += [row.request for row in rows]
+        if len(begun) < len(requests) and len(rows) < spec.max_num_seqs:
+            following = lengths[len(begun)]
+            assert sum(row.count for row in rows) + following > spec.max_batch_tokens, "it had room for one more"
+    assert begun == requests
+    assert sorted(ex.finished) == requests
+
+
+def test_whole_prompts_need_a_block_and_a_step_that_hold_the_longest() -> None:
+    with pytest.raises(ValueError, match="block_size must be at least max_model_len where prompts are .* got 4"):
+        ModelSpec(whole_prompts=True).build()
+    with pytest.raises(ValueError, match="max_batch_tokens must be at least max_model_len .* got 16"):
+        ModelSpec(whole_prompts=True, block_size=64).build()
+    with pytest.raises(ValueError, match="enable_prefix_caching must be 0 where prompts are computed whole"):
+        ModelSpec(whole_prompts=True, block_size=64, max_batch_tokens=64).build()

@@ -192,9 +192,9 @@ class Twin:
         naive = self.naive[step.info.model]
         head = naive.head()
         if (
-            naive.slo.room(rows, naive.budget) > 0
+            head is not None
+            and naive.slo.room(rows, naive.budget) >= naive.least(head)
             and naive.free_slots
-            and head is not None
             and not naive.barred(head)
             and not naive.dedupe.is_full()
         ):
@@ -228,6 +228,19 @@ class Twin:
 
 
 def random_spec(rng: random.Random) -> ModelSpec:
+    if rng.random() < 0.15:
+        return ModelSpec.whole(
+            blocks=rng.randint(1, 12),
+            max_model_len=rng.randint(40, 120),
+            more_tokens=rng.choice([0, rng.randint(0, 120)]),
+            max_num_seqs=rng.randint(1, 12),
+            admission=rng.choice(list(Admission)),
+        )
+    return random_sharing_spec(rng)
+
+
+def random_sharing_spec(rng: random.Random) -> ModelSpec:
+    """Of a model whose prompts may be computed in parts."""
     block_size = rng.choice([1, 2, 4, 8])
     return ModelSpec(
         blocks=rng.randint(48, 160) // block_size,

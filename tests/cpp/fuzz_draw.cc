@@ -16,6 +16,15 @@ std::optional<Micros> draw_target(Bytes& bytes) {
   }
 }
 
+void make_whole(ModelConfig& model, std::int32_t more_tokens) {
+  model.max_model_len = kMostBlockSize;
+  model.block_size = model.max_model_len;
+  model.max_batch_tokens = model.max_model_len + more_tokens;
+  model.max_prefill_chunk.reset();
+  model.enable_prefix_caching = false;
+  model.whole_prompts = true;
+}
+
 // What is drawn for every model; it has no slabs yet.
 ModelConfig draw_model(Bytes& bytes, const RuntimeConfig& config) {
   const auto granules = static_cast<std::int32_t>(config.slab_bytes / kGranuleBytes);
@@ -30,6 +39,7 @@ ModelConfig draw_model(Bytes& bytes, const RuntimeConfig& config) {
   model.watermark = 0.1 * bytes.below(6);
   model.enable_prefix_caching = bytes.below(6) != 0;
   if (bytes.below(3) == 0) model.max_prefill_chunk = model.block_size + bytes.below(4);
+  if (bytes.below(6) == 0) make_whole(model, bytes.below(20));
   if (bytes.below(2) == 0) {
     for (std::int32_t i = bytes.below(config.num_bands + 1); i > 0; --i) {
       const auto ttft = draw_target(bytes);

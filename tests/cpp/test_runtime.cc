@@ -126,6 +126,7 @@ TEST(settings_that_cannot_work_are_refused) {
   refused([](RuntimeConfig&, ModelConfig& m) { m.device_weight = 0; });
   refused([](RuntimeConfig&, ModelConfig& m) { m.watermark = 1.0; });
   refused([](RuntimeConfig&, ModelConfig& m) { m.max_prefill_chunk = 15; });
+  refused([](RuntimeConfig&, ModelConfig& m) { m.whole_prompts = true; });
 }
 
 }  // namespace

@@ -139,7 +139,8 @@ class ModelConfig(metaclass=_PybindType):
     bytes_per_block is a multiple of GRANULE_BYTES; watermark is the share of blocks that MAX_UTIL
     leaves free at admissions; max_prefill_chunk bounds one request's tokens per step; targets are, by
     band, (microseconds to the first token, microseconds between tokens), None where nothing is promised;
-    itl_credit is how many of the latter a stream may save by early tokens, for a late one, at most 1.
+    itl_credit is how many of the latter a stream may save by early tokens, for a late one, at most 1;
+    whole_prompts: a prompt is computed in one step or not begun; it is one block, which nothing shares.
     """
 
     def __init__(
@@ -164,6 +165,7 @@ class ModelConfig(metaclass=_PybindType):
         weight_slabs: int = 0,
         targets: Sequence[tuple[int | None, int | None]] = ...,
         itl_credit: float = 0.0,
+        whole_prompts: bool = False,
     ) -> None: ...
     @property
     def max_deltas(self) -> int:
