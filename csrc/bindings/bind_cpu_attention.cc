@@ -74,7 +74,7 @@ void bind_attention(py::module_& m) {
   m.def(
       "paged_attention",
       [](cpu::PagedBatch& batch, const cpu::KvLayout& layout, std::int64_t layer_offset, Address q,
-         Address out, int num_q_heads, float scale, int window, float softcap) {
+         Address out, int num_q_heads, float scale, int window, float softcap, bool is_causal) {
         const py::gil_scoped_release nogil;
         cpu::paged_attention(batch, layout, layer_offset,
                              {.q = at<const void>(q),
@@ -82,10 +82,11 @@ void bind_attention(py::module_& m) {
                               .num_q_heads = num_q_heads,
                               .scale = scale,
                               .window = window,
-                              .softcap = softcap});
+                              .softcap = softcap,
+                              .is_causal = is_causal});
       },
       arg("batch"), arg("layout"), arg("layer_offset"), arg("q"), arg("out"), arg("num_q_heads"),
-      arg("scale"), arg("window") = 0, arg("softcap") = 0.0F);
+      arg("scale"), arg("window") = 0, arg("softcap") = 0.0F, arg("is_causal") = true);
   m.def(
       "rope_kv_write",
       [](const cpu::PagedBatch& batch, const cpu::KvLayout& layout, std::int64_t layer_offset, Address qkv,

@@ -32,6 +32,13 @@ cpu::Activation parse_activation(std::string_view name) {
   throw InvalidArgument("activation '" + std::string(name) + "' is unknown; accepted: silu, gelu_tanh");
 }
 
+cpu::RowActivation row_activation(std::string_view name) {
+  if (name == "gelu") return cpu::RowActivation::kGelu;
+  if (name == "gelu_tanh") return cpu::RowActivation::kGeluTanh;
+  if (name == "relu") return cpu::RowActivation::kRelu;
+  throw InvalidArgument("activation '" + std::string(name) + "' is unknown; accepted: gelu, gelu_tanh, relu");
+}
+
 cpu::PackedLinear make_linear(const std::vector<cpu::WeightBlock>& blocks, std::int64_t k, DType dtype,
                               DType compute, Address bias) {
   const py::gil_scoped_release nogil;
@@ -116,6 +123,17 @@ void rms_norm_add(Address x, Address weight, Address residual, std::int64_t m, s
   cpu::rms_norm_add(ptr<const float>(x), ptr<const float>(weight), ptr<float>(residual), m, h, eps);
 }
 
+void layer_norm(Address weight, Address bias, Address x, std::int64_t m, std::int64_t h, float eps) {
+  const py::gil_scoped_release nogil;
+  cpu::layer_norm(ptr<const float>(weight), ptr<const float>(bias), ptr<float>(x), m, h, eps);
+}
+
+void activate(const std::string& activation, Address x, Address out, DType out_dtype, std::int64_t count) {
+  const cpu::RowActivation kind = row_activation(activation);
+  const py::gil_scoped_release nogil;
+  cpu::activate(kind, ptr<const float>(x), ptr<void>(out), out_dtype, count);
+}
+
 void embed(Address table, DType dtype, Address ids, std::int64_t m, std::int64_t h, Address out, float scale,
            std::optional<std::int64_t> rows) {
   const py::gil_scoped_release nogil;
@@ -142,6 +160,10 @@ void bind_rows(py::module_& m) {
         py::arg("m"), py::arg("h"), py::arg("eps"), py::arg("ldx") = 0);
   m.def("rms_norm_add", &rms_norm_add, py::arg("x"), py::arg("weight"), py::arg("residual"), py::arg("m"),
         py::arg("h"), py::arg("eps"));
+  m.def("layer_norm", &layer_norm, py::arg("weight"), py::arg("bias"), py::arg("x"), py::arg("m"),
+        py::arg("h"), py::arg("eps"));
+  m.def("activate", &activate, py::arg("activation"), py::arg("x"), py::arg("out"), py::arg("out_dtype"),
+        py::arg("count"));
   m.def("embed", &embed, py::arg("table"), py::arg("dtype"), py::arg("ids"), py::arg("m"), py::arg("h"),
         py::arg("out"), py::arg("scale") = 1.0F, py::arg("rows") = py::none());
   m.def("gather_rows", &gather_rows, py::arg("x"), py::arg("row_bytes"), py::arg("rows"), py::arg("m"),

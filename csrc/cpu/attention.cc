@@ -23,6 +23,9 @@ void check_args(const KvLayout& layout, const AttentionArgs& args) {
     refuse("scale is " + std::to_string(args.scale) + ", accepted is a number above 0");
   }
   if (args.window < 0) refuse("window is " + std::to_string(args.window) + ", accepted is 0 (none) or more");
+  if (args.window > 0 && !args.is_causal) {
+    refuse("window is " + std::to_string(args.window) + ", accepted is 0 where attention is not causal");
+  }
   if (!std::isfinite(args.softcap) || args.softcap < 0) {
     refuse("softcap is " + std::to_string(args.softcap) + ", accepted is 0 (none) or more");
   }
@@ -56,7 +59,9 @@ AttentionTile resolve(const PagedBatch& batch, const KvLayout& layout, std::int6
       .query_stride = query_stride,
       .num_queries = item.num_queries,
       .num_heads = item.num_heads,
-      .first_position = batch.first_position(item.row) + item.first_query,
+      .first_position =
+          args.is_causal ? batch.first_position(item.row) + item.first_query : batch.seq_len(item.row) - 1,
+      .position_step = args.is_causal ? 1 : 0,
       .split_begin = item.split_begin,
       .split_end = item.split_end,
       .window = args.window,
@@ -78,10 +83,11 @@ void announce_next(const AttentionPlan& plan, std::int64_t i, const PagedBatch& 
   const AttentionItem& next = plan.items[index];
   const int first = batch.first_position(next.row) + next.first_query;
   const int lowest = plan.shape.window > 0 ? first - plan.shape.window + 1 : 0;
+  const int end = plan.shape.is_causal ? first + next.num_queries : batch.seq_len(next.row);
   tile.next_table = batch.table(next.row);
   tile.next_kv = layout.base + layer_offset + next.kv_head * layout.head_stride;
   tile.next_begin = std::max(next.split_begin * kSplitKeys, lowest);
-  tile.next_end = std::min(next.split_end * kSplitKeys, first + next.num_queries);
+  tile.next_end = std::min(next.split_end * kSplitKeys, end);
 }
 
 }  // namespace
@@ -95,7 +101,8 @@ void paged_attention(PagedBatch& batch, const KvLayout& layout, std::int64_t lay
                                     .num_kv_heads = layout.num_kv_heads,
                                     .head_dim = layout.head_dim,
                                     .window = args.window,
-                                    .threads = num_threads()});
+                                    .threads = num_threads(),
+                                    .is_causal = args.is_causal});
   thread_local AlignedBuffer workspace;
   workspace.reserve(static_cast<std::size_t>(plan.workspace_floats) * sizeof(float));
   float* const partials = workspace.as<float>();

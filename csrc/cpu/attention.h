@@ -12,12 +12,13 @@ struct AttentionArgs {
   void* out = nullptr;      // as q
   int num_q_heads = 0;
   float scale = 0;
-  int window = 0;     // visible keys including the query's own; 0: all
-  float softcap = 0;  // scores become softcap * tanh(score / softcap); 0: unchanged
+  int window = 0;         // visible keys including the query's own; 0: all
+  float softcap = 0;      // scores become softcap * tanh(score / softcap); 0: unchanged
+  bool is_causal = true;  // else every query sees all keys of its row; there is no window then
 };
 
-// Causal attention of every query of the batch over its sequence's paged keys and values:
-// decode rows and prefill chunks together. Reads only keys that some query sees and only
+// Attention of every query of the batch over its sequence's paged keys and values, causal
+// unless said: decode rows and prefill chunks together. Reads only keys that some query sees and only
 // the blocks that hold them.
 //
 // In float32 a query's result is the same to the last bit whatever else is in the batch,

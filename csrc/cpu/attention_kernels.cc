@@ -28,7 +28,9 @@ class TileRun {
     groups_ = (rows_ + kTileM - 1) / kTileM;
     group_rows_ = (rows_ + groups_ - 1) / groups_;
     for (int query = 0, r = 0; query < t_.num_queries; ++query) {
-      for (int head = 0; head < t_.num_heads; ++head) s_.positions[r++] = t_.first_position + query;
+      for (int head = 0; head < t_.num_heads; ++head) {
+        s_.positions[r++] = t_.first_position + query * t_.position_step;
+      }
     }
   }
 

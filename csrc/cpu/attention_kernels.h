@@ -11,7 +11,8 @@
 namespace airi::cpu {
 
 // One item with its addresses resolved. Query row r of the tile is query r / num_heads,
-// head r % num_heads; it sees the keys from max(0, position - window + 1) to its position.
+// head r % num_heads; it sees the keys from max(0, position - window + 1) to its position. Where
+// attention is not causal every query has the position of the last key.
 struct AttentionTile {
   const std::int32_t* table;  // the sequence's blocks
   const std::byte* kv;        // base + layer offset + kv head: a block's first key without its entry
@@ -26,6 +27,7 @@ struct AttentionTile {
   int num_queries;
   int num_heads;
   int first_position;
+  int position_step;  // from one query to the next
   int split_begin;
   int split_end;
   int window;  // 0: none

@@ -35,7 +35,7 @@ class KeysAhead {
       : t_(t), bytes_(t.head_dim * (t.dtype == DType::kF32 ? 4 : 2)), table_(t.table), kv_(t.kv) {
     key_ = t.split_begin * kSplitKeys;
     if (t.window > 0) key_ = most(key_, t.first_position - t.window + 1);
-    end_ = least(t.split_end * kSplitKeys, t.first_position + t.num_queries);
+    end_ = least(t.split_end * kSplitKeys, t.first_position + (t.num_queries - 1) * t.position_step + 1);
     enter_block();
   }
 

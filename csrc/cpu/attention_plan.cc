@@ -31,7 +31,8 @@ void append_row(const PagedBatch& batch, const AttentionShape& shape, int row,
       const int first = batch.first_position(row) + query;
       const int lowest = shape.window > 0 ? std::max(0, first - shape.window + 1) : 0;
       item.split_begin = lowest / kSplitKeys;
-      item.split_end = (first + item.num_queries - 1) / kSplitKeys + 1;
+      const int last = shape.is_causal ? first + item.num_queries - 1 : batch.seq_len(row) - 1;
+      item.split_end = last / kSplitKeys + 1;
       for (item.first_head = 0; item.first_head < group; item.first_head += heads) {
         item.num_heads = std::min(heads, group - item.first_head);
         items.push_back(item);

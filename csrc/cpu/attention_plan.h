@@ -26,6 +26,7 @@ struct AttentionShape {
   int head_dim = 0;
   int window = 0;  // visible keys including the query's own; 0 means all
   int threads = 0;
+  bool is_causal = true;
 
   bool operator==(const AttentionShape&) const = default;
 };

@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "cpu/dtype.h"
+#include "cpu/norm_kernels.h"
 
 // What stands around the linear layers of a decoder. Rows are contiguous unless a stride
 // is given; nothing may overlap unless said. A row's result depends on that row alone,
@@ -21,6 +22,12 @@ void rms_norm(const float* x, std::int64_t x_stride, const float* weight, void* 
 // block's output before they add it.
 void rms_norm_add(const float* x, const float* weight, float* residual, std::int64_t m, std::int64_t h,
                   float eps);
+
+// x[i] = (x[i] - mean(x[i])) / sqrt(var(x[i]) + eps) * weight + bias, in place.
+void layer_norm(const float* weight, const float* bias, float* x, std::int64_t m, std::int64_t h, float eps);
+
+// out[i] = activation(x[i]) of `count` floats; out may be x when it is float.
+void activate(RowActivation activation, const float* x, void* out, DType out_dtype, std::int64_t count);
 
 // out[i] = table[ids[i]] * scale, in float. With `rows` the ids are checked
 // first: throws InvalidArgument for one outside of [0, rows), before anything is written.

@@ -49,6 +49,58 @@ AIRI_INLINE float inverse_rms(const float* x, std::int64_t h, float eps) {
   return 1.0F / __builtin_sqrtf(total / static_cast<float>(h) + eps);
 }
 
+AIRI_INLINE float mean(const float* x, std::int64_t h) {
+  VecF sum = VecF::zero();
+  for_each_vector(h, [&](std::int64_t i, int count) { sum = sum + load_some(x + i, count); });
+  return reduce_add(sum) / static_cast<float>(h);
+}
+
+// The mean first, then what is left of it: sums of squares alone lose digits where the mean is large.
+void layer_norm(const float* weight, const float* bias, float* x, std::int64_t h, float eps) {
+  const VecF middle = VecF::set1(mean(x, h));
+  for_each_vector(
+      h, [&](std::int64_t i, int count) { store_some(load_some(x + i, count) - middle, x + i, count); });
+  const VecF scale = VecF::set1(inverse_rms(x, h, eps));
+  for_each_vector(h, [&](std::int64_t i, int count) {
+    const VecF v = load_some(x + i, count) * scale;
+    store_some(fma(v, load_some(weight + i, count), load_some(bias + i, count)), x + i, count);
+  });
+}
+
+// erf to 1.5e-7 everywhere: Abramowitz and Stegun, 7.1.26.
+AIRI_INLINE VecF erf(VecF x) {
+  const VecF zero = VecF::zero();
+  const VecF one = VecF::set1(1.0F);
+  const VecF size = max(x, zero - x);
+  const VecF t = one / fma(size, VecF::set1(0.3275911F), one);
+  VecF p = VecF::set1(1.061405429F);
+  p = fma(p, t, VecF::set1(-1.453152027F));
+  p = fma(p, t, VecF::set1(1.421413741F));
+  p = fma(p, t, VecF::set1(-0.284496736F));
+  p = fma(p, t, VecF::set1(0.254829592F));
+  const VecF y = one - p * t * exp(zero - size * size);
+  return select_below(x, zero, zero - y, y);
+}
+
+AIRI_INLINE VecF activated(RowActivation activation, VecF x) {
+  const VecF one = VecF::set1(1.0F);
+  if (activation == RowActivation::kRelu) return max(VecF::zero(), x);
+  if (activation == RowActivation::kGelu) {
+    return x * VecF::set1(0.5F) * (one + erf(x * VecF::set1(0.70710678118654752F)));
+  }
+  // x / 2 (1 + tanh(u)) = x / (1 + e^(-2 u)) with u = sqrt(2 / pi) (x + 0.044715 x^3)
+  const VecF cubic = fma(x * x * x, VecF::set1(0.044715F), x);
+  return x / (one + exp(cubic * VecF::set1(-1.59576912160573071F)));
+}
+
+template <class Out>
+void activate(RowActivation activation, const float* x, void* out, std::int64_t h) {
+  Out* y = static_cast<Out*>(out);
+  for_each_vector(h, [&](std::int64_t i, int count) {
+    store_some(activated(activation, load_some(x + i, count)), y + i, count);
+  });
+}
+
 template <class Out, bool kAdd>
 void rms_norm(const float* x, const float* weight, void* out, std::int64_t h, float eps) {
   const VecF scale = VecF::set1(inverse_rms(x, h, eps));
@@ -78,6 +130,9 @@ const NormKernels kNormKernels = {
     .rms_norm_f32 = rms_norm<float, false>,
     .rms_norm_bf16 = rms_norm<std::uint16_t, false>,
     .rms_norm_add = rms_norm<float, true>,
+    .layer_norm = layer_norm,
+    .activate_f32 = activate<float>,
+    .activate_bf16 = activate<std::uint16_t>,
     .scale_f32 = scale_row<float>,
     .scale_bf16 = scale_row<std::uint16_t>,
     .to_bf16 = to_bf16,

@@ -142,13 +142,17 @@ def test_whole_prompts_are_computed_in_one_step_each_in_their_order(lengths: lis
         begun += [row.request for row in rows]
         if len(begun) < len(requests) and len(rows) < spec.max_num_seqs:
             following = lengths[len(begun)]
-            assert sum(row.count for row in rows) + following > spec.max_batch_tokens, "it had room for one more"
+            assert sum(row.count for row in rows) + following > spec.max_batch_tokens, (
+                "it had room for one more"
+            )
     assert begun == requests
     assert sorted(ex.finished) == requests
 
 
 def test_whole_prompts_need_a_block_and_a_step_that_hold_the_longest() -> None:
-    with pytest.raises(ValueError, match="block_size must be at least max_model_len where prompts are .* got 4"):
+    with pytest.raises(
+        ValueError, match="block_size must be at least max_model_len where prompts are .* got 4"
+    ):
         ModelSpec(whole_prompts=True).build()
     with pytest.raises(ValueError, match="max_batch_tokens must be at least max_model_len .* got 16"):
         ModelSpec(whole_prompts=True, block_size=64).build()

@@ -119,11 +119,12 @@ class PagedCase:
         window: int = 0,
         softcap: float = 0.0,
         scale: float | None = None,
+        is_causal: bool = True,
     ) -> torch.Tensor:
         """paged_attention over the given rows (default all), outputs pre-filled with NaN."""
         chosen = range(len(self.seq_lens)) if rows is None else rows
         spans = [(r, 0, self.query_lens[r]) for r in chosen]
-        return self.attend_spans(spans, window=window, softcap=softcap, scale=scale)
+        return self.attend_spans(spans, window=window, softcap=softcap, scale=scale, is_causal=is_causal)
 
     def attend_spans(
         self,
@@ -132,6 +133,7 @@ class PagedCase:
         window: int = 0,
         softcap: float = 0.0,
         scale: float | None = None,
+        is_causal: bool = True,
     ) -> torch.Tensor:
         """One batch of (row, first query, end query) chunks of the rows' queries."""
         starts = np.concatenate([[0], np.cumsum(self.query_lens)])
@@ -164,10 +166,11 @@ class PagedCase:
                 self.scale if scale is None else scale,
                 window,
                 softcap,
+                is_causal,
             )
         return out
 
-    def expected(self, *, window: int = 0, softcap: float = 0.0) -> torch.Tensor:
+    def expected(self, *, window: int = 0, softcap: float = 0.0, is_causal: bool = True) -> torch.Tensor:
         """Dense masked softmax in float64: [tokens, q_heads, dim]."""
         outputs = []
         start = 0
@@ -181,6 +184,7 @@ class PagedCase:
                 scores = softcap * torch.tanh(scores / softcap)
             distance = torch.arange(length - queries, length)[:, None] - torch.arange(length)
             hidden = (distance < 0) | ((distance >= window) if window else torch.tensor([False]))
+            hidden &= is_causal
             probabilities = torch.softmax(scores.masked_fill(hidden, -torch.inf), -1)
             outputs.append(torch.einsum("hgqk,hkd->qhgd", probabilities, v).flatten(1, 2))
         return torch.cat(outputs)

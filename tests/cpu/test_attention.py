@@ -23,8 +23,15 @@ def ragged(block_size: int) -> tuple[list[int], list[int]]:
     return seq_lens, query_lens
 
 
-def check(case: PagedCase, expected: torch.Tensor, *, window: int = 0, softcap: float = 0.0) -> None:
-    out = case.attend(window=window, softcap=softcap).double()
+def check(
+    case: PagedCase,
+    expected: torch.Tensor,
+    *,
+    window: int = 0,
+    softcap: float = 0.0,
+    is_causal: bool = True,
+) -> None:
+    out = case.attend(window=window, softcap=softcap, is_causal=is_causal).double()
     assert torch.isfinite(out).all()
     error = ((out - expected).norm() / expected.norm()).item()
     assert error <= TOLERANCES[case.dtype]
@@ -218,3 +225,32 @@ def test_byte_offsets_beyond_two_gigabytes() -> None:
     case.table[case.table < 2**30] += granules
     object.__setattr__(case, "arena", far)
     assert torch.equal(case.attend(), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
+@pytest.mark.parametrize(("head_dim", "q_heads", "kv_heads"), [(32, 12, 12), (64, 9, 3), (80, 4, 2)])
+def test_queries_see_every_key_of_their_row_where_attention_is_not_causal(
+    isa: str, *, dtype: torch.dtype, head_dim: int, q_heads: int, kv_heads: int
+) -> None:
+    lens = [1, 15, 16, 17, 255, 256, 257, 300, 700]
+    case = PagedCase(
+        seq_lens=lens,
+        query_lens=lens,
+        num_q_heads=q_heads,
+        num_kv_heads=kv_heads,
+        head_dim=head_dim,
+        dtype=dtype,
+    )
+    expected = case.expected(is_causal=False)
+    check(case, expected, is_causal=False)
+    whole = case.attend(is_causal=False)
+    starts = np.cumsum([0, *lens])
+    for row in (0, 3, 8):
+        alone = case.attend(rows=[row], is_causal=False)
+        assert torch.equal(alone, whole[starts[row] : starts[row + 1]]), "other bits than in a batch"
+
+
+def test_a_window_is_refused_where_attention_is_not_causal() -> None:
+    case = PagedCase(seq_lens=[4], query_lens=[4])
+    with pytest.raises(ValueError, match="window is 2, accepted is 0 where attention is not causal"):
+        case.attend(window=2, is_causal=False)

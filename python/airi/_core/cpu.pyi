@@ -81,6 +81,12 @@ def rms_norm(
 def rms_norm_add(x: int, weight: int, residual: int, m: int, h: int, eps: float) -> None:
     """residual[i] += x[i] / sqrt(mean(x[i]^2) + eps) * weight."""
 
+def layer_norm(weight: int, bias: int, x: int, m: int, h: int, eps: float) -> None:
+    """x[i] = (x[i] - mean(x[i])) / sqrt(var(x[i]) + eps) * weight + bias, in place."""
+
+def activate(activation: str, x: int, out: int, out_dtype: DType, count: int) -> None:
+    """out = activation(x) of count floats: gelu, gelu_tanh or relu; out may be x when it is float32."""
+
 def embed(
     table: int,
     dtype: DType,
@@ -155,7 +161,10 @@ def paged_attention(
     scale: float,
     window: int = 0,
     softcap: float = 0.0,
-) -> None: ...
+    is_causal: bool = True,
+) -> None:
+    """Where it is not causal every query sees all keys of its row; there is no window then."""
+
 def rope_kv_write(
     batch: PagedBatch,
     layout: KvLayout,

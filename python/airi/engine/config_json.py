@@ -11,17 +11,29 @@ from airi.errors import CheckpointError, ConfigError
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; raises `CheckpointError` when it is missing or is not a JSON object."""
+    value = _read(path)
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} holds a JSON {type(value).__name__}, expected an object")
+    return value
+
+
+def read_json_objects(path: Path) -> list[dict[str, Any]]:
+    """The objects in a JSON list; raises `CheckpointError` as `read_json`."""
+    value = _read(path)
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise CheckpointError(f"{path} holds something else than a list of JSON objects")
+    return value
+
+
+def _read(path: Path) -> Any:
     try:
-        value = json.loads(path.read_bytes())
+        return json.loads(path.read_bytes())
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing") from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} holds a JSON {type(value).__name__}, expected an object")
-    return value
 
 
 def read_json_if_present(path: Path) -> dict[str, Any]:
