@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -175,7 +174,8 @@ class CpuEncoder:
         if self.spec.pooling == "cls":
             vectors = hidden[starts[:-1]]
         else:
-            vectors = np.add.reduceat(hidden, starts[:-1], axis=0) / lengths[:, None].astype(np.float32)
+            vectors = np.add.reduceat(hidden, starts[:-1], axis=0)
+            vectors /= lengths[:, None].astype(np.float32)
         if self.spec.normalize:
             # As torch.nn.functional.normalize, which divides by 1e-12 at least.
             vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
@@ -200,14 +200,15 @@ class CpuEncoder:
         yield from (head for head in (self._weights.dense, self._weights.classifier) if head is not None)
 
 
+@dataclass(frozen=True, slots=True)
 class _Addresses:
     """Of the scratch buffers: `ndarray.ctypes` costs a microsecond, an attribute does not."""
 
-    __slots__ = ("attended", "hidden", "positions", "queries", "wide")
-
-    def __init__(self, buffers: dict[str, NDArray[Any]]) -> None:
-        for name in self.__slots__:
-            setattr(self, name, buffers[name].ctypes.data)
+    hidden: int
+    wide: int
+    queries: int
+    attended: int
+    positions: int
 
 
 class _Scratch:
@@ -224,13 +225,11 @@ class _Scratch:
         self._attended = np.empty((tokens, width), np.float32)
         self._positions = np.zeros(tokens, np.int32)
         self.addresses = _Addresses(
-            {
-                "hidden": self.hidden,
-                "wide": self._wide,
-                "queries": self._queries,
-                "attended": self._attended,
-                "positions": self._positions,
-            }
+            hidden=self.hidden.ctypes.data,
+            wide=self._wide.ctypes.data,
+            queries=self._queries.ctypes.data,
+            attended=self._attended.ctypes.data,
+            positions=self._positions.ctypes.data,
         )
         head = _BLOCK * spec.head_dim * 4
         self._granules = -(-spec.num_heads * 2 * head // KV_GRANULE)
