@@ -69,6 +69,8 @@ class Output:
     last output, and in every output of a metered request."""
     final_state: bytes | None = None
     """Where the text stands among the forbidden ones, in the last output of a request that names a set of them."""
+    vector: bytes | None = None
+    """Little-endian float32, of a model that gives numbers: a text's vector, or a classifier's logits."""
 
     def merge(self, later: Output) -> None:
         """Append what a later output of the same request added."""
@@ -85,3 +87,4 @@ class Output:
         self.error = later.error
         self.device_us += later.device_us
         self.final_state = later.final_state
+        self.vector = later.vector or self.vector

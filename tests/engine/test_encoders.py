@@ -58,7 +58,7 @@ def texts(lengths: list[int] = LENGTHS, *, seed: int = 0) -> list[npt.NDArray[np
 
 def forward(encoder: CpuEncoder, batch: list[npt.NDArray[np.int32]]) -> npt.NDArray[np.float32]:
     starts = np.cumsum([0, *map(len, batch)]).astype(np.int32)
-    return encoder.forward(np.concatenate(batch), starts)
+    return encoder.pool(np.concatenate(batch), starts)
 
 
 def states(model: PreTrainedModel, text: npt.NDArray[np.int32], **inputs: torch.Tensor) -> torch.Tensor:

@@ -24,7 +24,7 @@ from airi.engine.records import Records
 from airi.engine.requests import Feature, RequestState, now_us
 from airi.engine.runner import StepResult
 from airi.engine.tenants import Tenants
-from airi.errors import ConfigError, MemoryBudgetError, ModelNotFoundError
+from airi.errors import ConfigError, MemoryBudgetError, ModelNotFoundError, RequestError
 from airi.forbidden import ForbiddenSet
 from airi.outputs import Output
 from airi.sampling_params import MAX_PRIORITY, SamplingParams
@@ -223,6 +223,8 @@ class Engine(Records):
         ContextLengthError, ModelNotFoundError, QueueFullError or another RequestError.
         """
         hosted = self.find_model(model)
+        if hosted.is_pooling:
+            raise RequestError(f"model {hosted.name} gives numbers, no text", field="model")
         places = {"cache_salt_from": cache_salt_from, "prompt_logprobs_from": prompt_logprobs_from}
         prompt = check_request(tokens, params, hosted, priority=priority, places=places)
         eos = () if params.ignore_eos else hosted.eos_token_ids
@@ -254,6 +256,32 @@ class Engine(Records):
             self._desk.hold(submission, now_us())
         else:
             self._submit(submission)
+
+    def add_pooling(
+        self,
+        request_id: int,
+        model: str | int,
+        tokens: Sequence[int] | NDArray[np.int32],
+        *,
+        tenant: int = 0,
+        priority: int = 0,
+        deadline_us: int | None = None,
+        metered: bool = False,
+    ) -> None:
+        """Queues one text, special tokens included, for a model that gives numbers: its last output has them.
+
+        As `add_request`. Raises ContextLengthError, ModelNotFoundError, QueueFullError or another RequestError.
+        """
+        hosted = self.find_model(model)
+        if not hosted.is_pooling:
+            raise RequestError(f"model {hosted.name} generates text; it gives no vectors", field="model")
+        params = SamplingParams(max_tokens=1, temperature=0.0)
+        prompt = check_request(tokens, params, hosted, priority=priority, places={})
+        no_stops = np.empty(0, np.int32)
+        state = RequestState(request_id, prompt, params, no_stops, 0, deadline_us, metered=metered)
+        self._submit(
+            Submission(state=state, model=hosted, tenant=tenant, band=MAX_PRIORITY - priority, salts=[])
+        )
 
     def _submit(self, submission: Submission) -> None:
         """Queues a request in the core; raises RequestError."""
@@ -402,7 +430,7 @@ class Engine(Records):
         counters = self.counters[result.model]
         counters.steps += 1
         counters.device_us += took_us
-        counters.generated_tokens += len(result.tokens)
+        counters.generated_tokens += len(result.tokens) if result.vectors is None else 0
         firsts = result.request_ids[result.draws == 0].tolist()
         counters.prompt_tokens += sum(len(self._states[request_id].prompt) for request_id in firsts)
         return result

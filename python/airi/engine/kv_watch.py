@@ -82,8 +82,8 @@ class KvWatch:
             message = KvHeld(
                 model=model.name,
                 hash_key=bytes.fromhex(options.hash_key),
-                hash_seed=hash_seed(options, model),
-                block_size=options.block_size,
+                hash_seed=hash_seed(model),
+                block_size=model.block_size,
                 is_isolated=options.isolate_tenants,
                 public_prefixes=model.options.public_prefixes,
                 stored=stored.tobytes(),

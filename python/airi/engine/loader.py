@@ -36,7 +36,7 @@ def open_model(folder: Path, options: LoadOptions, *, on_device: bool = False) -
     becomes bfloat16, and those options are refused.
     """
     if not on_device:
-        _refuse_device_options(options)
+        refuse_device_options(options)
     if not folder.is_dir():
         raise CheckpointError(f"model folder {folder} does not exist")
     spec = load_spec(folder)
@@ -71,7 +71,8 @@ def open_model(folder: Path, options: LoadOptions, *, on_device: bool = False) -
     return OpenedModel(spec, weights, info)
 
 
-def _refuse_device_options(options: LoadOptions) -> None:
+def refuse_device_options(options: LoadOptions) -> None:
+    """Raises ConfigError for options that only devices know."""
     for name, default in (("kv_cache_dtype", "auto"), ("quantization", None), ("tensor_parallel_size", 1)):
         value = getattr(options, name)
         if value != default:

@@ -65,6 +65,8 @@ class HostedModel:
     runner: Runner
     max_model_len: int
     """The window: what was asked for or the model's own, cut to what the arena can hold."""
+    block_size: int
+    """Tokens of a KV block."""
     num_kv_blocks: int
     eos_token_ids: tuple[int, ...]
     weight_slabs: int = 0
@@ -74,6 +76,11 @@ class HostedModel:
     def name(self) -> str:
         """What requests call it."""
         return self.options.name
+
+    @property
+    def is_pooling(self) -> bool:
+        """Whether it reads texts whole and gives numbers."""
+        return self.runner.model.info.is_pooling
 
     @property
     def vocab_size(self) -> int:
@@ -215,9 +222,11 @@ def larger_arrays(
 ) -> tuple[StepArrays, ...] | None:
     """Buffer sets that steps of one more model fit too; None where they fit those that are there."""
     deltas = _num_deltas(options, [addition.settings], [addition.hosted])
-    if deltas <= len(arrays[0].deltas):
+    tokens = _batch_tokens(options, addition.hosted)
+    if deltas <= len(arrays[0].deltas) and tokens <= len(arrays[0].tokens):
         return None
-    rows, tokens, ops = (len(arrays[0].slots), len(arrays[0].tokens), len(arrays[0].ops))
+    deltas, tokens = max(deltas, len(arrays[0].deltas)), max(tokens, len(arrays[0].tokens))
+    rows, ops = len(arrays[0].slots), len(arrays[0].ops)
     with _memory_errors_named():
         return platform.step_arrays(rows, tokens, deltas, ops)
 
@@ -232,7 +241,8 @@ def _hosted(
     num_blocks: int,
     limits: ElasticLimits | None,
 ) -> HostedModel:
-    window = min(_window(options, model, loaded), num_blocks * options.block_size)
+    block_size = _block_size(options, model, loaded)
+    window = min(_window(options, model, loaded), num_blocks * block_size)
     runner = platform.runner(index, model.name, loaded, arena, window)
     return HostedModel(
         index=index,
@@ -240,6 +250,7 @@ def _hosted(
         path=loaded.info.path,
         runner=runner,
         max_model_len=window,
+        block_size=block_size,
         num_kv_blocks=num_blocks,
         eos_token_ids=loaded.info.eos_token_ids,
         weight_slabs=0 if limits is None else limits.weight_slabs,
@@ -271,6 +282,11 @@ def _window(options: SettledOptions, model: ModelOptions, loaded: Model) -> int:
     return own if asked is None else min(asked, own)
 
 
+def _block_size(options: SettledOptions, model: ModelOptions, loaded: Model) -> int:
+    """What reads texts whole keeps each in one block."""
+    return _window(options, model, loaded) if loaded.info.is_pooling else options.block_size
+
+
 def _demand(platform: Platform, options: SettledOptions, model: ModelOptions, loaded: Model) -> KvDemand:
     weight_bytes = 0
     if model.sleepable:
@@ -280,10 +296,11 @@ def _demand(platform: Platform, options: SettledOptions, model: ModelOptions, lo
                 field="sleepable",
             )
         weight_bytes = loaded.weight_bytes
+    block_size = _block_size(options, model, loaded)
     return KvDemand(
         name=model.name,
-        bytes_per_block=loaded.bytes_per_block(options.block_size),
-        max_blocks=-(-_window(options, model, loaded) // options.block_size) * options.max_num_seqs,
+        bytes_per_block=loaded.bytes_per_block(block_size),
+        max_blocks=-(-_window(options, model, loaded) // block_size) * options.max_num_seqs,
         share=model.kv_share,
         kv_min=model.kv_min or 0,
         kv_max=model.kv_max,
@@ -301,10 +318,10 @@ def _plan(platform: Platform, options: SettledOptions, demands: list[KvDemand]) 
     )
 
 
-def hash_seed(options: SettledOptions, model: HostedModel) -> bytes:
+def hash_seed(model: HostedModel) -> bytes:
     """What besides the key its hashes of prefixes depend on."""
     info = model.runner.model.info
-    return f"{model.path}|{info.dtype}|{info.kv_cache_dtype}|{options.block_size}".encode()
+    return f"{model.path}|{info.dtype}|{info.kv_cache_dtype}|{model.block_size}".encode()
 
 
 def _model_config(
@@ -321,18 +338,26 @@ def _model_config(
         }
     return ModelSettings(
         vocab_size=model.vocab_size,
-        block_size=options.block_size,
-        bytes_per_block=model.runner.model.bytes_per_block(options.block_size),
+        block_size=model.block_size,
+        bytes_per_block=model.runner.model.bytes_per_block(model.block_size),
         max_model_len=model.max_model_len,
         max_num_seqs=options.max_num_seqs,
-        max_batch_tokens=options.max_batch_tokens,
+        max_batch_tokens=_batch_tokens(options, model),
+        whole_prompts=model.is_pooling,
         device_weight=model.options.weight,
-        hash_seed=hash_seed(options, model),
+        hash_seed=hash_seed(model),
         admission=admission,
-        enable_prefix_caching=options.prefix_caching,
+        enable_prefix_caching=options.prefix_caching and not model.is_pooling,
         targets=options.targets(model.options),
         **slabs,
     )
+
+
+def _batch_tokens(options: SettledOptions, model: HostedModel) -> int:
+    """Of a step; a text that is read whole must fit one."""
+    if model.is_pooling:
+        return max(options.max_batch_tokens, model.max_model_len)
+    return options.max_batch_tokens
 
 
 def _step_arrays(
@@ -342,7 +367,7 @@ def _step_arrays(
     hosted: Sequence[HostedModel],
 ) -> tuple[StepArrays, ...]:
     rows = options.max_num_seqs
-    tokens = max(options.max_batch_tokens, rows)
+    tokens = max(rows, *(_batch_tokens(options, model) for model in hosted))
     deltas = _num_deltas(options, configs, hosted)
     moves = options.host_kv_memory or any(model.options.is_elastic for model in hosted)
     ops = MAX_OPS if moves else 0
@@ -354,7 +379,7 @@ def _num_deltas(
 ) -> int:
     # Newcomers that share a long prefix bring a whole table each. With the least number of deltas
     # that the core works with, a step would admit one or two of them.
-    longest = max(-(-model.max_model_len // options.block_size) for model in hosted)
+    longest = max(-(-model.max_model_len // model.block_size) for model in hosted)
     most = max(config.max_deltas for config in configs)
     return most + min(options.max_num_seqs * longest, _MOST_DELTAS)
 

@@ -86,7 +86,7 @@ def refusal(
             field="prompt",
         )
     if admit == _core.Admit.NEVER_FITS:
-        capacity = kv_blocks * options.block_size
+        capacity = kv_blocks * model.block_size
         return ContextLengthError(
             f"prompt ({prompt}) and max_tokens ({asked}) need more than the {capacity} tokens that "
             f"{model.name} can count on KV memory for, or than other tenants' quotas leave of them",
@@ -110,6 +110,10 @@ def add_fuller_outputs(
         others.setdefault(request_id, Output(request_id, given))
     for index in np.flatnonzero(result.draws == 0).tolist():
         others[ids[index]] = _first_output(states[ids[index]], tokens[index])
+    if result.vectors is not None:
+        for request_id, vector in zip(ids, result.vectors, strict=True):
+            others[request_id].tokens = []
+            others[request_id].vector = vector.astype("<f4").tobytes()
     for index, logprobs in result.logprobs.items():
         output = others.setdefault(ids[index], Output(ids[index], [tokens[index]]))
         output.logprobs = [logprobs]
@@ -130,12 +134,14 @@ def make_last(output: Output, state: RequestState, event: tuple[int, ...]) -> No
     """Makes an output the last one of its request, which ended as `event`, a row of `Runtime.drain_events`, says."""
     _, code, _, num_prompt, num_cached, num_generated = event
     rules, reason = state.rules, _REASONS[code]
+    if reason == "length" and output.vector is not None:
+        reason, num_generated = "stop", 0
     if reason == "error" and rules is not None and rules.is_exhausted:
         reason = "content_filter"
-    if reason == "stop":
+    if reason == "stop" and output.vector is None:
         output.stop_token = output.tokens[-1]
     elif reason in ("error", "content_filter"):  # what the last step sampled means nothing
-        output.tokens, output.logprobs, output.prompt_logprobs = [], None, None
+        output.tokens, output.logprobs, output.prompt_logprobs, output.vector = [], None, None, None
     if reason == "error":
         own = None if rules is None else rules.failure
         output.error = error_info(ExecutionError(f"{own or _FAILURES[code]}; the request was ended"))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from airi import _core
 from airi.engine.memory import HostArena
+from airi.engine.pooling import PoolingRunner
 from airi.engine.requests import RequestState
 from airi.engine.runner import ModelRunner, StepArrays, StepResult, apply_ops
 from airi.engine.tiers import KvTiers
@@ -112,7 +113,8 @@ class StepPipeline:
 
     def _start(self, info: _core.StepInfo, states: Mapping[int, RequestState]) -> None:
         # No static type tells which platform a hosted model is of; this pipeline is made for the host's.
-        runner, arrays = cast(ModelRunner, self._models[info.model].runner), self._arrays[info.buffer]
+        runner = cast(ModelRunner | PoolingRunner, self._models[info.model].runner)
+        arrays = self._arrays[info.buffer]
         runner.take_over(arrays, rows=info.num_rows, deltas=info.num_deltas, states=states)
         execute = partial(apply_ops, self._arena.array) if self._tiers is None else self._tiers.begin
         future = self._thread.submit(_run, runner, arrays, info, execute, self._done)
@@ -140,7 +142,7 @@ class StepPipeline:
 
 
 def _run(
-    runner: ModelRunner,
+    runner: ModelRunner | PoolingRunner,
     arrays: StepArrays,
     info: _core.StepInfo,
     execute: Callable[[NDArray[np.int64]], None],

@@ -19,14 +19,18 @@ from airi.engine.backends import (
     LoadedModel,
     LoadOptions,
     ModelInfo,
+    PoolingModel,
     ProgressCallback,
     StepInputs,
     get_backend,
 )
+from airi.engine.backends.cpu_encoder import CpuEncoder, load_encoder
 from airi.engine.backends.cuda.detect import has_driver, obstacle
+from airi.engine.encoder import is_encoder
 from airi.engine.memory import Arena, HostArena, own
 from airi.engine.options import EngineOptions, SettledOptions
 from airi.engine.pipeline import StepPipeline
+from airi.engine.pooling import PoolingRunner
 from airi.engine.requests import RequestState
 from airi.engine.resources import available_memory, usable_cores
 from airi.engine.runner import ModelRunner, StepArrays, StepResult
@@ -260,8 +264,10 @@ class HostPlatform:
 
             torch.set_num_threads(threads)
 
-    def load(self, name: str, path: Path, options: LoadOptions) -> LoadedModel:
+    def load(self, name: str, path: Path, options: LoadOptions) -> LoadedModel | CpuEncoder:
         """As `Platform.load`."""
+        if path.is_dir() and is_encoder(path):
+            return load_encoder(path, options)
         return get_backend(self.name).load_model(path, options)
 
     def free_memory(self) -> int:
@@ -280,9 +286,13 @@ class HostPlatform:
         """As `Platform.step_arrays`."""
         return tuple(StepArrays.allocate(rows, tokens, deltas, ops) for _ in range(2))
 
-    def runner(self, index: int, name: str, model: Any, arena: Arena, max_model_len: int) -> ModelRunner:
+    def runner(
+        self, index: int, name: str, model: Any, arena: Arena, max_model_len: int
+    ) -> ModelRunner | PoolingRunner:
         """As `Platform.runner`."""
         options = self.options
+        if isinstance(model, PoolingModel):
+            return PoolingRunner(index, model)
         return ModelRunner(
             index,
             model,

@@ -292,7 +292,10 @@ def _step_time(engine: Engine, model: HostedModel) -> list[tuple[float, float, f
 def _warm_up(engine: Engine) -> None:
     """One token from every model: pays for first touches before a client does, and shows that it runs."""
     for model in engine.models:
-        engine.add_request(model.index, model.index, [0], SamplingParams(max_tokens=1, temperature=0.0))
+        if model.is_pooling:
+            engine.add_pooling(model.index, model.index, [0])
+        else:
+            engine.add_request(model.index, model.index, [0], SamplingParams(max_tokens=1, temperature=0.0))
     while engine.has_work():
         for output in engine.step():
             if output.finish_reason == "error":
@@ -310,14 +313,14 @@ def _model_info(model: HostedModel, options: SettledOptions) -> ModelInfo:
         max_model_len=model.max_model_len,
         vocab_size=info.vocab_size,
         eos_token_ids=model.eos_token_ids,
-        block_size=options.block_size,
+        block_size=model.block_size,
         num_kv_blocks=model.num_kv_blocks,
         max_num_seqs=options.max_num_seqs,
         num_parameters=info.num_parameters,
         index=model.index,
         num_cacheable_blocks=model.num_kv_blocks
         + (options.host_kv_memory + options.disk_kv_memory)
-        // model.runner.model.bytes_per_block(options.block_size),
+        // model.runner.model.bytes_per_block(model.block_size),
         max_batch_tokens=options.max_batch_tokens,
     )
 

@@ -91,6 +91,8 @@ class StepResult:
     """[n] tokens that the request had before"""
     logprobs: dict[int, TokenLogprobs] = field(default_factory=dict)
     """By index into the n."""
+    vectors: NDArray[np.float32] | None = None
+    """[n, vector_size] of a model that gives numbers, whose tokens mean nothing."""
 
     def tokens_of(self, request_id: int) -> list[int]:
         """The token that this step gave a request, if it gave one."""
@@ -106,6 +108,7 @@ class StepResult:
             tokens=self.tokens[kept],
             draws=self.draws[kept],
             logprobs={places[i]: values for i, values in self.logprobs.items() if i in places},
+            vectors=None if self.vectors is None else self.vectors[kept],
         )
 
 

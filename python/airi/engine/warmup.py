@@ -49,7 +49,7 @@ def measure_apart(model: HostedModel, options: SettledOptions, platform: Platfor
     """
     if not _is_measured(model, options):
         return []
-    block_bytes = model.runner.model.bytes_per_block(options.block_size)
+    block_bytes = model.runner.model.bytes_per_block(model.block_size)
     arena = platform.arena(max(_MEASURED_BYTES // block_bytes, 1) * block_bytes)
     with model.runner.bound_to(arena):
         return _measure(model, options, arena)
@@ -63,7 +63,7 @@ def _measure(model: HostedModel, options: SettledOptions, arena: Arena) -> list[
     return measure_steps(
         model.runner,
         arena,
-        block_size=options.block_size,
+        block_size=model.block_size,
         num_kv_blocks=model.num_kv_blocks,
         max_num_seqs=options.max_num_seqs,
         max_batch_tokens=options.max_batch_tokens,

@@ -44,6 +44,8 @@ QUANTIZATIONS = ("fp8", "int8")
 
 ComputeDtype = Literal["float32", "bfloat16", "float16"]
 
+Task = Literal["generate", "embed", "classify"]
+
 ProgressCallback = Callable[[int, int], None]
 """Called with (bytes loaded so far, bytes in total), from the loading thread, a bounded number of times."""
 
@@ -103,11 +105,25 @@ class ModelInfo:
     """What keys and values are stored as; "auto" is `dtype`."""
     generation_config: dict[str, Any] = field(default_factory=dict)
     """generation_config.json as it is; empty when the folder has none."""
+    task: Task = "generate"
+    labels: tuple[str, ...] = ()
+    """Of a classifier, by output."""
+    vector_size: int = 0
+    """Numbers that a text gives: of its vector, or one per label. 0 where tokens are generated."""
+
+    @property
+    def is_pooling(self) -> bool:
+        """Whether it reads a text whole and gives numbers, instead of tokens."""
+        return self.task != "generate"
+
+    def block_size(self, asked: int) -> int:
+        """Tokens of a KV block, where `asked` is the engine's: what reads texts whole keeps each in one."""
+        return self.max_model_len if self.is_pooling else asked
 
     def bytes_per_block(self, block_size: int) -> int:
-        """Bytes of one KV block of `block_size` tokens, rounded up to the granule."""
+        """Bytes of one KV block of `block_size` tokens, rounded up to the granule, of which it has at least one."""
         size = self.kv_bytes_per_token * block_size
-        return -(-size // KV_GRANULE) * KV_GRANULE
+        return max(-(-size // KV_GRANULE), 1) * KV_GRANULE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +156,22 @@ class StepInputs:
     """[R] the block table's line of each row."""
     logit_rows: NDArray[np.int32]
     """[n] indices into the T tokens whose logits are wanted; for sampling, the last of each sampling row."""
+
+
+@runtime_checkable
+class PoolingModel(Protocol):
+    """Weights of a model that reads texts whole. *Thread safety*: none."""
+
+    @property
+    def info(self) -> ModelInfo: ...
+
+    def bytes_per_block(self, block_size: int) -> int:
+        """As `ModelInfo.bytes_per_block`."""
+        ...
+
+    def pool(self, tokens: NDArray[np.int32], starts: NDArray[np.int32]) -> NDArray[np.float32]:
+        """[R, vector_size] of R texts; text r is `tokens[starts[r]:starts[r + 1]]`, special tokens included."""
+        ...
 
 
 class LoadedModel(Protocol):
@@ -225,7 +257,9 @@ __all__ = [
     "LoadedModel",
     "ModelInfo",
     "PlaceableModel",
+    "PoolingModel",
     "ProgressCallback",
     "StepInputs",
+    "Task",
     "get_backend",
 ]

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from airi._core import cpu
 from airi.engine.arena import allocate_arena
-from airi.engine.backends import KV_GRANULE, LoadOptions
+from airi.engine.backends import KV_GRANULE, LoadOptions, ModelInfo
 from airi.engine.checkpoint import Checkpoint
 from airi.engine.decoder import Matrix
 from airi.engine.encoder import EncoderLayerWeights, EncoderSpec, EncoderWeights, Norm, load_encoder_spec
-from airi.engine.loader import LoadProgress
+from airi.engine.loader import LoadProgress, refuse_device_options
+from airi.errors import ConfigError
 
 __all__ = ["CpuEncoder", "load_encoder"]
 
@@ -29,8 +30,32 @@ _BLOCK = 16
 
 def load_encoder(folder: Path, options: LoadOptions) -> CpuEncoder:
     """An encoder packed for the CPU kernels, in float32. Raises CheckpointError or ConfigError."""
+    refuse_device_options(options)
+    if options.dtype not in ("auto", "float32"):
+        raise ConfigError(f"dtype is {options.dtype!r}; encoders compute in float32 on CPUs", field="dtype")
     spec = load_encoder_spec(folder)
-    return CpuEncoder(spec, _pack(spec, EncoderWeights(spec, Checkpoint(folder)), options))
+    checkpoint = Checkpoint(folder)
+    longest = spec.max_tokens + 1
+    wanted = options.max_model_len or longest
+    if wanted > longest:
+        raise ConfigError(f"max_model_len is {wanted}; {folder} supports at most {longest}")
+    info = ModelInfo(
+        path=folder,
+        family=spec.architecture,
+        dtype="float32",
+        vocab_size=spec.vocab_size,
+        hidden_size=spec.hidden_size,
+        num_layers=spec.num_layers,
+        num_kv_heads=spec.num_heads,
+        head_dim=spec.head_dim,
+        max_model_len=wanted,
+        kv_bytes_per_token=0,
+        num_parameters=checkpoint.num_elements,
+        task="classify" if spec.is_classifier else "embed",
+        labels=spec.labels,
+        vector_size=len(spec.labels) or spec.hidden_size,
+    )
+    return CpuEncoder(spec, info, _pack(spec, EncoderWeights(spec, checkpoint), options))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +124,17 @@ class CpuEncoder:
     *Invariant*: a text's result is the same to the last bit whatever else is in its batch.
     """
 
-    def __init__(self, spec: EncoderSpec, weights: _Weights) -> None:
+    def __init__(self, spec: EncoderSpec, info: ModelInfo, weights: _Weights) -> None:
         self.spec = spec
+        self.info = info
         self._weights = weights
         self._scratch = _Scratch(spec, 0, 0)
 
-    def forward(self, tokens: NDArray[np.int32], starts: NDArray[np.int32]) -> NDArray[np.float32]:
+    def bytes_per_block(self, block_size: int) -> int:
+        """As `PoolingModel.bytes_per_block`."""
+        return self.info.bytes_per_block(block_size)
+
+    def pool(self, tokens: NDArray[np.int32], starts: NDArray[np.int32]) -> NDArray[np.float32]:
         """Vectors [R, hidden], or of a classifier logits [R, labels], of R texts.
 
         Text r is `tokens[starts[r]:starts[r + 1]]`, special tokens included, with 1 to `spec.max_tokens` of them.
