@@ -151,10 +151,10 @@ def test_whole_prompts_are_computed_in_one_step_each_in_their_order(lengths: lis
 
 def test_whole_prompts_need_a_block_and_a_step_that_hold_the_longest() -> None:
     with pytest.raises(
-        ValueError, match="block_size must be at least max_model_len where prompts are .* got 4"
+        ValueError, match=r"block_size must be at least max_model_len where prompts are .* got 4"
     ):
         ModelSpec(whole_prompts=True).build()
-    with pytest.raises(ValueError, match="max_batch_tokens must be at least max_model_len .* got 16"):
+    with pytest.raises(ValueError, match=r"max_batch_tokens must be at least max_model_len .* got 16"):
         ModelSpec(whole_prompts=True, block_size=64).build()
     with pytest.raises(ValueError, match="enable_prefix_caching must be 0 where prompts are computed whole"):
         ModelSpec(whole_prompts=True, block_size=64, max_batch_tokens=64).build()

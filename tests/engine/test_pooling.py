@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -13,8 +15,11 @@ from transformers import BertConfig, BertForSequenceClassification, BertModel
 from airi.engine import Engine, ModelOptions
 from airi.errors import ConfigError, ContextLengthError, RequestError
 from airi.outputs import Output
+from airi.transport import EngineSupervisor, GenerateRequest
+from tests.transport.calls import collect
 
-from .engine_helpers import GREEDY, add, gather, make_engine, run
+from .engine_helpers import GREEDY, MIB, add, gather, make_engine, run
+from .process_helpers import options, request
 from .test_encoders import SMALL, saved, texts
 from .tiny_models import Reference
 
@@ -146,3 +151,24 @@ def test_prompts_longer_than_a_step_was_to_be_still_fit_one(bert: Path) -> None:
     engine = make_engine(bert, max_batch_tokens=16, max_num_seqs=8)
     engine.add_pooling(1, 0, [5] * 80)
     assert run(engine)[1].finish_reason == "stop"
+
+
+async def test_texts_travel_to_an_engine_process_and_their_numbers_back(bert: Path, tiny_llama: Path) -> None:
+    batch = texts([5, 40, 17], seed=4)
+    async with EngineSupervisor(options(bert, tiny_llama, kv_memory=16 * MIB)) as client:
+        info = client.find_model("bert")
+        assert (info.task, info.vector_size, info.max_model_len) == ("embed", 96, 81)
+        assert client.find_model("llama").task == "generate"
+        messages = [pooling(text.tolist(), model="bert") for text in batch]
+        outputs = await asyncio.gather(*(collect(client, message) for message in messages))
+        for output, expected in zip(outputs, vectors(bert, batch), strict=True):
+            np.testing.assert_allclose(numbers(output), expected, atol=2e-6)
+            assert output.finish_reason == "stop"
+        with pytest.raises(RequestError, match="model llama generates text; it gives no vectors"):
+            await collect(client, pooling([1, 2], model="llama"))
+        with pytest.raises(RequestError, match="model bert gives numbers, no text"):
+            await collect(client, request([5, 6], model="bert", max_tokens=4))
+
+
+def pooling(prompt: list[int], *, model: str) -> GenerateRequest:
+    return msgspec.structs.replace(request(prompt, model=model), pools=True)

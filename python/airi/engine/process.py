@@ -17,6 +17,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -179,22 +180,7 @@ class EngineProcess:
         try:
             if self._stopping:
                 raise EngineDeadError("the engine is shutting down")
-            timeout = request.timeout_us
-            engine.add_request(
-                request.request_id,
-                request.model,
-                np.frombuffer(request.tokens, np.int32),
-                request.params,
-                tenant=request.tenant,
-                priority=request.priority,
-                deadline_us=None if timeout is None else now_us() + timeout,
-                cache_salt=request.cache_salt,
-                cache_salt_from=request.cache_salt_from,
-                metered=request.metered,
-                forbidden=request.forbidden,
-                shown_tokens=request.shown_tokens,
-                prompt_logprobs_from=request.prompt_logprobs_from,
-            )
+            _queue(engine, request)
         except AiriError as error:
             self._refuse(request, error)
         except Exception:  # one malformed request must not end the others
@@ -260,6 +246,31 @@ class EngineProcess:
         self.server.send_stats(EngineStats(models))
 
 
+def _queue(engine: Engine, request: GenerateRequest) -> None:
+    tokens, timeout = np.frombuffer(request.tokens, np.int32), request.timeout_us
+    common: dict[str, Any] = {
+        "tenant": request.tenant,
+        "priority": request.priority,
+        "deadline_us": None if timeout is None else now_us() + timeout,
+        "metered": request.metered,
+    }
+    if request.pools:
+        engine.add_pooling(request.request_id, request.model, tokens, **common)
+        return
+    engine.add_request(
+        request.request_id,
+        request.model,
+        tokens,
+        request.params,
+        cache_salt=request.cache_salt,
+        cache_salt_from=request.cache_salt_from,
+        forbidden=request.forbidden,
+        shown_tokens=request.shown_tokens,
+        prompt_logprobs_from=request.prompt_logprobs_from,
+        **common,
+    )
+
+
 def _patience_ms(engine: Engine, *, is_waited_for: bool) -> int:
     """How long to listen after a step without a batch."""
     if is_waited_for:
@@ -322,6 +333,9 @@ def _model_info(model: HostedModel, options: SettledOptions) -> ModelInfo:
         + (options.host_kv_memory + options.disk_kv_memory)
         // model.runner.model.bytes_per_block(model.block_size),
         max_batch_tokens=options.max_batch_tokens,
+        task=info.task,
+        labels=info.labels,
+        vector_size=info.vector_size,
     )
 
 

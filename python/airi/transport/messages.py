@@ -24,6 +24,7 @@ from __future__ import annotations
 import itertools
 from array import array
 from collections.abc import Sequence
+from typing import Literal
 
 import msgspec
 import zmq
@@ -74,7 +75,7 @@ __all__ = [
     "set_heartbeat",
 ]
 
-PROTOCOL = 8
+PROTOCOL = 9
 """Both sides must speak the same number; the engine refuses a Hello with another one."""
 
 MAX_REQUEST_ID = 2**40 - 1
@@ -131,6 +132,9 @@ class GenerateRequest(msgspec.Struct, array_like=True, tag="generate", kw_only=T
     prompt_logprobs_from: int = 0
     """The token of the prompt from which on log-probabilities of the prompt are taken, where they are asked for; those
     before it are None."""
+
+    pools: bool = False
+    """Asks a model that reads texts whole for what it gives for this one; `params` mean nothing then."""
 
     @staticmethod
     def pack_tokens(tokens: Sequence[int]) -> bytes:
@@ -259,6 +263,11 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     num_cacheable_blocks: int = 0
     """KV blocks that can be there at once, with those beside the device."""
     max_batch_tokens: int = 2048
+    task: Literal["generate", "embed", "classify"] = "generate"
+    labels: tuple[str, ...] = ()
+    """Of a classifier, by output."""
+    vector_size: int = 0
+    """Numbers that a text gives; 0 where tokens are generated."""
 
 
 class Progress(msgspec.Struct, frozen=True, array_like=True, tag="progress"):
