@@ -41,10 +41,16 @@ def lines(record: RequestRecord) -> Lines:
 
 
 def _lines(record: RequestRecord) -> Lines:
-    ids = record.id if not record.answer_id else f"{record.id}, answer {record.answer_id}"
-    yield "request", ids
+    ids = [record.id]
+    if record.own_id not in ("", record.id):
+        ids.append(f"here {record.own_id}")
+    if record.answer_id:
+        ids.append(f"answer {record.answer_id}")
+    yield "request", ", ".join(ids)
     if record.same_id:
-        yield "", f"others had this id too: {', '.join(record.same_id)}"
+        left = record.num_same_id - len(record.same_id)
+        more = f" and {left} more" if left > 0 else ""
+        yield "", f"{record.num_same_id} others had this id too: {', '.join(record.same_id)}{more}"
     key = f", key {record.key_id}" if record.key_id else ""
     yield "caller", f"{record.tenant}{key}, at {record.at}"
     streamed = ", streamed" if record.stream else ""

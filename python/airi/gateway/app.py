@@ -47,6 +47,7 @@ _EXPOSED = [
     "x-airi-release",
     "x-airi-model",
     "x-airi-replica",
+    "x-airi-request-id",
     *(
         f"x-ratelimit-{what}-{kind}"
         for kind in ("requests", "tokens")

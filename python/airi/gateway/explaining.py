@@ -115,6 +115,16 @@ class RequestTrace:
         """The request's."""
         return self._record.request_id
 
+    @property
+    def own_id(self) -> str:
+        """This server's own for it."""
+        return self._record.own_id or self._record.request_id
+
+    @property
+    def tenant(self) -> str:
+        """Whose it is."""
+        return self._record.principal.tenant
+
     # -- what happens --------------------------------------------------------------------------
 
     def ask(self, name: str | None) -> ModelTrace:
@@ -204,6 +214,7 @@ class RequestTrace:
             error = Failure(status=CLIENT_GONE_STATUS, code="client_gone")
         return RequestRecord(
             id=record.request_id,
+            own_id=self.own_id,
             answer_id=self.answer_id,
             tenant=principal.tenant,
             key_id=principal.key_id or "",

@@ -38,6 +38,8 @@ class CallRecord:
 
     request_id: str
     started: float
+    own_id: str = ""
+    """This server's own for it; empty: as request_id, which else is the client's."""
     principal: Principal = ANYONE
     dialect: Dialect = OPENAI
     """Of its path."""
@@ -71,6 +73,7 @@ class CallRecord:
         """The record of a call within this one, by the same caller."""
         return CallRecord(
             request_id=self.request_id,
+            own_id=self.own_id,
             started=self.started,
             principal=self.principal,
             sent=self.sent,

@@ -58,14 +58,18 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        own_id = f"req-{secrets.token_hex(12)}"
         record = CallRecord(
-            request_id=self._request_id(header(scope, b"x-request-id")),
+            request_id=self._request_id(header(scope, b"x-request-id")) or own_id,
+            own_id=own_id,
             started=now(),
             dialect=dialect_of(scope["path"]),
             sent=scope["headers"],
         )
         scope["airi.record"] = record
         id_headers = [(name, record.request_id.encode()) for name in record.dialect.id_headers]
+        if record.request_id != own_id:
+            id_headers.append((b"x-airi-request-id", own_id.encode()))
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -98,11 +102,10 @@ class RequestMiddleware:
             record.trace.fail(answer)
         await respond_error(send, answer, record)
 
-    def _request_id(self, given: str | None) -> str:
-        """The client's own id where it is harmless in headers and logs, else a new one."""
-        if given is not None and _REQUEST_ID.fullmatch(given):
-            return self._hide(given)
-        return f"req-{secrets.token_hex(12)}"
+    def _request_id(self, given: str | None) -> str | None:
+        """The client's own id where there is one, and it is harmless in headers and logs."""
+        is_harmless = given is not None and _REQUEST_ID.fullmatch(given)
+        return self._hide(given) if given is not None and is_harmless else None
 
     def _done(self, scope: Scope, record: CallRecord) -> None:
         method = str(scope["method"])

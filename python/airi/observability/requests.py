@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from typing import Final, Generic, Protocol, TypeVar
 
@@ -33,7 +33,9 @@ __all__ = [
 MOST_REQUESTS: Final = 10_000
 MOST_BYTES: Final = 16 << 20
 _MOST_LISTED: Final = 20
-_OVERHEAD: Final = 256
+_SHARE: Final = 4
+"""A tenant that has more than one part in so many of what may be kept makes way before all others."""
+_OVERHEAD: Final = 384
 """Bytes that Python takes for one record beside what it holds."""
 
 
@@ -232,7 +234,9 @@ class RequestRecord(_Part, kw_only=True):
     """A request, what was done for it and why."""
 
     id: str
-    """The x-request-id of the answer."""
+    """The x-request-id of the answer, which may be the client's."""
+    own_id: str = ""
+    """The gateway's own, which no other request has: the x-airi-request-id of the answer, where that is another."""
     answer_id: str = ""
     at: str = ""
     """When it came; empty while nobody reads the record."""
@@ -255,7 +259,9 @@ class RequestRecord(_Part, kw_only=True):
     more_inner: int = 0
     """That are not listed."""
     same_id: list[str] = []
-    """Ids of answers to other requests with the same x-request-id."""
+    """The gateway's own ids of other requests with the same x-request-id, the latest first."""
+    num_same_id: int = 0
+    """How many there are, also of those that are not listed."""
 
 
 class Live(Protocol):
@@ -263,6 +269,12 @@ class Live(Protocol):
 
     @property
     def id(self) -> str: ...
+
+    @property
+    def own_id(self) -> str: ...
+
+    @property
+    def tenant(self) -> str: ...
 
     @property
     def answer_id(self) -> str: ...
@@ -282,7 +294,9 @@ T = TypeVar("T", bound=Live)
 
 class _Kept(msgspec.Struct, frozen=True, gc=False):
     id: str
+    own_id: str
     answer_id: str
+    tenant: str
     at: float
     data: bytes
 
@@ -291,13 +305,20 @@ class Recent(Generic[T]):
     """The requests that run, and the last that have ended: at most so many, of at most so many bytes together.
 
     Records that have ended are kept as bytes: their size is known, and the garbage collector does not look at them.
-    *Thread safety*: none; event loop only. *Invariant*: neither bound is exceeded, whatever requests bring along.
+    *Thread safety*: none; event loop only. *Invariant*: neither bound is exceeded, whatever requests bring along, and
+    nothing makes way for the requests of a tenant that has more than a quarter, but that tenant's own.
     """
 
     def __init__(self, *, most: int = MOST_REQUESTS, most_bytes: int = MOST_BYTES) -> None:
         self.most, self.most_bytes = most, most_bytes
         self.num_bytes = 0
-        self._kept: deque[_Kept] = deque()
+        self._kept: OrderedDict[int, _Kept] = OrderedDict()
+        self._count = 0
+        self._of: dict[str, deque[int]] = {}
+        """By tenant, what is kept of it, by its keys in `_kept`."""
+        self._bytes: Counter[str] = Counter()
+        self._heavy: set[str] = set()
+        """Tenants that have more than a quarter."""
         self._running: set[T] = set()
         self._encode: Callable[[RequestRecord], bytes] = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(RequestRecord).decode
@@ -313,24 +334,47 @@ class Recent(Generic[T]):
     def end(self, request: T) -> None:
         """Nothing is added to it any more."""
         self._running.discard(request)
-        data = self._encode(request.told())
-        kept = _Kept(request.id, request.answer_id, request.at, data)
-        self._kept.append(kept)
-        self.num_bytes += _size(kept)
+        tenant, data = request.tenant, self._encode(request.told())
+        kept = _Kept(request.id, request.own_id, request.answer_id, tenant, request.at, data)
+        self._count += 1
+        self._kept[self._count] = kept
+        self._of.setdefault(tenant, deque()).append(self._count)
+        self._add(tenant, _size(kept))
         while self._kept and (len(self._kept) > self.most or self.num_bytes > self.most_bytes):
-            self.num_bytes -= _size(self._kept.popleft())
+            self._make_way()
+
+    def _make_way(self) -> None:
+        """Drops the oldest one: of the tenant that has most, where that is more than a quarter, else of all."""
+        if self._heavy:
+            tenant = max(self._heavy, key=self._bytes.__getitem__)
+        else:
+            tenant = next(iter(self._kept.values())).tenant
+        keys = self._of[tenant]
+        size = _size(self._kept.pop(keys.popleft()))
+        self._add(tenant, -size)
+        if not keys:
+            del self._of[tenant], self._bytes[tenant]
+
+    def _add(self, tenant: str, size: int) -> None:
+        self.num_bytes += size
+        self._bytes[tenant] += size
+        is_heavy = (
+            self._bytes[tenant] * _SHARE > self.most_bytes or len(self._of[tenant]) * _SHARE > self.most
+        )
+        (self._heavy.add if is_heavy else self._heavy.discard)(tenant)
 
     def find(self, name: str) -> RequestRecord | None:
         """The latest request with this id, or whose answer has it. Looks at all of them: for people, not for calls."""
-        running = [each for each in self._running if name in (each.id, each.answer_id)]
-        kept = [each for each in reversed(self._kept) if name in (each.id, each.answer_id)]
-        found: list[T | _Kept] = [*running, *kept]
+        every: list[T | _Kept] = [*reversed(self._kept.values()), *self._running]
+        found = [each for each in every if name in (each.own_id, each.id, each.answer_id)]
         if not name or not found:
             return None
-        first = found[0]
+        # Clients may give many requests one id; ours is of one alone.
+        first, *others = sorted(found, key=lambda each: (each.own_id == name, each.at), reverse=True)
         record = self._decode(first.data) if isinstance(first, _Kept) else first.told()
         record.at = _moment(first.at)
-        record.same_id = [each.answer_id for each in found[1:] if each.answer_id][:_MOST_LISTED]
+        record.same_id = [each.own_id for each in others[:_MOST_LISTED]]
+        record.num_same_id = len(others)
         return record
 
 
@@ -339,4 +383,4 @@ def _moment(at: float) -> str:
 
 
 def _size(kept: _Kept) -> int:
-    return _OVERHEAD + len(kept.id) + len(kept.answer_id) + len(kept.data)
+    return _OVERHEAD + len(kept.id) + len(kept.own_id) + len(kept.answer_id) + len(kept.data)

@@ -30,7 +30,10 @@ class RequestAdmin:
         self._models, self._recent = models, traces.recent
 
     async def show(self, call: AdminCall) -> RequestRecord:
-        """One request, by its x-request-id or by the id of its answer; raises a 404 where it is not kept here."""
+        """One request, by its x-request-id, by this server's own id of it or by that of its answer.
+
+        Raises a 404 where it is not kept here.
+        """
         name = call.path["request"]
         found = self._recent.find(name)
         if found is None:
