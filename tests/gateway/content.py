@@ -11,6 +11,7 @@ from airi.config.content import ContentPart
 from airi.gateway.gate import Government
 from airi.gateway.generation import Generation
 from airi.gateway.governing import decider_of
+from airi.gateway.http import CallRecord
 from airi.policy.audit import AuditLog
 
 from .conftest import Govern
@@ -31,7 +32,7 @@ def content_config(**content: list[dict[str, Any]]) -> ConfigFile:
     return parse(json.dumps(document, ensure_ascii=False))
 
 
-async def uncounted(_: Generation) -> None:
+async def uncounted(_: CallRecord, __: Generation) -> None:
     """How a judge is asked where nothing is limited."""
 
 

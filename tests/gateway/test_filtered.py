@@ -80,7 +80,7 @@ class Call:
             metrics=Metrics("1").model("tiny"),
         )
         record = CallRecord(request_id="r", started=now())
-        judge = Judge(record, lambda _: model, uncounted)
+        judge = Judge(record, lambda *_: model, uncounted)
         content = CallContent(record, model, Rules(None), Rules(rules), judge, None, 0)
         self.generation = Generation(model, ANYONE, arrived=now(), content=content)
         for one in params:

@@ -248,7 +248,7 @@ async def test_a_judge_that_sleeps_gives_no_verdict(tokenizer: Tokenizer) -> Non
         name="tiny", engine_name="tiny", client=engine, upstream=None, tokenizer=tokenizer
     )
     model = cast(ServedModel, sleeper)
-    judge = Judge(RECORD, lambda _: model, uncounted)
+    judge = Judge(RECORD, lambda *_: model, uncounted)
     with pytest.raises(AiriError, match="no verdict"):
         await judge.finds(ContentRule(name="r", judge="tiny", action="block"), "x")
     assert await judge.finds(ContentRule(name="r", judge="tiny", action="audit"), "x") is None
@@ -256,7 +256,7 @@ async def test_a_judge_that_sleeps_gives_no_verdict(tokenizer: Tokenizer) -> Non
 
 @pytest.mark.parametrize("kind", [AuditUnavailableError, LedgerUnavailableError])
 async def test_a_question_that_cannot_be_recorded_or_counted_is_not_asked(kind: type[AiriError]) -> None:
-    def find(_: str) -> ServedModel:
+    def find(*_: object) -> ServedModel:
         raise kind("no room")
 
     with pytest.raises(kind):

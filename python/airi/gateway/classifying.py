@@ -19,6 +19,7 @@ from airi.errors import AiriError, AuditUnavailableError, LedgerUnavailableError
 from airi.gateway.asking import Reserve, ask, most_tokens, without_marks
 from airi.gateway.content import CallContent
 from airi.gateway.errors import ApiError, OverLimitError, without_text
+from airi.gateway.explaining import noting_failure
 from airi.gateway.models import ServedModel
 from airi.gateway.openai.schemas_chat import ChatCompletionRequest
 from airi.gateway.prompts import in_thread_if_long
@@ -101,8 +102,8 @@ async def classify(
     Raises AuditUnavailableError and LedgerUnavailableError, with which no call goes on.
     """
     try:
-        async with asyncio.timeout(classifier.timeout_s):
-            async with admitted as asked:
+        with noting_failure(record):
+            async with asyncio.timeout(classifier.timeout_s), admitted as asked:
                 return Classified(await _label(classifier, text, record, asked, reserve), "ok")
     except (AuditUnavailableError, LedgerUnavailableError):
         raise

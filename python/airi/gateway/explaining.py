@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from airi.gateway.errors import ApiError, ForeignError, api_error_from
+from airi.gateway.errors import ApiError, ForeignError, api_error_from, without_text
 from airi.gateway.http import CLIENT_GONE_STATUS, ClientGone
 from airi.gateway.metrics import now
 from airi.gateway.told import choice_records, content_records, limits_record, release_record, upstream_record
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from airi.gateway.routes import Chosen
     from airi.policy.decisions import Decision
 
-__all__ = ["ModelTrace", "RequestTrace", "Traces", "trace_of"]
+__all__ = ["ModelTrace", "RequestTrace", "Traces", "noting_failure", "trace_of"]
 
 log = logging.getLogger("airi.gateway")
 
@@ -133,13 +134,16 @@ class RequestTrace:
         self._calls.append(call)
         return call
 
-    def decided(self, action: Action, name: str, context: Mapping[str, Any], decision: Decision) -> None:
-        """It was decided on a call: on the one that was asked last, or on one within it."""
+    def decided(
+        self, action: Action, name: str, context: Mapping[str, Any], decision: Decision
+    ) -> ModelTrace | None:
+        """It was decided on a call: on the one that was asked last, or on one within it, which is given back."""
         if action in _INNER:
             self._deciding = self._begin_inner(action, name)
         call = self._deciding
         if call is not None:
             call.kind, call.context, call.decision = action, context, decision
+        return call
 
     def admitted(self, model: ServedModel, draw: Draw | None) -> None:
         """What was just decided on may go on, with this model, which `draw` gave it."""
@@ -153,15 +157,6 @@ class RequestTrace:
     def counted(self, held: Held) -> None:
         """The request holds its place among others."""
         self._calls[-1].held.append(held)
-
-    def reserved(self, generation: Generation, held: Held | None) -> None:
-        """A call holds what it may use."""
-        for call in (*self._calls[-1:], *self._inner):
-            if call.generation is generation or (call.generation is None and call.model is generation.model):
-                call.generation = generation
-                if held is not None:
-                    call.held.append(held)
-                return
 
     def _begin_inner(self, kind: Action, name: str) -> ModelTrace:
         call = ModelTrace(self._record, kind, name, self._hide)
@@ -186,6 +181,8 @@ class RequestTrace:
     def fail(self, error: ApiError) -> None:
         """The caller was told of an error."""
         self._error = _failure(error)
+        if self._calls:
+            self._calls[-1].fail(error)
 
     def end(self) -> None:
         """The request has its answer, or nobody waits for one any more."""
@@ -292,16 +289,33 @@ class ModelTrace:
         self._ended = now()
         self.settle()
 
+    def reserved(self, generation: Generation, held: Held | None) -> None:
+        """It holds what it may use."""
+        self.generation = generation
+        if held is not None:
+            self.held.append(held)
+
+    def fail(self, error: Exception) -> None:
+        """An error ended it, of which an answer that has begun tells, or nobody."""
+        if self._ended is None:
+            self._error, self._ended = _failure(error), now()
+
     def end(self, outcome: str) -> None:
         """What came of it."""
         self._ended, self._outcome, self._told = now(), outcome, None
 
     def settle(self) -> None:
         """Nothing more becomes of what is noted, so that words do for it: texts need be held no longer."""
-        if self._told is None:
+        if self._told is not None:
+            return
+        try:
             self._told = self._words()
-            self.generation, self.draw = None, None
-            self.held.clear()
+        except Exception as error:  # what happened to the call itself is over
+            name, shown = type(error).__name__, without_text(error)
+            log.error("request %s: a call cannot be told: %s", self._record.request_id, name, exc_info=shown)
+            self._told = ModelRecord(kind=self.kind, asked="", error=self._error)
+        self.generation, self.draw = None, None
+        self.held.clear()
 
     def told(self) -> ModelRecord:
         """What there is to tell now."""
@@ -369,10 +383,23 @@ def trace_of(record: CallRecord) -> RequestTrace:
     return record.trace
 
 
+@contextmanager
+def noting_failure(record: CallRecord) -> Iterator[None]:
+    """Notes what ends a call within another one, which goes on without it."""
+    try:
+        yield
+    except Exception as error:
+        if record.call is not None:
+            record.call.fail(error)
+        raise
+
+
 def _failure(error: BaseException) -> Failure:
     """An error without what it may quote of the request."""
     if isinstance(error, ClientGone):
         return Failure(status=CLIENT_GONE_STATUS, code="client_gone")
+    if isinstance(error, TimeoutError):
+        return Failure(status=504, code="timeout")
     known = api_error_from(error) if isinstance(error, Exception) else None
     if known is None:
         return Failure(status=500, code="internal_error", message=type(error).__name__)

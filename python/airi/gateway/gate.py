@@ -218,9 +218,7 @@ class Gate:
         )
         if not given.exist and not made.exist:
             return None
-        asked = record.inner()
-        asked.draw = record.draw
-        judge = Judge(asked, partial(self._admit_judge, asked), partial(self.reserve, asked))
+        judge = Judge(record, self._admit_judge, self.reserve)
         return CallContent(record, model, given, made, judge, self._government.audit, request_bytes)
 
     def forbidden_to(self, record: CallRecord, model: ServedModel) -> ForbiddenPolicy | None:
@@ -292,8 +290,8 @@ class Gate:
                 tokens = generation.most[1]
                 error.message += f"; give max_tokens: as none was given, {tokens} are reserved for the answer"
             raise
-        if record.trace is not None:
-            record.trace.reserved(generation, held)
+        if record.call is not None:
+            record.call.reserved(generation, held)
         if held is None:
             return ()
         generation.charge_to(held)
@@ -389,7 +387,7 @@ class Gate:
         decision = self._government.decider.decide(record.principal, action, resource, context)
         record.action = action
         if record.trace is not None:
-            record.trace.decided(action, resource.id, context, decision)
+            record.call = record.trace.decided(action, resource.id, context, decision)
         audit = self._government.audit
         if audit is not None:
             audit.note(record.request_id, record.principal, action, resource, decision, call=call)

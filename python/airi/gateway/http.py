@@ -19,7 +19,7 @@ from airi.gateway.releases import Draw, draw_of
 from airi.policy import ANYONE, Principal
 
 if TYPE_CHECKING:
-    from airi.gateway.explaining import RequestTrace
+    from airi.gateway.explaining import ModelTrace, RequestTrace
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -63,6 +63,8 @@ class CallRecord:
     device_us: int = 0
     trace: RequestTrace | None = None
     """What is noted of a call to a model, and of its inner calls, for whoever asks later."""
+    call: ModelTrace | None = None
+    """Of these the one that this is, once it was decided on."""
 
     def new_draw(self) -> Draw:
         """What decides its releases; the same each time. Raises as `draw_of`."""

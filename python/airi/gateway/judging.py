@@ -10,18 +10,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from airi.errors import AiriError, AuditUnavailableError, ContextLengthError, LedgerUnavailableError
-from airi.gateway.asking import Reserve, ask, most_tokens, without_marks
+from airi.gateway.asking import ask, most_tokens, without_marks
 from airi.gateway.errors import OverLimitError, judge_unavailable
+from airi.gateway.explaining import noting_failure
 from airi.gateway.models import ServedModel
 from airi.policy.content import ContentAction
 from airi.structured_output import StructuredOutput
 
 if TYPE_CHECKING:
     from airi.config.rules import ContentRule
+    from airi.gateway.generation import Generation
     from airi.gateway.http import CallRecord
 
 __all__ = ["DEFAULT_QUESTION", "JUDGE_TOKENS", "Judge"]
@@ -50,11 +53,12 @@ class Judge:
     def __init__(
         self,
         record: CallRecord,
-        find: Callable[[str], ServedModel],
-        reserve: Reserve,
+        find: Callable[[CallRecord, str], ServedModel],
+        reserve: Callable[[CallRecord, Generation], Awaitable[object]],
     ) -> None:
-        """`record`: of what judges are asked. `find` gives the model of a name once it is decided that it may be asked,
-        `reserve` has it counted.
+        """`record`: of the call whose texts are judged; each question has one of its own within it.
+
+        `find` gives the model of a name once it is decided that it may be asked, `reserve` has it counted.
         """
         self._record, self._find, self._reserve = record, find, reserve
 
@@ -64,9 +68,14 @@ class Judge:
         Without a verdict, raises a 503 where the rule would change the text or end it; else the log tells of it. Raises
         a 429 where the question is over a limit.
         """
+        asked = self._record.inner()
+        asked.draw = self._record.draw
         try:
-            async with asyncio.timeout(_TIMEOUT_S):
-                return await self._ask(rule, text)
+            with noting_failure(asked):
+                async with asyncio.timeout(_TIMEOUT_S):
+                    return await self._ask(asked, rule, text)
+        except ContextLengthError:
+            return "judge_too_long"
         except (AuditUnavailableError, LedgerUnavailableError, OverLimitError):
             raise
         except (AiriError, TimeoutError) as error:
@@ -75,12 +84,9 @@ class Judge:
             log.warning("content rule %s: its judge gave no verdict: %s", rule.name, type(error).__name__)
             return None
 
-    async def _ask(self, rule: ContentRule, text: str) -> str | None:
-        model = self._find(rule.judge or "")
+    async def _ask(self, asked: CallRecord, rule: ContentRule, text: str) -> str | None:
+        model = self._find(asked, rule.judge or "")
         question, mark = rule.question or DEFAULT_QUESTION, secrets.token_hex(8)
         prompt = _PROMPT.format(question=question, mark=mark, text=without_marks(model, text))
-        try:
-            verdict = await ask(model, self._record, self._reserve, prompt, _VERDICTS, "judge")
-        except ContextLengthError:
-            return "judge_too_long"
+        verdict = await ask(model, asked, partial(self._reserve, asked), prompt, _VERDICTS, "judge")
         return "judge" if verdict == "unsafe" else None
