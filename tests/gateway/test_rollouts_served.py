@@ -288,3 +288,54 @@ def test_real_engines_take_a_candidate_beside_stable(path: Path) -> None:
             served.say("promote", full=True)
             wait_until(lambda: set(served.releases(5)) == {"g2"}, "the candidate is not stable")
         assert not any("ERROR" in line for line in said)
+
+
+def test_the_version_before_sleeps_in_a_real_engine_and_is_woken_for_the_way_back(path: Path) -> None:
+    text = path.read_text().replace("    aliases: [chat]\n", "    resources: {sleepable: true}\n")
+    path.write_text(text + "engine: {device: cpu, kv_memory: 64MiB, max_num_seqs: 4, max_model_len: 256}\n")
+    with serve_process(str(path), linger_ms=1000) as (_, url, said):
+        served = Served(url)
+        with served.http:
+            before = served.ask().json()["choices"][0]["message"]["content"]
+            served.say("start")
+            served.waits("somebody to promote")
+            served.say("promote", full=True)
+            wait_until(lambda: served.states["g1"] == "asleep", "what was stable does not sleep")
+            assert served.releases(5) == {"g2": 5}
+            assert served.ask(release="g1").status_code == 409
+            refused = served.http.post("/admin/models/general/sleep", json={})
+            assert refused.status_code == 409
+            assert "general has versions, which sleep and wake" in refused.json()["error"]["message"]
+            served.say("start", candidate="g1")
+            served.waits("somebody to promote")
+            assert served.ask(release="g1").json()["choices"][0]["message"]["content"] == before
+            served.say("promote", full=True)
+            wait_until(
+                lambda: served.states == {"g1": "serving", "g2": "asleep", "g3": "registered"}, "no way back"
+            )
+        assert not any("ERROR" in line for line in said)
+
+
+def test_a_version_is_retired_by_hand_and_by_command(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["rollout", "retire", "general"]
+    with engine(tmp_path) as stub, gateway(path, stub) as (served, _):
+        wait_until(lambda: served.states["g1"] == "serving", "stable does not serve")
+        for version, status, says in (
+            ("g1", 409, "general@g1 is in g1, which general is served with"),
+            ("g9", 404, "general has no version 'g9'"),
+        ):
+            refused = served.http.post(f"/admin/versions/general/{version}/retire", json={})
+            assert (refused.status_code, says in refused.text) == (status, True), refused.text
+        assert served.http.post("/admin/versions/general/g3/retire", json={}).json()["state"] == "retired"
+        refused = served.say("start", candidate="g3")
+        assert (refused.status_code, "general@g3 is retired" in refused.text) == (400, True), refused.text
+        assert main([*command, "g1", "--config", str(path)]) == 2
+        assert "general@g1 is in g1, which general is served with" in capsys.readouterr().err
+        assert main([*command, "g2", "--config", str(path)]) == 0
+        assert capsys.readouterr().out == "general@g2: retired\n"
+        assert served.states == {"g1": "serving", "g2": "retired", "g3": "retired"}
+    with engine(tmp_path) as stub, gateway(path, stub) as (served, _):  # the config still has it
+        assert served.release() == "g1"
+        assert served.states["g3"] == "retired"

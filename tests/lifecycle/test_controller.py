@@ -37,6 +37,7 @@ class World:
         self.state, self.engines, self.notes, self.now = MemoryState(), Engines(), Notes(), 0
         self.count = 0
         self.before: Line | None = None
+        self.asleep: frozenset[str] = frozenset()
 
     def process(self) -> Process:
         self.count += 1
@@ -68,7 +69,7 @@ class World:
 
     def check(self, process: Process) -> None:
         """What a line may give to requests is loaded, or an engine has died with it and nothing went for its sake."""
-        held = self.engines.held
+        held = self.engines.held - self.engines.sleeping
         for line in process.lines.all:
             split, rollout = line.split, line.rollout
             names = {split.stable} | ({split.candidate} if split.weight > 0 else set())
@@ -78,9 +79,11 @@ class World:
                 rollout is not None
                 and rollout.phase is Phase.COMPLETED
                 and f"general@{split.stable}" not in held
+                and f"general@{rollout.stable}" not in self.asleep
             ):
                 assert f"general@{rollout.stable}" not in self.engines.gone
         self.engines.gone.clear()
+        self.asleep = self.engines.asleep()
         self._check_steps(process.lines.find("general"))
 
     def _check_steps(self, line: Line) -> None:
@@ -90,7 +93,7 @@ class World:
         if was is None or now is None or was.id != now.id or "promoted" in now.events[-1].what:
             return
         if (was.step, was.weight, was.phase) != (now.step, now.weight, now.phase) and now.phase in ADVANCED:
-            assert f"general@{now.candidate}" in self.engines.held
+            assert f"general@{now.candidate}" in self.engines.held - self.engines.sleeping
 
 
 async def test_a_rollout_from_start_to_the_old_version_gone() -> None:
@@ -297,6 +300,7 @@ async def test_killed_at_any_write_the_next_one_goes_on(seed: int) -> None:
     """Operators start, promote and abort; processes die before and after writes; engines lose and keep versions."""
     rng = random.Random(seed)
     world = World()
+    world.engines.sleepable = seed % 2 == 1
     process = await world.begin()
     other = world.process()
     for turn in range(60):
@@ -364,10 +368,13 @@ async def settle(world: World, process: Process) -> None:
     world.now += 2 * LEASE_MS
     line = await world.run(process, 60)
     assert line.rollout is None or line.rollout.phase.ended
-    assert world.engines.held == {f"general@{line.stable}"}
+    assert world.engines.held - world.engines.sleeping == {f"general@{line.stable}"}
     states = {v.name: v.state for v in process.registry.versions()}
     assert states.pop(f"general@{line.stable}") is VersionState.SERVING
-    assert set(states.values()) <= {VersionState.REGISTERED, VersionState.FAILED}
+    asleep = {name for name, state in states.items() if state is VersionState.ASLEEP}
+    assert asleep == world.engines.sleeping
+    assert asleep <= ({f"general@{line.rollout.stable}"} if line.rollout else set())
+    assert set(states.values()) <= {VersionState.REGISTERED, VersionState.FAILED, VersionState.ASLEEP}
     assert replace(line, revision=0) == replace(process.lines.find("general"), revision=0)
 
 

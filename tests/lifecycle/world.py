@@ -84,6 +84,8 @@ class Engines:
         """What a load or an unload of a version waits for."""
         self.unknown: set[str] = set()
         """What the config does not have."""
+        self.sleepable = False
+        self.sleeping: set[str] = set()
         self.deaths = 0
         self.gone: list[str] = []
         """What they were told to let go, in that order."""
@@ -94,12 +96,25 @@ class Engines:
         gone = self.held & set(names or self.held)
         self.lost |= gone
         self.held -= gone
+        self.sleeping -= gone
 
     def knows(self, version: Version) -> bool:
         return version.name not in self.unknown
 
     def loaded(self) -> frozenset[str]:
         return frozenset(self.held)
+
+    def asleep(self) -> frozenset[str]:
+        return frozenset(self.sleeping)
+
+    def can_sleep(self, version: Version) -> bool:
+        return self.sleepable
+
+    async def sleep(self, version: Version) -> None:
+        await self._wait(version)
+        if version.name in self.broken:
+            raise MemoryBudgetError(f"the host has no room for the weights of {version.name}")
+        self.sleeping.add(version.name)
 
     async def load(self, version: Version) -> None:
         await self._wait(version)
@@ -108,12 +123,14 @@ class Engines:
         if len(self.held - {version.name}) >= self.room:
             raise MemoryBudgetError(f"{version.name} needs 1 GiB more than there is")
         self.held.add(version.name)
+        self.sleeping.discard(version.name)
         self.lost.discard(version.name)
 
     async def unload(self, version: Version) -> None:
         self.gone.append(version.name)
         await self._wait(version)
         self.held.discard(version.name)
+        self.sleeping.discard(version.name)
 
     async def _wait(self, version: Version) -> None:
         deaths = self.deaths

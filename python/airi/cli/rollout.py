@@ -133,6 +133,27 @@ def status(
         _details(found[0])
 
 
+@app.command()
+def retire(
+    model: Annotated[str, typer.Argument(metavar="MODEL")],
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="One that no line is served with.")],
+    *,
+    config: ConfigFlag = _CONFIG,
+    store: StoreFlag = None,
+    json: JsonFlag = False,
+) -> None:
+    """Have a version of a model never loaded again; its record stays."""
+    import msgspec
+
+    from airi.lifecycle.status import VersionStatus, version_status
+
+    async def work(who: Operator) -> VersionStatus:
+        return version_status(await who.retire(model, version))
+
+    found = _with(_config(config, store), store, work)
+    typer.echo(msgspec.json.encode(found).decode() if json else f"{model}@{version}: {found.state}")
+
+
 def _config(path: Path, store: str | None) -> ConfigFile | None:
     """The config, which may be missing where the state is said."""
     from airi.config import load

@@ -11,7 +11,7 @@ from airi.errors import AiriError, EngineDeadError, ModelNotFoundError
 from airi.gateway.models import ModelRegistry, ServedModel
 from airi.lifecycle import Version
 from airi.sampling_params import SamplingParams
-from airi.transport import EngineHandle, GenerateRequest, ModelInfo
+from airi.transport import EngineHandle, GenerateRequest, ModelInfo, ModelStats
 
 __all__ = ["VersionFleet"]
 
@@ -36,32 +36,48 @@ class VersionFleet:
         *,
         names: Collection[str],
         versions: Collection[str],
+        sleepable: Collection[str] = (),
         serve: Callable[[ModelInfo], ServedModel],
         options: Callable[[Version], Awaitable[ModelOptions]],
         tell: Callable[[], Awaitable[None]],
     ) -> None:
-        """`names`: of the models that have versions, and `versions` those.
+        """`names`: of the models that have versions, of which some are `sleepable`, and `versions` those.
 
         `serve` makes a text side, in a thread; `options`: how a version runs; `tell` tells the engine what it must know
         of the models it has: forbidden texts.
         """
         self._client, self._models, self._names = client, models, frozenset(names)
-        self._versions = frozenset(versions)
+        self._versions, self._sleepable = frozenset(versions), frozenset(sleepable)
         self._serve, self._options, self._tell = serve, options, tell
         self._moving: set[str] = set()
         self._broken: set[str] = set()
 
     def loaded(self) -> frozenset[str]:
-        """Names of the versions that can be asked; of an engine that starts again those that it had."""
+        """Names of the versions that can be asked or sleep; of an engine that starts again those that it had."""
         held = {info.name for info in self._client.models}
-        return frozenset(m.engine_name for m in self._models.all_versions if m.engine_name in held)
+        served = frozenset(m.engine_name for m in self._models.all_versions if m.engine_name in held)
+        return served | (self.asleep() & held)
+
+    def asleep(self) -> frozenset[str]:
+        """Names of the versions that sleep in the engine, by its own counters."""
+        stats = self._client.stats
+        models = () if stats is None else stats.models
+        return frozenset(
+            each.name
+            for each in models
+            if each.state == "asleep" and each.name.rpartition("@")[0] in self._names
+        )
+
+    def can_sleep(self, version: Version) -> bool:
+        """Whether the config says so of its model."""
+        return version.model in self._sleepable
 
     def knows(self, version: Version) -> bool:
         """Whether this gateway's config has it."""
         return version.name in self._versions
 
     async def load(self, version: Version) -> None:
-        """Loads a version and has it make a token. Raises AiriError; then nothing has changed.
+        """Loads a version, or wakes it, and has it make a token. Raises AiriError; then nothing has changed.
 
         An engine that dies of something else meanwhile is waited for, once.
         """
@@ -88,12 +104,36 @@ class VersionFleet:
         finally:
             self._moving.discard(version.name)
 
+    async def sleep(self, version: Version) -> None:
+        """Gives a version to no more calls, and puts it to sleep once the last one has ended.
+
+        Raises AiriError; then nothing has changed.
+        """
+        self._moving.add(version.name)
+        taken = [model for model in self._models.all_versions if model.engine_name == version.name]
+        for model in taken:
+            self._models.remove(model)
+        try:
+            # Calls that run would wait for somebody to wake it; other gateways may still send one.
+            await self._until(lambda stats: not (stats.running or stats.waiting), version.name)
+            await self._client.sleep(version.name)
+            await self._until(lambda stats: stats.state == "asleep", version.name)
+        except AiriError:
+            for model in taken:
+                self._models.add(model)
+            raise
+        finally:
+            self._moving.discard(version.name)
+
     async def follow(self) -> None:
         """Serves what the engine has come to hold by somebody else's doing, and no more what it does not."""
         if not self._client.alive:
             return
+        asleep = self.asleep()
         held = {
-            info.name: info for info in self._client.models if info.name.rpartition("@")[0] in self._names
+            info.name: info
+            for info in self._client.models
+            if info.name.rpartition("@")[0] in self._names and info.name not in asleep
         }
         served = {m.engine_name: m for m in self._models.all_versions if m.name in self._names}
         gone = [model for name, model in served.items() if name not in held and name not in self._moving]
@@ -113,16 +153,10 @@ class VersionFleet:
             self._models.add(model)
 
     async def _load(self, version: Version) -> None:
-        options = await self._options(version)
-        try:
-            info = await self._client.load(options)
-        except EngineDeadError:
-            raise
-        except AiriError:
-            found = next((each for each in self._client.models if each.name == version.name), None)
-            if found is None:
-                raise
-            info = found  # whoever led before has had it loaded
+        if version.name in self.asleep():
+            info = await self._woken(version.name)
+        else:
+            info = await self._loaded(version)
         try:
             model = await asyncio.to_thread(self._serve, info)
             await self._tell()
@@ -131,6 +165,38 @@ class VersionFleet:
             await self._take_back(version.name)
             raise
         self._models.add(model)
+
+    async def _loaded(self, version: Version) -> ModelInfo:
+        options = await self._options(version)
+        try:
+            return await self._client.load(options)
+        except EngineDeadError:
+            raise
+        except AiriError:
+            found = next((each for each in self._client.models if each.name == version.name), None)
+            if found is None:
+                raise
+            return found  # whoever led before has had it loaded
+
+    async def _woken(self, name: str) -> ModelInfo:
+        await self._client.wake(name)
+        await self._until(lambda stats: stats.state == "awake", name)
+        return next(info for info in self._client.models if info.name == name)
+
+    async def _until(self, holds: Callable[[ModelStats], bool], name: str) -> None:
+        """Until the engine's counters of a version say so, counted from now on.
+
+        Raises EngineDeadError where the engine goes meanwhile.
+        """
+        before = self._client.stats
+        while True:
+            if not self._client.alive:
+                raise EngineDeadError(f"the engine has gone with {name}")
+            stats = self._client.stats
+            models = () if stats is None or stats is before else stats.models
+            if any(holds(each) for each in models if each.name == name):
+                return
+            await asyncio.sleep(_LOOK_S)
 
     async def _take_back(self, name: str) -> None:
         try:

@@ -110,6 +110,10 @@ class ModelRegistry:
         """From now on calls are given these releases; calls that run keep theirs."""
         self._lines = {line.name: line for line in lines}
 
+    def has_versions(self, model: str) -> bool:
+        """Whether versions of a model come and go."""
+        return model in self._versioned
+
     @property
     def has_releases(self) -> bool:
         """Whether calls are given releases."""

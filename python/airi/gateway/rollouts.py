@@ -110,6 +110,7 @@ class Rollouts:
             models,
             names=[model.name for model in self.file.config.versioned],
             versions=[version_name(m.name, v.id) for m in self.file.config.versioned for v in m.versions],
+            sleepable=[model.name for model in self.file.config.versioned if model.resources.sleepable],
             serve=serve,
             options=self._options,
             tell=setup.tell,
@@ -289,10 +290,12 @@ class Rollouts:
 
     def _follow_states(self) -> None:
         """Has this gateway's own engine hold what the leader's does."""
-        loaded = self.fleet.loaded()
+        loaded, asleep = self.fleet.loaded(), self.fleet.asleep()
         for version in self.registry.versions():
-            if version.state in _LIVE and version.name not in loaded and self.fleet.knows(version):
+            if version.state in _LIVE and version.name not in loaded - asleep and self.fleet.knows(version):
                 self._begin(version, self.fleet.load)
+            elif version.state is VersionState.ASLEEP and version.name in loaded - asleep - self._used():
+                self._begin(version, self.fleet.sleep)
             elif version.name in loaded - self._used() and version.state in _AWAY:
                 self._begin(version, self.fleet.unload)
 

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import NamedTuple, Protocol
 
-from airi.errors import AiriError, ConflictError, LifecycleError, StateError
+from airi.errors import AiriError, ConflictError, LifecycleError, MemoryBudgetError, StateError
 from airi.lifecycle.gates import Change
 from airi.lifecycle.judging import findings_of
 from airi.lifecycle.lease import Lease
@@ -21,7 +21,7 @@ from airi.lifecycle.observed import Seen
 from airi.lifecycle.registry import Registry, Version
 from airi.lifecycle.releases import ReleaseBook
 from airi.lifecycle.rollouts import Line, Phase, Rollout
-from airi.lifecycle.states import LIVE, VersionState
+from airi.lifecycle.states import LIVE, MOVES, VersionState
 
 __all__ = ["ChangeOf", "Controller", "Fleet", "Observations"]
 
@@ -35,7 +35,15 @@ class Fleet(Protocol):
     """The engines, as far as rollouts need them. Calls raise AiriError, and then nothing has changed."""
 
     def loaded(self) -> frozenset[str]:
-        """Names of the versions that engines hold and that answer."""
+        """Names of the versions that engines hold, those that sleep too."""
+        ...
+
+    def asleep(self) -> frozenset[str]:
+        """Those of them that sleep."""
+        ...
+
+    def can_sleep(self, version: Version) -> bool:
+        """Whether its memory can be lent to others."""
         ...
 
     def knows(self, version: Version) -> bool:
@@ -43,11 +51,18 @@ class Fleet(Protocol):
         ...
 
     async def load(self, version: Version) -> None:
-        """Loads and warms a version where there is memory for it beside all that is loaded; returns when it is warm."""
+        """Loads and warms a version where there is memory for it beside all that is loaded; returns when it is warm.
+
+        One that sleeps is woken in place of that. Raises MemoryBudgetError where it does not fit.
+        """
         ...
 
     async def unload(self, version: Version) -> None:
         """Lets a version go once its last request has ended."""
+        ...
+
+    async def sleep(self, version: Version) -> None:
+        """Puts a version to sleep once its last request has ended."""
         ...
 
 
@@ -71,6 +86,8 @@ class _Needs(NamedTuple):
     """Requests may be given them now."""
     needed: set[str]
     """Those, and what a rollout or an operator needs besides."""
+    resting: set[str]
+    """What a line was served with before: it comes back sooner from sleep."""
     others: set[str]
     """Needed by lines of the state that this process's config does not have: they stay where they are."""
     is_whole: bool
@@ -168,8 +185,10 @@ class Controller:
         """Puts a state right that is not what engines hold: a process has gone, theirs or one that led before."""
         if version.name in self._moving:
             return
-        is_held = version.name in self._fleet.loaded()
-        if version.state is VersionState.LOADING and not is_held and version.tries >= _MOST_TRIES:
+        is_held, is_asleep = version.name in self._fleet.loaded(), version.name in self._fleet.asleep()
+        if is_held and is_asleep:
+            await self._found_asleep(version)
+        elif version.state is VersionState.LOADING and not is_held and version.tries >= _MOST_TRIES:
             reason = f"{version.tries} times whoever loaded it has ended meanwhile"
             await self._registry.move(version, VersionState.FAILED, reason=reason)
         elif version.state in LIVE and not is_held:
@@ -178,10 +197,25 @@ class Controller:
             VersionState.REGISTERED,
             VersionState.FAILED,
             VersionState.LOADING,
+            VersionState.ASLEEP,
         ):
             if version.state is not VersionState.LOADING:
                 version = await self._registry.move(version, VersionState.LOADING)
             await self._registry.move(version, VersionState.READY)
+
+    async def _found_asleep(self, version: Version) -> None:
+        """What sleeps in an engine is asleep, whoever has put it to sleep and said so or not."""
+        state = version.state
+        if state in (VersionState.ASLEEP, VersionState.RETIRED):
+            return
+        if VersionState.ASLEEP not in MOVES[state]:
+            reason = "an engine has it asleep"
+            version = (
+                await self._registry.disown(version, reason)
+                if state in LIVE
+                else await self._registry.move(version, VersionState.REGISTERED, reason=reason)
+            )
+        await self._registry.move(version, VersionState.ASLEEP)
 
     async def _settle(self, version: Version, needs: _Needs) -> None:
         """What lines may give to requests serves; what none does any more drains for a while, and goes."""
@@ -191,7 +225,7 @@ class Controller:
         is_due = self._now_ms() - version.since_ms >= self._linger_ms
         if version.name in self._moving:
             return
-        if (state is VersionState.REGISTERED and is_needed) or (
+        if (state in (VersionState.REGISTERED, VersionState.ASLEEP) and is_needed) or (
             state is VersionState.FAILED and is_given and is_due
         ):
             self._begin(version, self._load)
@@ -202,7 +236,12 @@ class Controller:
         elif state is VersionState.SERVING and not is_given and (is_needed or may_go):
             await self._registry.move(version, VersionState.DRAINING)
         elif may_go and (state is VersionState.READY or (state is VersionState.DRAINING and is_due)):
+            rests = version.name in needs.resting and self._fleet.can_sleep(version)
+            self._begin(version, self._put_to_sleep if rests else self._let_go)
+        elif may_go and state is VersionState.ASLEEP and version.name not in needs.resting:
             self._begin(version, self._let_go)
+        elif state is VersionState.RETIRED and version.name in self._fleet.loaded():
+            self._begin(version, self._fleet.unload)
 
     async def _try(self, what: str, look: Awaitable[None]) -> None:
         """Whatever is wrong with one line or version stops no other."""
@@ -242,7 +281,7 @@ class Controller:
     async def _load(self, version: Version) -> None:
         loading = await self._registry.move(version, VersionState.LOADING)
         try:
-            await self._fleet.load(loading)
+            await self._bring(loading)
         except Exception as error:  # whatever it is, the rollout is to be told
             reason = str(error) if isinstance(error, AiriError) else f"{type(error).__name__}: {error}"
             await self._registry.move(loading, VersionState.FAILED, reason=reason)
@@ -250,6 +289,35 @@ class Controller:
                 raise
         else:
             await self._registry.move(loading, VersionState.READY)
+
+    async def _bring(self, version: Version) -> None:
+        """Loads or wakes a version; where that takes memory that sleeping ones have, these go first."""
+        try:
+            try:
+                await self._fleet.load(version)
+            except MemoryBudgetError:
+                sleeping = [each for each in self._known() if each.state is VersionState.ASLEEP]
+                if not sleeping:
+                    raise
+                for each in sleeping:
+                    log.info("%s goes, as %s needs memory", each.name, version.name)
+                    await self._let_go(each)
+                await self._fleet.load(version)
+        except Exception:
+            if version.name in self._fleet.asleep():  # it would be taken for one that rests
+                await self._fleet.unload(version)
+            raise
+
+    async def _put_to_sleep(self, version: Version) -> None:
+        if version.state is VersionState.READY:  # nobody is to count on it meanwhile
+            version = await self._registry.move(version, VersionState.DRAINING)
+        try:
+            await self._fleet.sleep(version)
+        except AiriError as error:
+            log.warning("%s is let go, as it cannot sleep: %s", version.name, error)
+            await self._let_go(version)
+        else:
+            await self._registry.move(version, VersionState.ASLEEP)
 
     async def _let_go(self, version: Version) -> None:
         if version.state is VersionState.READY:  # nobody is to count on it meanwhile
@@ -264,6 +332,7 @@ class Controller:
         needs = _Needs(
             given=set(),
             needed={version.name for version in self._registry.versions() if version.is_kept},
+            resting=set(),
             others=set(),
             is_whole=not self._lines.unread,
         )
@@ -287,6 +356,7 @@ class Controller:
         if rollout is not None and rollout.phase is Phase.COMPLETED:
             # What was stable answers until all of what is stable now can.
             before = self._members(line.name, rollout.stable)
+            needs.resting.update(version.name for version in before)
             is_there = all(v.is_warm or v.state is VersionState.DRAINING for v in before)
             if is_there and not Candidate.of(self._members(line.name, line.stable)).is_ready:
                 needs.given.update(version.name for version in before)

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Callable, Container
 from typing import NamedTuple
 
-from airi.errors import ConflictError, LifecycleError
+from airi.errors import ConflictError, LifecycleError, VersionError
 from airi.lifecycle.gates import Gate
 from airi.lifecycle.lines import Lines
 from airi.lifecycle.machine import Candidate, Command, command, start
@@ -70,6 +70,12 @@ class Operator:
         )
         begun = start(found, rollout, self._now_ms(), who=who)
         for version in self.releases.members(tried):
+            if version.state is VersionState.RETIRED:
+                raise LifecycleError(
+                    f"candidate is {tried.id}, of which {version.name} is retired; it is never loaded again",
+                    field="candidate",
+                )
+        for version in self.releases.members(tried):
             await self._forgive(version)
         return await self.lines.put(begun)
 
@@ -87,6 +93,23 @@ class Operator:
             except ConflictError:  # most often whoever leads has noted what it waits for
                 continue
         raise ConflictError(f"{line} was changed by somebody else meanwhile; look again", field="line")
+
+    async def retire(self, model: str, version: str) -> Version:
+        """Has a version never loaded again. Its record stays.
+
+        Raises VersionError for one that is loaded or that a line needs, and for one that there is not, ConflictError
+        where somebody else was first, and StateError.
+        """
+        await self.refresh()
+        found = self.registry.find(model, version)
+        for line in (*self.lines.all, *self.lines.others):
+            for release in line.split.releases:
+                if found in self.releases.members(self.releases.find(line.name, release)):
+                    raise VersionError(
+                        f"{found.name} is in {release}, which {line.name} is served with; it cannot be retired",
+                        field="state",
+                    )
+        return await self.registry.move(found, VersionState.RETIRED)
 
     def _after(self, line: Line, said: Command, who: str) -> Line:
         candidate = Candidate(is_ready=False)

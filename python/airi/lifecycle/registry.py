@@ -141,6 +141,10 @@ class Registry:
                 f"{version.name} is {version.state} and cannot become {to}; next may be {allowed}",
                 field="state",
             )
+        if to is VersionState.RETIRED and version.is_kept:
+            raise VersionError(
+                f"{version.name} is kept loaded; it cannot be retired before it is unloaded", field="state"
+            )
         tries = version.tries + 1 if to is VersionState.LOADING else 0
         return await self._replace(msgspec.structs.replace(version, state=to, reason=reason, tries=tries))
 

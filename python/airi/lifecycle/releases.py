@@ -98,8 +98,8 @@ class ReleaseBook:
     async def make(self, line: str, release: str, members: Mapping[str, str]) -> Release:
         """Locks versions together under an id. The same again is the same release.
 
-        Raises ReleaseError for members that are not registered, are retired, or do not fit together, and for an id
-        that names others already; and StateError.
+        Raises ReleaseError for members that are not registered, or do not fit together, for new ones that are retired,
+        and for an id that names others already; and StateError.
         """
         if not members:
             raise ReleaseError(f"release {release} of {line} has no members; one at least", field="members")
@@ -107,8 +107,9 @@ class ReleaseBook:
             versions = [self._registry.find(model, version) for model, version in sorted(members.items())]
         except VersionError as error:
             raise ReleaseError(f"release {release} of {line}: {error}", field="members") from None
-        wrong = [f"{v.name} is retired" for v in versions if v.state is VersionState.RETIRED]
-        wrong += misfits(versions)
+        wrong = misfits(versions)
+        if (line, release) not in self._releases:
+            wrong = [f"{v.name} is retired" for v in versions if v.state is VersionState.RETIRED] + wrong
         if wrong:
             raise ReleaseError(f"release {release} of {line}: {'; '.join(wrong)}", field="members")
         made = Release(line=line, id=release, members=dict(sorted(members.items())), digest=_digest(versions))

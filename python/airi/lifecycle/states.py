@@ -32,14 +32,15 @@ class VersionState(StrEnum):
 _REGISTERED, _LOADING, _READY, _SERVING, _DRAINING, _ASLEEP, _FAILED, _RETIRED = VersionState
 
 MOVES: Mapping[VersionState, frozenset[VersionState]] = {
-    _REGISTERED: frozenset({_LOADING, _RETIRED}),
+    # Asleep: found so in an engine, behind a process that ended before it had said so.
+    _REGISTERED: frozenset({_LOADING, _ASLEEP, _RETIRED}),
     _LOADING: frozenset({_READY, _FAILED, _REGISTERED}),
     _READY: frozenset({_SERVING, _DRAINING, _ASLEEP, _REGISTERED, _FAILED}),
     # Never straight to sleep or away: what runs would be lost.
     _SERVING: frozenset({_DRAINING, _FAILED}),
     # Ready again where somebody needs it before it went.
     _DRAINING: frozenset({_READY, _ASLEEP, _REGISTERED, _FAILED}),
-    _ASLEEP: frozenset({_LOADING, _REGISTERED, _FAILED}),
+    _ASLEEP: frozenset({_LOADING, _REGISTERED, _FAILED, _RETIRED}),
     _FAILED: frozenset({_LOADING, _REGISTERED, _RETIRED}),
     _RETIRED: frozenset(),
 }

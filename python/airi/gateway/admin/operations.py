@@ -152,6 +152,7 @@ ADMIN_OPERATIONS = (
         for verb, summary in (
             ("load", "Have a version loaded and kept, also while no line needs it; answers at once."),
             ("unload", "Keep a version no more; it goes once no line needs it."),
+            ("retire", "Have a version never loaded again; its record stays."),
         )
     ),
 )

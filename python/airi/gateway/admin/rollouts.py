@@ -77,6 +77,17 @@ class RolloutAdmin:
         """Keeps a version no more; it goes where no line needs it."""
         return await self._keep(call, kept=False)
 
+    async def retire(self, call: AdminCall) -> VersionStatus:
+        """Has a version never loaded again."""
+        decode_body(_nothing, call.body)
+        try:
+            version = await self._rollouts.operator.retire(call.path["model"], call.path["version"])
+        except VersionError as error:
+            status, code = (404, "version_not_found") if error.field == "version" else (409, "version_in_use")
+            raise ApiError(status, str(error), param=error.field, code=code) from None
+        self._rollouts.look()
+        return version_status(version)
+
     def model_of(self, path: Mapping[str, str]) -> str | None:
         """The model whose traffic a rollout of the path's line moves; None where there is no such line."""
         for model in self._given.file.config.versioned if self._given is not None else ():

@@ -67,4 +67,5 @@ def admin_routes(
         route("/admin/versions", GET=moving.versions),
         route("/admin/versions/{model:path}/{version}/load", POST=moving.load),
         route("/admin/versions/{model:path}/{version}/unload", POST=moving.unload),
+        route("/admin/versions/{model:path}/{version}/retire", POST=moving.retire),
     ]

@@ -80,14 +80,14 @@ class ServerAdmin:
     async def sleep(self, call: AdminCall) -> ModelState:
         """Lends a model's memory to the others; answers when it sleeps."""
         decode_body(_nothing, call.body)
-        model = self._model(call)
+        model = self._unversioned(call)
         await model.client.sleep(model.engine_name)
         return ModelState(id=model.name, state="asleep")
 
     async def wake(self, call: AdminCall) -> ModelState:
         """Brings a model back; answers when its requests may run."""
         decode_body(_nothing, call.body)
-        model = self._model(call)
+        model = self._unversioned(call)
         await model.client.wake(model.engine_name)
         return ModelState(id=model.name, state="awake")
 
@@ -97,11 +97,14 @@ class ServerAdmin:
             raise ApiError(409, "this server was started without a config", code="no_config")
         return self._given
 
-    def _model(self, call: AdminCall) -> ServedModel:
+    def _unversioned(self, call: AdminCall) -> ServedModel:
         name = call.path["model"]
         model = self._models.find(name)
         if model is None:
             raise model_not_found(name, self._models.names)
+        if self._models.has_versions(model.name):  # calls that a line gives to it would wait
+            message = f"model: {model.name} has versions, which sleep and wake as its rollouts need them"
+            raise ApiError(409, message, param="model", code="has_versions")
         return model
 
     async def _tenant(self, option: TenantOptions) -> Tenant:
