@@ -12,7 +12,8 @@ import logging
 import secrets
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from airi.errors import AiriError, AuditUnavailableError, LedgerUnavailableError, RequestError
@@ -23,6 +24,7 @@ from airi.gateway.explaining import noting_failure
 from airi.gateway.models import ServedModel
 from airi.gateway.openai.schemas_chat import ChatCompletionRequest
 from airi.gateway.prompts import in_thread_if_long
+from airi.gateway.seldom import Seldom
 from airi.structured_output import StructuredOutput
 
 if TYPE_CHECKING:
@@ -64,6 +66,7 @@ class Classifier:
     question: str
     timeout_s: float
     max_text_tokens: int
+    log: Seldom = field(default_factory=partial(Seldom, log), compare=False, repr=False)
 
     @classmethod
     def of(cls, given: Given) -> Self:
@@ -110,8 +113,10 @@ async def classify(
     except Exception as error:  # whatever it is, the call is not about it
         outcome = _outcome(error)
         told = f": {type(error).__name__}" if outcome == "failed" else ""
-        log.warning("the classifier %s told no label: %s%s", classifier.model, outcome, told)
-        if not isinstance(error, AiriError | TimeoutError):
+        said = classifier.log.warn(
+            outcome, "the classifier %s told no label: %s%s", classifier.model, outcome, told
+        )
+        if said and not isinstance(error, AiriError | TimeoutError):
             log.error("the classifier %s failed", classifier.model, exc_info=without_text(error))
         return Classified(None, outcome)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airi.config.limits import cost_micro
@@ -13,6 +14,7 @@ from airi.gateway.classifying import Classified, Classifier
 from airi.gateway.errors import ApiError, is_unavailable
 from airi.gateway.openai.schemas_chat import ChatCompletionRequest
 from airi.gateway.openai.schemas_common import SamplingFields
+from airi.gateway.seldom import Seldom
 from airi.policy.conditions import Condition, ConditionError
 
 if TYPE_CHECKING:
@@ -75,6 +77,7 @@ class ServedRoute:
     """What a request may cost, in millionths of the currency."""
     prices: Mapping[str, Price | None]
     """By model."""
+    log: Seldom = field(default_factory=partial(Seldom, log), compare=False, repr=False)
 
     def choose(self, facts: Mapping[str, Any]) -> Chosen:
         """The models for a request."""
@@ -97,7 +100,7 @@ class ServedRoute:
         try:
             return self.rules[index][0].holds(facts)
         except ConditionError as error:
-            log.warning("rules[%d] of route %s counts as false: %s", index, self.name, error)
+            self.log.warn(index, "rules[%d] of route %s counts as false: %s", index, self.name, error)
             failed.append((index, str(error)))
             return False
 
