@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from airi.gateway.metrics import Metrics
     from airi.gateway.models import ServedModel
     from airi.gateway.openai.schemas_common import SamplingFields
-    from airi.gateway.routes import Chosen, ServedRoute
+    from airi.gateway.routes import Chosen, RouteTable, ServedRoute
     from airi.policy.decisions import Action
 
 __all__ = ["Chooser", "RoutedCall"]
@@ -45,6 +45,8 @@ class Chooser:
     def __init__(self, gate: Gate, government: Government, metrics: Metrics | None) -> None:
         self._gate, self._government, self._metrics = gate, government, metrics
         self._sessions = SessionTable()
+        self._routes: RouteTable | None = None
+        """Those that the sessions were last compared with."""
 
     async def choose(self, route: ServedRoute, call: RoutedCall, receive: Receive) -> Chosen:
         """The models for a call. Raises a 400 for a session's name that is none, and AuditUnavailableError and
@@ -84,9 +86,17 @@ class Chooser:
         session = session_of(record.sent) if route.keeps_sessions else None
         if session is None:
             return None
+        self._forget_sessions()
         name = self._sessions.find(record.principal.tenant, route.name, session)
         usable = name in route.models and self._gate.permits(record, call.action, name, call.context)
         return name if usable else None
+
+    def _forget_sessions(self) -> None:
+        """Drops what no route has any more, once they were exchanged."""
+        routes = self._government.routes
+        if routes is not None and routes is not self._routes:
+            self._sessions.keep_only({each.name: each.models for each in routes if each.keeps_sessions})
+            self._routes = routes
 
     async def _classify(
         self, route: ServedRoute, classifier: Classifier, call: RoutedCall, chosen: Chosen
