@@ -20,8 +20,8 @@ from airi.errors import AiriError, AuditUnavailableError, LedgerUnavailableError
 from airi.gateway.asking import Reserve, ask, most_tokens, without_marks
 from airi.gateway.content import CallContent
 from airi.gateway.errors import ApiError, OverLimitError, without_text
-from airi.gateway.explaining import noting_failure
 from airi.gateway.models import ServedModel
+from airi.gateway.noting import noting_failure
 from airi.gateway.openai.schemas_chat import ChatCompletionRequest
 from airi.gateway.prompts import in_thread_if_long
 from airi.gateway.seldom import Seldom

@@ -19,7 +19,8 @@ from airi.gateway.releases import Draw, draw_of
 from airi.policy import ANYONE, Principal
 
 if TYPE_CHECKING:
-    from airi.gateway.explaining import ModelTrace, RequestTrace
+    from airi.gateway.explaining import RequestTrace
+    from airi.gateway.noting import ModelTrace
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Final
 from airi.errors import AiriError, AuditUnavailableError, ContextLengthError, LedgerUnavailableError
 from airi.gateway.asking import ask, most_tokens, without_marks
 from airi.gateway.errors import OverLimitError, judge_unavailable
-from airi.gateway.explaining import noting_failure
 from airi.gateway.models import ServedModel
+from airi.gateway.noting import noting_failure
 from airi.policy.content import ContentAction
 from airi.structured_output import StructuredOutput
 
