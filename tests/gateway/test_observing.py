@@ -176,6 +176,23 @@ async def test_a_document_that_is_written_while_it_is_judged_is_not_dropped() ->
     assert (await leader.of(OTHER))[0].requests == 1
 
 
+async def test_who_leads_again_has_nothing_of_what_another_leader_has_dropped(tmp_path: Path) -> None:
+    async def none() -> set[str]:
+        return set()
+
+    async with await open_store(f"sqlite:///{tmp_path}/airi.db") as store:
+        gateway, leader, other = Observing(store), SeenByAll(store), SeenByAll(store)
+        gateway.of(ROLLOUT, "one").requests = 1
+        await gateway.flush()
+        assert (await leader.of(ROLLOUT))[0].requests == 1
+        leader.drop()
+        await other.forget(none)
+        assert (await leader.of(ROLLOUT))[0].requests == 0
+        gateway.of(ROLLOUT, "one").requests = 2
+        await gateway.flush()
+        assert (await leader.of(ROLLOUT))[0].requests == 2
+
+
 @pytest.mark.parametrize(
     ("tokens", "repeats"),
     [

@@ -148,6 +148,12 @@ class SeenByAll:
     def _keep(self, record: DocumentRecord) -> None:
         self._parts[record.name] = msgspec.json.decode(record.body, type=Counts)
 
+    def drop(self) -> None:
+        """Holds nothing of what was read: who leads again reads it anew, and nothing that others have dropped."""
+        self._since = 0
+        self._parts.clear()
+        self._unread.clear()
+
     async def forget(self, under_way: Callable[[], Awaitable[Collection[str]]]) -> None:
         """Drops the documents that tell of no rollout that is under way. Raises StateError.
 

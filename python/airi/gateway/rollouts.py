@@ -185,6 +185,7 @@ class Rollouts:
         if leads:
             await self._forget_seen()
         else:
+            self._seen.drop()
             await self._refresh()
         self._publish()
         if not leads and self._owns_engine:
