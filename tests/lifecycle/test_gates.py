@@ -159,3 +159,12 @@ def test_counts_of_several_gateways_are_those_of_one() -> None:
     assert whole.nll_delta.mean == pytest.approx(
         sum(p.nll_delta.total for p in parts) / sum(p.nll_delta.tokens for p in parts)
     )
+
+
+def test_a_gate_without_samples_says_how_many_calls_are_none() -> None:
+    gate = Gate(metric=Metric.ERRORS, bound=Bound.MAX, value=0.01, min_samples=10)
+    stable, candidate = Seen(requests=40, chosen=2), Seen(chosen=3)
+    held = judge(gate, stable, candidate)
+    assert held.outcome is Outcome.HOLD
+    assert "; 5 calls brought their release along, and are no samples; 10 are needed" in held.why
+    assert "brought" not in judge(gate, stable, Seen(requests=10, chosen=3)).why

@@ -145,6 +145,7 @@ class Sight:
     def ended(self) -> None:
         """The call has ended, and its client has all of its answer."""
         if not self.trial.counts:
+            self._watching.observing.of(self.trial.rollout, self.trial.release).chosen += 1
             return
         if self.error is None or _is_ours(self.error):
             self.seen.requests += 1

@@ -201,6 +201,8 @@ def judge(gate: Gate, stable: Seen, candidate: Seen, change: Change | None = Non
         shown += f"; {candidate.unjudged} answers could not be judged"
     if samples and beyond:
         return Finding(Outcome.FAIL, shown)
+    if not enough and stable.chosen + candidate.chosen:
+        shown += f"; {stable.chosen + candidate.chosen} calls brought their release along, and are no samples"
     if not enough:
         return Finding(Outcome.HOLD, f"{shown}; {gate.min_samples} are needed")
     return Finding(Outcome.PASS if within else Outcome.HOLD, shown)

@@ -102,6 +102,8 @@ class Seen(msgspec.Struct, kw_only=True, omit_defaults=True):
     """That were answered, or failed for what the server is to blame for; none that its caller got wrong or gave up."""
     errors: int = 0
     """Of those, the latter."""
+    chosen: int = 0
+    """Calls that had it as they, or the calls around them, asked for it: no fair sample, so nothing else has them."""
     finished: int = 0
     """Answers that ended by themselves or by their length."""
     cut: int = 0
