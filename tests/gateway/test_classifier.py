@@ -193,6 +193,16 @@ def test_a_policy_may_forbid_it(tmp_path: Path) -> None:
         assert ask(http, model="auto").headers["x-airi-model"] == "b"
 
 
+def test_it_is_asked_nothing_for_who_may_use_no_model_of_the_route() -> None:
+    for names in ("ab", "a"):
+        denied = ", ".join(f'Model::"{name}"' for name in names)
+        policies = "permit (principal, action, resource); "
+        policies += f'forbid (principal, action == Action::"chat", resource) when {{ [{denied}].contains(resource) }};'
+        with sorted_by(verdict("code"), policies=policies) as (http, _, _, c):
+            assert ask(http, model="auto").status_code == (403 if names == "ab" else 200)
+            assert len(c.asked) == (0 if names == "ab" else 1)
+
+
 def test_its_label_is_no_way_around_a_policy() -> None:
     policies = "permit (principal, action, resource); "
     policies += 'forbid (principal, action == Action::"chat", resource == Model::"b");'

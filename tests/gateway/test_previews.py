@@ -52,6 +52,9 @@ class Served:
         sent = [(name.encode(), value.encode()) for name, value in headers.items()]
         return CallRecord(request_id="proxy", started=0.0, principal=principal, sent=sent)
 
+    def permits(self, record: CallRecord) -> bool:
+        return self.gate.permits(record, Action.CHAT, "general", lambda _: call_context(record, max_tokens=1))
+
     def admit(self, principal: Principal = ACME, **headers: str) -> ServedModel:
         record = self.record(principal, **headers)
         return self.gate.admit(record, Action.CHAT, "general", lambda _: call_context(record, max_tokens=1))
@@ -87,6 +90,22 @@ def test_policies_see_the_release_and_whether_it_was_asked_for(
     assert served.admit().version == "g2"
     with pytest.raises(ApiError, match="denied"):
         served.admit(ACME, **ASKS)
+
+
+def test_whatever_is_decided_is_told_the_release(model_folder: Path, tokenizer: Tokenizer) -> None:
+    """Lists, version paths, routes' sessions and shadows, as calls themselves."""
+    only = 'permit (principal, action, resource) when { context has release && context.release == "r2" };'
+    for weight, may in ((100, True), (0.0, False)):
+        served = Served(model_folder, tokenizer, only, weight=weight)
+        record = served.record()
+        assert ("general" in served.gate.usable(record)) == may
+        assert served.permits(record) == may
+        model = served.models.find("general")
+        assert model is not None
+        record.draw = record.new_draw()
+        served.models.find("general", record.draw)
+        assert served.gate._admits_shadow(record, model) == may
+        assert record.draw.release_of("general") is not None
 
 
 def test_the_ids_that_requests_bring_draw_nothing(model_folder: Path, tokenizer: Tokenizer) -> None:

@@ -237,6 +237,24 @@ async def test_a_load_that_ends_the_process_each_time_is_not_tried_for_ever() ->
     )
 
 
+async def test_a_load_that_a_stop_has_ended_was_no_try() -> None:
+    world = World()
+    process = await world.begin()
+    await process.lines.put(start(process.lines.find("general"), world.rollout(), world.now))
+    world.engines.slow["general@g2"] = asyncio.Event()
+    for _ in range(5):
+        line = await world.run(process, 3)
+        assert line.rollout is not None
+        assert line.rollout.phase is Phase.PREPARING
+        assert process.registry.find("general", "g2").tries == 1
+        await process.controller.close()
+        assert process.registry.find("general", "g2").state is VersionState.REGISTERED
+        process = world.process()
+    world.engines.slow.pop("general@g2")
+    line = await world.run(process, 4)
+    assert line.split.weight == 10
+
+
 async def test_a_line_whose_release_is_not_there_stops_no_other() -> None:
     world = World()
     process = await world.begin()

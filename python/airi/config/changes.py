@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from airi.config.fit import local_folder
@@ -19,10 +19,10 @@ from airi.text import tokenizer_sha256
 __all__ = ["change_between", "change_mistakes"]
 
 
-def change_between(stable: Path, candidate: Path) -> Change:
+def change_between(stable: Path, candidate: Path, stopped: Callable[[], bool] = lambda: False) -> Change:
     """What a candidate's folder has changed. Reads weights as far as they are the same.
 
-    Raises CheckpointError or ConfigError for a folder that is no model.
+    Raises CheckpointError or ConfigError for a folder that is no model, InterruptedError once it is `stopped`.
     """
     if tokenizer_sha256(stable) != tokenizer_sha256(candidate):
         return Change.NEW_BASE
@@ -31,7 +31,7 @@ def change_between(stable: Path, candidate: Path) -> Change:
     before, after = Checkpoint(stable), Checkpoint(candidate)
     if before.shapes != after.shapes:
         return Change.NEW_BASE
-    return Change.SAME_WEIGHTS if before.holds_same(after) else Change.FINETUNE
+    return Change.SAME_WEIGHTS if before.holds_same(after, stopped) else Change.FINETUNE
 
 
 def change_mistakes(file: ConfigFile) -> Iterator[Mistake]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -115,17 +116,22 @@ class Checkpoint:
         """Of every tensor."""
         return {name: entry.shape for name, entry in self._entries.items()}
 
-    def holds_same(self, other: Checkpoint) -> bool:
-        """Whether both have the same tensors, bit by bit, however they are cut into files."""
+    def holds_same(self, other: Checkpoint, stopped: Callable[[], bool] = lambda: False) -> bool:
+        """Whether both have the same tensors, bit by bit, however they are cut into files.
+
+        Raises InterruptedError once it is `stopped`.
+        """
         if {n: (e.dtype, e.shape) for n, e in self._entries.items()} != {
             n: (e.dtype, e.shape) for n, e in other._entries.items()
         }:
             return False
-        return all(
-            np.array_equal(self._bytes(name, at), other._bytes(name, at))
-            for name, entry in self._entries.items()
-            for at in range(0, entry.nbytes, _COMPARED)
-        )
+        for name, entry in self._entries.items():
+            for at in range(0, entry.nbytes, _COMPARED):
+                if stopped():
+                    raise InterruptedError
+                if not np.array_equal(self._bytes(name, at), other._bytes(name, at)):
+                    return False
+        return True
 
     def _bytes(self, name: str, at: int) -> NDArray[np.uint8]:
         entry = self._entries[name]

@@ -59,7 +59,7 @@ class Chooser:
         chosen = route.choose(facts_of(call.request, record, call.action))
         if kept is not None:
             chosen = chosen._replace(models=list(dict.fromkeys((kept, *chosen.models))), kept=kept)
-        elif chosen.rule is None and route.classifier is not None:
+        elif chosen.rule is None and route.classifier is not None and self._may_use(route, call):
             async with watching(receive):
                 chosen = await self._classify(route, route.classifier, call, chosen)
         self._tell(route, record, chosen)
@@ -79,6 +79,10 @@ class Chooser:
             await send(message)
 
         return sending
+
+    def _may_use(self, route: ServedRoute, call: RoutedCall) -> bool:
+        """Whether any model of the route may answer; else nothing is asked about the call, which will be denied."""
+        return any(self._gate.permits(call.record, call.action, name, call.context) for name in route.models)
 
     def _kept(self, route: ServedRoute, call: RoutedCall) -> str | None:
         """The model that the call's session has, where the route still has it and the caller may use it."""

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from airi.gateway.generation import Generation
     from airi.gateway.limits import Held, Limiter
     from airi.gateway.metrics import Metrics
+    from airi.gateway.releases import Draw
     from airi.gateway.routes import RouteTable, ServedRoute
     from airi.gateway.watching import Sight, Watching
     from airi.policy.audit import AuditLog
@@ -170,8 +171,8 @@ class Gate:
         """Has a call get this version of a model, by a release that has it; raises a 404 where none has."""
         usable, model = self.usable(record), self._models.named.get(name)
         if model is not None and name not in usable:  # a denial, which tells no versions
-            context = call_context(record, max_tokens=1)
-            self._decide(record, Action.COMPLETION, self._resources[model.name], context)
+            known = {**call_context(record, max_tokens=1), **self._would_release(record, name, model)}
+            self._decide(record, Action.COMPLETION, self._resources[model.name], known)
         versions = self._models.versions_of(name)
         if not versions:
             raise model_not_found(name, list(usable))
@@ -186,15 +187,25 @@ class Gate:
         """By name and alias, the models that this caller may use for something; by a route's name, its default."""
         context = call_context(record, max_tokens=1)
         decide, principal = self._government.decider.decide, record.principal
+
+        def may(name: str, model: ServedModel) -> bool:
+            known = {**context, **self._would_release(record, name, model)}
+            return any(decide(principal, use, self._resources[model.name], known).allowed for use in _USES)
+
         named = self._models.named
         for route in self._government.routes or ():
             if route.default in named:
                 named[route.name] = named[route.default]
-        return {
-            name: model
-            for name, model in named.items()
-            if any(decide(principal, use, self._resources[model.name], context).allowed for use in _USES)
-        }
+        return {name: model for name, model in named.items() if may(name, model)}
+
+    def _would_release(self, record: CallRecord, name: str, model: ServedModel) -> Mapping[str, Any]:
+        """What policies are told of the release that a call of this name would have, as far as it has one."""
+        try:
+            draw = self._would_draw(record)
+            self._models.find(name, draw)
+        except ApiError:  # one that is asked for and is not served
+            return {}
+        return _released(draw, model)
 
     def admit_to_server(self, record: CallRecord, action: Action, *, call: str | None = None) -> None:
         """Decides on a call that is about the server itself; raises a 403. `call`: which one, for the audit log."""
@@ -236,8 +247,9 @@ class Gate:
     def _admits_shadow(self, record: CallRecord, model: ServedModel) -> bool:
         """Whether a candidate may read a call of the same caller and its answer."""
         asked = record.inner()
+        known = {**call_context(asked, max_tokens=1), **_released(record.draw, model)}
         try:
-            self._decide(asked, Action.SHADOW, self._resources[model.name], call_context(asked, max_tokens=1))
+            self._decide(asked, Action.SHADOW, self._resources[model.name], known)
         except (ApiError, AuditUnavailableError):
             return False
         return True
@@ -355,13 +367,21 @@ class Gate:
     ) -> bool:
         """Whether `admit` would let a call through to a model that there is; nothing is noted."""
         try:
-            model = self._models.find(name)
+            draw = self._would_draw(record)
+            model = self._models.find(name, draw)
         except ApiError:  # it is not loaded at the moment
             return False
         if model is None:
             return False
         decide, resource = self._government.decider.decide, self._resources[model.name]
-        return decide(record.principal, action, resource, context(model)).allowed
+        known = {**context(model), **_released(draw, model)}
+        return decide(record.principal, action, resource, known).allowed
+
+    def _would_draw(self, record: CallRecord) -> Draw | None:
+        """What would decide the releases of this call; nothing of it stays."""
+        if not self._models.has_releases:
+            return None
+        return record.new_draw() if record.draw is None else record.draw.copy()
 
     def _admit_judge(self, asked: CallRecord, name: str) -> ServedModel:
         """The model that is asked about a text of a call: a call of its own, by the same caller."""
@@ -393,3 +413,9 @@ class Gate:
             audit.note(record.request_id, record.principal, action, resource, decision, call=call)
         if not decision.allowed:
             raise denied(decision.policies, decision.errors)
+
+
+def _released(draw: Draw | None, model: ServedModel) -> Mapping[str, Any]:
+    """What policies may ask of the release that a call was given for a model."""
+    drawn = None if draw is None else draw.release_of(model.name)
+    return {} if drawn is None else drawn.context

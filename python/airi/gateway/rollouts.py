@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airi.config.bring_up import now_ms
-from airi.config.changes import change_between
 from airi.config.lock import digest_folder
 from airi.config.options import version_options
 from airi.config.rollouts import releases_of
 from airi.engine.hub import resolve_model_path
 from airi.errors import AiriError, ConfigError, LifecycleError
+from airi.gateway.changes import Changes
 from airi.gateway.fleet import VersionFleet
 from airi.gateway.models import ModelRegistry, ServedModel, Versioned
 from airi.gateway.observing import Observing, SeenByAll
@@ -26,7 +26,6 @@ from airi.gateway.scoring import Scorer
 from airi.gateway.watching import Trial, Watching
 from airi.lifecycle import Registry, ReleaseBook, Version, VersionState
 from airi.lifecycle.controller import Controller
-from airi.lifecycle.gates import Change, widest
 from airi.lifecycle.lease import Lease
 from airi.lifecycle.lines import Lines
 from airi.lifecycle.operators import Operator
@@ -118,6 +117,7 @@ class Rollouts:
         self._observing, self._seen = Observing(store), SeenByAll(store)
         self.watching = Watching(self._observing, Scorer(), self._trial_of)
         """What sees calls of lines in rollouts, for gates."""
+        self._changes = Changes(self._folder_of)
         self._controller = Controller(
             lease=Lease(store, "lifecycle", secrets.token_hex(8), _LEASE_MS),
             registry=self.registry,
@@ -127,11 +127,10 @@ class Rollouts:
             observations=self._seen,
             now_ms=now_ms,
             linger_ms=_LINGER_MS,
-            change_of=self._change_of,
+            change_of=self._changes.of,
         )
         self._asked = asyncio.Event()
         self._loads: dict[str, asyncio.Task[None]] = {}
-        self._changes: dict[tuple[str, str], asyncio.Task[Change | None]] = {}
         self._trouble = ""
         self._served: dict[str, ServedLine] = {}
         self._unserved: dict[str, str] = {}
@@ -146,10 +145,11 @@ class Rollouts:
         try:
             yield
         finally:
-            ending = (*tasks, *self._loads.values(), *self._changes.values())
+            ending = (*tasks, *self._loads.values())
             for task in ending:
                 task.cancel()
             await asyncio.gather(*ending, return_exceptions=True)
+            await self._changes.close()
             await self.watching.close()
             try:
                 await self._controller.close()
@@ -240,6 +240,11 @@ class Rollouts:
         candidate = self._models.version(model.name, members.get(model.name, ""))
         return Trial(rollout, drawn.release, candidate, counts=not drawn.is_asked)
 
+    def _folder_of(self, version: Version) -> Path | None:
+        """Where the files are of one that is loaded here."""
+        model = self._models.version(version.model, version.id)
+        return None if model is None else Path(model.info.path)
+
     async def _options(self, version: Version) -> ModelOptions:
         """How a version runs. Raises ConfigError where its folder does not hold what it held when it was registered."""
         options = version_options(self.file, version.model, version.id)
@@ -254,38 +259,6 @@ class Rollouts:
                 field="versions",
             )
         return replace(options, path=str(folder))
-
-    # -- what `auto` bounds go by ------------------------------------------------------------------
-
-    def _change_of(self, pairs: Sequence[tuple[Version, Version]]) -> Change | None:
-        """The change of all; None until all are loaded here, and their files compared, which is begun."""
-        found: list[Change] = []
-        for before, after in pairs:
-            if before.digest == after.digest:
-                continue
-            task = self._changes.get((before.digest, after.digest))
-            if task is None:
-                loaded = [self._models.version(each.model, each.id) for each in (before, after)]
-                folders = [Path(model.info.path) for model in loaded if model is not None]
-                if len(folders) < len(loaded):
-                    return None
-                task = self._changes[before.digest, after.digest] = asyncio.create_task(
-                    self._compare(*folders)
-                )
-            change = task.result() if task.done() and not task.cancelled() else None
-            if change is None:
-                return None
-            found.append(change)
-        return widest(found)
-
-    async def _compare(self, before: Path, after: Path) -> Change | None:
-        try:
-            return await asyncio.to_thread(change_between, before, after)
-        except (AiriError, OSError) as error:
-            log.error(
-                "what %s has changed of %s cannot be told, so auto bounds hold: %s", after, before, error
-            )
-            return None
 
     # -- an engine of one's own, while another gateway leads -------------------------------------
 

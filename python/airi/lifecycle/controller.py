@@ -140,9 +140,14 @@ class Controller:
 
     async def close(self) -> None:
         """Gives the lease to whoever is next."""
-        for task in self._moving.values():
+        moving = dict(self._moving)
+        for task in moving.values():
             task.cancel()
-        await asyncio.gather(*self._moving.values(), return_exceptions=True)
+        await asyncio.gather(*moving.values(), return_exceptions=True)
+        for version in self._registry.versions():
+            if version.name in moving:
+                with suppress(ConflictError):
+                    await self._registry.give_up(version)
         await self._lease.release(self._now_ms())
 
     # -- lines -----------------------------------------------------------------------------------

@@ -171,6 +171,22 @@ class Registry:
             msgspec.structs.replace(version, state=VersionState.REGISTERED, reason=reason)
         )
 
+    async def give_up(self, version: Version) -> Version:
+        """A load that the process which began it ends, as it ends itself: it was no try.
+
+        Raises ConflictError and StateError.
+        """
+        if version.state is not VersionState.LOADING:
+            return version
+        return await self._replace(
+            msgspec.structs.replace(
+                version,
+                state=VersionState.REGISTERED,
+                reason="whoever loaded it was stopped",
+                tries=max(0, version.tries - 1),
+            )
+        )
+
     async def _replace(self, version: Version) -> Version:
         version = msgspec.structs.replace(version, since_ms=self._now_ms())
         body = msgspec.json.encode(version).decode()
