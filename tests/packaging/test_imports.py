@@ -44,6 +44,8 @@ GATEWAY = (
     "aiohttp",
     "cel",
     "jsonschema_rs",
+    "markdown_it",
+    "pypdf",
 )
 
 
