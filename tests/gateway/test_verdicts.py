@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from airi.gateway.declared import Claim, Declared, declared_form
+from airi.gateway.declared import Claim, Declared, Read, declared_form
 from airi.gateway.forms import Form
 from airi.gateway.schema_process import verdict
 from airi.gateway.verdicts import Verdicts
@@ -86,6 +87,16 @@ async def verdicts() -> AsyncIterator[Verdicts]:
     await verdicts.close()
 
 
+def read(declared: Declared, text: str) -> Read:
+    found = declared.read(text, 1 << 20)
+    assert found is not None
+    return found
+
+
+def offer(verdicts: Verdicts, tenant: str, claims: list[Claim], seen: Seen) -> None:
+    verdicts.offer(tenant, lambda _: Read(None, tuple(claims)), seen)
+
+
 async def settled(verdicts: Verdicts) -> None:
     while not verdicts.is_idle:
         await asyncio.sleep(0.01)
@@ -94,21 +105,23 @@ async def settled(verdicts: Verdicts) -> None:
 async def test_what_ends_the_process_is_not_judged_and_all_else_is(verdicts: Verdicts) -> None:
     seen = Seen()
     for claim in (Claim(CITY, "{}"), Claim(doubling(), "1"), Claim(CITY, '{"city": "Rome"}')):
-        verdicts.offer(ACME, [claim], seen)
+        offer(verdicts, ACME, [claim], seen)
     await settled(verdicts)
     assert (seen.schema_asked, seen.schema_valid, seen.unjudged) == (2, 1, 1)
 
 
 async def test_what_is_too_much_is_counted_and_not_held(verdicts: Verdicts) -> None:
     seen = Seen()
-    verdicts.offer(ACME, [Claim("true", '"' + "a" * (256 << 10) + '"')], seen)
-    assert (verdicts.is_idle, seen.unjudged) == (True, 1)
+    declared, long = Declared(answer="true"), '"' + "a" * (256 << 10) + '"'
+    verdicts.offer(ACME, lambda most: declared.read(long, most), seen)
+    await settled(verdicts)
+    assert seen.unjudged == 1
     for _ in range(70):
-        verdicts.offer(ACME, [Claim("true", "1")], seen)
+        offer(verdicts, ACME, [Claim("true", "1")], seen)
     assert seen.unjudged == 1 + 70 - 32
     others = Seen()
     for i in range(70):
-        verdicts.offer(f"tenant {i}", [Claim("true", "1")], others)
+        offer(verdicts, f"tenant {i}", [Claim("true", "1")], others)
     assert others.unjudged == 70 - 32
     await settled(verdicts)
     assert (seen.schema_asked, seen.schema_valid) == (32, 32)
@@ -118,22 +131,29 @@ async def test_what_is_too_much_is_counted_and_not_held(verdicts: Verdicts) -> N
 async def test_no_tenant_keeps_another_one_waiting_for_more_than_one_answer() -> None:
     verdicts, bad, good = Verdicts(), Seen(), Seen()
     for i in range(20):
-        verdicts.offer(ACME, [Claim(doubling(f"bad {i}"), "1")], bad)
+        offer(verdicts, ACME, [Claim(doubling(f"bad {i}"), "1")], bad)
     for _ in range(2):
-        verdicts.offer(GLOBEX, [Claim(CITY, '{"city": "Rome"}')], good)
+        offer(verdicts, GLOBEX, [Claim(CITY, '{"city": "Rome"}')], good)
     while good.schema_valid < 2:
         await asyncio.sleep(0.01)
     assert bad.unjudged <= 3
     await verdicts.close()
 
 
-async def test_a_schema_that_ended_the_process_is_not_tried_again_for_who_sent_it(verdicts: Verdicts) -> None:
+async def test_a_schema_that_ended_the_process_is_not_tried_again_for_who_sent_it(
+    verdicts: Verdicts, caplog: pytest.LogCaptureFixture
+) -> None:
     bad, other = Seen(), Seen()
-    verdicts.offer(ACME, [Claim(doubling(), "1")], bad)
+    offer(verdicts, ACME, [Claim(doubling(), "1")], bad)
     await settled(verdicts)
-    verdicts.offer(ACME, [Claim(CITY, "{}"), Claim(doubling(), "1")], bad)
-    assert (verdicts.is_idle, bad.unjudged) == (True, 2)
-    verdicts.offer(GLOBEX, [Claim(doubling(), "1")], other)
+    offer(verdicts, ACME, [Claim(CITY, "{}"), Claim(doubling(), "1")], bad)
+    judge = verdicts._judge
+    verdicts._judge = None  # type: ignore[assignment]
+    await settled(verdicts)
+    verdicts._judge = judge
+    assert bad.unjudged == 2
+    assert "cannot be judged" not in caplog.text
+    offer(verdicts, GLOBEX, [Claim(doubling(), "1")], other)
     assert not verdicts.is_idle
     await settled(verdicts)
     assert other.unjudged == 1
@@ -143,9 +163,9 @@ async def test_whatever_goes_wrong_with_one_answer_the_next_one_is_judged(
     verdicts: Verdicts, caplog: pytest.LogCaptureFixture
 ) -> None:
     seen = Seen()
-    verdicts.offer(ACME, [Claim("true", b"1")], seen)  # type: ignore[arg-type]
+    offer(verdicts, ACME, [Claim("true", b"1")], seen)  # type: ignore[arg-type]
     await settled(verdicts)
-    verdicts.offer(ACME, [Claim("true", "1")], seen)
+    offer(verdicts, ACME, [Claim("true", "1")], seen)
     await settled(verdicts)
     assert (seen.schema_asked, seen.schema_valid, seen.unjudged) == (1, 1, 1)
     assert "an answer cannot be judged by schemas: TypeError" in caplog.text
@@ -154,10 +174,10 @@ async def test_whatever_goes_wrong_with_one_answer_the_next_one_is_judged(
 async def test_it_ends_while_it_judges() -> None:
     seen, verdicts = Seen(), Verdicts()
     for _ in range(3):
-        verdicts.offer(ACME, [Claim(doubling(), "1")], seen)
+        offer(verdicts, ACME, [Claim(doubling(), "1")], seen)
     await asyncio.sleep(0.1)
     await verdicts.close()
-    verdicts.offer(ACME, [Claim("true", "1")], seen)
+    offer(verdicts, ACME, [Claim("true", "1")], seen)
     assert (verdicts.is_idle, seen.schema_asked) == (True, 0)
 
 
@@ -166,7 +186,7 @@ async def test_where_no_process_can_be_started_nothing_is_judged(
 ) -> None:
     seen = Seen()
     monkeypatch.setattr("sys.executable", "/nowhere/python")
-    verdicts.offer(ACME, [Claim("true", "1")], seen)
+    offer(verdicts, ACME, [Claim("true", "1")], seen)
     await settled(verdicts)
     assert (seen.schema_asked, seen.unjudged) == (0, 1)
     assert "no answers can be judged by schemas: No such file or directory" in caplog.text
@@ -183,29 +203,58 @@ async def test_where_no_process_can_be_started_nothing_is_judged(
 )
 def test_a_form_of_json_declares_the_whole_answer(form: Any, claims: Any) -> None:
     declared = declared_form(None if form is None else Form(structured=form, field="response_format"))
-    assert (declared and declared.read("{}").claims) == claims
+    assert (declared and read(declared, "{}").claims) == claims
 
 
 def test_calls_are_read_by_the_schemas_of_their_functions() -> None:
     functions: dict[str, Any] = {"look": json.loads(CITY), "other": None}
     declared = Declared(format=tagged(), parameters=functions)
     both = call("look", '{"city": 1}') + call("other", "{}")
-    claims = declared.read(f"Let me see.{both}").claims
+    claims = read(declared, f"Let me see.{both}").claims
     assert [(json.loads(each.schema), each.text) for each in claims] == [
         (functions["look"], '{"city": 1}'),
         ({"type": "object"}, "{}"),
     ]
-    assert declared.read("I know it.").claims == ()  # it need not call
-    cut = declared.read(call("look", '{"city": "Ro')[:-14]).claims
+    assert read(declared, "I know it.").claims == ()  # it need not call
+    cut = read(declared, call("look", '{"city": "Ro')[:-14]).claims
     assert verdict([(each.schema, each.text) for each in cut]) is False
-    assert len(Declared(format=tagged(), parameters=functions, several=False).read(both).claims) == 1
+    assert len(read(Declared(format=tagged(), parameters=functions, several=False), both).claims) == 1
     must = Declared(format=tagged(), parameters=functions, must_call=True)
-    assert verdict([(each.schema, each.text) for each in must.read("I know it.").claims]) is False
+    assert verdict([(each.schema, each.text) for each in read(must, "I know it.").claims]) is False
 
 
 def test_an_answer_beside_tools_is_read_by_its_own_schema_unless_it_is_calls() -> None:
     declared = Declared(answer=CITY, format=tagged(), parameters={"other": None})
-    assert declared.read('{"city": "Rome"}') == ('{"city": "Rome"}', (Claim(CITY, '{"city": "Rome"}'),))
-    called = declared.read(call("other", "{}"))
+    assert read(declared, '{"city": "Rome"}') == ('{"city": "Rome"}', (Claim(CITY, '{"city": "Rome"}'),))
+    called = read(declared, call("other", "{}"))
     assert called.json is None
     assert [each.text for each in called.claims] == ["{}"]
+
+
+def test_an_answer_is_read_no_further_than_it_can_be_judged() -> None:
+    """One that calls for a large schema again and again is not that schema as many times."""
+    functions = {"look": {"description": "x" * 10_000}}
+    many = Declared(format=tagged(), parameters=functions)
+    answer = call("look", "{}") * 100
+    assert many.read(answer, 256 << 10) is None
+    first = Declared(format=tagged(), parameters=functions, several=False).read(answer, 256 << 10)
+    assert first is not None
+    assert [claim.text for claim in first.claims] == ["{}"]
+    assert Declared(answer="true").read("1" * 100, 103) is None
+
+
+async def test_answers_are_read_beside_the_calls_of_others(verdicts: Verdicts) -> None:
+    seen, began, ends = Seen(), threading.Event(), threading.Event()
+
+    def slow(most: int) -> Read:
+        began.set()
+        assert ends.wait(60)
+        return Read("{}", (Claim("true", "{}"),))
+
+    verdicts.offer(ACME, slow, seen)
+    while not began.is_set():  # the event loop goes on meanwhile
+        await asyncio.sleep(0.001)
+    assert not verdicts.is_idle
+    ends.set()
+    await settled(verdicts)
+    assert (seen.json_asked, seen.json_valid, seen.schema_valid) == (1, 1, 1)

@@ -50,17 +50,21 @@ class Declared:
     _texts: dict[str, str] = field(default_factory=dict)
     """Of the schemas of arguments that were called for, by function: an answer may call one many times."""
 
-    def read(self, text: str) -> Read:
-        """What has to hold of this answer."""
-        calls = self._calls(text)
+    def read(self, text: str, most: int) -> Read | None:
+        """What has to hold of this answer; None where its texts and schemas have more than `most` characters."""
+        calls = self._calls(text, most)
+        if calls is None:
+            return None
         if calls:
             return Read(None, tuple(Claim(self._schema(name), arguments) for name, arguments in calls))
         if self.must_call:
             return Read(None, (_NEVER,))
-        return Read(None, ()) if self.answer is None else Read(text, (Claim(self.answer, text),))
+        if self.answer is None:
+            return Read(None, ())
+        return None if len(self.answer) + len(text) > most else Read(text, (Claim(self.answer, text),))
 
-    def _calls(self, text: str) -> list[tuple[str, str]]:
-        """Names and arguments."""
+    def _calls(self, text: str, most: int) -> list[tuple[str, str]] | None:
+        """Names and arguments; None for too much."""
         if self.format is None:
             return []
         parser = self.format.parser(frozenset(self.parameters))
@@ -69,11 +73,17 @@ class Declared:
         for event in (*parser.push(text), *parser.finish()):
             match event:
                 case CallStart(name=name):
+                    if names and not self.several:
+                        break
+                    most -= len(self._schema(name))
                     names.append(name)
                     arguments.append("")
                 case CallArguments(call=call, text=more):
+                    most -= len(more)
                     arguments[call] += more
-        return list(zip(names, arguments, strict=True))[: None if self.several else 1]
+            if most < 0:
+                return None
+        return list(zip(names, arguments, strict=True))
 
     def _schema(self, name: str) -> str:
         if name not in self._texts:

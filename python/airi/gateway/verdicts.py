@@ -8,16 +8,20 @@ import logging
 import subprocess
 import sys
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
-from typing import Final
+from typing import Final, NamedTuple
 
-from airi.gateway.declared import Claim
+from airi.gateway.declared import Claim, Read
+from airi.gateway.observing import is_json
 from airi.lifecycle.observed import Seen
 
 __all__ = ["Verdicts"]
 
 log = logging.getLogger("airi.gateway")
+
+Reading = Callable[[int], Read | None]
+"""Reads an answer by what was declared of it; None where that has more characters than are asked for."""
 
 _MOST: Final = 64
 _LONGEST: Final = 256 << 10
@@ -39,7 +43,7 @@ class Verdicts:
     """
 
     def __init__(self) -> None:
-        self._waiting: OrderedDict[str, deque[tuple[tuple[Claim, ...], Seen]]] = OrderedDict()
+        self._waiting: OrderedDict[str, deque[tuple[Reading, Seen]]] = OrderedDict()
         """By tenant, whose turn it is first; none is empty."""
         self._ended: OrderedDict[bytes, None] = OrderedDict()
         """Schemas of tenants by which judging has ended the process, the last one used last."""
@@ -53,13 +57,12 @@ class Verdicts:
         """Whether all that was offered is counted."""
         return not self._waiting
 
-    def offer(self, tenant: str, claims: Sequence[Claim], seen: Seen) -> None:
-        """Has an answer to a tenant judged and counted."""
-        size = sum(len(claim.schema) + len(claim.text) for claim in claims)
-        if self._is_closed or size > _LONGEST or not self._has_room(tenant) or self._is_known(tenant, claims):
+    def offer(self, tenant: str, read: Reading, seen: Seen) -> None:
+        """Has an answer to a tenant judged and counted. `read` is called once, in a thread."""
+        if self._is_closed or not self._has_room(tenant):
             seen.unjudged += 1
             return
-        self._waiting.setdefault(tenant, deque()).append((tuple(claims), seen))
+        self._waiting.setdefault(tenant, deque()).append((read, seen))
         self._more.set()
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run())
@@ -88,25 +91,39 @@ class Verdicts:
     async def _run(self) -> None:
         while await self._is_more():
             tenant, waiting = next(iter(self._waiting.items()))
-            claims, seen = waiting[0]
-            said = None
+            read, seen = waiting[0]
             try:
-                said = await asyncio.to_thread(self._judge.ask, claims)
-            except _EndedError:
-                self._ended.update(dict.fromkeys(_key(tenant, claim) for claim in claims))
-                while len(self._ended) > _MOST_ENDED:
-                    self._ended.popitem(last=False)
+                await self._look(tenant, read, seen)
             except OSError as error:
+                seen.unjudged += 1
                 log.error("no answers can be judged by schemas: %s", error.strerror)
             except Exception as error:  # those that wait are judged none the less
+                seen.unjudged += 1
                 log.error("an answer cannot be judged by schemas: %s", type(error).__name__)
             finally:
-                _count(said, seen)
                 self._next(tenant)
         await asyncio.to_thread(self._judge.stop)
         self._task = None
         if self._waiting:  # one came meanwhile
             self._task = asyncio.create_task(self._run())
+
+    async def _look(self, tenant: str, read: Reading, seen: Seen) -> None:
+        found = await asyncio.to_thread(_read, read)
+        if found is None or self._is_known(tenant, found.claims):
+            seen.unjudged += 1
+            return
+        said = None
+        try:
+            said = await asyncio.to_thread(self._judge.ask, found.claims) if found.claims else None
+        except _EndedError:
+            self._ended.update(dict.fromkeys(_key(tenant, claim) for claim in found.claims))
+            while len(self._ended) > _MOST_ENDED:
+                self._ended.popitem(last=False)
+        if found.is_json is not None:
+            seen.json_asked += 1
+            seen.json_valid += found.is_json
+        if found.claims:
+            _count(said, seen)
 
     def _next(self, tenant: str) -> None:
         """One of a tenant's is done; it is the next one's turn."""
@@ -126,6 +143,20 @@ class Verdicts:
             except TimeoutError:
                 pass
         return bool(self._waiting)
+
+
+class _Found(NamedTuple):
+    """What an answer is to be, and whether it is JSON, where it was to be."""
+
+    claims: tuple[Claim, ...]
+    is_json: bool | None
+
+
+def _read(read: Reading) -> _Found | None:
+    found = read(_LONGEST)
+    if found is None:
+        return None
+    return _Found(found.claims, None if found.json is None else is_json(found.json))
 
 
 def _count(said: bool | None, seen: Seen) -> None:  # noqa: FBT001

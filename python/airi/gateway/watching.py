@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import random
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from airi.gateway.comparing import Score
 from airi.gateway.errors import api_error_from
 from airi.gateway.http import CallRecord, ClientGone
 from airi.gateway.models import ServedModel
-from airi.gateway.observing import Observing, is_json, is_repeating
+from airi.gateway.observing import Observing, is_repeating
 from airi.gateway.scoring import Answered, PromptFor, Scorer, count
 from airi.gateway.verdicts import Verdicts
 from airi.lifecycle.observed import Seen
@@ -20,8 +21,10 @@ from airi.lifecycle.rollouts import Phase, Rollout
 
 if TYPE_CHECKING:
     from airi.gateway.choice import Choice
-    from airi.gateway.declared import Declared
+    from airi.gateway.declared import Declared, Read
     from airi.gateway.explaining import RequestTrace
+    from airi.sampling_params import SamplingParams
+    from airi.text import Tokenizer
     from airi.transport import GenerateRequest
 
 log = logging.getLogger("airi.gateway")
@@ -162,22 +165,9 @@ class Sight:
                 log.error("an answer of %s was not scored: %s", self._model.name, type(error).__name__)
 
     def _judge(self, choice: Choice) -> None:
-        declared, params = self.declared, choice.params
-        if declared is None:
-            return
-        stream = self._model.tokenizer.stream(
-            stop=params.stop,
-            skip_special_tokens=params.skip_special_tokens,
-            include_stop=params.include_stop_str_in_output,
-            min_tokens=params.min_tokens,
-            show=() if declared.format is None else declared.format.mark_ids,
-        )
-        read = declared.read(stream.push(choice.tokens) + stream.finish())
-        if read.json is not None:
-            self.seen.json_asked += 1
-            self.seen.json_valid += is_json(read.json)
-        if read.claims:
-            self._watching.verdicts.offer(self._principal.tenant, read.claims, self.seen)
+        if self.declared is not None:
+            read = partial(_read, self.declared, self._model.tokenizer, choice.tokens, choice.params)
+            self._watching.verdicts.offer(self._principal.tenant, read, self.seen)
 
     def _score(self, choice: Choice, request: GenerateRequest, prompt_for: PromptFor) -> None:
         if not choice.tokens or choice.finish_reason is None:
@@ -190,6 +180,20 @@ class Sight:
             cache_salt=request.cache_salt,
         )
         self._watching.score(self.trial, answered, self._model, self._may_shadow, self._trace)
+
+
+def _read(
+    declared: Declared, tokenizer: Tokenizer, tokens: Sequence[int], params: SamplingParams, most: int
+) -> Read | None:
+    """What has to hold of an answer of these tokens."""
+    stream = tokenizer.stream(
+        stop=params.stop,
+        skip_special_tokens=params.skip_special_tokens,
+        include_stop=params.include_stop_str_in_output,
+        min_tokens=params.min_tokens,
+        show=() if declared.format is None else declared.format.mark_ids,
+    )
+    return declared.read(stream.push(list(tokens)) + stream.finish(), most)
 
 
 def _is_ours(error: Exception) -> bool:
