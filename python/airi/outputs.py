@@ -7,11 +7,14 @@ from typing import Literal
 
 from airi.errors import AiriError
 
-__all__ = ["ErrorInfo", "FinishReason", "Output", "TokenLogprobs", "error_info"]
+__all__ = ["ErrorInfo", "FinishReason", "Output", "Task", "TokenLogprobs", "error_info"]
 
 FinishReason = Literal["stop", "length", "content_filter", "cancelled", "deadline", "error"]
 """stop: end of sequence or a stop id. length: max_tokens or the window. content_filter: forbidden texts left no token.
 The others name themselves."""
+
+Task = Literal["generate", "embed", "classify"]
+"""What a model does: it continues texts, gives each a vector, or tells a number for each of its labels."""
 
 
 @dataclass(frozen=True, slots=True)

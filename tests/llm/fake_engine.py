@@ -34,7 +34,9 @@ class FakeEngine:
     def __init__(self, options: Any, progress: Any = None) -> None:
         self.options = options
         folder = Path(options.models[0].path)
-        self.models = (SimpleNamespace(name=folder.name, path=folder, max_model_len=512),)
+        info = SimpleNamespace(task="generate", is_pooling=False)
+        runner = SimpleNamespace(model=SimpleNamespace(info=info))
+        self.models = (SimpleNamespace(name=folder.name, path=folder, max_model_len=512, runner=runner),)
         self.tokenizer = Tokenizer.load(folder)
         self.say: Callable[[str, Any], str] = lambda prompt, params: f" echo {prompt}"
         self.stride = 1

@@ -80,8 +80,12 @@ class EncoderSpec:
     pooling: Pooling
     normalize: bool
     """Vectors get length 1."""
+    matryoshka_dimensions: tuple[int, ...] | None
+    """Sizes that vectors may be cut to; empty: any; None: none."""
     labels: tuple[str, ...]
     """Of a classifier, by output; empty where the model gives vectors."""
+    is_multi_label: bool
+    """Each label of a classifier holds or does not, whatever the others do."""
 
     @property
     def head_dim(self) -> int:
@@ -136,7 +140,9 @@ def load_encoder_spec(folder: Path) -> EncoderSpec:
         activation=_ACTIVATIONS[activation],
         pooling=pooling,
         normalize=normalize,
+        matryoshka_dimensions=_matryoshka(fields, hidden),
         labels=_labels(fields) if classifies else (),
+        is_multi_label=fields.string("problem_type", "") == "multi_label_classification",
     )
 
 
@@ -178,6 +184,16 @@ def _separator(folder: Path) -> int | None:
     tokens = read_json_if_present(folder / "tokenizer.json").get("added_tokens", [])
     found = [token["id"] for token in tokens if token.get("content") == "[SEP]"]
     return found[0] if found else None
+
+
+def _matryoshka(fields: JsonFields, hidden: int) -> tuple[int, ...] | None:
+    """By the names that sentence-transformers' and vLLM's models have for it."""
+    found = fields.values.get("matryoshka_dimensions")
+    if found is None:
+        return () if fields.values.get("is_matryoshka") is True else None
+    if not isinstance(found, list) or not all(type(size) is int and 0 < size <= hidden for size in found):
+        raise fields.fail("matryoshka_dimensions", f"a list of numbers from 1 to hidden_size {hidden}")
+    return tuple(sorted(found))
 
 
 def _labels(fields: JsonFields) -> tuple[str, ...]:

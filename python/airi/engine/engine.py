@@ -310,7 +310,7 @@ class Engine(Records):
 
     def prepare_structured(self) -> None:
         """Reads the models' tokenizers for forms of texts now: else the first request of each has all wait for that."""
-        self._desk.prepare(self.models)
+        self._desk.prepare([model for model in self.models if not model.is_pooling])
 
     def forbid(self, owner: int, sets: Sequence[tuple[ForbiddenSet, Sequence[str]]]) -> Future[None]:
         """As `ForbiddenTexts.replace`: what requests may name, each set for some models. Raises ModelNotFoundError."""

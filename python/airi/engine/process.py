@@ -335,7 +335,10 @@ def _model_info(model: HostedModel, options: SettledOptions) -> ModelInfo:
         max_batch_tokens=options.max_batch_tokens,
         task=info.task,
         labels=info.labels,
+        is_multi_label=info.is_multi_label,
         vector_size=info.vector_size,
+        normalizes=info.normalizes,
+        matryoshka_dimensions=info.matryoshka_dimensions,
     )
 
 

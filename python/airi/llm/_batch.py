@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from airi.errors import AiriError, EngineError, error_from_code
 from airi.llm._results import Chunk, CompletionOutput, Logprob, RequestOutput, TokenLogprob
 from airi.outputs import Output, TokenLogprobs
 from airi.sampling_params import SamplingParams
 from airi.text import Tokenizer
+
+if TYPE_CHECKING:
+    from airi.engine import Engine
 
 __all__ = ["Batch", "Completion", "Prompt"]
 
@@ -135,6 +139,13 @@ class Batch:
     def done(self) -> bool:
         """Whether every completion has ended, or one has failed."""
         return self.failure is not None or not (self.waiting or self.running)
+
+    def submit(self, engine: Engine, request_id: int, model: str) -> None:
+        """Gives the engine the completion that waits longest. Raises QueueFullError and other RequestErrors."""
+        completion = self.waiting[0]
+        engine.add_request(request_id, model, completion.prompt.prompt_token_ids, completion.params)
+        self.waiting.popleft()
+        self.running[request_id] = completion
 
     def advance(self, request_id: int, output: Output) -> bool:
         """Adds an output of the engine; returns whether the engine should drop the request."""

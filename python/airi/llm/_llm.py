@@ -10,22 +10,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from airi import builtin
+from airi._scores import check_dimensions, cosines, probabilities, shortened, sigmoid
 from airi.errors import AiriError, ConfigError, QueueFullError, RequestError
 from airi.llm._batch import Batch, Prompt
 from airi.llm._interrupt import deferred_interrupt
 from airi.llm._progress import count_completions, show_loading
 from airi.llm._results import Chunk, RequestOutput
+from airi.llm._texts import TextBatch, listed, read_pairs, read_texts
 from airi.sampling_params import SamplingParams
-from airi.text import Tokenizer, recommended_sampling
+from airi.text import TextReader, Tokenizer, recommended_sampling
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from airi.engine import Engine
+    from airi.outputs import Task
 
 __all__ = ["LLM", "Messages"]
 
 Messages = Sequence[Mapping[str, Any]]
 """A conversation: messages with role and content."""
 
+_DOES: dict[Task, str] = {
+    "generate": "generates text; call generate() or chat()",
+    "embed": "gives vectors of texts; call embed() or score()",
+    "classify": "tells labels of texts; call classify(), or score() where it has one label",
+}
 _OF_THE_MODEL = frozenset(("name", "kv_min", "kv_max", "sleepable"))
 
 
@@ -60,10 +71,12 @@ class LLM:
         hosted = self._engine.models[0]
         self.model = hosted.name
         """The model's name."""
-        self.max_model_len = hosted.max_model_len
-        """Prompt and completion together, in tokens."""
+        self._info = hosted.runner.model.info
+        self.max_model_len = hosted.max_model_len - self._info.is_pooling
+        """Prompt and completion together, or a text that is read whole, in tokens."""
         try:
             self.tokenizer = Tokenizer.load(hosted.path, chat_template=chat_template)
+            self._reader = TextReader(self.tokenizer) if self._info.is_pooling else None
             recommended: dict[str, Any] = recommended_sampling(hosted.path)
             self.default_params = SamplingParams(**recommended)
             """Used where a call gives no parameters: those of the checkpoint's generation_config.json."""
@@ -73,7 +86,7 @@ class LLM:
         self._progress = progress
         self._lock = threading.RLock()
         self._request_ids = itertools.count(1)
-        self._owners: dict[int, Batch] = {}
+        self._owners: dict[int, Batch | TextBatch] = {}
         self._closed = False
         self._asleep = False
 
@@ -124,6 +137,45 @@ class LLM:
     ) -> Iterator[Chunk]:
         """As `chat`, piece by piece as the answer is made. Leaving the loop early cancels the rest."""
         return self._stream(self._chats(messages, params, tools, template_options))
+
+    def embed(
+        self, texts: str | Sequence[str], *, dimensions: int | None = None, truncate: bool = False
+    ) -> list[NDArray[np.float32]]:
+        """The vector [dimensions] of each text, in order, by a model that gives vectors.
+
+        `dimensions`: fewer than the model's own, where its vectors may be cut. `truncate` cuts texts that are too long.
+        Raises RequestError for a text that is empty or too long, and for a model that gives none.
+        """
+        reader, info = self._reading("embed"), self._info
+        check_dimensions(dimensions, info.vector_size, info.matryoshka_dimensions)
+        asked = listed(texts, "texts")
+        vectors = self._numbers(read_texts(reader, asked, self.max_model_len, truncate=truncate))
+        return list(shortened(vectors, dimensions or info.vector_size, normalizes=info.normalizes))
+
+    def score(self, query: str, documents: str | Sequence[str], *, truncate: bool = False) -> list[float]:
+        """How well each document goes with a query, in order.
+
+        A reranker, a classifier of one label, gives the sigmoid of its logit, 0 to 1; a model of vectors the cosine of
+        the two, -1 to 1. Raises RequestError as `embed`.
+        """
+        reader, window = self._reading("embed", "classify"), self.max_model_len
+        asked = listed(documents, "documents")
+        if not asked:
+            return []
+        if self._info.task == "embed":
+            vectors = self._numbers(read_texts(reader, [query, *asked], window, truncate=truncate))
+            return list(map(float, cosines(vectors[:1], vectors[1:])))
+        if len(self._info.labels) > 1:
+            raise self._other_task()
+        logits = self._numbers(read_pairs(reader, query, asked, window, truncate=truncate))
+        return list(map(float, sigmoid(logits[:, 0])))
+
+    def classify(self, texts: str | Sequence[str], *, truncate: bool = False) -> list[dict[str, float]]:
+        """How likely each label is for each text, in order. Raises RequestError as `embed`."""
+        reader, asked = self._reading("classify"), listed(texts, "texts")
+        logits = self._numbers(read_texts(reader, asked, self.max_model_len, truncate=truncate))
+        likely = probabilities(logits, is_multi_label=self._info.is_multi_label)
+        return [dict(zip(self._info.labels, map(float, row), strict=True)) for row in likely]
 
     def sleep(self) -> None:
         """Gives the memory of keys and values back to the system and lays the weights aside, until `wake_up`.
@@ -183,6 +235,7 @@ class LLM:
     def _prompts(
         self, prompts: Any, params: SamplingParams | Sequence[SamplingParams] | None
     ) -> list[Prompt]:
+        self._raise_unless_generating()
         if isinstance(prompts, str) or (_is_list(prompts) and prompts and isinstance(prompts[0], int)):
             prompts = [prompts]
         if not _is_list(prompts):
@@ -194,6 +247,10 @@ class LLM:
         return [
             self._prompt(prompt, i, each) for i, (prompt, each) in enumerate(zip(prompts, every, strict=True))
         ]
+
+    def _raise_unless_generating(self) -> None:
+        if self._info.is_pooling:
+            raise self._other_task()
 
     def _prompt(self, prompt: Any, i: int, params: SamplingParams) -> Prompt:
         if isinstance(prompt, str):
@@ -210,6 +267,7 @@ class LLM:
         tools: Sequence[Mapping[str, Any]] | None,
         template_options: dict[str, Any],
     ) -> list[Prompt]:
+        self._raise_unless_generating()
         several = _is_list(messages) and bool(messages) and _is_list(messages[0])
         conversations = list(messages) if several else [messages]
         found = []
@@ -248,6 +306,24 @@ class LLM:
         _raise(batch.failure)
         return batch.results
 
+    def _numbers(self, texts: list[list[int]]) -> NDArray[np.float32]:
+        batch = TextBatch(texts, self._info.vector_size)
+        with self._driving(batch):
+            while not batch.done:
+                self._pump(batch)
+                batch.ready.clear()
+        _raise(batch.failure)
+        return batch.vectors
+
+    def _reading(self, *tasks: Task) -> TextReader:
+        """How texts become what the model reads. Raises RequestError for a model that does something else."""
+        if self._info.task not in tasks or self._reader is None:
+            raise self._other_task()
+        return self._reader
+
+    def _other_task(self) -> RequestError:
+        return RequestError(f"{self.model} {_DOES[self._info.task]}", field="model")
+
     def _stream(self, prompts: list[Prompt]) -> Iterator[Chunk]:
         batch = Batch(self.tokenizer, prompts)
         with self._driving(batch):
@@ -267,7 +343,7 @@ class LLM:
             raise _closed_error()
 
     @contextmanager
-    def _driving(self, batch: Batch) -> Iterator[None]:
+    def _driving(self, batch: Batch | TextBatch) -> Iterator[None]:
         """Takes what is left of the batch out of the engine at the end."""
         try:
             yield
@@ -280,7 +356,7 @@ class LLM:
                 if not (self._closed or self._owners) and self._engine.has_work():
                     self._engine.step()  # nothing runs any more: it only takes out what was cancelled
 
-    def _pump(self, batch: Batch) -> None:
+    def _pump(self, batch: Batch | TextBatch) -> None:
         """One step of the engine, for whoever has requests in it."""
         with self._lock, deferred_interrupt():
             self._raise_if_closed()
@@ -294,28 +370,23 @@ class LLM:
                 if owner is not None:
                     self._deliver(owner, output.request_id, output)
 
-    def _deliver(self, owner: Batch, request_id: int, output: Any) -> None:
+    def _deliver(self, owner: Batch | TextBatch, request_id: int, output: Any) -> None:
         drop = owner.advance(request_id, output)
         if drop:
             self._engine.cancel(request_id)
         if request_id not in owner.running:
             del self._owners[request_id]
 
-    def _fill(self, batch: Batch) -> None:
+    def _fill(self, batch: Batch | TextBatch) -> None:
         """Gives the engine what it has room for; the rest follows as others end."""
         while batch.waiting:
-            completion = batch.waiting[0]
             request_id = next(self._request_ids)
             try:
-                self._engine.add_request(
-                    request_id, self.model, completion.prompt.prompt_token_ids, completion.params
-                )
+                batch.submit(self._engine, request_id, self.model)
             except QueueFullError:
                 if not self._engine.has_work():
                     raise
                 return
-            batch.waiting.popleft()
-            batch.running[request_id] = completion
             self._owners[request_id] = batch
 
 

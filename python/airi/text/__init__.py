@@ -9,6 +9,7 @@ from airi.text._detokenizer import ByteDetokenizer, Detokenizer
 from airi.text._files import has_chat_template, tokenizer_sha256
 from airi.text._messages import TemplateError
 from airi.text._pieces import Pieces
+from airi.text._reader import TextReader
 from airi.text._recommended import recommended_sampling
 from airi.text._stops import StopChecker, StopMatch
 from airi.text._stream import TextStream
@@ -23,6 +24,7 @@ __all__ = [
     "StopChecker",
     "StopMatch",
     "TemplateError",
+    "TextReader",
     "TextStream",
     "Tokenizer",
     "has_chat_template",

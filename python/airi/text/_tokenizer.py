@@ -18,11 +18,11 @@ from airi.text._pieces import Pieces, compile_pieces
 from airi.text._stream import TextStream
 from airi.text._template import ChatTemplate, TemplateError
 
-__all__ = ["Tokenizer"]
+__all__ = ["SHORT", "Tokenizer", "without_surrogates"]
 
 # `encode` and `decode` of the library hold the GIL, their batch forms do not but wait for a thread of a pool, which
 # long texts of others keep: a short text is best done at once. So many characters, or tokens, take about 1 ms.
-_SHORT = 4096
+SHORT = 4096
 
 
 class Tokenizer:
@@ -130,15 +130,13 @@ class Tokenizer:
         try:
             return self._encode(text, add_special_tokens=add_special_tokens)
         except (TypeError, UnicodeEncodeError):
-            # JSON can carry half of a surrogate pair, which no UTF-8 text can.
-            whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-            return self._encode(whole, add_special_tokens=add_special_tokens)
+            return self._encode(without_surrogates(text), add_special_tokens=add_special_tokens)
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """The text of `token_ids`; ids outside the vocabulary add nothing. Other threads go on as in `encode`."""
         ids = list(token_ids)
         text: str
-        if len(ids) <= _SHORT:
+        if len(ids) <= SHORT:
             text = self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
         else:
             (text,) = self._backend.decode_batch([ids], skip_special_tokens=skip_special_tokens)
@@ -246,7 +244,7 @@ class Tokenizer:
         return self.encode(self.render_chat(messages, tools, **kwargs), add_special_tokens=False)
 
     def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        if len(text) <= _SHORT:
+        if len(text) <= SHORT:
             encoding = self._backend.encode(text, add_special_tokens=add_special_tokens)
         else:
             (encoding,) = self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
@@ -272,6 +270,11 @@ class Tokenizer:
         if name not in self._compiled:
             self._compiled[name] = ChatTemplate(self._templates[name], self.special_tokens, name=name)
         return self._compiled[name]
+
+
+def without_surrogates(text: str) -> str:
+    """A text that is UTF-8: JSON can carry half of a surrogate pair, which no such text can."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _missing(folder: Path) -> str:

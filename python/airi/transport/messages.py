@@ -24,14 +24,13 @@ from __future__ import annotations
 import itertools
 from array import array
 from collections.abc import Sequence
-from typing import Literal
 
 import msgspec
 import zmq
 
 from airi.errors import AiriError, error_from_code
 from airi.forbidden import ForbiddenSet
-from airi.outputs import ErrorInfo, Output, error_info
+from airi.outputs import ErrorInfo, Output, Task, error_info
 from airi.sampling_params import SamplingParams
 
 __all__ = [
@@ -263,11 +262,17 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     num_cacheable_blocks: int = 0
     """KV blocks that can be there at once, with those beside the device."""
     max_batch_tokens: int = 2048
-    task: Literal["generate", "embed", "classify"] = "generate"
+    task: Task = "generate"
     labels: tuple[str, ...] = ()
     """Of a classifier, by output."""
+    is_multi_label: bool = False
+    """Each label of a classifier holds or does not, whatever the others do."""
     vector_size: int = 0
     """Numbers that a text gives; 0 where tokens are generated."""
+    normalizes: bool = False
+    """Whether vectors have length 1."""
+    matryoshka_dimensions: tuple[int, ...] | None = None
+    """Sizes that vectors may be cut to; empty: any; None: none."""
 
 
 class Progress(msgspec.Struct, frozen=True, array_like=True, tag="progress"):

@@ -22,7 +22,7 @@ import msgspec
 import numpy as np
 
 from airi.errors import AiriError, ContextLengthError, ModelNotFoundError, QueueFullError, RequestError
-from airi.outputs import FinishReason, Output, TokenLogprobs
+from airi.outputs import FinishReason, Output, Task, TokenLogprobs
 from airi.sampling_params import MAX_PRIORITY
 from airi.transport.messages import (
     MAX_REQUEST_ID,
@@ -67,6 +67,11 @@ class StubOptions:
     """Tokens of one prompt that a step takes at most; None means all."""
     device_us: int = 0
     """Device time that a token is said to take, of prompts and answers."""
+    task: Task = "generate"
+    labels: tuple[str, ...] = ()
+    """Of a classifier."""
+    vector: tuple[float, ...] = ()
+    """Of every text, where it does not generate."""
     broken: tuple[str, ...] = ()
     """Names of models that cannot be loaded beside it."""
 
@@ -173,6 +178,8 @@ class StubEngine:
         error: AiriError | None = None
         if not any(request.model in (info.name, *info.aliases) for info in self._infos):
             error = ModelNotFoundError(f"model {request.model!r} is not loaded", field="model")
+        elif request.pools != (self._info.task != "generate"):
+            error = RequestError("the model is for another task", field="model")
         elif abs(request.priority) > MAX_PRIORITY:
             error = RequestError(
                 f"priority must be in [{-MAX_PRIORITY}, {MAX_PRIORITY}], got {request.priority}",
@@ -289,6 +296,15 @@ class StubEngine:
         if reason == "stop" and self._info.eos_token_ids:
             token = self._info.eos_token_ids[0]
         first = row.made == 1
+        if self._options.vector:
+            return Output(
+                request_id=row.request_id,
+                tokens=[],
+                finish_reason="stop",
+                num_prompt_tokens=row.prompt,
+                device_us=_taken(row),
+                vector=np.array(self._options.vector, "<f4").tobytes(),
+            )
         want_prompt = first and row.params.prompt_logprobs is not None
         return Output(
             request_id=row.request_id,
@@ -354,6 +370,9 @@ def _model_info(options: StubOptions) -> ModelInfo:
         max_model_len=options.max_model_len,
         vocab_size=vocab_size if isinstance(vocab_size, int) else 32000,
         eos_token_ids=tuple(i for i in eos_ids if isinstance(i, int)),
+        task=options.task,
+        labels=options.labels,
+        vector_size=len(options.vector),
         num_kv_blocks=1024,
         max_num_seqs=1024,
     )

@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from airi.errors import ConfigError
+from airi.outputs import Task
 
 KV_GRANULE = 4096
 """Bytes that one unit of a block-table entry stands for."""
@@ -43,8 +44,6 @@ QUANTIZATIONS = ("fp8", "int8")
 """Accepted values of `LoadOptions.quantization`, beside None."""
 
 ComputeDtype = Literal["float32", "bfloat16", "float16"]
-
-Task = Literal["generate", "embed", "classify"]
 
 ProgressCallback = Callable[[int, int], None]
 """Called with (bytes loaded so far, bytes in total), from the loading thread, a bounded number of times."""
@@ -108,8 +107,14 @@ class ModelInfo:
     task: Task = "generate"
     labels: tuple[str, ...] = ()
     """Of a classifier, by output."""
+    is_multi_label: bool = False
+    """Each label of a classifier holds or does not, whatever the others do."""
     vector_size: int = 0
     """Numbers that a text gives: of its vector, or one per label. 0 where tokens are generated."""
+    normalizes: bool = False
+    """Whether vectors have length 1."""
+    matryoshka_dimensions: tuple[int, ...] | None = None
+    """Sizes that vectors may be cut to; empty: any; None: none."""
 
     @property
     def is_pooling(self) -> bool:

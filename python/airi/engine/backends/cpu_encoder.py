@@ -22,7 +22,7 @@ from airi.engine.encoder import EncoderLayerWeights, EncoderSpec, EncoderWeights
 from airi.engine.loader import LoadProgress, refuse_device_options
 from airi.errors import ConfigError
 
-__all__ = ["CpuEncoder", "load_encoder"]
+__all__ = ["CpuEncoder", "encoder_info", "load_encoder"]
 
 _BLOCK = 16
 """Tokens of a block of the scratch memory."""
@@ -30,16 +30,26 @@ _BLOCK = 16
 
 def load_encoder(folder: Path, options: LoadOptions) -> CpuEncoder:
     """An encoder packed for the CPU kernels, in float32. Raises CheckpointError or ConfigError."""
+    spec = load_encoder_spec(folder)
+    checkpoint = Checkpoint(folder)
+    info = _info(spec, checkpoint, folder, options)
+    return CpuEncoder(spec, info, _pack(spec, EncoderWeights(spec, checkpoint), options))
+
+
+def encoder_info(folder: Path, options: LoadOptions) -> ModelInfo:
+    """What there is to know of an encoder before it is loaded. Raises as `load_encoder`."""
+    return _info(load_encoder_spec(folder), Checkpoint(folder), folder, options)
+
+
+def _info(spec: EncoderSpec, checkpoint: Checkpoint, folder: Path, options: LoadOptions) -> ModelInfo:
     refuse_device_options(options)
     if options.dtype not in ("auto", "float32"):
         raise ConfigError(f"dtype is {options.dtype!r}; encoders compute in float32 on CPUs", field="dtype")
-    spec = load_encoder_spec(folder)
-    checkpoint = Checkpoint(folder)
     longest = spec.max_tokens + 1
     wanted = options.max_model_len or longest
     if wanted > longest:
         raise ConfigError(f"max_model_len is {wanted}; {folder} supports at most {longest}")
-    info = ModelInfo(
+    return ModelInfo(
         path=folder,
         family=spec.architecture,
         dtype="float32",
@@ -53,9 +63,11 @@ def load_encoder(folder: Path, options: LoadOptions) -> CpuEncoder:
         num_parameters=checkpoint.num_elements,
         task="classify" if spec.is_classifier else "embed",
         labels=spec.labels,
+        is_multi_label=spec.is_multi_label,
         vector_size=len(spec.labels) or spec.hidden_size,
+        normalizes=spec.normalize,
+        matryoshka_dimensions=spec.matryoshka_dimensions,
     )
-    return CpuEncoder(spec, info, _pack(spec, EncoderWeights(spec, checkpoint), options))
 
 
 @dataclass(frozen=True, slots=True)
