@@ -16,6 +16,7 @@ from airi.config.lock import resolve, write_lock
 from airi.config.options import engine_options
 from airi.engine.arena import format_bytes
 from airi.errors import ConfigFileError
+from tests.engine.encoder_folders import embedder, reranker
 
 from .conftest import MINIMAL, with_demo, write
 
@@ -85,6 +86,23 @@ def test_a_model_that_is_not_there_is_named_with_its_line(tmp_path: Path) -> Non
     assert (
         lines[3] == "6: models[3].source is 'airi.yaml'; accepted: a model that can be served (it is a file)"
     )
+
+
+@pytest.mark.usefixtures("_no_gpu")
+def test_models_that_read_texts_whole_are_looked_at_like_others(two: Path) -> None:
+    for name, make in (("e", embedder), ("r", reranker)):
+        make(two / name)
+    models = (
+        "- {name: a, source: m}\n- {name: e, source: e, task: TASK}\n- {name: r, source: r, task: classify}\n"
+    )
+    forbid = "content: {forbid: [{name: f, words: [heron]}]}\n"
+    text = f"version: 1\nmodels:\n{models}{forbid}"
+    fits, forbidden = check(write(two, text.replace("TASK", "embed"))).notes
+    assert fits.startswith("fits this machine: ")
+    assert forbidden.startswith("forbidden texts for a: "), "answers are of the one model that makes texts"
+    for task in ("chat", "classify"):
+        (line,) = found(write(two, text.replace("TASK", task)))
+        assert line == f"4: models[1].task is '{task}'; accepted: embed, as its checkpoint is of such a model"
 
 
 @pytest.mark.usefixtures("_no_gpu")

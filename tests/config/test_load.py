@@ -149,7 +149,10 @@ def test_a_wrong_value_is_named_with_its_line_and_what_is_accepted(text: str, li
         ("{name: a, source: 'oci://r/X:1'}", "2: models[0].source is 'oci://r/X:1'; accepted: a folder"),
         ("{name: a, source: 'models:/x'}", "2: models[0].source is 'models:/x'; accepted: a folder"),
         ("{name: '', source: b}", "2: models[0].name is empty; accepted: a name of letters"),
-        ("{name: a, source: b, task: embed}", "2: models[0].task is 'embed'; accepted: chat"),
+        (
+            "{name: a, source: b, task: paint}",
+            "2: models[0].task is 'paint'; accepted: chat, embed or classify",
+        ),
         (
             "{name: a, source: b, versions: [{id: v1, source: c}]}",
             "2: models[0].source is both source and versions; accepted: source, or versions",

@@ -87,6 +87,55 @@ def test_what_is_nowhere_else_is_named(text: str, line: str) -> None:
     assert found.startswith(line)
 
 
+TASKS = """\
+version: 1
+models:
+  - {name: a, source: x, chat_template: t.jinja}
+  - {name: e, source: y, task: embed, aliases: [v]}
+  - {name: c, source: z, task: classify}
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (
+            "content: {input: [{name: r, judge: v}]}",
+            "6: content.input[0].judge is 'v'; accepted: one of: a",
+        ),
+        (
+            "routes: [{name: r, default: a, classifier: {model: c, labels: {x: a, y: a}}}]",
+            "6: routes[0].classifier.model is 'c'; accepted: one of: a",
+        ),
+        (
+            "routes: [{name: r, default: e, fallback: [c]}]",
+            "6: routes[0] is r; accepted: models of one task; c is for classify and e for embed",
+        ),
+    ],
+)
+def test_only_models_for_chat_are_asked_in_words_and_routes_keep_to_one_task(text: str, line: str) -> None:
+    (found,) = lines(TASKS + text)
+    assert found.startswith(line)
+
+
+def test_routes_may_be_over_models_of_vectors() -> None:
+    assert config(TASKS + "routes: [{name: r, default: e, fallback: [v]}]").config.routes[0].default == "e"
+
+
+def test_a_model_that_reads_no_chats_has_no_template_and_another_server_runs_chats_alone() -> None:
+    upstream = "{base_url: 'http://x/v1', model: m, max_model_len: 64}"
+    text = f"""\
+        version: 1
+        models:
+          - {{name: e, source: y, task: embed, chat_template: t.jinja}}
+          - {{name: u, task: embed, upstream: {upstream}}}
+        """
+    assert lines(text) == [
+        "3: models[0].chat_template is 't.jinja'; accepted: a model for chat beside it",
+        "4: models[1].task is 'embed'; accepted: chat, where another server runs it",
+    ]
+
+
 def test_names_and_aliases_of_models_differ() -> None:
     text = "version: 1\nmodels:\n  - {name: a, source: x, aliases: [b, a]}\n  - {name: b, source: y}\n"
     assert lines(text) == [

@@ -37,6 +37,10 @@ INFER = {"inputs": [{"name": "text_input", "shape": [1], "datatype": "BYTES", "d
 BODIES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": CHAT,
     "/v1/completions": {"model": "tiny", "prompt": "Hi", "max_tokens": 8},
+    "/v1/embeddings": {"model": "tiny", "input": "Hi"},
+    "/v1/rerank": {"model": "tiny", "query": "Hi", "documents": ["Ho"]},
+    "/v1/score": {"model": "tiny", "text_1": "Hi", "text_2": "Ho"},
+    "/classify": {"model": "tiny", "input": "Hi"},
     "/v1/responses": {"model": "tiny", "input": "Hi", "max_output_tokens": 8},
     "/v1/messages": CHAT,
     "/v1/messages/count_tokens": {"model": "tiny", "messages": CHAT["messages"]},

@@ -10,11 +10,13 @@ from airi._sources import is_remote
 from airi.config.accelerators import ACCELERATORS, ANY, CPU
 from airi.config.load import ConfigFile
 from airi.config.mistakes import Mistake
-from airi.config.options import engine_options, version_options
+from airi.config.options import TASKS, engine_options, version_options
 from airi.config.rollouts import first_stable, releases_of
 from airi.engine.arena import KvDemand, format_bytes, plan_arena, plan_elastic_arena
 from airi.engine.backends import LoadOptions, ModelInfo
+from airi.engine.backends.cpu_encoder import encoder_info
 from airi.engine.backends.cuda.detect import has_driver
+from airi.engine.encoder import is_encoder
 from airi.engine.hub import is_hub_reference, parse_hub_reference
 from airi.engine.loader import open_model
 from airi.engine.options import EngineOptions, ModelOptions
@@ -76,7 +78,9 @@ def check_fit(file: ConfigFile) -> Fit:
                     f"{model.name}: {file.masked(model.path)} is not on this machine yet, so its size is not known"
                 )
             else:
-                opened.append(_Opened(model, _open(folder, options, model, on_device=on_device)))
+                info = _open(folder, options, model, on_device=on_device)
+                mistakes += _task_mistakes(file, i, info)
+                opened.append(_Opened(model, info))
         except AiriError as error:
             accepted = f"a model that can be served ({file.masked(str(error))})"
             mistakes.append(file.mistake(_key_at_fault(file, i, error), accepted))
@@ -105,7 +109,9 @@ def _other_versions(
                 folder = local_folder(later.path)
                 held[later.name] = None
                 if folder is not None:
-                    held[later.name] = _Opened(later, _open(folder, options, later, on_device=on_device))
+                    info = _open(folder, options, later, on_device=on_device)
+                    held[later.name] = _Opened(later, info)
+                    yield from _task_mistakes(file, i, info)
             except AiriError as error:
                 accepted = f"a model that can be served ({file.masked(str(error))})"
                 yield file.mistake(("models", i, "versions", k, "source"), accepted)
@@ -193,7 +199,20 @@ def _open(folder: Path, options: EngineOptions, model: ModelOptions, *, on_devic
         quantization=options.quantization,
         tensor_parallel_size=options.tensor_parallel_size,
     )
-    return open_model(folder, load, on_device=on_device).info
+    return (
+        encoder_info(folder, load)
+        if is_encoder(folder)
+        else open_model(folder, load, on_device=on_device).info
+    )
+
+
+def _task_mistakes(file: ConfigFile, index: int, info: ModelInfo) -> Iterator[Mistake]:
+    said = file.config.models[index].task
+    if TASKS[said] != info.task:
+        named = next(name for name, task in TASKS.items() if task == info.task)
+        yield file.mistake(
+            ("models", index, "task"), f"{named}, as its checkpoint is of such a model", value=repr(said)
+        )
 
 
 def _key_at_fault(file: ConfigFile, index: int, error: AiriError) -> tuple[str | int, ...]:
@@ -238,11 +257,12 @@ def _weight_bytes(options: EngineOptions, info: ModelInfo) -> int:
 
 def _demands(options: EngineOptions, models: Sequence[_Opened], block_size: int) -> Iterator[KvDemand]:
     for model in models:
-        per_block = -(-model.info.bytes_per_block(block_size) // options.tensor_parallel_size)
+        tokens = model.info.block_size(block_size)
+        per_block = -(-model.info.bytes_per_block(tokens) // options.tensor_parallel_size)
         yield KvDemand(
             name=model.options.name,
             bytes_per_block=-(-per_block // 4096) * 4096,
-            max_blocks=-(-model.info.max_model_len // block_size) * options.max_num_seqs,
+            max_blocks=-(-model.info.max_model_len // tokens) * options.max_num_seqs,
             share=model.options.kv_share,
             kv_min=model.options.kv_min or 0,
             kv_max=model.options.kv_max,

@@ -36,7 +36,9 @@ class ForbiddenTable:
             (rule, {names.get(name, name) for name in rule.models}, tuple(_patterns(file, rule)))
             for rule in config.content.forbid
         ]
-        self._models = [model.name for model in config.models if model.upstream is None]
+        self._models = [
+            model.name for model in config.models if model.upstream is None and model.task == "chat"
+        ]
         self._tenants = {tenant.name for tenant in config.tenants}
         self._made: dict[tuple[int, ...], ForbiddenPolicy] = {}
         for tenant in (*self._tenants, ""):

@@ -228,8 +228,8 @@ class Model(Part):
 
     name: Name
     """What requests call it."""
-    task: Literal["chat"] = "chat"
-    """What it does."""
+    task: Literal["chat", "embed", "classify"] = "chat"
+    """What it does: it generates text, gives texts vectors, or scores texts as rerankers and classifiers do."""
     source: Source | None = None
     """A folder, hf://org/name[@revision], oci://registry/name[:tag], models:/name/version, or AIRI's own airi-demo."""
     versions: tuple[Version, ...] = Field(default=(), strict=False)

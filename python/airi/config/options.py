@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 
     from airi.engine.options import EngineOptions, ModelOptions
     from airi.gateway.options import ServerOptions, UpstreamModel
+    from airi.outputs import Task
     from airi.policy.oidc import OidcOptions
     from airi.policy.tenants import TenantOptions
 
 __all__ = [
+    "TASKS",
     "check_served",
     "engine_options",
     "model_path",
@@ -32,6 +34,8 @@ __all__ = [
     "version_options",
 ]
 
+TASKS: dict[str, Task] = {"chat": "generate", "embed": "embed", "classify": "classify"}
+"""What models do, by the names that a config has for it."""
 _ENGINE_NAMES = {"max_num_batched_tokens": "max_batch_tokens", "enable_prefix_caching": "prefix_caching"}
 """Settings whose names here are vLLM's, with the engine's own."""
 _PAGES = {"metrics": "/metrics", "openapi": "/openapi.json"}
@@ -208,7 +212,8 @@ def server_options(file: ConfigFile) -> ServerOptions:
     from airi.gateway.options import AppOptions, ServerOptions
 
     config, server = file.config, file.config.server
-    template = next((model.chat_template for model in config.models if model.upstream is None), None)
+    chats = (model for model in config.models if model.upstream is None and model.task == "chat")
+    template = next((model.chat_template for model in chats), None)
     app = AppOptions(
         state=file.state if config.tenants else None,
         tenants=tenant_options(file),
@@ -227,6 +232,7 @@ def server_options(file: ConfigFile) -> ServerOptions:
         chat_template=None if template is None else file.resolve(template),
         drain_timeout_s=server.drain_timeout_s,
         upstreams=tuple(_upstreams(file)),
+        tasks={model.name: TASKS[model.task] for model in config.models},
     )
 
 

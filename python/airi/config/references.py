@@ -67,7 +67,8 @@ def _names(config: Config, report: _Report) -> None:
 def _models(config: Config, report: _Report) -> None:
     if not config.models:
         report(("models",), "at least one model", value="empty")
-    templates = {model.chat_template for model in config.models if model.upstream is None}
+    local = [model for model in config.models if model.upstream is None]
+    templates = {model.chat_template for model in local if model.task == "chat"}
     for i, model in enumerate(config.models):
         at: Path = ("models", i)
         if model.upstream is not None:
@@ -79,7 +80,9 @@ def _models(config: Config, report: _Report) -> None:
         memory = model.resources.kv_memory
         if memory.min is not None and memory.max is not None and memory.min > memory.max:
             report((*at, "resources", "kv_memory", "min"), "at most kv_memory.max")
-        if len(templates) > 1 and model.chat_template is not None:
+        if model.task != "chat" and model.chat_template is not None:
+            report((*at, "chat_template"), "a model for chat beside it")
+        elif len(templates) > 1 and model.chat_template is not None:
             report((*at, "chat_template"), "the same file for all models, or none")
         parallel = config.engine.tensor_parallel_size or model.engine.tensor_parallel_size or 1
         if parallel > 1 and (memory.min or memory.max or model.resources.sleepable):
@@ -91,6 +94,8 @@ def _upstream(at: Path, model: Model, report: _Report) -> None:
     for name in _OF_ENGINE:
         if name in model.model_fields_set:
             report((*at, name), f"a model without {name}, as another server runs it")
+    if model.task != "chat":
+        report((*at, "task"), "chat, where another server runs it")
 
 
 def _engine_wide(config: Config, report: _Report) -> None:
@@ -166,6 +171,7 @@ def _policies(config: Config, report: _Report) -> None:
 
 
 def _content(config: Config, report: _Report) -> None:
+    chats = _chats(config)
     known = {
         "models": [name for model in config.models for name in (model.name, *model.aliases)],
         "tenants": [tenant.name for tenant in config.tenants],
@@ -183,8 +189,8 @@ def _content(config: Config, report: _Report) -> None:
             if not isinstance(rule, ContentRule):
                 _forbids(config, at, rule, report)
                 continue
-            if rule.judge is not None and rule.judge not in known["models"]:
-                report((*at, "judge"), _one_of(known["models"]))
+            if rule.judge is not None and rule.judge not in chats:
+                report((*at, "judge"), _one_of(chats))
             if rule.judge is not None and (side, rule.action) == ("input", "redact"):
                 report((*at, "action"), "block, annotate or audit: a judge says nothing of parts of a prompt")
             if rule.judge is None and rule.question is not None:
@@ -207,7 +213,12 @@ def _forbids(config: Config, at: Path, rule: ForbidRule, report: _Report) -> Non
 def _routes(config: Config, report: _Report) -> None:
     names = {name: model for model in config.models for name in (model.name, *model.aliases)}
     for i, route in enumerate(config.routes):
-        _classifier(("routes", i, "classifier"), route.classifier, list(names), report)
+        _classifier(("routes", i, "classifier"), route.classifier, _chats(config), report)
+        tasks = {names[name].task: name for _, name in route.models if name in names}
+        if len(tasks) > 1:
+            (first, one), (second, other), *_ = sorted(tasks.items())
+            accepted = f"models of one task; {one} is for {first} and {other} for {second}"
+            report(("routes", i), accepted, value=route.name)
         for path, name in route.models:
             model = names.get(name)
             if model is None:
@@ -235,6 +246,11 @@ def _classifier(at: Path, classifier: Classifier | None, names: list[str], repor
                 (*at, "labels", label), "labels that differ in more than upper and lower case", value=label
             )
         seen.add(label.casefold())
+
+
+def _chats(config: Config) -> list[str]:
+    """Names and aliases of models that can be asked in words."""
+    return [name for model in config.models if model.task == "chat" for name in (model.name, *model.aliases)]
 
 
 def _one_of(names: list[str]) -> str:

@@ -27,8 +27,11 @@ from airi.gateway.metrics import Metrics
 from airi.gateway.middleware import AccessMiddleware, ASGIApp, RequestMiddleware
 from airi.gateway.models import ModelRegistry
 from airi.gateway.openai.chat import ChatCompletions
+from airi.gateway.openai.classify import Classify
 from airi.gateway.openai.completions import Completions
+from airi.gateway.openai.embeddings import Embeddings
 from airi.gateway.openai.responses import Responses
+from airi.gateway.openai.scores import Rerank, Scores
 from airi.gateway.openai.tokens import Detokenize, Tokenize
 from airi.gateway.openapi import openapi_document
 from airi.gateway.options import AppOptions
@@ -134,6 +137,10 @@ def _routes(
         Route("/v1/completions", Completions(gate, body_limit=limit), methods=post),
         Route("/v1/responses", Responses(gate, body_limit=limit), methods=post),
         Route("/v1/messages", Messages(gate, body_limit=limit), methods=post),
+        Route("/v1/embeddings", Embeddings(gate, body_limit=limit), methods=post),
+        Route("/v1/rerank", Rerank(gate, body_limit=limit), methods=post),
+        Route("/v1/score", Scores(gate, body_limit=limit), methods=post),
+        Route("/classify", Classify(gate, body_limit=limit), methods=post),
         Route("/v1/messages/count_tokens", CountTokens(gate, body_limit=limit), methods=post),
         Route("/health", system.Health(models), methods=get),
         Route("/ready", system.Ready(models), methods=get),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from airi.gateway.metrics import Metrics
     from airi.gateway.models import ServedModel
     from airi.gateway.openai.schemas_common import SamplingFields
+    from airi.gateway.openai.schemas_pooling import PoolingFields
     from airi.gateway.routes import Chosen, RouteTable, ServedRoute
     from airi.policy.decisions import Action
 
@@ -30,7 +31,7 @@ __all__ = ["Chooser", "RoutedCall"]
 class RoutedCall(NamedTuple):
     """A call that a model is chosen for."""
 
-    request: SamplingFields
+    request: SamplingFields | PoolingFields
     record: CallRecord
     action: Action
     size: int
@@ -111,7 +112,7 @@ class Chooser:
         text = last_text(call.request)
         found = Classified(None, "no_text")
         if text.strip():
-            admitted = self._gate.admitted_to_classify(asked, classifier, call.size)
+            admitted = self._gate.admitted_to_classify(asked, route.name, classifier, call.size)
             reserve = partial(self._gate.reserve, asked)
             found = await classify(classifier, text, asked, admitted, reserve)
         if self._metrics is not None:

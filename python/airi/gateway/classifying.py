@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from airi.config.routes import Classifier as Given
     from airi.gateway.http import CallRecord
     from airi.gateway.openai.schemas_common import SamplingFields
+    from airi.gateway.openai.schemas_pooling import PoolingFields
 
 __all__ = ["DEFAULT_QUESTION", "Asked", "Classified", "Classifier", "classify", "last_text"]
 
@@ -178,7 +179,7 @@ def _outcome(error: Exception) -> str:
             return "failed"
 
 
-def last_text(request: SamplingFields) -> str:
+def last_text(request: SamplingFields | PoolingFields) -> str:
     """The last text of the user; empty where there is none, as in a prompt of token ids."""
     if not isinstance(request, ChatCompletionRequest):
         prompt = getattr(request, "prompt", None)

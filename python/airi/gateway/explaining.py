@@ -31,7 +31,7 @@ __all__ = ["RequestTrace", "Traces", "trace_of"]
 log = logging.getLogger("airi.gateway")
 
 _MOST_INNER: Final = 32
-_INNER: Final = frozenset({Action.CLASSIFY, Action.JUDGE, Action.SHADOW})
+_INNER: Final = frozenset({Action.JUDGE, Action.SHADOW})
 
 
 class Traces:
@@ -120,7 +120,7 @@ class RequestTrace:
         self, action: Action, name: str, context: Mapping[str, Any], decision: Decision
     ) -> ModelTrace | None:
         """It was decided on a call: on the one that was asked last, or on one within it, which is given back."""
-        if action in _INNER:
+        if action in _INNER or "route" in context:
             self._deciding = self._begin_inner(action, name)
         call = self._deciding
         if call is not None:

@@ -209,6 +209,7 @@ class VersionFleet:
             model=model.engine_name,
             tokens=GenerateRequest.pack_tokens([0]),
             params=SamplingParams(temperature=0.0, max_tokens=1),
+            pools=model.reader is not None,
         )
         async for _ in self._client.generate(request):
             pass

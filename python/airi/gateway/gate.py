@@ -50,7 +50,6 @@ __all__ = ["Gate", "Government", "call_context"]
 _SERVER = Resource("Server", "airi")
 _OF_ANSWERS = (LimitName.TOKENS, LimitName.OUTPUT_TOKENS, LimitName.BUDGET)
 """Limits that the length of an answer counts for."""
-_USES = (Action.CHAT, Action.COMPLETION, Action.EMBED, Action.RERANK)
 
 
 def call_context(
@@ -61,8 +60,12 @@ def call_context(
     stream: bool = False,
     tools: bool = False,
     priority: int | None = None,
+    route: str | None = None,
 ) -> dict[str, Any]:
-    """What policies may ask of a call to a model; `n` answers of `max_tokens` at most each."""
+    """What policies may ask of a call to a model; `n` answers of `max_tokens` at most each, or `n` texts that are read.
+
+    `route`: that asks on behalf of a call.
+    """
     given = record.principal.priority_of(priority)
     region = record.principal.region
     return {
@@ -74,6 +77,7 @@ def call_context(
         "priority_class": priority_class(given),
         "release_asked": False,
         **({} if region is None else {"region": region}),
+        **({} if route is None else {"route": route}),
     }
 
 
@@ -190,7 +194,9 @@ class Gate:
 
         def may(name: str, model: ServedModel) -> bool:
             known = {**context, **self._would_release(record, name, model)}
-            return any(decide(principal, use, self._resources[model.name], known).allowed for use in _USES)
+            return any(
+                decide(principal, use, self._resources[model.name], known).allowed for use in model.uses
+            )
 
         named = self._models.named
         for route in self._government.routes or ():
@@ -330,7 +336,7 @@ class Gate:
 
     @asynccontextmanager
     async def admitted_to_classify(
-        self, asked: CallRecord, classifier: Classifier, request_bytes: int
+        self, asked: CallRecord, route: str, classifier: Classifier, request_bytes: int
     ) -> AsyncIterator[Asked]:
         """The model that a route asks which label fits. Raises as `admit`, and a 429 where the caller may make no call.
 
@@ -338,7 +344,10 @@ class Gate:
         """
         most = classifier.most_tokens
         model = self.admit(
-            asked, Action.CLASSIFY, classifier.model, lambda _: call_context(asked, max_tokens=most)
+            asked,
+            Action.CLASSIFY,
+            classifier.model,
+            lambda _: call_context(asked, max_tokens=most, route=route),
         )
         held = await self._hold(asked, model, None, (1, 0, 0), lambda _: None)
         try:

@@ -90,6 +90,11 @@ class Generation:
         return self.choices[:: self.choices_per_prompt or max(1, len(self.choices))]
 
     @property
+    def num_read(self) -> int:
+        """Tokens of prompts of which something has come."""
+        return sum(choice.prompt_tokens for choice in self.first_choices() if choice.completion_tokens)
+
+    @property
     def done(self) -> bool:
         """Whether every choice has finished."""
         return not self._unfinished

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 from airi.gateway.gate import Government
@@ -41,10 +42,15 @@ class Forbids(Protocol):
         ...
 
 
-def decider_of(policies: str | None, models: Iterable[str]) -> Decider:
-    """What decides by these policies, None for those built in, on calls to these models. Raises ConfigError."""
+def decider_of(
+    policies: str | None, models: Iterable[str], *, tasks: Mapping[str, str] = MappingProxyType({})
+) -> Decider:
+    """What decides by these policies, None for those built in, on calls to these models. Raises ConfigError.
+
+    `tasks`: by model, what it does where that is not to chat.
+    """
     resources = [Resource("Server", "airi")]
-    resources += [Resource("Model", name, {"name": name, "task": "chat"}) for name in models]
+    resources += [Resource("Model", name, {"name": name, "task": tasks.get(name, "chat")}) for name in models]
     return Decider(policies, cedar_schema(), resources)
 
 
@@ -60,9 +66,8 @@ async def open_government(config: ConfigFile | None) -> AsyncIterator[tuple[Gove
     from airi.config.limits import limit_table
 
     async with AsyncExitStack() as stack:
-        names = [model.name for model in config.config.models]
         government = Government(
-            decider_of(config.policies, names),
+            _decider(config),
             content=_content(config),
             forbidden=_forbidden(config),
             routes=routes_of(config),
@@ -87,6 +92,11 @@ def routes_of(config: ConfigFile) -> RouteTable | None:
     from airi.gateway.routes import RouteTable
 
     return RouteTable(config)
+
+
+def _decider(config: ConfigFile) -> Decider:
+    tasks = {model.name: model.task for model in config.config.models}
+    return decider_of(config.policies, tasks, tasks=tasks)
 
 
 def _content(config: ConfigFile) -> ContentPart:
@@ -144,7 +154,7 @@ class PoliciesPart:
         """Policies that can take the place of those that decide."""
         from airi.config.reload import Prepared
 
-        decider = decider_of(new.policies, [model.name for model in new.config.models])
+        decider = _decider(new)
 
         def commit() -> None:
             self._government.decider = decider

@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from airi.errors import ConfigError
 from airi.gateway.errors import unavailable
 from airi.gateway.metrics import Metrics, ModelMetrics
 from airi.gateway.releases import Draw, ServedLine
-from airi.text import Tokenizer, recommended_sampling, tokenizer_sha256
+from airi.policy.decisions import Action
+from airi.text import TextReader, Tokenizer, recommended_sampling, tokenizer_sha256
 from airi.transport import EngineHandle, ModelInfo
 
 if TYPE_CHECKING:
+    from airi.outputs import Task
     from airi.upstreams.client import UpstreamClient
 
 log = logging.getLogger("airi.gateway")
+
+
+_USES: dict[Task, tuple[Action, ...]] = {
+    "generate": (Action.CHAT, Action.COMPLETION),
+    "embed": (Action.EMBED, Action.RERANK),
+    "classify": (Action.CLASSIFY, Action.RERANK),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +53,8 @@ class ServedModel:
     """Where another server runs it."""
     knows_tokens: bool = True
     """Whether the tokenizer is its own, and not one of which a text has as many tokens at least."""
+    reader: TextReader | None = None
+    """Of a model that reads texts whole: how they become what it reads."""
 
     @property
     def name(self) -> str:
@@ -53,6 +65,16 @@ class ServedModel:
     def engine_name(self) -> str:
         """What its engine calls it."""
         return self.info.name
+
+    @property
+    def window(self) -> int:
+        """Tokens of a prompt and its answer together, or of a text that is read whole."""
+        return self.info.max_model_len - (self.info.task != "generate")
+
+    @property
+    def uses(self) -> tuple[Action, ...]:
+        """What it can be called for."""
+        return _USES[self.info.task]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,10 +228,11 @@ def serve_models(
     *,
     chat_template: str | Path | None = None,
     versioned: Collection[str] = (),
+    tasks: Mapping[str, Task] = MappingProxyType({}),
 ) -> list[ServedModel]:
     """The text side of every model the engine has loaded; raises CheckpointError or ConfigError."""
     return [
-        serve_model(info, client, metrics, chat_template=chat_template, versioned=versioned)
+        serve_model(info, client, metrics, chat_template=chat_template, versioned=versioned, tasks=tasks)
         for info in client.models
     ]
 
@@ -221,17 +244,25 @@ def serve_model(
     *,
     chat_template: str | Path | None = None,
     versioned: Collection[str] = (),
+    tasks: Mapping[str, Task] = MappingProxyType({}),
 ) -> ServedModel:
     """The text side of a model that an engine has loaded; raises as `serve_models`. Reads files: may run in a thread.
 
-    `versioned`: names of models whose versions the engine calls `MODEL@ID`.
+    `versioned`: names of models whose versions the engine calls `MODEL@ID`; `tasks`: what models are said to do.
     """
     name, _, version = info.name.rpartition("@")
     if name not in versioned:
         name, version = info.name, "1"
-    tokenizer = Tokenizer.load(info.path, chat_template=chat_template)
+    pools = info.task != "generate"
+    if info.task != tasks.get(name, info.task):
+        raise ConfigError(
+            f"{info.name} is to {tasks[name]}, and its checkpoint is of a model to {info.task}; "
+            "accepted: a checkpoint that fits its task",
+            field="task",
+        )
+    tokenizer = Tokenizer.load(info.path, chat_template=None if pools else chat_template)
     tokenizer.compile_templates()
-    if tokenizer.chat_template is None:
+    if tokenizer.chat_template is None and not pools:
         log.info("%s has no chat template; it answers /v1/completions only", info.name)
     return ServedModel(
         info=info,
@@ -243,4 +274,5 @@ def serve_model(
         tokenizer_sha256=tokenizer_sha256(info.path),
         public_name=name,
         version=version,
+        reader=TextReader(tokenizer) if pools else None,
     )

@@ -14,6 +14,7 @@ from airi.gateway.kserve.routes import KSERVE_OPERATIONS
 from airi.gateway.openai import schemas_chat as chat
 from airi.gateway.openai import schemas_common as common
 from airi.gateway.openai import schemas_completions as completions
+from airi.gateway.openai import schemas_pooling as pooling
 from airi.gateway.openai import schemas_responses as responses
 from airi.gateway.operation import Operation
 
@@ -43,6 +44,42 @@ OPERATIONS: tuple[Operation, ...] = (
         request=completions.CompletionRequest,
         response=completions.Completion,
         events=completions.CompletionChunk,
+        errors=_GENERATE_ERRORS,
+    ),
+    Operation(
+        path="/v1/embeddings",
+        method="post",
+        name="createEmbedding",
+        summary="Vectors of texts.",
+        request=pooling.EmbeddingRequest,
+        response=pooling.EmbeddingResponse,
+        errors=_GENERATE_ERRORS,
+    ),
+    Operation(
+        path="/v1/rerank",
+        method="post",
+        name="createRerank",
+        summary="Documents sorted by what they say to a query.",
+        request=pooling.RerankRequest,
+        response=pooling.RerankResponse,
+        errors=_GENERATE_ERRORS,
+    ),
+    Operation(
+        path="/v1/score",
+        method="post",
+        name="createScore",
+        summary="How well pairs of texts go together.",
+        request=pooling.ScoreRequest,
+        response=pooling.ScoreResponse,
+        errors=_GENERATE_ERRORS,
+    ),
+    Operation(
+        path="/classify",
+        method="post",
+        name="classify",
+        summary="Which label fits each text, and how likely each is.",
+        request=pooling.ClassifyRequest,
+        response=pooling.ClassifyResponse,
         errors=_GENERATE_ERRORS,
     ),
     Operation(
@@ -151,6 +188,10 @@ OPERATIONS: tuple[Operation, ...] = (
 _WITH_MODELS = (
     "ChatCompletionRequest",
     "CompletionRequest",
+    "EmbeddingRequest",
+    "RerankRequest",
+    "ScoreRequest",
+    "ClassifyRequest",
     "ResponseRequest",
     "MessagesRequest",
     "CountTokensRequest",
@@ -250,12 +291,15 @@ def _refine(components: dict[str, Json], models: list[str], vocab_size: int) -> 
     token = {"type": "integer", "minimum": 0, "maximum": max(vocab_size, 1) - 1}
     ids = {"type": "array", "minItems": 1, "items": token}
     components["DetokenizeRequest"]["properties"]["tokens"] = {"type": "array", "items": token}
-    components["CompletionRequest"]["properties"]["prompt"]["anyOf"] = [
+    texts = [
         {"type": "string", "minLength": 1},
         {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}},
         ids,
         {"type": "array", "minItems": 1, "items": ids},
     ]
+    read = (("CompletionRequest", "prompt"), ("EmbeddingRequest", "input"), ("ClassifyRequest", "input"))
+    for name, field in read:
+        components[name]["properties"][field]["anyOf"] = texts
 
 
 def _set_items(schema: Json, items: Json) -> None:

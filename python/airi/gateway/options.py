@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from airi._hosts import is_loopback
 from airi.errors import ConfigError
 from airi.policy.tenants import TenantOptions
 from airi.upstreams.options import UpstreamOptions
+
+if TYPE_CHECKING:
+    from airi.outputs import Task
 
 __all__ = ["AppOptions", "ServerOptions", "UpstreamModel"]
 
@@ -82,6 +87,8 @@ class ServerOptions:
     """How long running requests may take to finish after SIGTERM."""
     upstreams: tuple[UpstreamModel, ...] = ()
     """In the order of their places."""
+    tasks: Mapping[str, Task] = field(default_factory=dict)
+    """What models are said to do; one that does something else is not served."""
 
     def __post_init__(self) -> None:
         if not self.app.needs_key and not is_loopback(self.host):

@@ -39,27 +39,41 @@ async def encode_text(model: ServedModel, text: str, *, add_special_tokens: bool
     return await in_thread_if_long(encode, len(text))
 
 
+def split_prompt(prompt: str | list[str | int | list[int]], *, field: str) -> list[str | list[int]]:
+    """The texts of a request: a text, token ids, or a list of either."""
+    if isinstance(prompt, str):
+        return [prompt]
+    if not prompt:
+        raise bad_field(field, "is an empty list", code="empty_prompt")
+    kind = type(prompt[0])
+    if any(type(item) is not kind for item in prompt):
+        raise bad_field(field, "must be a text, token ids, a list of texts or a list of token ids; not mixed")
+    if kind is int:
+        return [[item for item in prompt if isinstance(item, int)]]
+    return [item for item in prompt if not isinstance(item, int)]
+
+
 def encode_now(model: ServedModel, text: str, *, add_special_tokens: bool, field: str) -> list[int]:
     """Token ids of `text`; raises ContextLengthError naming `field` where that is clearly too long for the window."""
-    _probe(model, text, field)
+    probe(model, text, field)
     return model.tokenizer.encode(text, add_special_tokens=add_special_tokens)
 
 
 def is_long(model: ServedModel, characters: int) -> bool:
     """Whether hardly any text of so many characters fits the window: then this is best found out first."""
-    return characters > model.info.max_model_len * _PROBE_CHARACTERS_PER_TOKEN + _INLINE_CHARACTERS
+    return characters > model.window * _PROBE_CHARACTERS_PER_TOKEN + _INLINE_CHARACTERS
 
 
-def _probe(model: ServedModel, text: str, field: str) -> None:
+def probe(model: ServedModel, text: str, field: str) -> None:
     """Raises where the beginning of a very long text alone exceeds the window."""
     if not is_long(model, len(text)):
         return
-    window = model.info.max_model_len
-    probe = window * _PROBE_CHARACTERS_PER_TOKEN
-    count = len(model.tokenizer.encode(text[:probe], add_special_tokens=False))
+    window = model.window
+    part = window * _PROBE_CHARACTERS_PER_TOKEN
+    count = len(model.tokenizer.encode(text[:part], add_special_tokens=False))
     if count > window + _PROBE_SLACK:
         raise ContextLengthError(
-            f"{field}: prompt is too long: the first {probe} of {len(text)} characters are {count} tokens; "
+            f"{field}: prompt is too long: the first {part} of {len(text)} characters are {count} tokens; "
             + _limit(window),
             field=field,
         )
@@ -114,7 +128,7 @@ async def render_chat(
 
 async def decode_tokens(model: ServedModel, tokens: list[int], *, skip_special_tokens: bool) -> str:
     """The text of a request's `tokens`; raises for ids that no token has, and for more than the window takes."""
-    window = model.info.max_model_len
+    window = model.window
     if len(tokens) > window:
         raise ContextLengthError(f"tokens: has {len(tokens)} token ids; {_limit(window)}", field="tokens")
     _check_ids(model, tokens, field="tokens")
@@ -135,6 +149,17 @@ def check_prompt(model: ServedModel, tokens: Sequence[int], max_tokens: int | No
         if len(tokens) >= window:
             count = f"prompt is too long: {len(tokens)} tokens"
         raise ContextLengthError(f"{field}: {count}; {_limit(window)}", field=field)
+    _check_ids(model, tokens, field=field)
+
+
+def check_text(model: ServedModel, tokens: Sequence[int], *, field: str) -> None:
+    """Raises for a text of more tokens than a model reads whole, or with unknown ids."""
+    if len(tokens) > model.window:
+        raise ContextLengthError(
+            f"{field}: prompt is too long: {len(tokens)} tokens; {_limit(model.window)}; "
+            "truncate_prompt_tokens: -1 cuts what is longer",
+            field=field,
+        )
     _check_ids(model, tokens, field=field)
 
 

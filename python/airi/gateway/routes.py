@@ -14,6 +14,7 @@ from airi.gateway.classifying import Classified, Classifier
 from airi.gateway.errors import ApiError, is_unavailable
 from airi.gateway.openai.schemas_chat import ChatCompletionRequest
 from airi.gateway.openai.schemas_common import SamplingFields
+from airi.gateway.openai.schemas_pooling import PoolingFields
 from airi.gateway.seldom import Seldom
 from airi.policy.conditions import Condition, ConditionError
 
@@ -36,12 +37,12 @@ _MICRO = 10**6
 class TooCostlyError(ApiError):
     """A 400 for a request whose most tokens cost more than its route lets it."""
 
-    def __init__(self, route: str, model: str, cost: int, most: int) -> None:
+    def __init__(self, route: str, model: str, cost: int, most: int, *, field: str) -> None:
         message = (
-            f"max_tokens: the request may cost {cost / _MICRO:g} with {model}; "
+            f"{field}: the request may cost {cost / _MICRO:g} with {model}; "
             f"max_cost_per_request of {route} is {most / _MICRO:g}"
         )
-        super().__init__(400, message, param="max_tokens", code="too_costly")
+        super().__init__(400, message, param=field, code="too_costly")
 
 
 class Chosen(NamedTuple):
@@ -110,7 +111,8 @@ class ServedRoute:
             return
         cost = cost_micro(self.prices.get(model), input_tokens=most[0], output_tokens=most[1])
         if cost > self.most_micro:
-            raise TooCostlyError(self.name, model, cost, self.most_micro)
+            field = "max_tokens" if most[1] else "input"
+            raise TooCostlyError(self.name, model, cost, self.most_micro, field=field)
 
 
 class RouteTable:
@@ -143,7 +145,7 @@ def _served(route: Route, prices: Mapping[str, Price | None]) -> ServedRoute:
     )
 
 
-def facts_of(request: SamplingFields, record: CallRecord, endpoint: str) -> dict[str, Any]:
+def facts_of(request: SamplingFields | PoolingFields, record: CallRecord, endpoint: str) -> dict[str, Any]:
     """What conditions may read of a request: nothing of its texts but how long they are."""
     messages: list[dict[str, Any]] = []
     tools: list[str] = []

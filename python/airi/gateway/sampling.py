@@ -5,6 +5,7 @@ from __future__ import annotations
 from airi.gateway.errors import bad_field
 from airi.gateway.models import ServedModel
 from airi.gateway.openai.schemas_common import SamplingFields
+from airi.gateway.openai.schemas_pooling import PoolingFields
 from airi.sampling_params import SamplingParams
 from airi.structured_output import StructuredOutput
 
@@ -49,7 +50,7 @@ def sampling_params(
     )
 
 
-def check_stream_options(request: SamplingFields) -> bool:
+def check_stream_options(request: SamplingFields | PoolingFields) -> bool:
     """Whether usage is wanted at the end of the stream; raises where options are given without a stream."""
     if request.stream_options is None:
         return False

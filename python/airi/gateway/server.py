@@ -166,12 +166,19 @@ async def _served(
     """The models of all, and what has versions of them come and go until the block ends, where they have some."""
     versioned = versioned_models(None if setup is None else setup.file)
     template, names = options.chat_template, [model.name for model in versioned]
-    local = serve_models(client, metrics, chat_template=template, versioned=names)
+    local = serve_models(client, metrics, chat_template=template, versioned=names, tasks=options.tasks)
     models = ModelRegistry(in_places(local, upstreams, options.upstreams), versioned)
     if setup is None:
         yield models, None
         return
-    serve = partial(serve_model, client=client, metrics=metrics, chat_template=template, versioned=names)
+    serve = partial(
+        serve_model,
+        client=client,
+        metrics=metrics,
+        chat_template=template,
+        versioned=names,
+        tasks=options.tasks,
+    )
     rollouts = Rollouts(setup, client, models, serve)
     async with rollouts.running():
         yield models, rollouts

@@ -127,4 +127,11 @@ def check_serve(models: Collection[ServedModel]) -> None:
 
 
 def _model(name: str, model: ServedModel) -> Model:
-    return Model(id=name, created=model.created, root=model.name, max_model_len=model.info.max_model_len)
+    return Model(
+        id=name,
+        created=model.created,
+        root=model.name,
+        max_model_len=model.window,
+        task=model.info.task,
+        dimensions=model.info.vector_size if model.info.task == "embed" else UNSET,
+    )

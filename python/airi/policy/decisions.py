@@ -24,7 +24,8 @@ log = logging.getLogger("airi.policy")
 BUILT_IN = """
 @id("airi.models")
 permit (principal, action in [Action::"chat", Action::"completion", Action::"embed", Action::"rerank",
-    Action::"shadow", Action::"tokenize", Action::"list_models", Action::"retrieve", Action::"workflow"], resource);
+    Action::"classify", Action::"shadow", Action::"tokenize", Action::"list_models", Action::"retrieve",
+    Action::"workflow"], resource);
 @id("airi.operators")
 permit (principal in Group::"operators", action, resource);
 @id("airi.anyone")
@@ -37,7 +38,7 @@ _BESIDE = """
 @id("airi.judges")
 permit (principal, action == Action::"judge", resource);
 @id("airi.classifiers")
-permit (principal, action == Action::"classify", resource);
+permit (principal, action == Action::"classify", resource) when { context has route };
 @id("airi.operators-only")
 forbid (principal, action in [Action::"admin", Action::"promote"], resource)
 unless { principal in Group::"operators" || principal == Tenant::"anyone" };
@@ -66,7 +67,7 @@ class Action(StrEnum):
     JUDGE = "judge"
     """A content rule asks about a text of the caller's."""
     CLASSIFY = "classify"
-    """A route asks which of its labels fits what the caller says."""
+    """Which label fits a text: the caller asks, or a route of what the caller says."""
     TOKENIZE = "tokenize"
     LIST_MODELS = "list_models"
     METRICS = "metrics"

@@ -40,6 +40,7 @@ def cedar_schema() -> dict[str, Any]:
         release={"type": "String", "required": False},
         release_asked=truth,
         region={"type": "String", "required": False},
+        route={"type": "String", "required": False},
     )
     resources = dict.fromkeys(MODEL_ACTIONS, (["Model"], call))
     resources |= dict.fromkeys(SERVER_ACTIONS, (["Server"], record()))

@@ -42,7 +42,7 @@ const checks = {
     assert.equal((await client.chat.completions.create(ask)).choices[0].message.content, expected);
   },
   async openai_models() {
-    assert.deepEqual((await client.models.list()).data.map((model) => model.id).sort(), ["airi-demo", "tiny"]);
+    assert.deepEqual((await client.models.list()).data.map((model) => model.id).sort(), ["airi-demo", "embedder", "tiny"]);
   },
   async openai_errors() {
     await assert.rejects(client.chat.completions.create({ ...ask, temperature: -1 }), OpenAI.BadRequestError);

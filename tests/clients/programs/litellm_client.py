@@ -33,6 +33,21 @@ def check_text_completion(url: str, key: str) -> None:
     assert done.usage.completion_tokens == 4
 
 
+def check_embeddings(url: str, key: str) -> None:
+    call = {"model": "openai/embedder", "api_base": url, "api_key": key}
+    done = litellm.embedding(**call, input=["to be", "or not to be"])
+    assert [len(each["embedding"]) for each in done.data] == [32, 32]
+    assert done.usage.prompt_tokens > 4
+
+
+def check_rerank(url: str, key: str) -> None:
+    call = {"model": "hosted_vllm/embedder", "api_base": url, "api_key": key}
+    done = litellm.rerank(**call, query="to be", documents=["or not", "to be"], top_n=1)
+    (best,) = done.results
+    assert (best["index"], best["document"]["text"]) == (1, "to be")
+    assert best["relevance_score"] > 0.99
+
+
 async def check_async_completion(url: str, key: str) -> None:
     call = {"model": "openai/tiny", "api_base": url, "api_key": key, **HELLO}
     done = await litellm.acompletion(**call)

@@ -32,7 +32,7 @@ def refused(expected: type[openai.APIStatusError], call: Callable[[], object]) -
 
 def check_models_have_aliases(url: str, key: str) -> None:
     api = client(url, key)
-    assert {model.id for model in api.models.list()} == {"airi-demo", "tiny"}
+    assert {model.id for model in api.models.list()} == {"airi-demo", "embedder", "tiny"}
     assert api.models.retrieve("tiny").id == "tiny"
 
 
@@ -128,6 +128,20 @@ def check_completions_take_batches_tokens_and_echo(url: str, key: str) -> None:
     assert logprobs.token_logprobs[0] is None  # the client's type has no null
     chunks = api.completions.create(model="tiny", prompt="Hello", max_tokens=4, temperature=0, stream=True)
     assert "".join(chunk.choices[0].text for chunk in chunks) == texts[0]
+
+
+def check_embeddings_are_the_same_in_base64_and_as_numbers(url: str, key: str) -> None:
+    api = client(url, key)
+    texts = ["to be", "or not to be"]
+    packed = api.embeddings.create(model="embedder", input=texts)
+    plain = api.embeddings.create(model="embedder", input=texts, encoding_format="float")
+    assert [each.embedding for each in packed.data] == [each.embedding for each in plain.data]
+    assert [(each.index, len(each.embedding)) for each in packed.data] == [(0, 32), (1, 32)]
+    assert packed.usage.prompt_tokens == packed.usage.total_tokens > 4
+    error = refused(openai.BadRequestError, lambda: api.embeddings.create(model="embedder", input=["x", ""]))
+    assert error.param == "input[1]"
+    error = refused(openai.BadRequestError, lambda: api.embeddings.create(model="tiny", input="x"))
+    assert error.param == "model"
 
 
 def check_raw_responses_show_headers(url: str, key: str) -> None:

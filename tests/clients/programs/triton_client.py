@@ -52,7 +52,7 @@ def check_metadata_and_the_index_name_the_model(url: str, key: str) -> None:
     assert [tensor["name"] for tensor in model["inputs"]] == ["text_input"]
     assert model["versions"] == ["1"]
     index = api.get_model_repository_index(headers=headers(key))
-    assert [entry["state"] for entry in index] == ["READY"]
+    assert {entry["name"]: entry["state"] for entry in index} == {"airi-demo": "READY", "embedder": "READY"}
 
 
 def check_a_batch_of_prompts_is_answered(url: str, key: str) -> None:

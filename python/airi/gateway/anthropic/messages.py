@@ -15,6 +15,7 @@ from airi.gateway.openai.tokens import TokenEndpoint
 from airi.gateway.openai.tool_calls import ChatPlan
 from airi.gateway.openai.translated import TranslatedChat, translated
 from airi.gateway.prompts import render_chat
+from airi.gateway.tasks import GENERATES, check_task
 from airi.sampling_params import SamplingParams
 
 
@@ -40,6 +41,7 @@ class CountTokens(TokenEndpoint):
         chat = await translated(read_count_request, await read_body(scope, receive, self._body_limit))
         model = self.admit(record_of(scope), chat.model)
         with chat.places.naming():
+            check_task(model, GENERATES)
             check_chat(chat.messages, chat.tools)
             tokens = await render_chat(model, chat.messages, chat, field="messages")
         await respond(send, 200, msgspec.json.encode(CountTokensResponse(input_tokens=len(tokens))))

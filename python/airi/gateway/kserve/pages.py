@@ -77,8 +77,13 @@ class GetModel:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one GET; 404 for a name or a version that is not served, or not to this caller."""
-        name, _ = _usable(self._models, self._gate, scope)
+        name, model = _usable(self._models, self._gate, scope)
         versions = list(self._models.versions_of(name))
+        if model.info.task != "generate":  # its endpoints are OpenAI's and vLLM's alone
+            platform = f"airi_{model.info.task}"
+            other = ModelMetadata(name=name, versions=versions, platform=platform, inputs=[], outputs=[])
+            await respond(send, 200, msgspec.json.encode(other))
+            return
         inputs = [TensorMetadata(name=TEXT_INPUT, datatype="BYTES", shape=[-1])]
         outputs = [TensorMetadata(name=out, datatype=kind, shape=[-1]) for out, kind in OUTPUTS.items()]
         body = ModelMetadata(name=name, versions=versions, inputs=inputs, outputs=outputs)

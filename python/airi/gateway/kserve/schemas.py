@@ -106,7 +106,10 @@ class ModelMetadata(msgspec.Struct, kw_only=True):
 
     name: str
     versions: list[str]
-    platform: str = "airi"
+    platform: Annotated[
+        str,
+        Meta(description="airi_embed and airi_classify are models that the protocol's calls are not for."),
+    ] = "airi"
     inputs: list[TensorMetadata]
     outputs: list[TensorMetadata]
 

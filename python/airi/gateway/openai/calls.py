@@ -1,4 +1,4 @@
-"""What chat and completions have in common: one model call over HTTP, streamed or whole.
+"""What calls to models have in common over HTTP, and chat and completions above that: streamed or whole.
 
 Each endpoint supplies how its request becomes choices and how pieces become JSON; this module drives them, notices
 clients that hang up and turns failures into answers or, once a stream has begun, into an error event.
@@ -28,8 +28,10 @@ from airi.gateway.generation import Generation
 from airi.gateway.http import CallRecord, Receive, Scope, Send, read_body, record_of, respond, watching
 from airi.gateway.models import ServedModel
 from airi.gateway.openai.schemas_common import PromptTokensDetails, SamplingFields, Usage
+from airi.gateway.openai.schemas_pooling import PoolingFields
 from airi.gateway.openai.translated import TRANSLATED
 from airi.gateway.sampling import check_stream_options
+from airi.gateway.tasks import GENERATES, check_task
 from airi.gateway.upstreams.context import context_headers
 from airi.gateway.upstreams.generation import UpstreamGeneration
 from airi.gateway.watching import Sight
@@ -38,26 +40,38 @@ from airi.policy.decisions import Action
 if TYPE_CHECKING:
     from airi.gateway.openai.logprobs import Vocabulary
     from airi.gateway.routes import ServedRoute
+    from airi.outputs import Task
 
 log = logging.getLogger("airi.gateway")
 
 FINGERPRINT = f"airi-{__version__}"
 
 R = TypeVar("R", bound=SamplingFields)
+Q = TypeVar("Q", bound=SamplingFields | PoolingFields)
 
 
-class Answer(ABC):
-    """How one request's choices become JSON. Made per request, after the prompt is tokenised."""
+class Reply:
+    """How what one request gives becomes JSON. Made per request, after its texts are tokenised."""
 
-    def __init__(self, id: str, request: SamplingFields, model: ServedModel) -> None:
+    def __init__(self, id: str, request: SamplingFields | PoolingFields, model: ServedModel) -> None:
         self.id = id
         self.created = int(time.time())
         self.model = model
         self.served_as = request.model
-        self.vocabulary: Vocabulary = model.tokenizer
-        """Of the ids in log-probabilities."""
         self.prompt_results: list[PromptResults] = []
         """What content rules found in prompts that the client is told."""
+
+
+A = TypeVar("A", bound=Reply)
+
+
+class Answer(Reply, ABC):
+    """How one request's choices become JSON, whole or as they grow."""
+
+    def __init__(self, id: str, request: SamplingFields, model: ServedModel) -> None:
+        super().__init__(id, request, model)
+        self.vocabulary: Vocabulary = model.tokenizer
+        """Of the ids in log-probabilities."""
 
     def head(self) -> bytes:
         """What a stream begins with, before any choice."""
@@ -120,26 +134,40 @@ class ChunkedAnswer(Answer):
         return b"data: " + error.body() + sse.END + sse.DONE
 
 
-class ModelCall(ABC, Generic[R]):
-    """An ASGI endpoint that generates. Stateless between requests."""
+class Call(ABC, Generic[Q, A]):
+    """An ASGI endpoint that calls a model. Stateless between requests."""
 
     action: Action
+    tasks: frozenset[Task]
+    """What a model must do to be called here."""
 
     def __init__(self, gate: Gate, *, body_limit: int) -> None:
         self._gate = gate
         self._body_limit = body_limit
 
     @abstractmethod
-    async def read(self, scope: Scope, body: bytes) -> R:
+    async def read(self, scope: Scope, body: bytes) -> Q:
         """The request in a body; raises a 400 that says where it is wrong."""
 
     @abstractmethod
-    async def start(self, request: R, model: ServedModel, generation: Generation) -> Answer:
+    async def start(self, request: Q, model: ServedModel, generation: Generation) -> A:
         """Checks the request, tokenises its prompt and adds its choices; raises for what cannot be served."""
 
     @abstractmethod
-    def context(self, request: R, record: CallRecord, model: ServedModel) -> dict[str, Any]:
+    def context(self, request: Q, record: CallRecord, model: ServedModel) -> dict[str, Any]:
         """What policies may ask of the call; one that leaves its length open may take the model's window."""
+
+    @abstractmethod
+    def generation(
+        self, model: ServedModel, record: CallRecord, content: CallContent | None, sight: Sight | None
+    ) -> Generation:
+        """What runs the request's choices."""
+
+    @abstractmethod
+    async def send(
+        self, request: Q, answer: A, generation: Generation, send: Send, record: CallRecord
+    ) -> None:
+        """Takes all that comes of what has begun, and sends it."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one POST."""
@@ -156,7 +184,7 @@ class ModelCall(ABC, Generic[R]):
         with request.places.naming():
             await self._serve(request, size, record, receive, send)
 
-    async def _serve(self, request: R, size: int, record: CallRecord, receive: Receive, send: Send) -> None:
+    async def _serve(self, request: Q, size: int, record: CallRecord, receive: Receive, send: Send) -> None:
         route = self._gate.route(request.model)
         if route is None:
             await self._call(request, request.model, None, size, record, receive, send)
@@ -186,7 +214,7 @@ class ModelCall(ABC, Generic[R]):
 
     async def _call(
         self,
-        request: R,
+        request: Q,
         name: str,
         route: ServedRoute | None,
         size: int,
@@ -204,7 +232,7 @@ class ModelCall(ABC, Generic[R]):
 
     async def _answer(
         self,
-        request: R,
+        request: Q,
         model: ServedModel,
         route: ServedRoute | None,
         record: CallRecord,
@@ -213,12 +241,13 @@ class ModelCall(ABC, Generic[R]):
         send: Send,
     ) -> None:
         """`size`: bytes of the body."""
+        check_task(model, self.tasks)
         check_stream_options(request)
         content = self._gate.content_of(record, model, size)
         if content is not None and isinstance(request, TRANSLATED):
             content.place_of = request.places.of
         sight = self._gate.sight_of(record, model)
-        generation = self._generation(model, record, content, sight)
+        generation = self.generation(model, record, content, sight)
         trace = trace_of(record)
         trace.runs(generation)
         try:
@@ -232,10 +261,7 @@ class ModelCall(ABC, Generic[R]):
                     await content.judge_prompts()
                     answer.prompt_results = content.prompt_results
                 generation.begin()
-                if request.stream:
-                    await self._stream(answer, generation, send, record)
-                else:
-                    await self._whole(answer, generation, send, record)
+                await self.send(request, answer, generation, send, record)
         except Exception as error:
             if not record.response_started:
                 record.headers += generation.headers
@@ -249,9 +275,16 @@ class ModelCall(ABC, Generic[R]):
             if sight is not None:
                 sight.ended()
 
-    def _generation(
+
+class ModelCall(Call[R, Answer]):
+    """One that generates."""
+
+    tasks = GENERATES
+
+    def generation(
         self, model: ServedModel, record: CallRecord, content: CallContent | None, sight: Sight | None
     ) -> Generation:
+        """As `Call.generation`."""
         forbidden = self._gate.forbidden_to(record, model)
         if model.upstream is None:
             return Generation(
@@ -274,6 +307,15 @@ class ModelCall(ABC, Generic[R]):
             content=content,
             headers=context_headers(record, model),
         )
+
+    async def send(
+        self, request: R, answer: Answer, generation: Generation, send: Send, record: CallRecord
+    ) -> None:
+        """As `Call.send`."""
+        if request.stream:
+            await self._stream(answer, generation, send, record)
+        else:
+            await self._whole(answer, generation, send, record)
 
     async def _whole(self, answer: Answer, generation: Generation, send: Send, record: CallRecord) -> None:
         while not generation.done:
@@ -360,7 +402,7 @@ def _usage(generation: Generation) -> Usage:
 
 def _account(model: ServedModel, generation: Generation, record: CallRecord) -> None:
     # A prompt counts once something of its answer has come: not when the queue was full.
-    record.prompt_tokens = sum(c.prompt_tokens for c in generation.first_choices() if c.completion_tokens)
+    record.prompt_tokens = generation.num_read
     record.completion_tokens = generation.num_generated
     record.device_us = generation.device_us
     model.metrics.prompt_tokens.inc(record.prompt_tokens)

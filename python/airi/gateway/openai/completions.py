@@ -31,7 +31,14 @@ from airi.gateway.openai.schemas_completions import (
     CompletionLogprobs,
     CompletionRequest,
 )
-from airi.gateway.prompts import ITEM_CHARACTERS, check_prompt, encode_now, in_thread_if_long, is_long
+from airi.gateway.prompts import (
+    ITEM_CHARACTERS,
+    check_prompt,
+    encode_now,
+    in_thread_if_long,
+    is_long,
+    split_prompt,
+)
 from airi.gateway.sampling import sampling_params
 from airi.gateway.upstreams.generation import UpstreamGeneration
 from airi.gateway.upstreams.requests import ask_completion, check_length
@@ -168,14 +175,14 @@ class TextCall(ModelCall[C]):
         return call_context(
             record,
             max_tokens=request.max_tokens or model.info.max_model_len,
-            n=len(_split(request.prompt)) * (request.n or 1),
+            n=len(split_prompt(request.prompt, field="prompt")) * (request.n or 1),
             stream=bool(request.stream),
             priority=request.priority,
         )
 
     async def start(self, request: C, model: ServedModel, generation: Generation) -> Answer:
         """Every prompt of the batch `n` times."""
-        given, content = _split(request.prompt), generation.content
+        given, content = split_prompt(request.prompt, field="prompt"), generation.content
         n = request.n or 1
         if len(given) * n > _MAX_CHOICES:
             raise bad_field(
@@ -237,22 +244,6 @@ class Completions(TextCall[CompletionRequest]):
     def answer(self, request: CompletionRequest, model: ServedModel, prompts: list[Prompt]) -> Answer:
         """A text per choice."""
         return CompletionAnswer(request, model, prompts)
-
-
-def _split(prompt: str | list[str | int | list[int]]) -> list[str | list[int]]:
-    """The prompts of a request: a text, token ids, or a list of either."""
-    if isinstance(prompt, str):
-        return [prompt]
-    if not prompt:
-        raise bad_field("prompt", "is an empty list", code="empty_prompt")
-    kind = type(prompt[0])
-    if any(type(item) is not kind for item in prompt):
-        raise bad_field(
-            "prompt", "must be a text, token ids, a list of texts or a list of token ids; not mixed"
-        )
-    if kind is int:
-        return [[item for item in prompt if isinstance(item, int)]]
-    return [item for item in prompt if not isinstance(item, int)]
 
 
 async def _read_prompts(

@@ -51,12 +51,15 @@ async def screen_chat(request: ChatCompletionRequest, content: CallContent) -> N
     content.judge_later(0, screen.seen, "messages")
 
 
-async def screened_prompts(given: list[str | list[int]], content: CallContent) -> list[str | list[int]]:
-    """The prompts as the rules for them leave them; raises as `screen_chat`.
+async def screened_prompts(
+    given: list[str | list[int]], content: CallContent, *, fields: list[str] | None = None
+) -> list[str | list[int]]:
+    """The prompts as the rules for them leave them; raises as `screen_chat`. `fields`: where each stands.
 
     Token ids stay as they are where their text does.
     """
-    fields = ["prompt"] if len(given) == 1 else [f"prompt[{i}]" for i in range(len(given))]
+    if fields is None:
+        fields = ["prompt"] if len(given) == 1 else [f"prompt[{i}]" for i in range(len(given))]
     screens = [_Screen(content, i) for i in range(len(given))]
 
     def work() -> list[str | list[int]]:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from airi.outputs import Task
 from airi.sampling_params import MAX_PRIORITY, MAX_REPETITION_PENALTY, MIN_REPETITION_PENALTY
 from airi.structured_output import MAX_CHOICES, MAX_STRUCTURED_CHARACTERS
 
@@ -141,6 +142,8 @@ class Model(msgspec.Struct, kw_only=True):
     owned_by: str = "airi"
     root: str
     max_model_len: int
+    task: Task = "generate"
+    dimensions: Annotated[int, Meta(description="Of the vectors that it gives.")] | UnsetType = UNSET
 
 
 class ModelList(msgspec.Struct, kw_only=True):

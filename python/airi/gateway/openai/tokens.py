@@ -17,7 +17,9 @@ from airi.gateway.openai.schemas_common import (
     TokenizeRequest,
     TokenizeResponse,
 )
+from airi.gateway.pooling import read_text
 from airi.gateway.prompts import decode_tokens, encode_text, in_thread_if_long, render_chat
+from airi.gateway.tasks import GENERATES, check_task
 from airi.policy.decisions import Action
 
 T = TypeVar("T")
@@ -57,9 +59,7 @@ class Tokenize(TokenEndpoint):
         model = self.admit(record, request.model)
         async with self._gate.counted(record, model) as headers:
             tokens = await self._tokens(request, model)
-            response = TokenizeResponse(
-                count=len(tokens), max_model_len=model.info.max_model_len, tokens=tokens
-            )
+            response = TokenizeResponse(count=len(tokens), max_model_len=model.window, tokens=tokens)
             if request.return_token_strs:
                 text_of = model.tokenizer.token_text
                 response.token_strs = await in_thread_if_long(
@@ -75,7 +75,10 @@ class Tokenize(TokenEndpoint):
         check_chat(messages, request.tools)
         if request.prompt is not None:
             special = request.add_special_tokens is not False
+            if model.reader is not None:
+                return await read_text(model, request.prompt, add_special_tokens=special)
             return await encode_text(model, request.prompt, add_special_tokens=special, field="prompt")
+        check_task(model, GENERATES)
         return await render_chat(model, messages, request, field="messages")
 
 
