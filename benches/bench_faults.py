@@ -1,22 +1,26 @@
 """Does a rollout find a faulty candidate before it has 5 % of traffic, and does it leave a good one alone?
 
-    python -m benches.bench_faults [--auto] [--identical 100] [--seed 0] [--json]
+    python -m benches.bench_faults [--auto] [--identical 20] [--noisy 100] [--seed 0] [--json]
 
 One real engine holds the built-in model as stable, the same files again, the model with as much noise as rounding its
 weights to fp8 adds, and a candidate for each fault of `benches.faulty`. Requests are held-out questions to that model,
-answered at temperature 1; they take the gateway's own path from draw to answer without HTTP. Counts go through a state,
-gates judge after each batch, and the machine moves the rollout on, by a clock that is told: shadow, 5 %, 50 %, 100 %.
+answered at temperature 1; they take the gateway's own path from draw to answer without HTTP. Counts go through a state;
+after each batch gates judge as whoever leads has them judge, by all that was seen and by what was seen at the present
+weight, and the machine moves the rollout on, by a clock that is told: shadow, 5 %, 50 %, 100 %.
 All of stable's answers are scored while the shadow step runs, where a gateway would score a few percent for longer.
 
 Rows: each candidate by all gates, and by latency and errors alone; then rollouts of identical weights, each with its
-own questions. `found` is that the rollout was rolled back, `at_percent` the most traffic that the candidate had. One
-that still holds after 60 batches is neither found nor through.
+own questions. This engine always reads the same weights the same way, which leaves gates on tokens nothing to judge; so
+as many have a candidate with as much noise as rounding to bf16 once more adds, which gates take for the same weights:
+it stands for what other kernels do. `found` is that the rollout was rolled back, `at_percent` the most traffic that the
+candidate had. One that still holds after 60 batches is neither found nor through.
 
 Bounds stand below and are the same for all. With `--auto` gates on tokens have those of `airi.lifecycle.gates.AUTO`
 instead, which go by what the files of a candidate have changed; one whose tokenizer is another is refused before it
 begins. A candidate that was trained a little further has to pass then, too.
- What this does not mean: a larger model has other figures, and noise that
-it shrugs off is no fault; questions of one kind say nothing of others; what no scored answer touches is not seen.
+
+What this does not mean: a larger model has other figures, and noise that it shrugs off is no fault; questions of one
+kind say nothing of others; what no scored answer touches is not seen.
 """
 
 from __future__ import annotations
@@ -44,7 +48,8 @@ from airi.gateway.openai.schemas_common import TokenizeRequest
 from airi.gateway.prompts import render_chat
 from airi.gateway.scoring import Scorer
 from airi.gateway.watching import Sight, Trial, Watching
-from airi.lifecycle.gates import Bound, Change, Gate, Metric, judge_all
+from airi.lifecycle.gates import Bound, Change, Gate, Metric
+from airi.lifecycle.judging import findings_of
 from airi.lifecycle.machine import Candidate, advance, start
 from airi.lifecycle.observed import Seen
 from airi.lifecycle.rollouts import Analysis, Line, Pause, Phase, Rollout, SetWeight, Shadow
@@ -150,16 +155,23 @@ class Course:
             while self._watching.scorer.num_running:
                 await asyncio.sleep(0.001)
             await self._observing.flush()
-            stable, tried = await self._seen_by_all.of(self._rollout)
-            findings = judge_all(self._rollout.gates, stable, tried, self._change)
             before = None
             while before is not self._line and not self._rollout.phase.ended:
                 before = self._line
-                self._line = advance(before, batch * SECOND_MS, Candidate(is_ready=True), findings)
+                stable, tried = await self._look(batch * SECOND_MS)
             percent = max(percent, self._rollout.weight)
             if self._rollout.phase.ended:
                 break
         return Ended(self._rollout, self._asked, percent, stable, tried)
+
+    async def _look(self, now_ms: int) -> tuple[Seen, Seen]:
+        """As `LifecycleController` looks; what was seen since the rollout began."""
+        rollout = self._rollout
+        whole = await self._seen_by_all.of(rollout)
+        present = await self._seen_by_all.of(rollout, at_weight=True)
+        findings = findings_of(rollout, whole, present, self._change)
+        self._line = advance(self._line, now_ms, Candidate(is_ready=True), findings)
+        return whole
 
     def _trial_of(self, record: CallRecord, _: ServedModel) -> Trial:
         return Trial(self._rollout, self._releases[record.request_id], self._models[CANDIDATE])
@@ -235,21 +247,22 @@ def refused(name: str, change: Change) -> dict[str, Any]:
     }
 
 
-async def identical_rows(
-    models: dict[str, ServedModel], questions: list[Messages], arguments: argparse.Namespace
+async def same_weights_row(
+    stable: ServedModel, candidate: ServedModel, questions: list[Messages], arguments: argparse.Namespace
 ) -> dict[str, Any]:
-    """Of many rollouts of the same weights."""
+    """Of many rollouts of the same weights, as they are or `noisy`."""
+    is_noisy = candidate.name == "noisy"
+    gates, change = (BY_CHANGE, Change.SAME_WEIGHTS) if arguments.auto else (ALL, None)
     ends = []
-    for number in range(arguments.identical):
-        seed = f"identical {arguments.seed} {number}"
-        gates, change = (BY_CHANGE, Change.SAME_WEIGHTS) if arguments.auto else (ALL, None)
-        course = Course(models["stable"], models["identical"], gates, seed, change)
-        ends.append(await course.run(questions))
+    for number in range(arguments.noisy if is_noisy else arguments.identical):
+        seed = f"{candidate.name} {arguments.seed} {number}"
+        ends.append(await Course(stable, candidate, gates, seed, change).run(questions))
     phases = [end.rollout.phase for end in ends]
     alarms = phases.count(Phase.ABORTED)
-    furthest = max((abs(end.candidate.nll_delta.total) for end in ends), default=0.0)
+    furthest = max(abs(end.candidate.nll_delta.total) for end in ends)
+    what = "identical weights and numerical noise" if is_noisy else "identical weights"
     return {
-        "question": f"rollouts with identical weights, by {'auto' if arguments.auto else 'all'} gates",
+        "question": f"rollouts with {what}, by {'auto' if arguments.auto else 'all'} gates",
         "rollouts": len(ends),
         "false_alarms": alarms,
         "completed": phases.count(Phase.COMPLETED),
@@ -258,7 +271,7 @@ async def identical_rows(
         "unscored": sum(end.candidate.unscored + end.candidate.dropped for end in ends),
         "largest_nll_delta": furthest,
         "seed": arguments.seed,
-        "reached": not alarms and furthest == 0.0,
+        "reached": not alarms and (furthest > 0.0) == is_noisy,
     }
 
 
@@ -267,7 +280,7 @@ async def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     folder = arguments.work.resolve() / "faults"
     folder.mkdir(parents=True, exist_ok=True)
     changed = ("fp8", "finetune", *FAULTS) if arguments.auto else ("fp8", *FAULTS)
-    names = ("identical", *changed)
+    names = ("identical", "noisy", *changed)
     hosted = [ModelOptions(path=str(write_candidate(name, folder)), name=name) for name in names]
     options = EngineOptions(
         models=(ModelOptions(path=str(builtin.path()), name="stable"), *hosted),
@@ -295,8 +308,9 @@ async def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
                     continue
                 course = Course(models["stable"], models[name], bounds, f"{arguments.seed}", change)
                 rows.append(row_of(name, gates, await course.run(questions), is_fault=name in FAULTS))
-        if arguments.identical:
-            rows.append(await identical_rows(models, questions, arguments))
+        for name, wanted in (("identical", arguments.identical), ("noisy", arguments.noisy)):
+            if wanted:
+                rows.append(await same_weights_row(models["stable"], models[name], questions, arguments))
     finally:
         await supervisor.stop()
     return rows
@@ -306,7 +320,8 @@ def main() -> None:
     """Measures and prints."""
     parser = plain_parser(__doc__)
     parser.add_argument("--work", type=Path, default=Path("build/bench"), help="where candidates are kept")
-    parser.add_argument("--identical", type=int, default=100, help="rollouts of identical weights")
+    parser.add_argument("--identical", type=int, default=20, help="rollouts of identical weights")
+    parser.add_argument("--noisy", type=int, default=100, help="such rollouts with numerical noise")
     parser.add_argument("--no-faults", dest="faults", action="store_false", help="only identical weights")
     parser.add_argument("--auto", action="store_true", help="bounds by what a candidate has changed")
     parser.add_argument("--seed", type=int, default=0)

@@ -1,9 +1,10 @@
 """Candidates with a fault each, made of the built-in model: what a rollout must not let through.
 
-`identical`: the same files again, and `fp8`: normal noise on every matrix, as much as rounding it to fp8 (e4m3) adds;
-both must pass. `finetune`: a little more of its own training, on dialogues that it has not seen. `template`: the chat
-template of another family. `noise`: 8 times the noise of `fp8`. `tokenizer`: ids of all tokens but the special ones are
-off by one, as where a vocabulary has lost a line. `rope`: half of the rotary dimensions are cut off.
+`identical`: the same files again; `noisy`: normal noise on every matrix, as much as rounding it to bf16 adds; `fp8`: as
+much as rounding it to fp8 (e4m3) adds. These must pass. `finetune`: a little more of its own training, on dialogues
+that it has not seen. `template`: the chat template of another family. `noise`: 8 times the noise of `fp8`.
+`tokenizer`: ids of all tokens but the special ones are off by one, as where a vocabulary has lost a line. `rope`: half
+of the rotary dimensions are cut off.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ __all__ = ["FAULTS", "write_candidate"]
 
 _FP8_ERROR = 2**-3 / 12**0.5 / (7 / 3) ** 0.5
 """Of a value in [1, 2) that is rounded to 3 bits behind the point, relative to it; the root of the mean square."""
+_BF16 = 2**-4
+"""The error of bf16, which has 4 bits more behind the point, relative to that."""
 _SEED = 11
 """Of dialogues that the built-in model was not trained on."""
 _OTHER_TEMPLATE = (
@@ -40,6 +43,8 @@ def write_candidate(fault: str, folder: Path) -> Path:
         shutil.copytree(builtin.path(), unfinished)
         if fault == "fp8":
             _noise(unfinished, 1.0)
+        elif fault == "noisy":
+            _noise(unfinished, _BF16)
         elif fault == "finetune":
             _finetune(unfinished)
         elif fault != "identical":
