@@ -187,4 +187,4 @@ def test_fields_of_rows_themselves_are_filtered(tmp_path: Path) -> None:
         assert found({"id": {"$in": ["r5", "r0", "none"]}}) == ["r0", "r5"]
         assert found({"nowhere": 1}) == []
         assert [hit.id for hit in collection.search(text="a", filter={"source": "s0"})] == ["r0", "r2", "r4"]
-        assert collection.ids_of_source("s1") == ["r1", "r3", "r5"]
+        assert list(collection.metadata_of_source("s1")) == ["r1", "r3", "r5"]

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 import msgspec
+import numpy as np
 
 from airi.errors import RequestError, StateError
 from airi.retrieval.filters import FieldTypes, check_declared, check_fields
@@ -195,8 +196,9 @@ class Collection:
     ) -> Written:
         """Writes rows, each in place of the one with its id, and removes others, in one transaction.
 
-        `vectors`: by space, [rows, dimension]. What is not given is made by the embedders that are attached; rows that
-        are there with the same content and vectors are left alone. Spaces that are not active may get theirs later.
+        `vectors`: by space, [rows, dimension]. What is not given is made by the embedders that are attached, of texts
+        that are new; rows that are there with the same content and vectors are left alone. Spaces that are not active
+        may get theirs later.
         Raises RequestError for what cannot be kept, before anything is written: it names the row; StateError where the
         disk is full, and then nothing was written either.
         """
@@ -225,9 +227,14 @@ class Collection:
         """Removes rows; ids that are not there are no mistake."""
         return self.upsert((), remove=ids)
 
-    def ids_of_source(self, source: str) -> list[str]:
-        """Ids of the rows that came from there, in order."""
-        return self._store.ids_of_source(source)
+    def sources(self) -> list[str]:
+        """Where its rows came from, in order; not those of rows that do not say."""
+        return self._store.sources()
+
+    def metadata_of_source(self, source: str) -> dict[str, dict[str, Any]]:
+        """The metadata of the rows that came from there, by their ids, in order."""
+        found = self._store.metadata_of_source(source)
+        return {id_: msgspec.json.decode(metadata) for id_, metadata in found.items()}
 
     def _checked(self, vectors: Mapping[str, Any], ids: list[str]) -> dict[str, Vectors]:
         found = {}
@@ -238,11 +245,19 @@ class Collection:
         return found
 
     def _embed(self, rows: list[Row], given: dict[str, Vectors]) -> None:
+        """Adds vectors of the spaces that embedders are attached for; rows whose text stays keep theirs."""
         spaces = self._current().spaces
         for key, embedder in list(self._embedders.items()):
-            if key in spaces and key not in given and rows:
-                made = embedder.encode([row.text for row in rows])
-                given.update(self._checked({key: made}, [row.id for row in rows]))
+            if key not in spaces or key in given or not rows:
+                continue
+            kept = self._store.vectors_of_texts(spaces[key].number, rows)
+            new = [row for row in rows if row.id not in kept]
+            if new:
+                made = self._checked(
+                    {key: embedder.encode([row.text for row in new])}, [row.id for row in new]
+                )
+                kept.update(zip((row.id for row in new), made[key], strict=True))
+            given[key] = np.stack([kept[row.id] for row in rows])
 
     # -- moments -------------------------------------------------------------------------------
 

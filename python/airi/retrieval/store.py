@@ -26,6 +26,10 @@ __all__ = ["Pending", "Store"]
 _PART = 10_000
 """Ids of one query."""
 _LIVE = "SELECT id, number, digest FROM rows WHERE removed IS NULL AND id IN (SELECT value FROM json_each(?))"
+_LIVE_VECTORS = (
+    "SELECT r.id, r.text, v.vector FROM rows r JOIN vectors v ON v.row = r.number AND v.space = ? "
+    "WHERE r.removed IS NULL AND r.id IN (SELECT value FROM json_each(?))"
+)
 _ADD_ROW = "INSERT INTO rows (id, text, metadata, source, time, digest, added) VALUES (?, ?, ?, ?, ?, ?, ?)"
 Pending = list[tuple[int, str]]
 """Numbers and texts of rows that have no vector in a space."""
@@ -55,11 +59,30 @@ class Store:
                 found[id_] = (number, digest)
         return found
 
-    def ids_of_source(self, source: str) -> list[str]:
-        """Ids of the rows that came from there, in order."""
+    def sources(self) -> list[str]:
+        """Where rows that are there came from, in order; not those of rows that do not say."""
         with self.database.reading() as connection:
-            sql = "SELECT id FROM rows WHERE removed IS NULL AND source = ? ORDER BY id"
-            return [id_ for (id_,) in connection.execute(sql, (source,))]
+            sql = "SELECT DISTINCT source FROM rows WHERE removed IS NULL AND source <> '' ORDER BY source"
+            return [source for (source,) in connection.execute(sql)]
+
+    def metadata_of_source(self, source: str) -> dict[str, bytes]:
+        """Metadata of the rows that came from there, by their ids, in order."""
+        with self.database.reading() as connection:
+            sql = "SELECT id, metadata FROM rows WHERE removed IS NULL AND source = ? ORDER BY id"
+            return dict(connection.execute(sql, (source,)).fetchall())
+
+    def vectors_of_texts(self, space: int, rows: Sequence[Row]) -> dict[str, Vectors]:
+        """By id, vectors [dimension] in a space of rows that are there with the same text already."""
+        wanted = {row.id: row.text for row in rows}
+        ids = list(wanted)
+        found = {}
+        with self.database.reading() as connection:
+            for first in range(0, len(ids), _PART):
+                part = json.dumps(ids[first : first + _PART])
+                for id_, text, vector in connection.execute(_LIVE_VECTORS, (space, part)):
+                    if text == wanted[id_]:
+                        found[id_] = np.frombuffer(vector, "<f4")
+        return found
 
     def upsert(
         self,
