@@ -144,11 +144,13 @@ class Controller:
         for task in moving.values():
             task.cancel()
         await asyncio.gather(*moving.values(), return_exceptions=True)
-        for version in self._registry.versions():
-            if version.name in moving:
-                with suppress(ConflictError):
-                    await self._registry.give_up(version)
-        await self._lease.release(self._now_ms())
+        try:
+            for version in self._registry.versions():
+                if version.name in moving:
+                    with suppress(ConflictError):
+                        await self._registry.give_up(version)
+        finally:
+            await self._lease.release(self._now_ms())
 
     # -- lines -----------------------------------------------------------------------------------
 
