@@ -258,13 +258,14 @@ async def same_weights_row(
         seed = f"{candidate.name} {arguments.seed} {number}"
         ends.append(await Course(stable, candidate, gates, seed, change).run(questions))
     phases = [end.rollout.phase for end in ends]
-    alarms = phases.count(Phase.ABORTED)
+    alarms = [end.rollout.events[-1].what for end in ends if end.rollout.phase is Phase.ABORTED]
     furthest = max(abs(end.candidate.nll_delta.total) for end in ends)
     what = "identical weights and numerical noise" if is_noisy else "identical weights"
     return {
         "question": f"rollouts with {what}, by {'auto' if arguments.auto else 'all'} gates",
         "rollouts": len(ends),
-        "false_alarms": alarms,
+        "false_alarms": len(alarms),
+        "by": "; ".join(alarms),
         "completed": phases.count(Phase.COMPLETED),
         "requests": sum(end.requests for end in ends),
         "scored": sum(end.candidate.nll_delta.answers for end in ends),
