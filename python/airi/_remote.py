@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -66,6 +66,14 @@ class OpenAIServer:
                             yield text
         finally:
             self.close()
+
+    def embed(self, model: str, texts: Sequence[str]) -> list[list[float]]:
+        """The vector of each text, in order."""
+        body = {"model": model, "input": list(texts), "encoding_format": "float"}
+        with self._talking():
+            data = json.loads(self._ask("POST", "/embeddings", body).read())["data"]
+            found = {int(each["index"]): [float(number) for number in each["embedding"]] for each in data}
+            return [found[index] for index in range(len(texts))]
 
     def show(self, *places: str) -> bytes:
         """What stands at a path beside /v1, which is AIRI's own."""

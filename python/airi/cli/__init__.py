@@ -19,6 +19,8 @@ __all__ = ["main"]
 COMMANDS = (
     "serve",
     "chat",
+    "ingest",
+    "search",
     "keys",
     "check",
     "schema",
