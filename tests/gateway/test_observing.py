@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from airi.errors import StateError
 from airi.gateway.observing import Observing, SeenByAll, is_json, is_repeating
@@ -277,3 +278,26 @@ async def test_a_gate_fails_by_what_was_seen_at_any_weight() -> None:
         found = findings_of(rollout, (good, whole), (good, now), None)
         assert found["errors"].outcome is Outcome.FAIL
     assert findings_of(rollout, (good, good), (good, good), None)["errors"].outcome is Outcome.PASS
+
+
+async def test_times_are_compared_with_those_of_the_same_moment() -> None:
+    """A machine that has become slow is no candidate that is."""
+    slower = Gate(metric=Metric.TTFT, bound=Bound.REGRESSION, value=0.1, min_samples=20)
+    rollout = Rollout(
+        id="r",
+        stable="one",
+        candidate="two",
+        steps=(SetWeight(weight=50),),
+        gates={"latency": (slower,)},
+        step=1,
+        weight=50,
+    )
+    fast, slow = Seen(), Seen()
+    fast.ttft_ms.add(20, 2000)
+    slow.ttft_ms.add(80, 2000)
+    assert findings_of(rollout, (fast, slow), (slow, slow), None)["latency"].outcome is Outcome.PASS
+    assert findings_of(rollout, (fast, slow), (Seen(), Seen()), None)["latency"].outcome is Outcome.HOLD
+    assert findings_of(rollout, (fast, fast), (fast, slow), None)["latency"].outcome is Outcome.FAIL
+    most = replace(slower, bound=Bound.MAX, value=40)  # whatever stable's are
+    rollout = replace(rollout, gates={"latency": (most,)})
+    assert findings_of(rollout, (fast, slow), (fast, fast), None)["latency"].outcome is Outcome.FAIL

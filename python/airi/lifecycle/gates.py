@@ -110,6 +110,11 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """Whether it looks at what the candidate says of stable's answers."""
         return self.metric in _SCORED
 
+    @property
+    def is_relative_time(self) -> bool:
+        """Whether it compares times of both releases: they are those of one moment, or say nothing."""
+        return self.metric in (Metric.TTFT, Metric.ITL) and self.bound is Bound.REGRESSION
+
 
 AUTO: dict[Change, dict[Metric, float]] = {
     Change.SAME_WEIGHTS: {Metric.NLL_DELTA: 0.002, Metric.AGREEMENT: 0.99},

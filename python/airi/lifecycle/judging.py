@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from airi.lifecycle.gates import Change, Finding, Outcome, judge_all
+from collections.abc import Callable
+
+from airi.lifecycle.gates import Change, Finding, Gate, Outcome, judge_all
 from airi.lifecycle.observed import Seen
 from airi.lifecycle.rollouts import Rollout
 
 __all__ = ["findings_of"]
+
+_NOTHING = Finding(Outcome.PASS, "it asks for nothing")
 
 
 def findings_of(
@@ -16,21 +20,26 @@ def findings_of(
 
     `whole` and `now`: what was seen of stable and candidate since the rollout began, and since its last weight was set.
     A gate fails by either. It passes by what was seen at this weight: what went well with 5 % of the traffic says
-    little of 50 %. What is scored is no matter of weights, and counts as a whole.
+    little of 50 %. What is scored is no matter of weights, and counts as a whole. Of times against stable's those alone
+    count that were seen since the weight was set: of most others stable's are older, from when there was less to do.
     """
     if rollout.weight >= 100:  # stable has no traffic any more: it is what it was
         now = whole[0], now[1]
-    gates = rollout.gates.items()
-    all_time = judge_all(rollout.gates, *whole, change)
-    scored = judge_all({name: [g for g in each if g.is_scored] for name, each in gates}, *whole, change)
-    present = judge_all({name: [g for g in each if not g.is_scored] for name, each in gates}, *now, change)
+
+    def said(about: Callable[[Gate], bool], seen: tuple[Seen, Seen]) -> dict[str, Finding]:
+        chosen = {name: [gate for gate in each if about(gate)] for name, each in rollout.gates.items()}
+        return judge_all({name: each for name, each in chosen.items() if each}, *seen, change)
+
+    scored = said(lambda gate: gate.is_scored, whole)
+    present = said(lambda gate: not gate.is_scored, now)
+    so_far = said(lambda gate: not gate.is_scored and not gate.is_relative_time, whole)
     found = {}
-    for name, finding in all_time.items():
-        if finding.outcome is not Outcome.FAIL:
-            finding = next((f for f in (scored[name], present[name]) if f.outcome is Outcome.FAIL), finding)
-        if finding.outcome is not Outcome.FAIL:
-            finding = next((f for f in (scored[name], present[name]) if f.outcome is Outcome.HOLD), finding)
-            if finding is present[name] and rollout.stage:
-                finding = Finding(finding.outcome, f"{finding.why} at weight {rollout.weight:g}")
+    for name in rollout.gates:
+        each = [of[name] for of in (so_far, scored, present) if name in of]
+        fails = [finding for finding in each if finding.outcome is Outcome.FAIL]
+        holds = [of[name] for of in (scored, present) if name in of and of[name].outcome is Outcome.HOLD]
+        finding = next(iter((*fails, *holds, *reversed(each))), _NOTHING)
+        if finding is present.get(name) and finding.outcome is not Outcome.PASS and rollout.stage:
+            finding = Finding(finding.outcome, f"{finding.why} at weight {rollout.weight:g}")
         found[name] = finding
     return found
