@@ -55,8 +55,8 @@ def test_check_says_every_mistake_in_a_line_of_its_own(airi: Airi, file: Path) -
     assert (result.code, result.out) == (2, "")
     assert result.err.splitlines() == [
         f"{file}:4: server.port is 'x'; accepted: a whole number from 0 to 65535",
-        f"{file}:5: tenant is an unknown key; the nearest is tenants; accepted: content, engine, models, "
-        "observability, policies, releases, rollouts, routes, server, tenants, version",
+        f"{file}:5: tenant is an unknown key; the nearest is tenants; accepted: collections, content, "
+        "engine, models, observability, policies, releases, rollouts, routes, server, tenants, version",
     ]
 
 

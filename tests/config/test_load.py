@@ -238,7 +238,6 @@ def test_a_key_like_no_other_names_all_that_are_known() -> None:
     ("text", "key"),
     [
         ("workflows: [{name: w, steps: [{id: q, input: '${request.text}'}]}]", "workflows"),
-        ("collections: [{name: kb}]", "collections"),
         ("server: {distributed: {engine: ray}}", "server.distributed"),
         ("observability: {otlp: 'http://x'}", "observability.otlp"),
     ],

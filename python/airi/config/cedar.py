@@ -16,8 +16,9 @@ from airi.config.document import Path
 from airi.config.load import ConfigFile
 from airi.config.mistakes import Mistake
 from airi.config.tenants import ANYONE
-from airi.errors import ConfigFileError
-from airi.policy.schema import parsed_schema
+from airi.errors import ConfigError, ConfigFileError
+from airi.policy.rows import row_filters
+from airi.policy.schema import parsed_policies, parsed_schema
 
 __all__ = ["check_policies", "policy_mistakes"]
 
@@ -67,6 +68,7 @@ def policy_mistakes(file: ConfigFile) -> list[Mistake]:
         _check_statement(statement, tokens, report)
         _check_entities(file, tokens, report)
         _check_id(tokens, seen, report)
+        _check_rows(statement, tokens, report)
     return mistakes
 
 
@@ -143,7 +145,7 @@ def _line_of_name(message: str, tokens: list[_Token]) -> int:
 
 
 def _check_entities(file: ConfigFile, tokens: list[_Token], report: _Report) -> None:
-    """Names of tenants, models and groups that nothing else has are slips: such a policy would never hold."""
+    """Names of tenants, models and the like that nothing else has are slips: such a policy would never hold."""
     config = file.config
     providers = [tenant.auth.oidc for tenant in config.tenants if tenant.auth.oidc is not None]
     groups = {group for tenant in config.tenants for group in tenant.groups}
@@ -151,6 +153,7 @@ def _check_entities(file: ConfigFile, tokens: list[_Token], report: _Report) -> 
     known: Mapping[str, set[str] | None] = {
         "Tenant": {tenant.name for tenant in config.tenants} or {ANYONE},
         "Model": {model.name for model in config.models},
+        "Collection": {collection.name for collection in config.collections},
         "Group": None if "*" in groups else groups,
     }
     for (kind, sign), name in zip(pairwise(tokens), tokens[2:], strict=False):
@@ -166,3 +169,17 @@ def _check_id(tokens: list[_Token], seen: set[str], report: _Report) -> None:
         if texts[3] in seen:
             report(tokens[0].line, f"has the id {texts[3]} twice", "ids that differ")
         seen.add(texts[3])
+
+
+def _check_rows(text: str, tokens: list[_Token], report: _Report) -> None:
+    """What a policy gives of a collection's rows."""
+    line = next((b.line for a, b in pairwise(tokens) if (a.text, b.text) == ("@", "rows")), None)
+    if line is None:
+        return
+    try:
+        row_filters(parsed_policies(text))
+    except ConfigError as error:
+        what, _, accepted = str(error).partition("; accepted: ")
+        report(line, what, accepted)
+    except ValueError:  # it is not Cedar, which is told already
+        return

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from airi._hosts import is_loopback
+from airi.config.collections import wrong_collections
 from airi.config.document import Document, Path
 from airi.config.mistakes import Mistake, shown
 from airi.config.models import EngineSettings, Model
@@ -32,7 +33,7 @@ def wrong_references(config: Config, document: Document) -> list[Mistake]:
 
     for check in (
         *(_names, _models, wrong_releases, _engine_wide, _server),
-        *(_tenants, _policies, _content, _routes),
+        *(_tenants, _policies, _content, _routes, wrong_collections),
     ):
         check(config, report)
     return mistakes

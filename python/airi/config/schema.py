@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from airi.config.collections import Collection
 from airi.config.models import Engine, Model
 from airi.config.rollouts import Releases, Rollout
 from airi.config.routes import Route
@@ -144,13 +145,14 @@ class Config(Part):
 
     later: ClassVar[tuple[str, ...]] = (
         "workflows",
-        "collections",
         "autoscaling",
         "distributed",
     )
     foreign: ClassVar[dict[str, str]] = {
         "model_list": "models",
         "guardrails": "content",
+        "vector_stores": "collections",
+        "vector_store_registry": "collections",
         "policy": "policies",
     }
 
@@ -169,6 +171,8 @@ class Config(Part):
     """By line: how traffic moves from one release to the next."""
     routes: tuple[Route, ...] = Field(default=(), strict=False)
     """Names that stand for one of several models, by rules."""
+    collections: tuple[Collection, ...] = Field(default=(), strict=False)
+    """Texts that are found by what they mean."""
     tenants: tuple[Tenant, ...] = Field(default=(), strict=False)
     """Who may call; left out: everybody on this machine, and nobody else."""
     policies: Policies | None = None

@@ -16,6 +16,8 @@ from typing import Any
 
 from airi.errors import ConfigError
 from airi.policy.principal import Principal
+from airi.policy.rows import RowFilter, row_filters
+from airi.policy.schema import parsed_policies
 
 __all__ = ["BUILT_IN", "Action", "Decider", "Decision", "Resource"]
 
@@ -60,6 +62,8 @@ class Action(StrEnum):
     EMBED = "embed"
     RERANK = "rerank"
     RETRIEVE = "retrieve"
+    INGEST = "ingest"
+    """Rows of a collection are written or removed."""
     WORKFLOW = "workflow"
     SHADOW = "shadow"
     PREVIEW = "preview"
@@ -95,6 +99,8 @@ class Decision:
     """Ids, sorted: those that permitted, or those that forbade; none where no policy permits."""
     errors: tuple[str, ...] = ()
     """Ids, sorted, of policies that could not be evaluated, such as for numbers that overflow."""
+    rows: tuple[RowFilter, ...] = ()
+    """What a call that is permitted may read of a collection: the rows of any of these; none: all rows."""
 
 
 class Decider:
@@ -112,18 +118,19 @@ class Decider:
         administer.
         Raises ConfigError for policies that are not Cedar or do not fit the schema.
         """
-        from cedarpy import Entities, PolicySet, Schema, policies_to_json_str
+        from cedarpy import Entities, PolicySet, Schema
 
         text = (BUILT_IN if policies is None else policies) + _BESIDE
         _check(text, schema)
         self._policies = PolicySet.from_str(text)
         self._schema = Schema.from_json_str(json.dumps(schema))
-        static = json.loads(policies_to_json_str(text))["staticPolicies"]
+        static = parsed_policies(text)
         self._names = {
             given: policy.get("annotations", {}).get("id", given) for given, policy in static.items()
         }
         self._attributes = _attributes_of_context(static.values())
         """What of a context decides; None: all."""
+        self._rows = row_filters(static)
         known = [_entity(resource.kind, resource.id, resource.attributes) for resource in resources]
         self._resources = Entities.from_json_str(json.dumps(known))
         self._entities: dict[tuple[str, tuple[str, ...], int], Any] = {}
@@ -169,8 +176,13 @@ class Decider:
         result = is_authorized(request, self._policies, self._entities_of(principal), self._schema)
         if result.diagnostics.errors:
             return Decision(allowed=False, errors=self._failed(result.diagnostics.errors))
-        names = sorted(self._names[given] for given in result.diagnostics.reasons)
-        return Decision(allowed=bool(result.allowed), policies=tuple(names))
+        reasons = result.diagnostics.reasons
+        names = tuple(sorted(self._names[given] for given in reasons))
+        if not result.allowed:
+            return Decision(allowed=False, policies=names)
+        filters = [self._rows.get(given) for given in sorted(reasons)]
+        rows = tuple(each for each in filters if each is not None)
+        return Decision(allowed=True, policies=names, rows=rows if len(rows) == len(filters) else ())
 
     def _failed(self, errors: Iterable[str]) -> tuple[str, ...]:
         """The policies that errors speak of. Each is told once in the log: what it was written for is denied."""

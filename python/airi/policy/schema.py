@@ -6,7 +6,7 @@ import json
 from functools import cache
 from typing import Any
 
-__all__ = ["ACTIONS", "cedar_schema", "parsed_schema"]
+__all__ = ["ACTIONS", "cedar_schema", "parsed_policies", "parsed_schema"]
 
 MODEL_ACTIONS = (
     "chat",
@@ -20,7 +20,7 @@ MODEL_ACTIONS = (
     "tokenize",
 )
 SERVER_ACTIONS = ("list_models", "admin", "metrics")
-ACTIONS = (*MODEL_ACTIONS, *SERVER_ACTIONS, "retrieve", "workflow", "promote")
+ACTIONS = (*MODEL_ACTIONS, *SERVER_ACTIONS, "retrieve", "ingest", "workflow", "promote")
 
 
 def cedar_schema() -> dict[str, Any]:
@@ -44,7 +44,8 @@ def cedar_schema() -> dict[str, Any]:
     )
     resources = dict.fromkeys(MODEL_ACTIONS, (["Model"], call))
     resources |= dict.fromkeys(SERVER_ACTIONS, (["Server"], record()))
-    resources |= {"retrieve": (["Collection"], call), "workflow": (["Workflow"], call)}
+    resources |= {"retrieve": (["Collection"], call), "ingest": (["Collection"], record())}
+    resources["workflow"] = (["Workflow"], call)
     resources["promote"] = (["Model", "Workflow"], record())
     actions = {
         action: {"appliesTo": {"principalTypes": ["Tenant"], "resourceTypes": kinds, "context": context}}
@@ -67,3 +68,11 @@ def parsed_schema() -> Any:
     from cedarpy import Schema
 
     return Schema.from_json_str(json.dumps(cedar_schema()))
+
+
+def parsed_policies(text: str) -> dict[str, dict[str, Any]]:
+    """Policies in Cedar's JSON, by the ids that Cedar gives them. Raises ValueError for a text that is not Cedar."""
+    from cedarpy import policies_to_json_str
+
+    found: dict[str, dict[str, Any]] = json.loads(policies_to_json_str(text))["staticPolicies"]
+    return found
