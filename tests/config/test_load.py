@@ -229,8 +229,8 @@ def test_names_of_keys_are_told_however_long_and_secrets_in_their_place_are_not(
 
 def test_a_key_like_no_other_names_all_that_are_known() -> None:
     assert lines(with_demo("zzz: 1"))[0] == (
-        "4: zzz is an unknown key; accepted: content, engine, models, observability, policies, releases, rollouts, "
-        "routes, server, tenants, version"
+        "4: zzz is an unknown key; accepted: collections, content, engine, models, observability, policies, "
+        "releases, rollouts, routes, server, tenants, version"
     )
 
 

@@ -88,9 +88,9 @@ def _saved(folder: Path, model: transformers.PreTrainedModel, tokenizer: Any, **
     return folder
 
 
-def embedder(folder: Path, *, normalize: bool = True, **config: Any) -> Path:
+def embedder(folder: Path, *, normalize: bool = True, seed: int = 1, **config: Any) -> Path:
     """A BERT that gives the mean of its tokens' states; `config`: more fields of config.json."""
-    torch.manual_seed(1)
+    torch.manual_seed(seed)
     model = transformers.BertModel(_config(transformers.BertConfig, max_position_embeddings=WINDOW))
     _saved(folder, model, _wordpiece(), **config)
     modules = [{"type": "sentence_transformers.models.Transformer", "path": ""}]

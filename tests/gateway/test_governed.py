@@ -41,6 +41,8 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/rerank": {"model": "tiny", "query": "Hi", "documents": ["Ho"]},
     "/v1/score": {"model": "tiny", "text_1": "Hi", "text_2": "Ho"},
     "/classify": {"model": "tiny", "input": "Hi"},
+    "/v1/retrieve": {"collection": "tiny", "query": "Hi"},
+    "/v1/collections/tiny/rows": {"rows": [{"id": "a", "text": "Hi"}]},
     "/v1/responses": {"model": "tiny", "input": "Hi", "max_output_tokens": 8},
     "/v1/messages": CHAT,
     "/v1/messages/count_tokens": {"model": "tiny", "messages": CHAT["messages"]},

@@ -5,6 +5,7 @@ The format: 8 bytes little-endian header length, a JSON header of dtypes, shapes
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import struct
@@ -132,6 +133,18 @@ class Checkpoint:
                 if not np.array_equal(self._bytes(name, at), other._bytes(name, at)):
                     return False
         return True
+
+    def digest(self, *beside: Path) -> str:
+        """SHA-256 of the weight files and of some beside them, hexadecimal. Raises CheckpointError."""
+        whole = hashlib.sha256()
+        for path in (*sorted(self._maps), *beside):
+            try:
+                with path.open("rb") as file:
+                    own = hashlib.file_digest(file, "sha256").hexdigest()
+            except OSError as error:
+                raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
+            whole.update(f"{path.name}\0{own}\n".encode())
+        return whole.hexdigest()
 
     def _bytes(self, name: str, at: int) -> NDArray[np.uint8]:
         entry = self._entries[name]

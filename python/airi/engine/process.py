@@ -337,6 +337,8 @@ def _model_info(model: HostedModel, options: SettledOptions) -> ModelInfo:
         labels=info.labels,
         is_multi_label=info.is_multi_label,
         vector_size=info.vector_size,
+        digest=info.digest,
+        pooling=info.pooling,
         normalizes=info.normalizes,
         matryoshka_dimensions=info.matryoshka_dimensions,
     )

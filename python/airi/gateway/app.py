@@ -35,6 +35,9 @@ from airi.gateway.openai.scores import Rerank, Scores
 from airi.gateway.openai.tokens import Detokenize, Tokenize
 from airi.gateway.openapi import openapi_document
 from airi.gateway.options import AppOptions
+from airi.gateway.retrieval.finding import Finder
+from airi.gateway.retrieval.routes import retrieval_routes
+from airi.gateway.retrieval.served import Collections
 from airi.policy.decisions import Action
 from airi.policy.keys import key_hider
 from airi.policy.ring import name_of_fixed
@@ -69,10 +72,12 @@ def create_app(
     government: Government,
     reloader: Reloader | None = None,
     rollouts: Rollouts | None = None,
+    collections: Collections | None = None,
 ) -> Starlette:
     """The ASGI application over these models. Unknown paths and methods get OpenAI error bodies, too.
 
-    `reloader` holds the config that is served; None without one. `rollouts`: None where no model has versions.
+    `reloader` holds the config that is served; None without one. `rollouts`: None where no model has versions;
+    `collections`: None where there are none.
     """
     hide = key_hider({key.strip(): name_of_fixed(i) for i, key in enumerate(options.api_keys)})
     middleware = [
@@ -92,7 +97,7 @@ def create_app(
     gate = Gate(models, government, metrics=metrics, traces=traces)
     app = Starlette(
         routes=[
-            *_routes(models, metrics, access, gate, options),
+            *_routes(models, metrics, access, gate, options, collections or Collections([])),
             *kserve_routes(
                 models,
                 gate,
@@ -110,9 +115,15 @@ def create_app(
 
 
 def _routes(
-    models: ModelRegistry, metrics: Metrics, access: Access, gate: Gate, options: AppOptions
+    models: ModelRegistry,
+    metrics: Metrics,
+    access: Access,
+    gate: Gate,
+    options: AppOptions,
+    collections: Collections,
 ) -> list[BaseRoute]:
     limit = options.body_limit
+    finder = Finder(gate, collections)
     sizes = (model.info.vocab_size for model in models.all_versions if model.upstream is None)
     vocab_size = max(sizes, default=1)
     open_paths = access.open_paths if access.needs_key else None
@@ -133,7 +144,7 @@ def _routes(
     pages = [page("/metrics", system.MetricsPage(metrics), Action.METRICS)] if options.metrics_page else []
     # The hot ones first: routes are tried in order.
     return [
-        Route("/v1/chat/completions", ChatCompletions(gate, body_limit=limit), methods=post),
+        Route("/v1/chat/completions", ChatCompletions(gate, body_limit=limit, finder=finder), methods=post),
         Route("/v1/completions", Completions(gate, body_limit=limit), methods=post),
         Route("/v1/responses", Responses(gate, body_limit=limit), methods=post),
         Route("/v1/messages", Messages(gate, body_limit=limit), methods=post),
@@ -141,6 +152,7 @@ def _routes(
         Route("/v1/rerank", Rerank(gate, body_limit=limit), methods=post),
         Route("/v1/score", Scores(gate, body_limit=limit), methods=post),
         Route("/classify", Classify(gate, body_limit=limit), methods=post),
+        *retrieval_routes(gate, finder, body_limit=limit),
         Route("/v1/messages/count_tokens", CountTokens(gate, body_limit=limit), methods=post),
         Route("/health", system.Health(models), methods=get),
         Route("/ready", system.Ready(models), methods=get),

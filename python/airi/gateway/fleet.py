@@ -40,15 +40,16 @@ class VersionFleet:
         serve: Callable[[ModelInfo], ServedModel],
         options: Callable[[Version], Awaitable[ModelOptions]],
         tell: Callable[[], Awaitable[None]],
+        warm: Callable[[ServedModel], Awaitable[None]] | None = None,
     ) -> None:
         """`names`: of the models that have versions, of which some are `sleepable`, and `versions` those.
 
         `serve` makes a text side, in a thread; `options`: how a version runs; `tell` tells the engine what it must know
-        of the models it has: forbidden texts.
+        of the models it has: forbidden texts; `warm`: what else is done before a call is given to a version.
         """
         self._client, self._models, self._names = client, models, frozenset(names)
         self._versions, self._sleepable = frozenset(versions), frozenset(sleepable)
-        self._serve, self._options, self._tell = serve, options, tell
+        self._serve, self._options, self._tell, self._fill = serve, options, tell, warm
         self._moving: set[str] = set()
         self._broken: set[str] = set()
 
@@ -161,6 +162,8 @@ class VersionFleet:
             model = await asyncio.to_thread(self._serve, info)
             await self._tell()
             await self._warm(model)
+            if self._fill is not None:
+                await self._fill(model)
         except AiriError:
             await self._take_back(version.name)
             raise

@@ -28,7 +28,7 @@ from airi.gateway.explaining import Traces
 from airi.gateway.http import CallRecord, Headers
 from airi.gateway.judging import JUDGE_TOKENS, Judge
 from airi.gateway.models import ModelRegistry, ServedModel
-from airi.policy.decisions import Action, Decider, Resource
+from airi.policy.decisions import Action, Decider, Decision, Resource
 from airi.policy.ledger import LimitName
 from airi.policy.principal import priority_class
 
@@ -221,6 +221,22 @@ class Gate:
         """Decides on moving traffic between the versions of a model; raises a 403. `call`: as above."""
         self._decide(record, Action.PROMOTE, self._resources[model], {}, call=call)
 
+    def admit_to_collection(
+        self, record: CallRecord, action: Action, collection: Resource, context: Mapping[str, Any]
+    ) -> Decision:
+        """Decides on a call to a collection; raises a 403. What it may read of it is in the decision."""
+        return self._decide(record, action, collection, context)
+
+    def may(
+        self, record: CallRecord, action: Action, collection: Resource, context: Mapping[str, Any]
+    ) -> bool:
+        """Whether `admit_to_collection` would let a call through; nothing is noted."""
+        return self._government.decider.decide(record.principal, action, collection, context).allowed
+
+    def versions_of(self, model: ServedModel) -> list[ServedModel]:
+        """All versions of a model that are served."""
+        return [each for each in self._models.all_versions if each.name == model.name]
+
     def content_of(self, record: CallRecord, model: ServedModel, request_bytes: int) -> CallContent | None:
         """The rules that texts of this call pass until it ends; None where there are none."""
         part = self._government.content
@@ -412,7 +428,7 @@ class Gate:
         context: Mapping[str, Any],
         *,
         call: str | None = None,
-    ) -> None:
+    ) -> Decision:
         decision = self._government.decider.decide(record.principal, action, resource, context)
         record.action = action
         if record.trace is not None:
@@ -422,6 +438,7 @@ class Gate:
             audit.note(record.request_id, record.principal, action, resource, decision, call=call)
         if not decision.allowed:
             raise denied(decision.policies, decision.errors)
+        return decision
 
 
 def _released(draw: Draw | None, model: ServedModel) -> Mapping[str, Any]:

@@ -43,14 +43,19 @@ class Forbids(Protocol):
 
 
 def decider_of(
-    policies: str | None, models: Iterable[str], *, tasks: Mapping[str, str] = MappingProxyType({})
+    policies: str | None,
+    models: Iterable[str],
+    *,
+    tasks: Mapping[str, str] = MappingProxyType({}),
+    collections: Iterable[Resource] = (),
 ) -> Decider:
     """What decides by these policies, None for those built in, on calls to these models. Raises ConfigError.
 
-    `tasks`: by model, what it does where that is not to chat.
+    `tasks`: by model, what it does where that is not to chat; `collections`: those that there are.
     """
     resources = [Resource("Server", "airi")]
     resources += [Resource("Model", name, {"name": name, "task": tasks.get(name, "chat")}) for name in models]
+    resources += collections
     return Decider(policies, cedar_schema(), resources)
 
 
@@ -96,7 +101,11 @@ def routes_of(config: ConfigFile) -> RouteTable | None:
 
 def _decider(config: ConfigFile) -> Decider:
     tasks = {model.name: model.task for model in config.config.models}
-    return decider_of(config.policies, tasks, tasks=tasks)
+    collections = [
+        Resource("Collection", each.name, {"name": each.name, "data_class": each.data_class})
+        for each in config.config.collections
+    ]
+    return decider_of(config.policies, tasks, tasks=tasks, collections=collections)
 
 
 def _content(config: ConfigFile) -> ContentPart:

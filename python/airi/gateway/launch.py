@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from airi.gateway.gate import Government
     from airi.gateway.kserve.grpc.server import GrpcServer
     from airi.gateway.lifecycle import Listening
+    from airi.gateway.retrieval.served import Collections
     from airi.gateway.rollouts import RolloutSetup
     from airi.policy.ledger import Ledger
     from airi.routing import ReplicaSet
@@ -68,15 +69,17 @@ async def launch(
             ):
                 serve = await asyncio.to_thread(_load_server)
                 client = await starting
-                reloader = rollouts = None
+                reloader = rollouts = collections = None
                 if config is not None and hangup is not None:
                     forbidden = await _told(config, government, client)
                     reloader = _reloader(config, access, government, ledger, client, forbidden)
                     hangup.reloads(partial(_hung_up, government, reloader))
                     rollouts = await _rollouts(config, source, forbidden, stack)
+                    collections = await _collections(config, stack)
                 more = {
                     "reloader": reloader,
                     "rollouts": rollouts,
+                    "collections": collections,
                     "grpc": grpc,
                     "on_listening": on_listening,
                 }
@@ -185,6 +188,14 @@ async def _rollouts(
     owns_engine = not isinstance(first, str)
     store = await stack.enter_async_context(await open_store(config.state))
     return RolloutSetup(file=config, store=store, tell=forbidden.tell, owns_engine=owns_engine)
+
+
+async def _collections(config: ConfigFile, stack: AsyncExitStack) -> Collections | None:
+    if not config.config.collections:
+        return None
+    from airi.gateway.retrieval.served import open_collections
+
+    return await stack.enter_async_context(open_collections(config))
 
 
 def _check_template(source: str | Path) -> None:

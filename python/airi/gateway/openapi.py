@@ -17,6 +17,7 @@ from airi.gateway.openai import schemas_completions as completions
 from airi.gateway.openai import schemas_pooling as pooling
 from airi.gateway.openai import schemas_responses as responses
 from airi.gateway.operation import Operation
+from airi.gateway.retrieval.operations import RETRIEVAL_OPERATIONS
 
 Json = dict[str, Any]
 _REF = "#/components/schemas/{name}"
@@ -181,6 +182,7 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         path="/openapi.json", method="get", name="openapi", summary="This document.", response=dict[str, Any]
     ),
+    *RETRIEVAL_OPERATIONS,
     *KSERVE_OPERATIONS,
     *ADMIN_OPERATIONS,
 )

@@ -101,6 +101,17 @@ async def render_chat(
 
     `field` is as for `encode_text`.
     """
+    render = chat_renderer(model, request)
+    size = sum(len(content) for m in messages if isinstance(content := m.get("content"), str | list))
+    try:
+        text = await in_thread_if_long(lambda: render(messages), size + ITEM_CHARACTERS * (len(messages) - 1))
+    except RecursionError:
+        raise bad_field("messages", "or what comes with them is nested too deeply") from None
+    return await encode_text(model, text, add_special_tokens=False, field=field)
+
+
+def chat_renderer(model: ServedModel, request: ChatPrompt) -> Callable[[Sequence[Mapping[str, Any]]], str]:
+    """What puts messages into the model's template, with all else that a request says of its prompt."""
     kwargs = dict(request.chat_template_kwargs or {})
     for name in kwargs:
         if name in _RESERVED:
@@ -108,7 +119,7 @@ async def render_chat(
     continues = bool(request.continue_final_message)
     opens = request.add_generation_prompt
 
-    def render() -> str:
+    def render(messages: Sequence[Mapping[str, Any]]) -> str:
         return model.tokenizer.render_chat(
             messages,
             request.tools,
@@ -118,12 +129,7 @@ async def render_chat(
             chat_template_kwargs=kwargs,
         )
 
-    size = sum(len(content) for m in messages if isinstance(content := m.get("content"), str | list))
-    try:
-        text = await in_thread_if_long(render, size + ITEM_CHARACTERS * (len(messages) - 1))
-    except RecursionError:
-        raise bad_field("messages", "or what comes with them is nested too deeply") from None
-    return await encode_text(model, text, add_special_tokens=False, field=field)
+    return render
 
 
 async def decode_tokens(model: ServedModel, tokens: list[int], *, skip_special_tokens: bool) -> str:

@@ -94,8 +94,10 @@ class Rollouts:
         client: EngineHandle,
         models: ModelRegistry,
         serve: Callable[[ModelInfo], ServedModel],
+        *,
+        warm: Callable[[ServedModel], Awaitable[None]] | None = None,
     ) -> None:
-        """`serve` makes the text side of a version, in a thread."""
+        """`serve` makes the text side of a version, in a thread; `warm`: what else is done before any call has it."""
         self.file, store = setup.file, setup.store
         self._all_lines = Lines(store)
         self._models, self._owns_engine = models, setup.owns_engine
@@ -113,6 +115,7 @@ class Rollouts:
             serve=serve,
             options=self._options,
             tell=setup.tell,
+            warm=warm,
         )
         self._observing, self._seen = Observing(store), SeenByAll(store)
         self.watching = Watching(self._observing, Scorer(), self._trial_of)

@@ -9,7 +9,7 @@ import math
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -33,6 +33,7 @@ from airi.transport.absent import NoEngine
 if TYPE_CHECKING:
     from airi.config.reload import Reloader
     from airi.gateway.kserve.grpc.server import GrpcServer
+    from airi.gateway.retrieval.served import Collections
 
 # Longer than the idle time after which common HTTP clients drop a pooled connection themselves.
 _KEEP_ALIVE_S = 75
@@ -97,21 +98,22 @@ async def serve(
     government: Government,
     reloader: Reloader | None = None,
     rollouts: RolloutSetup | None = None,
+    collections: Collections | None = None,
     grpc: GrpcServer | None = None,
     on_listening: Callable[[Listening], None] | None = None,
 ) -> None:
     """Answers requests with the models of `client`, of callers that `access` knows, until a signal, then drains.
 
-    `reloader` holds the config that is served, None without one; `rollouts`: where models have versions; `grpc` answers
-    beside. Raises ConfigError or CheckpointError for TLS files or a text side that cannot be used, and EngineDeadError
-    when the engine was given up: whoever runs this process may start it afresh.
+    `reloader` holds the config that is served, None without one; `rollouts`: where models have versions; `collections`:
+    where there are some; `grpc` answers beside. Raises ConfigError or CheckpointError for TLS files or a text side that
+    cannot be used, and EngineDeadError when the engine was given up: whoever runs this process may start it afresh.
     """
     metrics = Metrics(__version__)
     _watch(metrics, client)
     await access.tell(client)
     async with (
         open_upstreams(options.upstreams, metrics) as upstreams,
-        _served(client, metrics, options, upstreams, rollouts) as (models, running),
+        _served(client, metrics, options, upstreams, rollouts, collections) as (models, running),
     ):
         if running is not None:
             government.watching = running.watching
@@ -123,6 +125,7 @@ async def serve(
             government=government,
             reloader=reloader,
             rollouts=running,
+            collections=collections,
         )
         server = _Server(_config(app, options), client, models, options.drain_timeout_s, grpc)
         if grpc is not None:
@@ -162,25 +165,34 @@ async def _served(
     options: ServerOptions,
     upstreams: Sequence[ServedModel],
     setup: RolloutSetup | None,
+    collections: Collections | None,
 ) -> AsyncIterator[tuple[ModelRegistry, Rollouts | None]]:
     """The models of all, and what has versions of them come and go until the block ends, where they have some."""
     versioned = versioned_models(None if setup is None else setup.file)
     template, names = options.chat_template, [model.name for model in versioned]
     local = serve_models(client, metrics, chat_template=template, versioned=names, tasks=options.tasks)
     models = ModelRegistry(in_places(local, upstreams, options.upstreams), versioned)
-    if setup is None:
-        yield models, None
-        return
-    serve = partial(
-        serve_model,
-        client=client,
-        metrics=metrics,
-        chat_template=template,
-        versioned=names,
-        tasks=options.tasks,
-    )
-    rollouts = Rollouts(setup, client, models, serve)
-    async with rollouts.running():
+    async with AsyncExitStack() as stack:
+        warm = None
+        if collections is not None:
+            from airi.gateway.retrieval.filling import Filling
+
+            filling = Filling(collections, models)
+            warm = filling.fill
+            await stack.enter_async_context(filling.running())
+        if setup is None:
+            yield models, None
+            return
+        serve = partial(
+            serve_model,
+            client=client,
+            metrics=metrics,
+            chat_template=template,
+            versioned=names,
+            tasks=options.tasks,
+        )
+        rollouts = Rollouts(setup, client, models, serve, warm=warm)
+        await stack.enter_async_context(rollouts.running())
         yield models, rollouts
 
 

@@ -6,9 +6,12 @@ ready together leave in one write, each still as an event of its own, so that cl
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+
+if TYPE_CHECKING:
+    from airi.gateway.retrieval.schemas import Retrieval
 
 DONE = b"data: [DONE]\n\n"
 END = b"\n\n"
@@ -53,6 +56,10 @@ class ChunkFrame:
     def prompts(self, results: list[Any]) -> bytes:
         """The first event of a stream where there is something to tell of its prompts: no choice."""
         return self._head + b'],"prompt_filter_results":' + encode(results) + b"}" + END
+
+    def retrieval(self, told: Retrieval) -> bytes:
+        """What was put into the prompt, in an event without choices."""
+        return self._head + b'],"airi":' + encode(told) + b"}" + END
 
     def usage(self, usage: msgspec.Struct) -> bytes:
         """The last event of a stream that asked for usage: no choice, only the counts."""

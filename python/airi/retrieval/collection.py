@@ -124,6 +124,12 @@ class Collection:
         """All of them, the first one first."""
         return tuple(view.space for view in self._current().spaces.values())
 
+    def pending(self, space: SpaceLike) -> int:
+        """Rows of this moment that have no vector in a space; all of them where it is none of this collection's."""
+        view = self._current()
+        found = view.spaces.get(key_of(space))
+        return view.num_live if found is None else found.pending
+
     def add_space(self, space: EmbeddingSpace) -> None:
         """Makes it a space of this collection, unless it is one.
 
@@ -268,6 +274,11 @@ class Collection:
     def snapshot_at(self, when: float) -> Snapshot:
         """The collection as it was at a time, in seconds since 1970; RequestError before it was made."""
         return self._store.snapshot_at(when)
+
+    @property
+    def moment(self) -> int:
+        """The number of what is there now."""
+        return self._current().seq
 
     def _current(self) -> View:
         age = time.monotonic() - self._polled

@@ -111,6 +111,10 @@ class ModelInfo:
     """Each label of a classifier holds or does not, whatever the others do."""
     vector_size: int = 0
     """Numbers that a text gives: of its vector, or one per label. 0 where tokens are generated."""
+    digest: str = ""
+    """Of a model that gives vectors: SHA-256 of its weights and of the shape of its network, hexadecimal."""
+    pooling: str = ""
+    """How it makes one vector of all tokens': mean, cls."""
     normalizes: bool = False
     """Whether vectors have length 1."""
     matryoshka_dimensions: tuple[int, ...] | None = None

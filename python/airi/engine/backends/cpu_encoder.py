@@ -65,6 +65,8 @@ def _info(spec: EncoderSpec, checkpoint: Checkpoint, folder: Path, options: Load
         labels=spec.labels,
         is_multi_label=spec.is_multi_label,
         vector_size=len(spec.labels) or spec.hidden_size,
+        digest="" if spec.is_classifier else checkpoint.digest(folder / "config.json"),
+        pooling="" if spec.is_classifier else spec.pooling,
         normalizes=spec.normalize,
         matryoshka_dimensions=spec.matryoshka_dimensions,
     )

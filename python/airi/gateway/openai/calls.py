@@ -39,6 +39,7 @@ from airi.policy.decisions import Action
 
 if TYPE_CHECKING:
     from airi.gateway.openai.logprobs import Vocabulary
+    from airi.gateway.retrieval.chat import Retrieved
     from airi.gateway.routes import ServedRoute
     from airi.outputs import Task
 
@@ -60,6 +61,8 @@ class Reply:
         self.served_as = request.model
         self.prompt_results: list[PromptResults] = []
         """What content rules found in prompts that the client is told."""
+        self.retrieved: Retrieved | None = None
+        """What was found for the question and put into the prompt."""
 
 
 A = TypeVar("A", bound=Reply)
@@ -122,8 +125,9 @@ class ChunkedAnswer(Answer):
         )
 
     def head(self) -> bytes:
-        """What content rules found in prompts, if anything."""
-        return self.frame.prompts(self.prompt_results) if self.prompt_results else b""
+        """What content rules found in prompts, and the documents that were put into them, if any."""
+        found = self.frame.prompts(self.prompt_results) if self.prompt_results else b""
+        return found if self.retrieved is None else found + self.frame.retrieval(self.retrieved.told(None))
 
     def ending(self, usage: Usage) -> bytes:
         """The token counts, where they are asked for, and [DONE]."""
@@ -148,6 +152,10 @@ class Call(ABC, Generic[Q, A]):
     @abstractmethod
     async def read(self, scope: Scope, body: bytes) -> Q:
         """The request in a body; raises a 400 that says where it is wrong."""
+
+    async def prepare(self, request: Q, model: ServedModel, record: CallRecord) -> Retrieved | None:
+        """What is done for a request before its prompt is made, and may change it."""
+        return None
 
     @abstractmethod
     async def start(self, request: Q, model: ServedModel, generation: Generation) -> A:
@@ -252,7 +260,9 @@ class Call(ABC, Generic[Q, A]):
         trace.runs(generation)
         try:
             async with generation, watching(receive):
+                retrieved = await self.prepare(request, model, record)
                 answer = await self.start(request, model, generation)
+                answer.retrieved = retrieved
                 trace.answer_id = answer.id
                 if route is not None:
                     route.check_cost(model.name, generation.most)

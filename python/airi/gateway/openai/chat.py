@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from airi.gateway.errors import bad_field, decode_body, invalid_value
-from airi.gateway.gate import call_context
+from airi.gateway.gate import Gate, call_context
 from airi.gateway.generation import Generation
 from airi.gateway.http import CallRecord, Scope
 from airi.gateway.models import ServedModel
@@ -24,6 +24,10 @@ from airi.gateway.upstreams.generation import UpstreamGeneration
 from airi.gateway.upstreams.requests import ask_chat, check_length
 from airi.policy.decisions import Action
 from airi.sampling_params import SamplingParams
+
+if TYPE_CHECKING:
+    from airi.gateway.retrieval.chat import Retrieved
+    from airi.gateway.retrieval.finding import Finder
 
 C = TypeVar("C", bound=ChatCompletionRequest)
 
@@ -95,6 +99,21 @@ class ChatCall(ModelCall[C]):
 
 class ChatCompletions(ChatCall[ChatCompletionRequest]):
     """The endpoint."""
+
+    def __init__(self, gate: Gate, *, body_limit: int, finder: Finder | None = None) -> None:
+        """`finder`: of what chats ask to be put into their prompts; None: there are no collections."""
+        super().__init__(gate, body_limit=body_limit)
+        self._finder = finder
+
+    async def prepare(
+        self, request: ChatCompletionRequest, model: ServedModel, record: CallRecord
+    ) -> Retrieved | None:
+        """As `Call.prepare`: documents for the question."""
+        if request.airi is None:
+            return None
+        from airi.gateway.retrieval.chat import retrieve_for
+
+        return await retrieve_for(request, model, record, self._finder, output=_max_tokens(request))
 
     async def read(self, scope: Scope, body: bytes) -> ChatCompletionRequest:
         """As `ModelCall.read`."""

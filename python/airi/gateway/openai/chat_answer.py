@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from airi.gateway import sse
 from airi.gateway.choice import Choice, Piece
@@ -21,6 +21,7 @@ from airi.gateway.openai.schemas_chat import (
     ChatLogprobs,
 )
 from airi.gateway.openai.schemas_common import Usage
+from airi.gateway.retrieval.schemas import Retrieval
 
 __all__ = ["ChatAnswer"]
 
@@ -96,10 +97,18 @@ class ChatAnswer(ChunkedAnswer):
                 model=self.served_as,
                 choices=[self._choice(choice) for choice in choices],
                 prompt_filter_results=self.prompt_results or UNSET,
+                airi=self._told(choices),
                 usage=usage,
                 system_fingerprint=FINGERPRINT,
             )
         )
+
+    def _told(self, choices: list[Choice]) -> Retrieval | UnsetType:
+        """What was retrieved, and which of it an answer cites; of several answers nobody says."""
+        if self.retrieved is None:
+            return UNSET
+        only = self.message(choices[0]).content if len(choices) == 1 else None
+        return self.retrieved.told(only)
 
     def _choice(self, choice: Choice) -> ChatChoice:
         return ChatChoice(

@@ -10,6 +10,7 @@ from msgspec import UNSET, Meta, UnsetType
 from airi.gateway.certificates import Certificate
 from airi.gateway.findings import PromptResults, RuleResult
 from airi.gateway.openai.schemas_common import SamplingFields, Tokens, Usage
+from airi.gateway.retrieval.schemas import Retrieval, RetrieveOptions
 
 Reason = Literal["stop", "length", "tool_calls", "content_filter"]
 
@@ -118,6 +119,10 @@ class ChatCompletionRequest(SamplingFields, kw_only=True):
     documents: list[dict[str, Any]] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     modalities: Annotated[list[Literal["text"]], Meta(max_length=1)] | None = None
+    airi: (
+        Annotated[RetrieveOptions, Meta(description="Documents for the question, put into its prompt.")]
+        | None
+    ) = None
     functions: None = None
     function_call: None = None
     audio: None = None
@@ -189,6 +194,7 @@ class ChatCompletion(msgspec.Struct, kw_only=True):
     model: str
     choices: list[ChatChoice]
     prompt_filter_results: list[PromptResults] | UnsetType = UNSET
+    airi: Retrieval | UnsetType = UNSET
     usage: Usage
     system_fingerprint: str
 
@@ -241,5 +247,6 @@ class ChatCompletionChunk(msgspec.Struct, kw_only=True):
     model: str
     choices: list[ChatChunkChoice]
     prompt_filter_results: list[PromptResults] | UnsetType = UNSET
+    airi: Retrieval | UnsetType = UNSET
     usage: Usage | UnsetType = UNSET
     system_fingerprint: str

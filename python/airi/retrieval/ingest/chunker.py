@@ -15,7 +15,7 @@ from airi.retrieval.ingest.counting import TokenCounter
 from airi.retrieval.ingest.documents import Block, Document
 from airi.retrieval.ingest.sections import Section, sections_of
 
-__all__ = ["Chunk", "Chunker"]
+__all__ = ["Chunk", "Chunker", "chunker_version"]
 
 _VERSION = 1
 _MIN_TOKENS = 16
@@ -110,9 +110,7 @@ class Chunker:
     @property
     def version(self) -> str:
         """Name, version and parameters: what an embedding space says of how its texts were cut."""
-        headings = "prefix" if self.prefix_headings else "none"
-        parameters = f"max_tokens={self.max_tokens} overlap={self.overlap_tokens} headings={headings}"
-        return f"airi-structure/{_VERSION} {parameters}"
+        return chunker_version(self.max_tokens, self.overlap_tokens, prefix_headings=self.prefix_headings)
 
     def chunks(self, document: Document) -> list[Chunk]:
         """All of a document but white space, in its order.
@@ -294,3 +292,9 @@ class _Cutting:
 
 def _block_at(document: Document, starts: list[int], place: int) -> Block:
     return document.blocks[max(bisect.bisect_right(starts, place) - 1, 0)]
+
+
+def chunker_version(max_tokens: int, overlap_tokens: int, *, prefix_headings: bool = True) -> str:
+    """`Chunker.version` of these parameters."""
+    headings = "prefix" if prefix_headings else "none"
+    return f"airi-structure/{_VERSION} max_tokens={max_tokens} overlap={overlap_tokens} headings={headings}"
