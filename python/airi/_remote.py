@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import http.client
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from airi.errors import AiriError, ConfigError, ContextLengthError
+from airi.errors import AiriError, ConfigError, ContextLengthError, RequestError
 
 __all__ = ["OpenAIServer", "split_url"]
 
@@ -67,13 +67,10 @@ class OpenAIServer:
         finally:
             self.close()
 
-    def embed(self, model: str, texts: Sequence[str]) -> list[list[float]]:
-        """The vector of each text, in order."""
-        body = {"model": model, "input": list(texts), "encoding_format": "float"}
+    def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        """What an endpoint below /v1 answers; RequestError where it says that the request is at fault."""
         with self._talking():
-            data = json.loads(self._ask("POST", "/embeddings", body).read())["data"]
-            found = {int(each["index"]): [float(number) for number in each["embedding"]] for each in data}
-            return [found[index] for index in range(len(texts))]
+            return json.loads(self._ask(method, path, body).read())
 
     def show(self, *places: str) -> bytes:
         """What stands at a path beside /v1, which is AIRI's own."""
@@ -94,8 +91,7 @@ class OpenAIServer:
         if response.status != 200:
             answer = response.read()
             self.close()
-            kind = ContextLengthError if _code(answer) == ContextLengthError.code else AiriError
-            raise kind(f"{self.url}: status {response.status}: {_message(answer)}")
+            raise _kind(response.status, answer)(f"{self.url}: status {response.status}: {_message(answer)}")
         return response
 
     @contextmanager
@@ -123,12 +119,15 @@ def _events(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
     raise ConnectionError("the answer broke off")
 
 
-def _code(body: bytes) -> object:
-    """The code in an OpenAI error body; None where there is none."""
+def _kind(status: int, body: bytes) -> type[AiriError]:
+    """By an OpenAI error body, what kind of error it tells of."""
+    if status != 400:
+        return AiriError
     try:
-        return json.loads(body)["error"]["code"]
+        code = json.loads(body)["error"]["code"]
     except (ValueError, KeyError, TypeError):
-        return None
+        code = None
+    return ContextLengthError if code == ContextLengthError.code else RequestError
 
 
 def _message(body: bytes | dict[str, Any]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -55,8 +54,6 @@ class StubServer:
     code: str | None = None
     """Of the error where the status is another."""
     models: list[str] = field(default_factory=lambda: ["stub-1", "stub-2"])
-    weights: int = 0
-    """Vectors of texts are by these."""
     words: list[str] = field(default_factory=lambda: ["Hel", "lo ", "there."])
     bodies: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
@@ -91,10 +88,6 @@ class _Handler(BaseHTTPRequestHandler):
                 json.dumps({"error": {"message": "not today", "code": self.stub.code}}).encode(),
             )
             return
-        if self.path.endswith("/embeddings"):
-            vectors = [{"index": i, "embedding": self._vector(text)} for i, text in enumerate(body["input"])]
-            self._send(200, json.dumps({"data": vectors[::-1]}).encode())
-            return
         self.send_response(200)
         self.send_header("Transfer-Encoding", "chunked" if self.stub.chunked else "identity")
         self.send_header("Connection", "close")
@@ -110,11 +103,6 @@ class _Handler(BaseHTTPRequestHandler):
             self._event({"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 6}})
         self._write(b"data: [DONE]\n\n")
         self._write(b"")
-
-    def _vector(self, text: str) -> list[float]:
-        """One direction for each word, drawn by its hash."""
-        drawn = [random.Random(f"{self.stub.weights} {word}") for word in text.lower().split()]
-        return [sum(each.gauss(0, 1) for each in drawn) for _ in range(32)]
 
     def _event(self, event: dict[str, Any]) -> None:
         data = f"data: {json.dumps(event)}\n\n".encode()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -18,6 +16,7 @@ import pytest
 from tests.engine.encoder_folders import embedder, vectors
 
 from .conftest import serve_process, wait_until
+from .keys import create_key
 
 CONFIG = """\
 version: 1
@@ -211,7 +210,8 @@ def test_policies_say_who_reads_which_rows(tmp_path: Path) -> None:
     with serving(tmp_path, CONFIG + POLICIES) as served:
         url = str(served.http.base_url)
         red, blue = (
-            Served(url, tmp_path, authorization=f"Bearer {key(tmp_path, name)}") for name in ("red", "blue")
+            Served(url, tmp_path, authorization=f"Bearer {create_key(tmp_path / 'airi.yaml', name)}")
+            for name in ("red", "blue")
         )
         with red.http, blue.http:
             for each in (red, blue):  # keys made elsewhere are known within seconds
@@ -226,22 +226,6 @@ def test_policies_say_who_reads_which_rows(tmp_path: Path) -> None:
 
 def answers(served: Served) -> bool:
     return served.http.get("/v1/collections").status_code != 401
-
-
-def key(folder: Path, tenant: str) -> str:
-    command = [
-        sys.executable,
-        "-m",
-        "airi",
-        "keys",
-        "create",
-        tenant,
-        "--config",
-        str(folder / "airi.yaml"),
-        "--json",
-    ]
-    made = subprocess.run(command, capture_output=True, text=True, check=True)
-    return str(json.loads(made.stdout)["key"])
 
 
 def waits_for(served: Served) -> str:

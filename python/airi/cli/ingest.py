@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict
@@ -11,20 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from airi.cli._collections import (
-    CollectionArgument,
-    FolderFlag,
-    KeyFlag,
-    ServerEmbedder,
-    UrlFlag,
-    check_alike,
-)
-from airi.errors import AiriError
+from airi.cli._collections import CONFIG, CollectionArgument, ConfigFlag, KeyFlag, UrlFlag
+from airi.errors import ConfigError
 
 if TYPE_CHECKING:
-    from airi._remote import OpenAIServer
-    from airi.retrieval import Collection, EmbeddingSpace
-    from airi.retrieval.ingest import Chunker, Failure, Found, Report
+    from airi.retrieval.ingest import Chunker, Failure, Found, Report, Shelf
 
 __all__ = ["ingest"]
 
@@ -32,20 +22,16 @@ __all__ = ["ingest"]
 def ingest(
     collection: CollectionArgument,
     paths: Annotated[
-        list[Path],
-        typer.Argument(metavar="PATH...", help="Files and folders: text, Markdown, HTML, PDF, JSON lines."),
-    ],
-    *,
-    tokenizer: Annotated[Path, typer.Option(help="Folder with the embedder's tokenizer.json, which counts.")],
-    folder: FolderFlag = Path("collections"),
-    url: UrlFlag = "http://127.0.0.1:8000",
-    api_key: KeyFlag = None,
-    model: Annotated[
-        str | None,
-        typer.Option(help="The embedder; left out, that of the collection, or the server's first."),
+        list[Path] | None,
+        typer.Argument(
+            metavar="[PATH]...",
+            help="Files and folders: text, Markdown, HTML, PDF, JSON lines; left out: the collection's `sources`.",
+        ),
     ] = None,
-    max_tokens: Annotated[int, typer.Option(help="Tokens of a chunk at most.")] = 256,
-    overlap: Annotated[int, typer.Option(help="Tokens that a chunk repeats of the one before.")] = 0,
+    *,
+    config: ConfigFlag = CONFIG,
+    url: UrlFlag = None,
+    api_key: KeyFlag = None,
     include: Annotated[
         list[str] | None, typer.Option(help="Pattern of files in folders; may be repeated.")
     ] = None,
@@ -57,62 +43,36 @@ def ingest(
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
-    """Bring a collection up to date with files: read, cut along their structure, embedded, kept.
+    """Bring a served collection up to date with files: read and cut here, embedded and kept by the server.
 
     Again, only what has changed is done. A file that cannot be read is one line, the others go on, and
     the exit code is 1.
     """
-    from airi._remote import OpenAIServer
-    from airi.retrieval import Collection
-    from airi.retrieval.ingest import Chunker, EmbedderTokens, find_files
+    from airi.cli._collections import ServedShelf, chunker_of, find_collection, server_of
+    from airi.config import load
+    from airi.retrieval.ingest import find_files
 
-    chunker = Chunker(counter=EmbedderTokens.load(tokenizer), max_tokens=max_tokens, overlap_tokens=overlap)
-    digest = _digest(tokenizer / "tokenizer.json")
+    file = load(config)
+    found = find_collection(file, collection)
+    paths = paths or [file.resolve(each) for each in found.sources]
+    if not paths:
+        raise ConfigError(
+            f"collection {collection} has no sources in {config}; name files or folders", field="sources"
+        )
+    chunker = chunker_of(file, found)
     files = list(find_files(paths, include=include or (), ignore=ignore or ()))
-    with closing(OpenAIServer(url, api_key)) as server, Collection.open(folder, collection) as opened:
-        embedder = ServerEmbedder(server, _space(opened, server, model, digest, chunker))
-        opened.attach(embedder)
-        check_alike(opened, embedder, embedder.encode(["text"])[0])
-        report = _brought(opened, files, chunker, prune=prune)
+    with closing(server_of(file, url, api_key)) as server:
+        report = _brought(ServedShelf(server, collection), files, chunker, prune=prune)
     for failure in report.failures:
         typer.echo(f"airi: {failure}", err=True)
     _show(report, as_json=json)
     raise typer.Exit(report.exit_code)
 
 
-def _digest(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
-
-
-def _space(
-    collection: Collection, server: OpenAIServer, model: str | None, tokenizer: str, chunker: Chunker
-) -> EmbeddingSpace:
-    """The space that a server's vectors are of; AiriError where that is not the collection's."""
-    from airi.retrieval import EmbeddingSpace
-
-    active = collection.active
-    model = model or (active.model if active is not None else server.first_model())
-    dimension = len(server.embed(model, ["text"])[0])
-    space = EmbeddingSpace(
-        model=model, tokenizer=tokenizer, pooling="server", dimension=dimension, chunker=chunker.version
-    )
-    if active is not None and active.key != space.key:
-        was, now = active.describe(), space.describe()
-        name = next(name for name in was if was[name] != now[name])
-        raise AiriError(
-            f"collection {collection.name} has vectors of {name} {str(was[name])[:80]!r}, these would be of "
-            f"{str(now[name])[:80]!r}: they cannot be compared"
-        )
-    return space
-
-
-def _brought(
-    collection: Collection, files: Sequence[Found | Failure], chunker: Chunker, *, prune: bool
-) -> Report:
+def _brought(shelf: Shelf, files: Sequence[Found | Failure], chunker: Chunker, *, prune: bool) -> Report:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from airi.retrieval import CollectionShelf
     from airi.retrieval.ingest import ingest
 
     columns = (
@@ -121,13 +81,14 @@ def _brought(
         TimeElapsedColumn(),
         TextColumn("{task.description}", markup=False),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=len(files))
 
         def on_file(source: str, _: Report) -> None:
             bar.update(task, advance=1, description=source)
 
-        return ingest(files, CollectionShelf(collection), chunker, prune=prune, on_file=on_file)
+        return ingest(files, shelf, chunker, prune=prune, on_file=on_file)
 
 
 def _show(report: Report, *, as_json: bool) -> None:

@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 from contextlib import closing
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
-from airi.cli._collections import (
-    CollectionArgument,
-    FolderFlag,
-    KeyFlag,
-    ServerEmbedder,
-    UrlFlag,
-    check_alike,
-)
+from airi.cli._collections import CONFIG, CollectionArgument, ConfigFlag, KeyFlag, UrlFlag
 from airi.errors import AiriError, RequestError
-
-if TYPE_CHECKING:
-    from airi.retrieval import Hit
 
 __all__ = ["search"]
 
@@ -30,28 +19,32 @@ def search(
     collection: CollectionArgument,
     query: Annotated[str, typer.Argument(metavar="QUERY", help="A question, or words.")],
     *,
-    folder: FolderFlag = Path("collections"),
-    url: UrlFlag = "http://127.0.0.1:8000",
+    config: ConfigFlag = CONFIG,
+    url: UrlFlag = None,
     api_key: KeyFlag = None,
+    mode: Annotated[
+        Literal["vector", "text", "hybrid"], typer.Option(help="By meaning, by words, or by both.")
+    ] = "hybrid",
     k: Annotated[int, typer.Option("-k", help="Rows at most.")] = 5,
     filter: Annotated[str | None, typer.Option(help='Of metadata: \'{"lang": "de"}\'.')] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object for each row.")] = False,
 ) -> None:
-    """Show the rows of a collection that fit a question best, by likeness and by words."""
+    """Show the rows of a served collection that fit a question best."""
     from airi._remote import OpenAIServer
-    from airi.retrieval import Collection, Retriever, SearchOptions
+    from airi.cli._collections import server_of
+    from airi.config import load
 
-    if not (folder / f"{collection}.db").is_file():
-        raise AiriError(f"there is no collection {collection} in {folder}; `airi ingest` makes it")
-    wanted = _filter(filter)
-    with closing(OpenAIServer(url, api_key)) as server, Collection.open(folder, collection) as opened:
-        if opened.active is None:
-            raise AiriError(f"collection {collection} has no vectors; `airi ingest` makes them")
-        embedder = ServerEmbedder(server, opened.active)
-        hits = Retriever(opened, embedder, search=SearchOptions(k=k)).search(query, filter=wanted)
-        check_alike(opened, embedder, embedder.encode([query])[0])
-    for number, hit in enumerate(hits, 1):
-        _show(number, hit, as_json=json)
+    asked = {"collection": collection, "query": query, "mode": mode, "top_k": k, "filter": _filter(filter)}
+    # With a URL nothing else is asked of the config, which may be on another machine.
+    server = server_of(load(config), None, api_key) if url is None else OpenAIServer(url, api_key)
+    with closing(server):
+        try:
+            rows = list(server.ask("POST", "/retrieve", asked)["data"])
+            lines = [_line(row, as_json=json, number=number) for number, row in enumerate(rows, 1)]
+        except (LookupError, TypeError):
+            raise AiriError(f"{server.url} does not answer as AIRI does") from None
+    for line in lines:
+        typer.echo(line)
 
 
 def _filter(written: str | None) -> dict[str, Any] | None:
@@ -65,13 +58,12 @@ def _filter(written: str | None) -> dict[str, Any] | None:
         raise RequestError(f"filter is no JSON object: {error}", field="filter") from None
 
 
-def _show(number: int, hit: Hit, *, as_json: bool) -> None:
+def _line(row: dict[str, Any], *, as_json: bool, number: int) -> str:
     import msgspec
 
     if as_json:
-        fields = {name: getattr(hit, name) for name in ("id", "score", "source", "time", "text", "metadata")}
-        typer.echo(msgspec.json.encode(fields).decode())
-        return
-    text = " ".join(hit.text.split())
-    typer.echo(f"{number}. {hit.source or hit.id} ({hit.score:.3f})")
-    typer.echo(f"   {text[:_SHOWN]}{'…' if len(text) > _SHOWN else ''}")
+        fields = {name: row[name] for name in ("id", "score", "source", "time", "text", "metadata")}
+        return msgspec.json.encode(fields).decode()
+    text = " ".join(row["text"].split())
+    shown = f"   {text[:_SHOWN]}{'…' if len(text) > _SHOWN else ''}"
+    return f"{number}. {row['source'] or row['id']} ({row['score']:.3f})\n{shown}"

@@ -39,6 +39,16 @@ Scalar: TypeAlias = "str | float | bool"
 FieldTypes = Mapping[str, Literal["string", "number", "boolean"]]
 """Declared fields of metadata; a list of such values is fine, too."""
 _OWN_TYPES: dict[str, str] = {"id": "string", "source": "string", "time": "number"}
+_INGESTED: FieldTypes = {
+    "chunk.ordinal": "number",
+    "chunk.start": "number",
+    "chunk.end": "number",
+    "chunk.prefix_chars": "number",
+    "chunk.headings": "string",
+    "chunk.page": "number",
+    "chunk.last_page": "number",
+}
+"""What rows of documents have beside their own metadata: nobody need declare it."""
 _ORDERED = ("$gt", "$gte", "$lt", "$lte")
 _OPERATORS = ("$eq", "$ne", *_ORDERED, "$in", "$nin", "$exists", "$not")
 _JOINS = ("$and", "$or", "$not")
@@ -111,7 +121,7 @@ def _type_of(value: Any) -> str:
 
 class _Reader:
     def __init__(self, fields: FieldTypes | None) -> None:
-        self._types = None if fields is None else {**fields, **_OWN_TYPES}
+        self._types = None if fields is None else {**fields, **_OWN_TYPES, **_INGESTED}
 
     def filter(self, written: Any, where: str, depth: int) -> Filter:
         if depth > _MAX_DEPTH:
@@ -211,18 +221,19 @@ def leaves(value: Any, path: str = "") -> Iterable[tuple[str, Any]]:
 
 def check_fields(rows: Iterable[Row], fields: FieldTypes) -> None:
     """RequestError for the first row with a field that is not declared, or of another type."""
+    types = {**fields, **_INGESTED}
     for number, row in enumerate(rows):
         for name, value in leaves(row.metadata):
             where = f"rows[{number}].metadata.{name}"
-            if name not in fields:
+            if name not in types:
                 raise RequestError(
                     f"{where} of row {row.id!r} is no declared field ({', '.join(sorted(fields))})"
                     f"{_nearest(name, fields)}",
                     field=where,
                 )
-            if value is not None and _type_of(value) != fields[name]:
+            if value is not None and _type_of(value) != types[name]:
                 raise RequestError(
-                    f"{where} of row {row.id!r} is a {_type_of(value)}; it is declared a {fields[name]}",
+                    f"{where} of row {row.id!r} is a {_type_of(value)}; it is declared a {types[name]}",
                     field=where,
                 )
 
@@ -230,10 +241,9 @@ def check_fields(rows: Iterable[Row], fields: FieldTypes) -> None:
 def check_declared(fields: FieldTypes) -> None:
     """RequestError for a declaration of what cannot be a field, or of a type that there is not."""
     for name, kind in fields.items():
-        if name in OWN_FIELDS or not name or name.startswith("$"):
-            raise RequestError(
-                f"fields.{name} cannot be declared: {', '.join(OWN_FIELDS)} are there", field="fields"
-            )
+        if name in (*OWN_FIELDS, *_INGESTED) or not name or name.startswith("$"):
+            there = ", ".join((*OWN_FIELDS, *_INGESTED))
+            raise RequestError(f"fields.{name} cannot be declared: {there} are there", field="fields")
         if kind not in ("string", "number", "boolean"):
             raise RequestError(
                 f"fields.{name} is {kind!r}; it must be string, number or boolean", field="fields"
