@@ -51,6 +51,7 @@ class Retrieve:
             context = (
                 UNSET if request.context is None else await self._context(request.context, found, record)
             )
+        record.prompt_tokens = found.tokens
         await respond(send, 200, sse.encode(_response(found, context)))
 
     async def _find(self, request: RetrieveRequest, record: CallRecord) -> Found:

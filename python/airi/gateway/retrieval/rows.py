@@ -124,6 +124,7 @@ class Rows:
         if not request.rows and not request.remove:
             raise bad_field("rows", "is empty, and so is `remove`")
         response = await self._write(request, collection, record)
+        record.prompt_tokens = response.usage.prompt_tokens
         await respond(send, 200, sse.encode(response))
 
     async def _write(
