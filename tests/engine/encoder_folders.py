@@ -88,19 +88,55 @@ def _saved(folder: Path, model: transformers.PreTrainedModel, tokenizer: Any, **
     return folder
 
 
+def with_modules(folder: Path, *, pooling: str, normalize: bool, limit: int | None = None) -> None:
+    """What sentence-transformers writes beside a model."""
+    modules = ["Transformer", "Pooling", *(["Normalize"] if normalize else [])]
+    paths = {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2_Normalize"}
+    listed = [{"type": f"sentence_transformers.models.{name}", "path": paths[name]} for name in modules]
+    (folder / "modules.json").write_text(json.dumps(listed))
+    (folder / "1_Pooling").mkdir()
+    modes = {
+        "pooling_mode_cls_token": False,
+        "pooling_mode_mean_tokens": False,
+        f"pooling_mode_{pooling}": True,
+    }
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(modes))
+    if limit is not None:
+        (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": limit}))
+
+
 def embedder(folder: Path, *, normalize: bool = True, seed: int = 1, **config: Any) -> Path:
     """A BERT that gives the mean of its tokens' states; `config`: more fields of config.json."""
     torch.manual_seed(seed)
     model = transformers.BertModel(_config(transformers.BertConfig, max_position_embeddings=WINDOW))
     _saved(folder, model, _wordpiece(), **config)
-    modules = [{"type": "sentence_transformers.models.Transformer", "path": ""}]
-    modules.append({"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"})
-    if normalize:
-        modules.append({"type": "sentence_transformers.models.Normalize", "path": "2_Normalize"})
-    (folder / "modules.json").write_text(json.dumps(modules))
-    (folder / "1_Pooling").mkdir()
-    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_mean_tokens": True}))
+    with_modules(folder, pooling="mean_tokens", normalize=normalize)
     return folder
+
+
+def causal_embedder(folder: Path) -> Path:
+    """A Qwen3 that gives the state of a text's last token, which its tokenizer adds, as Qwen3-Embedding does."""
+    torch.manual_seed(4)
+    made = _config(
+        transformers.Qwen3Config, num_key_value_heads=2, head_dim=8, max_position_embeddings=WINDOW
+    )
+    tokenizer = _wordpiece()
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A [SEP]", pair="$A $B:1 [SEP]:1", special_tokens=[("[SEP]", 3)]
+    )
+    tokenizer.padding_side = "left"
+    _saved(folder, transformers.Qwen3Model(made), tokenizer)
+    with_modules(folder, pooling="lasttoken", normalize=True)
+    return folder
+
+
+def last_vectors(folder: Path, texts: Sequence[str]) -> torch.Tensor:
+    """[texts, hidden]: what transformers gives for `causal_embedder`, each text by itself."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModel.from_pretrained(folder).eval()
+    with torch.inference_mode():
+        states = [model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0, -1] for text in texts]
+    return torch.nn.functional.normalize(torch.stack(states), dim=1)
 
 
 def reranker(folder: Path) -> Path:

@@ -28,6 +28,8 @@ from airi.engine.backends.cpu_encoder import CpuEncoder, load_encoder
 from airi.engine.encoder import is_encoder
 from airi.errors import CheckpointError, ConfigError
 
+from .encoder_folders import with_modules
+
 SMALL = {
     "hidden_size": 96,
     "num_hidden_layers": 3,
@@ -92,25 +94,9 @@ def test_vectors_are_the_mean_of_the_states_of_transformers(
         np.testing.assert_allclose(vector, states(model, text).mean(0), atol=2e-6)
 
 
-def with_modules(folder: Path, *, pooling: str, normalize: bool, limit: int = 32) -> None:
-    """What sentence-transformers writes beside a model."""
-    modules = ["Transformer", "Pooling", *(["Normalize"] if normalize else [])]
-    paths = {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2_Normalize"}
-    listed = [{"type": f"sentence_transformers.models.{name}", "path": paths[name]} for name in modules]
-    (folder / "modules.json").write_text(json.dumps(listed))
-    (folder / "1_Pooling").mkdir()
-    modes = {
-        "pooling_mode_cls_token": False,
-        "pooling_mode_mean_tokens": False,
-        f"pooling_mode_{pooling}": True,
-    }
-    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"word_embedding_dimension": 96, **modes}))
-    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": limit}))
-
-
 def test_pooling_normalising_and_the_longest_text_are_read_from_modules(tmp_path: Path) -> None:
     model = saved(tmp_path, BertModel, BertConfig(**SMALL))
-    with_modules(tmp_path, pooling="cls_token", normalize=True)
+    with_modules(tmp_path, pooling="cls_token", normalize=True, limit=32)
     encoder, batch = opened(tmp_path), texts([5, 20])
     assert encoder.spec.max_tokens == 32
     for vector, text in zip(forward(encoder, batch), batch, strict=True):

@@ -10,7 +10,17 @@ import numpy as np
 import pytest
 
 from airi import LLM, ContextLengthError, RequestError
-from tests.engine.encoder_folders import TEXTS, WINDOW, classifier, embedder, logits, reranker, vectors
+from tests.engine.encoder_folders import (
+    TEXTS,
+    WINDOW,
+    causal_embedder,
+    classifier,
+    embedder,
+    last_vectors,
+    logits,
+    reranker,
+    vectors,
+)
 
 LONG = "to be or not to be, that is the question " * 20
 
@@ -41,6 +51,18 @@ def test_texts_become_vectors(vector_model: LLM, folder: Path) -> None:
     np.testing.assert_array_equal(one, found[2])
     assert (one.dtype.name, vector_model.max_model_len) == ("float32", WINDOW)
     assert vector_model.embed([]) == []
+
+
+def test_a_decoder_gives_the_state_of_its_last_token(tmp_path: Path) -> None:
+    folder = causal_embedder(tmp_path / "causal")
+    with loaded(folder) as llm:
+        found = llm.embed([*TEXTS, *TEXTS * 5])
+        with pytest.raises(ContextLengthError):
+            llm.embed(LONG)
+        with pytest.raises(RequestError, match="gives vectors"):
+            llm.generate("to be")
+    np.testing.assert_allclose(found[:4], last_vectors(folder, TEXTS).numpy(), atol=2e-6)
+    np.testing.assert_allclose(found[20:], found[:4], atol=1e-6)
 
 
 def test_vectors_may_be_cut(vector_model: LLM) -> None:

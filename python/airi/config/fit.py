@@ -14,6 +14,7 @@ from airi.config.options import TASKS, engine_options, version_options
 from airi.config.rollouts import first_stable, releases_of
 from airi.engine.arena import KvDemand, format_bytes, plan_arena, plan_elastic_arena
 from airi.engine.backends import LoadOptions, ModelInfo
+from airi.engine.backends.cpu_embedder import embedder_info, gives_vectors
 from airi.engine.backends.cpu_encoder import encoder_info
 from airi.engine.backends.cuda.detect import has_driver
 from airi.engine.encoder import is_encoder
@@ -199,11 +200,11 @@ def _open(folder: Path, options: EngineOptions, model: ModelOptions, *, on_devic
         quantization=options.quantization,
         tensor_parallel_size=options.tensor_parallel_size,
     )
-    return (
-        encoder_info(folder, load)
-        if is_encoder(folder)
-        else open_model(folder, load, on_device=on_device).info
-    )
+    if is_encoder(folder):
+        return encoder_info(folder, load)
+    if gives_vectors(folder):
+        return embedder_info(folder, load)
+    return open_model(folder, load, on_device=on_device).info
 
 
 def _task_mistakes(file: ConfigFile, index: int, info: ModelInfo) -> Iterator[Mistake]:

@@ -91,11 +91,13 @@ class DecoderWeights:
     def __init__(self, spec: DecoderSpec, checkpoint: Checkpoint) -> None:
         self.spec = spec
         self.checkpoint = checkpoint
+        # An embedder's checkpoint may be of the network alone, without the model around it.
+        self._prefix = "" if "embed_tokens.weight" in checkpoint else "model."
 
     def embedding(self) -> RawTensor:
         """[vocab_size, hidden_size]"""
         shape = (self.spec.vocab_size, self.spec.hidden_size)
-        return self.checkpoint.tensor("model.embed_tokens.weight", shape)
+        return self.checkpoint.tensor(f"{self._prefix}embed_tokens.weight", shape)
 
     def head(self) -> Matrix:
         """[vocab_size, hidden_size]; the embedding itself when the two are tied."""
@@ -104,11 +106,11 @@ class DecoderWeights:
         return self._matrix("lm_head", self.spec.vocab_size, self.spec.hidden_size, has_bias=False)
 
     def final_norm(self) -> NDArray[np.float32]:
-        return self._norm("model.norm", self.spec.hidden_size)
+        return self._norm(f"{self._prefix}norm", self.spec.hidden_size)
 
     def layer(self, index: int) -> LayerWeights:
         """The weights of layer `index`."""
-        spec, name = self.spec, f"model.layers.{index}."
+        spec, name = self.spec, f"{self._prefix}layers.{index}."
         norms = _NORM_NAMES[spec.norms]
         found = [self._norm(name + norm, spec.hidden_size) if norm else None for norm in norms]
         sparse = spec.layers[index].moe

@@ -1,7 +1,6 @@
 """Encoders: what a BERT-like checkpoint is, and where its tensors lie.
 
-Sources: BERT (arXiv:1810.04805), RoBERTa (arXiv:1907.11692), XLM-R (arXiv:1911.02116); how token states become one
-vector is told by sentence-transformers' `modules.json`.
+Sources: BERT (arXiv:1810.04805), RoBERTa (arXiv:1907.11692), XLM-R (arXiv:1911.02116).
 """
 
 from __future__ import annotations
@@ -14,13 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from airi.engine.checkpoint import Checkpoint, RawTensor
-from airi.engine.config_json import JsonFields, read_json, read_json_if_present, read_json_objects
+from airi.engine.config_json import JsonFields, read_json, read_json_if_present
 from airi.engine.decoder import Matrix
-from airi.errors import ConfigError
+from airi.engine.vectors import VectorSpec, load_vector_spec
 
 __all__ = ["EncoderLayerWeights", "EncoderSpec", "EncoderWeights", "Head", "is_encoder", "load_encoder_spec"]
 
-Pooling = Literal["mean", "cls"]
 EncoderActivation = Literal["gelu", "gelu_tanh", "relu"]
 
 _ACTIVATIONS: dict[str, EncoderActivation] = {
@@ -77,11 +75,8 @@ class EncoderSpec:
     separator_id: int | None
     norm_eps: float
     activation: EncoderActivation
-    pooling: Pooling
-    normalize: bool
-    """Vectors get length 1."""
-    matryoshka_dimensions: tuple[int, ...] | None
-    """Sizes that vectors may be cut to; empty: any; None: none."""
+    vectors: VectorSpec
+    """What is made of its states; of a classifier nothing."""
     labels: tuple[str, ...]
     """Of a classifier, by output; empty where the model gives vectors."""
     is_multi_label: bool
@@ -122,7 +117,7 @@ def load_encoder_spec(folder: Path) -> EncoderSpec:
         raise fields.fail("hidden_act", ", ".join(_ACTIVATIONS))
     positions = fields.integer("max_position_embeddings")
     first = fields.integer("pad_token_id", 1, minimum=0) + 1 if family.pads_positions else 0
-    pooling, normalize, limit = _modules(folder)
+    vectors = load_vector_spec(folder, fields, hidden)
     classifies = architecture.endswith("ForSequenceClassification")
     return EncoderSpec(
         architecture=architecture,
@@ -131,52 +126,17 @@ def load_encoder_spec(folder: Path) -> EncoderSpec:
         intermediate_size=fields.integer("intermediate_size"),
         num_heads=heads,
         num_layers=fields.integer("num_hidden_layers"),
-        max_tokens=min(positions - first, limit or positions),
+        max_tokens=min(positions - first, vectors.max_tokens or positions),
         first_position=first,
         num_positions=positions,
         num_types=fields.integer("type_vocab_size", 2),
         separator_id=_separator(folder) if not family.pads_positions else None,
         norm_eps=fields.number("layer_norm_eps", 1e-12),
         activation=_ACTIVATIONS[activation],
-        pooling=pooling,
-        normalize=normalize,
-        matryoshka_dimensions=_matryoshka(fields, hidden),
+        vectors=vectors,
         labels=_labels(fields) if classifies else (),
         is_multi_label=fields.string("problem_type", "") == "multi_label_classification",
     )
-
-
-def _modules(folder: Path) -> tuple[Pooling, bool, int | None]:
-    """Pooling, whether vectors are normalised, and the longest text, by sentence-transformers' files.
-
-    Without them: the mean of all tokens, not normalised, and whatever the position table holds.
-    """
-    path = folder / "modules.json"
-    if not path.exists():
-        return "mean", False, None
-    modules = read_json_objects(path)
-    kinds = {
-        str(module.get("type", "")).rpartition(".")[2]: str(module.get("path", "")) for module in modules
-    }
-    unknown = sorted(kinds.keys() - {"Transformer", "Pooling", "Normalize"})
-    if unknown:
-        raise ConfigError(
-            f"{path}: module {unknown[0]} is not supported; supported: Transformer, Pooling, Normalize"
-        )
-    limit = read_json_if_present(folder / "sentence_bert_config.json").get("max_seq_length")
-    pooling = _pooling(folder / kinds["Pooling"] / "config.json") if "Pooling" in kinds else "mean"
-    return pooling, "Normalize" in kinds, limit if isinstance(limit, int) else None
-
-
-def _pooling(path: Path) -> Pooling:
-    config = read_json(path)
-    modes = sorted(name for name, on in config.items() if name.startswith("pooling_mode_") and on)
-    known: dict[str, Pooling] = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
-    if len(modes) != 1 or modes[0] not in known:
-        raise ConfigError(
-            f"{path}: pooling is {', '.join(modes) or 'none'}; accepted is one of {', '.join(known)}"
-        )
-    return known[modes[0]]
 
 
 def _separator(folder: Path) -> int | None:
@@ -184,16 +144,6 @@ def _separator(folder: Path) -> int | None:
     tokens = read_json_if_present(folder / "tokenizer.json").get("added_tokens", [])
     found = [token["id"] for token in tokens if token.get("content") == "[SEP]"]
     return found[0] if found else None
-
-
-def _matryoshka(fields: JsonFields, hidden: int) -> tuple[int, ...] | None:
-    """By the names that sentence-transformers' and vLLM's models have for it."""
-    found = fields.values.get("matryoshka_dimensions")
-    if found is None:
-        return () if fields.values.get("is_matryoshka") is True else None
-    if not isinstance(found, list) or not all(type(size) is int and 0 < size <= hidden for size in found):
-        raise fields.fail("matryoshka_dimensions", f"a list of numbers from 1 to hidden_size {hidden}")
-    return tuple(sorted(found))
 
 
 def _labels(fields: JsonFields) -> tuple[str, ...]:

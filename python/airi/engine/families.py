@@ -54,6 +54,11 @@ class Family:
     moe: str | None = None
     """The naming scheme of the experts: "mixtral" or "qwen"."""
 
+    @property
+    def network(self) -> str:
+        """The architecture without the head that gives tokens."""
+        return self.architecture.replace("ForCausalLM", "Model")
+
 
 _GEMMA: dict[str, Any] = {
     "norms": NormPlacement.SANDWICH,
@@ -212,7 +217,8 @@ def _layers(fields: JsonFields, family: Family, num_layers: int, local_rope: int
 def _find_family(fields: JsonFields) -> Family:
     named = fields.strings("architectures") if fields.has("architectures") else []
     for family in FAMILIES.values():
-        if family.architecture in named:
+        # Embedders may name the network without its head.
+        if family.architecture in named or family.network in named:
             return family
     model_type = fields.string("model_type", "")
     if not named and model_type in FAMILIES:

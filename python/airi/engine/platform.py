@@ -24,6 +24,7 @@ from airi.engine.backends import (
     StepInputs,
     get_backend,
 )
+from airi.engine.backends.cpu_embedder import CpuEmbedder, gives_vectors, load_embedder
 from airi.engine.backends.cpu_encoder import CpuEncoder, load_encoder
 from airi.engine.backends.cuda.detect import has_driver, obstacle
 from airi.engine.encoder import is_encoder
@@ -264,10 +265,12 @@ class HostPlatform:
 
             torch.set_num_threads(threads)
 
-    def load(self, name: str, path: Path, options: LoadOptions) -> LoadedModel | CpuEncoder:
+    def load(self, name: str, path: Path, options: LoadOptions) -> LoadedModel | CpuEncoder | CpuEmbedder:
         """As `Platform.load`."""
         if path.is_dir() and is_encoder(path):
             return load_encoder(path, options)
+        if gives_vectors(path):
+            return load_embedder(path, options)
         return get_backend(self.name).load_model(path, options)
 
     def free_memory(self) -> int:

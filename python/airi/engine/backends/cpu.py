@@ -32,13 +32,17 @@ class CpuBackend:
     def load_model(self, path: Path, options: LoadOptions) -> LoadedModel:
         """As `Backend.load_model`."""
         opened = open_model(path, options)
-        head_dim = opened.spec.head_dim
-        if head_dim % 8 or head_dim > _MAX_HEAD_DIM:
-            raise ConfigError(
-                f"{path}: head_dim is {head_dim}; accepted: multiples of 8 up to {_MAX_HEAD_DIM}"
-            )
+        check_head_dim(path, opened.spec)
         weights = pack_weights(opened, options.progress)
         return CpuModel(opened.spec, opened.info, weights)
+
+
+def check_head_dim(path: Path, spec: DecoderSpec) -> None:
+    """Raises ConfigError for heads that the kernels do not take."""
+    if spec.head_dim % 8 or spec.head_dim > _MAX_HEAD_DIM:
+        raise ConfigError(
+            f"{path}: head_dim is {spec.head_dim}; accepted: multiples of 8 up to {_MAX_HEAD_DIM}"
+        )
 
 
 class CpuModel:
@@ -52,7 +56,7 @@ class CpuModel:
         self._info = info
         self._weights = weights
         self._ropes = [cos_sin_table(rope, info.max_model_len) for rope in spec.ropes]
-        self._bound: _Bound | None = None
+        self._bound: BoundDecoder | None = None
         self._logit_rows = _LogitRows(0, spec, weights)
 
     @property
@@ -77,7 +81,7 @@ class CpuModel:
             at += -(-packed.nbytes // _LINE) * _LINE
 
     def bind_kv(self, binding: KvBinding) -> None:
-        self._bound = _Bound(self._spec, self._weights, binding, self._ropes)
+        self._bound = BoundDecoder(self._spec, self._weights, binding, self._ropes)
 
     def forward(self, step: StepInputs) -> NDArray[np.float32]:
         self._bound_or_raise().run(step)
@@ -88,7 +92,7 @@ class CpuModel:
             self._logit_rows = _LogitRows(len(rows), self._spec, self._weights)
         return self._logit_rows.compute(self._bound_or_raise().hidden, rows)
 
-    def _bound_or_raise(self) -> _Bound:
+    def _bound_or_raise(self) -> BoundDecoder:
         if self._bound is None:
             raise RuntimeError("bind_kv must be called before forward")
         return self._bound
@@ -99,6 +103,9 @@ class _LogitRows:
 
     def __init__(self, capacity: int, spec: DecoderSpec, weights: CpuWeights) -> None:
         self.capacity = capacity
+        if weights.head is None:
+            raise ValueError("weights without a head give no logits")
+        self._head = weights.head
         self._spec = spec
         self._weights = weights
         self._gathered = np.empty((capacity, spec.hidden_size), np.float32)
@@ -113,7 +120,7 @@ class _LogitRows:
             cpu.gather_rows(hidden.ctypes.data, 4 * width, rows.ctypes.data, count, gathered)
             norm = weights.final_norm.ctypes.data
             cpu.rms_norm(gathered, norm, normed, weights.dtype, count, width, self._spec.norm_eps)
-            weights.head.forward(normed, count, out.ctypes.data)
+            self._head.forward(normed, count, out.ctypes.data)
         cap = self._spec.logit_softcap
         if cap is not None:
             np.divide(out, cap, out=out)
@@ -122,12 +129,19 @@ class _LogitRows:
         return out
 
 
-class _Bound:
+class BoundDecoder:
     """The model tied to one arena, block table and set of scratch buffers."""
 
     def __init__(
-        self, spec: DecoderSpec, weights: CpuWeights, binding: KvBinding, ropes: list[NDArray[np.float32]]
+        self,
+        spec: DecoderSpec,
+        weights: CpuWeights,
+        binding: KvBinding,
+        ropes: list[NDArray[np.float32]],
+        *,
+        keeps_kv: bool = True,
     ) -> None:
+        """Without `keeps_kv` all layers use the memory of one: nobody asks for keys and values of earlier steps."""
         self._spec = spec
         self._weights = weights
         self._binding = binding
@@ -155,7 +169,7 @@ class _Bound:
             kv_stride=head,
             token_stride=token,
         )
-        self._layer_bytes = spec.num_kv_heads * 2 * head
+        self._layer_bytes = spec.num_kv_heads * 2 * head if keeps_kv else 0
         self._ropes = [(table.ctypes.data, table.shape[1]) for table in ropes]
 
     def run(self, step: StepInputs) -> None:
@@ -280,7 +294,7 @@ class _Addresses:
 
     __slots__ = ("attended", "branch", "hidden", "inner", "normed", "qkv", "queries", "wide")
 
-    def __init__(self, bound: _Bound) -> None:
+    def __init__(self, bound: BoundDecoder) -> None:
         self.hidden = bound.hidden.ctypes.data
         self.normed = bound._normed.ctypes.data
         self.qkv = bound._qkv.ctypes.data

@@ -20,6 +20,7 @@ from airi.engine.checkpoint import Checkpoint
 from airi.engine.decoder import Matrix
 from airi.engine.encoder import EncoderLayerWeights, EncoderSpec, EncoderWeights, Norm, load_encoder_spec
 from airi.engine.loader import LoadProgress, refuse_device_options
+from airi.engine.vectors import pooled
 from airi.errors import ConfigError
 
 __all__ = ["CpuEncoder", "encoder_info", "load_encoder"]
@@ -66,9 +67,9 @@ def _info(spec: EncoderSpec, checkpoint: Checkpoint, folder: Path, options: Load
         is_multi_label=spec.is_multi_label,
         vector_size=len(spec.labels) or spec.hidden_size,
         digest="" if spec.is_classifier else checkpoint.digest(folder / "config.json"),
-        pooling="" if spec.is_classifier else spec.pooling,
-        normalizes=spec.normalize,
-        matryoshka_dimensions=spec.matryoshka_dimensions,
+        pooling="" if spec.is_classifier else spec.vectors.pooling,
+        normalizes=spec.vectors.normalize,
+        matryoshka_dimensions=spec.vectors.matryoshka_dimensions,
     )
 
 
@@ -165,7 +166,7 @@ class CpuEncoder:
         return (
             self._classified(hidden, starts)
             if self.spec.is_classifier
-            else self._pooled(hidden, starts, lengths)
+            else pooled(hidden, starts, self.spec.vectors)
         )
 
     def _embed(
@@ -211,19 +212,6 @@ class CpuEncoder:
         cpu.layer_norm(
             weight, bias, self._scratch.addresses.hidden, total, self.spec.hidden_size, self.spec.norm_eps
         )
-
-    def _pooled(
-        self, hidden: NDArray[np.float32], starts: NDArray[np.int32], lengths: NDArray[np.int32]
-    ) -> NDArray[np.float32]:
-        if self.spec.pooling == "cls":
-            vectors = hidden[starts[:-1]]
-        else:
-            vectors = np.add.reduceat(hidden, starts[:-1], axis=0)
-            vectors /= lengths[:, None].astype(np.float32)
-        if self.spec.normalize:
-            # As torch.nn.functional.normalize, which divides by 1e-12 at least.
-            vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-        return vectors
 
     def _classified(self, hidden: NDArray[np.float32], starts: NDArray[np.int32]) -> NDArray[np.float32]:
         weights, count, width = self._weights, len(starts) - 1, self.spec.hidden_size

@@ -117,7 +117,8 @@ class CpuWeights:
     embed_scale: float
     layers: tuple[CpuLayer, ...]
     final_norm: NDArray[np.float32]
-    head: cpu.PackedLinear
+    head: cpu.PackedLinear | None
+    """None in an embedder."""
 
     def packed(self) -> Iterator[cpu.PackedLinear | cpu.PackedGLU]:
         """Every packed matrix, always in the same order."""
@@ -125,17 +126,20 @@ class CpuWeights:
             yield layer.qkv
             yield layer.output
             yield from layer.mlp.packed()
-        yield self.head
+        if self.head is not None:
+            yield self.head
 
 
-def pack_weights(opened: OpenedModel, progress: ProgressCallback | None) -> CpuWeights:
+def pack_weights(
+    opened: OpenedModel, progress: ProgressCallback | None, *, has_head: bool = True
+) -> CpuWeights:
     """Packs every layer; each kernel's packing runs on the kernels' own threads."""
     spec, weights = opened.spec, opened.weights
     packer = _Packer(opened)
     report = LoadProgress(weights.checkpoint.nbytes, progress)
     embedding = weights.embedding()
-    head = packer.linear(weights.head())
-    report.add(embedding.nbytes if spec.tie_embeddings else 2 * embedding.nbytes)
+    head = packer.linear(weights.head()) if has_head else None
+    report.add(embedding.nbytes if spec.tie_embeddings or not has_head else 2 * embedding.nbytes)
     layers = []
     for index in range(spec.num_layers):
         layer = weights.layer(index)
