@@ -37,6 +37,9 @@ def hub(checkpoint: Callable[[str], Path], tmp_path: Path) -> Iterator[StubHub]:
     (repository / "tokenizer.json").write_text("{}")
     (repository / "additional_chat_templates").mkdir()
     (repository / "additional_chat_templates" / "rag.jinja").write_text("{{ documents }}")
+    (repository / "1_Pooling").mkdir()
+    for name in ("modules.json", "sentence_bert_config.json", "1_Pooling/config.json"):
+        (repository / name).write_text(f'{{"of": "{name}"}}')  # files of the same content are fetched once
     (repository / "pytorch_model.bin").write_bytes(b"never fetched")
     (repository / "README.md").write_text("never fetched")
     with serve_stub_hub() as server:
@@ -71,10 +74,13 @@ def test_a_snapshot_holds_the_needed_files_only_and_is_reused_offline(hub: StubH
     shards = {path.name for path in (tmp_path / "tiny").glob("*.safetensors")}
     names = {str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file()}
     assert names == shards | {
+        "1_Pooling/config.json",
         "additional_chat_templates/rag.jinja",
         "config.json",
         "generation_config.json",
         "model.safetensors.index.json",
+        "modules.json",
+        "sentence_bert_config.json",
         "tokenizer.json",
     }
     assert set(hub.fetched) == names

@@ -24,6 +24,9 @@ TEXT_FILES = (
     "chat_template.jinja",
     "chat_template.json",
     "additional_chat_templates/*.jinja",
+    "modules.json",
+    "sentence_bert_config.json",
+    "*_Pooling/config.json",
     INDEX_FILE,
 )
 _PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
