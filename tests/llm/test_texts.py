@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from airi import LLM, ContextLengthError, RequestError
+from airi.retrieval import Collection, Row
 from tests.engine.encoder_folders import (
     TEXTS,
     WINDOW,
@@ -63,6 +64,20 @@ def test_a_decoder_gives_the_state_of_its_last_token(tmp_path: Path) -> None:
             llm.generate("to be")
     np.testing.assert_allclose(found[:4], last_vectors(folder, TEXTS).numpy(), atol=2e-6)
     np.testing.assert_allclose(found[20:], found[:4], atol=1e-6)
+
+
+def test_a_model_embeds_for_a_collection(vector_model: LLM, tmp_path: Path) -> None:
+    embedder = vector_model.embedder(chunker="c")
+    rows = [Row(id=str(i), text=text) for i, text in enumerate(TEXTS)]
+    with Collection.open(tmp_path, "kb") as kb:
+        kb.attach(embedder)
+        kb.upsert(rows)
+        found = kb.search(embedder.encode([TEXTS[3]])[0], space=embedder.space, k=1)
+    assert [hit.id for hit in found] == ["3"]
+    assert embedder.space != vector_model.embedder(chunker="d").space
+    assert embedder.encode([]).shape == (0, 32)
+    with pytest.raises(RequestError, match="is empty"):
+        embedder.encode([""])
 
 
 def test_vectors_may_be_cut(vector_model: LLM) -> None:

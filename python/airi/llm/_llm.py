@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from airi.engine import Engine
+    from airi.llm._embedder import LLMEmbedder
     from airi.outputs import Task
 
 __all__ = ["LLM", "Messages"]
@@ -151,6 +152,16 @@ class LLM:
         asked = listed(texts, "texts")
         vectors = self._numbers(read_texts(reader, asked, self.max_model_len, truncate=truncate))
         return list(shortened(vectors, dimensions or info.vector_size, normalizes=info.normalizes))
+
+    def embedder(self, chunker: str = "") -> LLMEmbedder:
+        """This model as collections take it; `chunker` is the `version` of what cuts the texts, where anything does.
+
+        Raises RequestError for a model that gives no vectors.
+        """
+        from airi.llm._embedder import LLMEmbedder
+
+        self._reading("embed")
+        return LLMEmbedder(self._info, self.embed, chunker)
 
     def score(self, query: str, documents: str | Sequence[str], *, truncate: bool = False) -> list[float]:
         """How well each document goes with a query, in order.
