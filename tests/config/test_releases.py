@@ -253,3 +253,42 @@ async def test_a_config_is_brought_up_once_and_whatever_has_become_of_it_since(t
         lines = Lines(store, only=releases_of(without.config))
         await lines.refresh()
         assert [line.name for line in lines.all] == ["domain", "general"]
+
+
+COLLECTION = """\
+version: 1
+models:
+  - {name: chat, aliases: [assistant], versions: [{id: c1, source: ./c1}]}
+  - {name: minilm, aliases: [small], task: embed, versions: [{id: e1, source: ./e1}, {id: e2, source: ./e2}]}
+collections: [{name: kb, embedder: small}]
+releases:
+  assistant:
+    one: {chat: c1, minilm: e1, kb: "space:e1"}
+    two: MEMBERS
+"""
+
+
+def test_a_release_may_say_the_space_of_a_collection() -> None:
+    found = config(COLLECTION.replace("MEMBERS", '{chat: c1, minilm: e2, kb: "space:e2"}')).config
+    assert releases_of(found)["assistant"] == {
+        "one": {"chat": "c1", "minilm": "e1"},
+        "two": {"chat": "c1", "minilm": "e2"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("members", "told"),
+    [
+        (
+            '{chat: c1, minilm: e2, kb: "space:e1"}',
+            "kb is 'space:e1'; accepted: space:e2, by the release's version of minilm",
+        ),
+        (
+            '{chat: c1, kb: "space:e1"}',
+            "kb is given; accepted: with a version of minilm, its embedder, beside it",
+        ),
+        ('{chat: c1, docs: "space:e1"}', "docs is given; accepted: collections: kb"),
+    ],
+)
+def test_a_space_that_is_not_its_embedders_is_refused(members: str, told: str) -> None:
+    assert lines(COLLECTION.replace("MEMBERS", members)) == [f"9: releases.assistant.two.{told}"]

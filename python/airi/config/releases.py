@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from airi.config.document import Path
 from airi.config.models import Model
@@ -10,6 +10,7 @@ from airi.config.rollouts import (
     AUTO,
     MORE_IS_BETTER,
     SCORED,
+    SPACE,
     Rollout,
     bound_of,
     first_stable,
@@ -41,7 +42,10 @@ def wrong_releases(config: Config, report: _Report) -> None:
             sound = False
         for release, members in releases.items():
             at: Path = ("releases", line, release)
-            sound &= _members(models, lines[line], members.items(), at, report)
+            spaces = {name: id for name, id in members.items() if id.startswith(SPACE)}
+            versions = {name: id for name, id in members.items() if name not in spaces}
+            sound &= _members(models, lines[line], versions, at, report)
+            sound &= _spaces(config, versions, spaces, at, report)
     for line, rollout in config.rollouts.items():
         served = {*config.releases, *(model.name for model in config.versioned)}
         if line not in served:
@@ -72,12 +76,9 @@ def _versions(config: Config, model: Model, at: Path, report: _Report) -> None:
                     report((*here, "compatible_with", name, j), f"a version of {name}: {versions}")
 
 
-def _members(
-    models: dict[str, Model], own: Model, members: Iterable[tuple[str, str]], at: Path, report: _Report
-) -> bool:
+def _members(models: dict[str, Model], own: Model, given: dict[str, str], at: Path, report: _Report) -> bool:
     """Whether a release of a line whose model is `own` holds together."""
     sound = True
-    given = dict(members)
     if own.name not in given:
         report(at, f"a version of {own.name}, which the line is served with", value="without it")
         sound = False
@@ -94,6 +95,29 @@ def _members(
         wrong = _misfits(models, given)
         if wrong:
             report(at, f"members that fit together ({'; '.join(wrong)})", value="given")
+    return sound
+
+
+def _spaces(
+    config: Config, versions: dict[str, str], spaces: dict[str, str], at: Path, report: _Report
+) -> bool:
+    """Whether the spaces of collections in a release are those of its embedders' versions."""
+    sound = True
+    collections = {each.name: each for each in config.collections}
+    names = {name: model.name for model in config.models for name in (model.name, *model.aliases)}
+    for name, space in spaces.items():
+        if name not in collections:
+            known = ", ".join(collections) or "none"
+            report((*at, name), f"collections: {known}", value="given")
+            sound = False
+            continue
+        embedder = names.get(collections[name].embedder, collections[name].embedder)
+        if embedder not in versions:
+            report((*at, name), f"with a version of {embedder}, its embedder, beside it", value="given")
+            sound = False
+        elif space != f"{SPACE}{versions[embedder]}":
+            report((*at, name), f"{SPACE}{versions[embedder]}, by the release's version of {embedder}")
+            sound = False
     return sound
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "AUTO",
     "MORE_IS_BETTER",
     "SCORED",
+    "SPACE",
     "Gate",
     "Members",
     "Releases",
@@ -165,14 +166,22 @@ class Rollout(Part):
     """Gates, or lists of them, by the names that analysis gives. One that fails ends the rollout at any time."""
 
 
+SPACE = "space:"
+"""Before the version of its embedder, what a release says of a collection."""
 Members = Mapping[Name, Name]
 Releases = Mapping[Name, Mapping[Name, Members]]
 
 
 def releases_of(config: Config) -> dict[str, dict[str, dict[str, str]]]:
-    """By line and id, the version of each model: what `releases` says, and one per version where it says nothing."""
+    """By line and id, the version of each model: what `releases` says, and one per version where it says nothing.
+
+    Spaces of collections are not among them: each is that of its embedder's version.
+    """
     found = {
-        line: {release: dict(members) for release, members in releases.items()}
+        line: {
+            release: {name: id for name, id in members.items() if not id.startswith(SPACE)}
+            for release, members in releases.items()
+        }
         for line, releases in config.releases.items()
     }
     for model in config.versioned:
