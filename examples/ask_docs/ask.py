@@ -34,7 +34,10 @@ def environment() -> dict[str, str]:
 
 @contextmanager
 def serving(environ: dict[str, str]) -> Iterator[None]:
-    """`airi serve`, ready for calls, until the block ends; what it says goes to a file."""
+    """A server that is ready for calls: the one that runs, or `airi serve` until the block ends, with a log file."""
+    if is_ready():
+        yield
+        return
     command = [sys.executable, "-m", "airi", "serve", str(CONFIG)]
     with LOG.open("w") as log, subprocess.Popen(command, env=environ, stderr=log) as server:
         try:

@@ -4,14 +4,37 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import runpy
 import shutil
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_a_server_that_runs_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    ask = runpy.run_path(str(ROOT / "examples/ask_docs/ask.py"))
+
+    class Ready(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/ready" else 404)
+            self.end_headers()
+
+    def no_second(*_: object, **__: object) -> None:
+        pytest.fail("a second server was started")
+
+    monkeypatch.setattr(subprocess, "Popen", no_second)
+    with HTTPServer(("127.0.0.1", 0), Ready) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        ask["is_ready"].__globals__["URL"] = f"http://127.0.0.1:{server.server_port}"
+        with ask["serving"]({}):
+            pass
+        server.shutdown()
 
 
 @pytest.mark.slow
