@@ -31,9 +31,11 @@ collections:
 tenants:
   - {name: writer, auth: {key_prefix: sk-writer}}
   - {name: other, auth: {key_prefix: sk-other}}
+  - {name: counted, auth: {key_prefix: sk-counted}, limits: {tpm_limit: 1}}
 policies:
   text: |
     permit (principal == Tenant::"writer", action, resource);
+    permit (principal == Tenant::"counted", action, resource);
     permit (principal, action == Action::"retrieve", resource);
 """
 Result = tuple[int, str, str]
@@ -48,6 +50,8 @@ class Served:
     """A key of who may write."""
     other: str
     """A key of who may not."""
+    counted: str
+    """A key of who may, but less than a document has tokens."""
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +60,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     embedder(folder / "embedder")
     path = folder / "airi.yaml"
     path.write_text(CONFIG.replace("STATE", str(folder / "airi.db")))
-    writer, other = (create_key(path, tenant) for tenant in ("writer", "other"))
+    keys = [create_key(path, tenant) for tenant in ("writer", "other", "counted")]
     with serve_process(str(path)) as (_, url, _):
-        yield Served(folder, url, writer, other)
+        yield Served(folder, url, *keys)
 
 
 @pytest.fixture
@@ -144,7 +148,6 @@ def test_what_the_server_refuses_of_a_document_is_a_line_and_the_rest_is_done(ai
         (["search", "kb", "fox", "-k", "0"], "top_k"),
         (["search", "kb", " "], "query: is empty"),
         (["search", "nope", "fox"], "no collection 'nope'; there are: kb, bare"),
-        (["search", "kb", "fox", "--filter", '{"a": {"$gtt": 1}}'], "did you mean $gt"),
         (["ingest", "kb", "--config", "none.yaml"], "none.yaml"),
     ],
 )
@@ -153,6 +156,16 @@ def test_a_users_mistake_is_one_line(airi: Airi, arguments: list[str], told: str
     assert (code, out) == (2, "")
     assert told in err
     assert err.startswith("airi: ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.usefixtures("docs")
+def test_an_unknown_operator_of_a_filter_is_one_line(airi: Airi) -> None:
+    airi("ingest", "kb")
+    code, out, err = airi("search", "kb", "fox", "--filter", '{"a": {"$gtt": 1}}')
+    assert (code, out) == (2, "")
+    assert err.startswith("airi: ")
+    assert "did you mean $gt" in err
     assert err.count("\n") == 1
 
 
@@ -166,6 +179,21 @@ def test_who_may_not_write_is_told_so(airi: Airi, served: Served, monkeypatch: p
     code, _, err = airi("search", "kb", "fox")
     assert code == 2
     assert "status 401" in err
+
+
+def test_who_is_over_a_limit_is_told_so(
+    airi: Airi, served: Served, docs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    airi("ingest", "kb")
+    (docs / "plain.md").write_text("# Plain\n\nTo be or not to be.\n")
+    monkeypatch.setenv("AIRI_API_KEY", served.counted)
+    for arguments in (["ingest", "kb"], ["search", "kb", "quick brown fox"]):
+        code, out, err = airi(*arguments)
+        assert (code, out) == (2, "")
+        assert "status 429" in err
+        assert err.startswith("airi: ")
+        assert err.count("\n") == 1
+    monkeypatch.setenv("AIRI_API_KEY", served.writer)  # whose rows are removed when the test ends
 
 
 @pytest.mark.usefixtures("docs")
