@@ -276,6 +276,11 @@ def test_a_rollout_of_the_embedder_moves_queries_between_spaces_that_never_meet(
         )
 
 
+def with_vectors(served: Served) -> list[int]:
+    """How many rows of each space have them."""
+    return [each["rows"] for each in served.http.get("/v1/collections/kb").json()["spaces"].values()]
+
+
 def test_a_gateway_that_is_killed_while_a_space_is_filled_goes_on_with_it(tmp_path: Path) -> None:
     for name, seed in (("embedder", 1), ("other", 2)):
         embedder(tmp_path / name, seed=seed)
@@ -283,24 +288,22 @@ def test_a_gateway_that_is_killed_while_a_space_is_filled_goes_on_with_it(tmp_pa
     path.write_text(VERSIONS.replace("FOLDER", str(tmp_path)))
     rows = [ROWS[0], *({"id": str(i), "text": "to be or not to be"} for i in range(3999))]
 
-    def with_vectors() -> list[int]:
-        return [each["rows"] for each in served.http.get("/v1/collections/kb").json()["spaces"].values()]
-
     with serve_process(str(path)) as (process, url, _):
         served = Served(url, tmp_path)
         for first in range(0, len(rows), 2000):
             served.post("/v1/collections/kb/rows", rows=rows[first : first + 2000])
         served.post("/admin/rollouts/embedder/start")
-        wait_until(lambda: len(with_vectors()) == 2 and min(with_vectors()) > 0, "nothing is filled")
-        assert min(with_vectors()) < len(rows), "all is filled"
+        wait_until(lambda: len(with_vectors(served)) == 2, "no space is added")
+        wait_until(lambda: min(with_vectors(served)) > 0, "nothing is filled")
+        assert min(with_vectors(served)) < len(rows), "all is filled"
         process.kill()
         served.http.close()
     with serve_process(str(path)) as (_, url, _):
         served = Served(url, tmp_path)
-        assert with_vectors()[0] == len(rows)
+        assert with_vectors(served)[0] == len(rows)
         assert served.ids(str(ROWS[0]["text"]), top_k=1) == ["fox"]
         wait_until(lambda: waits_for(served) == "somebody to promote", "the candidate is not ready")
-        assert with_vectors() == [len(rows)] * 2
+        assert with_vectors(served) == [len(rows)] * 2
         asked = {"collection": "kb", "query": ROWS[0]["text"], "top_k": 1}
         found = served.http.post("/v1/retrieve", json=asked, headers={"x-airi-release": "e2"}).json()
         assert [row["id"] for row in found["data"]] == ["fox"]
