@@ -56,23 +56,22 @@ const TileFn* tiles_for(const LinearKernels& kernels, const PackedWeights& weigh
   return weights.compute() == DType::kBF16 && kernels.paired != nullptr ? kernels.paired : kernels.widening;
 }
 
-// With one tile to a panel, weights stream through once: stay ahead of them. With more, they
-// are read again from L2, so that there is time to bring the next ones in: each tile takes
-// its share. The first tile on weights that nobody announced does the former.
-void plan_prefetch(TileArgs& args, std::int64_t tile_count, std::int64_t tile) {
+// With one sweep over a panel, weights stream through once: stay ahead of them. With more,
+// they are read again from L2, so that there is time to bring the next ones in: each sweep
+// takes its share. The first one on weights that nobody announced does the former.
+void plan_prefetch(TileArgs& args, int sweeps, std::int64_t tile_count, std::int64_t tile) {
   const auto* panel = static_cast<const std::byte*>(args.panel);
   const std::int64_t lines = args.depth * kPanel * 4 / 64;
-  if (tile_count == 1 || (tile == 0 && warm_until != panel)) {
-    args.prefetch = panel + kPrefetchBytes;
-    args.prefetch_lines = 3;
-    args.prefetch_steps = args.depth;
-    return;
-  }
+  const bool unannounced = tile == 0 && warm_until != panel;
+  if (unannounced || tile_count * sweeps == 1) args.stream_bytes = kPrefetchBytes;
+  if (tile_count * sweeps == 1) return;
   warm_until = panel + lines * 64;
+  // Sweeps that have the time: of a first tile which streams in its only sweep, none.
+  const bool busy = unannounced && sweeps == 1;
+  if (busy) return;
   const Range share = part_of(lines, tile_count, tile);
-  args.prefetch = warm_until + share.begin * 64;
-  args.prefetch_lines = tile_count == 2 ? 2 : 1;
-  args.prefetch_steps = share.size() / args.prefetch_lines;
+  args.next = warm_until + share.begin * 64;
+  args.next_lines = share.size();
 }
 
 }  // namespace
@@ -81,6 +80,7 @@ Product::Product(const LinearKernels& kernels, const PackedWeights& weights, int
                  std::int64_t m)
     : weights_(weights),
       tiles_(tiles_for(kernels, weights)),
+      sweeps_(kernels.sweeps),
       tile_rows_(kernels.tile_rows),
       matrices_(matrices),
       m_(m),
@@ -138,10 +138,11 @@ void Product::run_tile(Range rows, Range tile, std::int64_t panel, std::int64_t 
                 .depth = depth.size(),
                 .accumulate = depth_block > 0,
                 .out = out,
-                .prefetch = nullptr,
-                .prefetch_steps = 0,
-                .prefetch_lines = 0};
-  plan_prefetch(args, ceil_div(rows.size(), tile_rows_), (tile.begin - rows.begin) / tile_rows_);
+                .stream_bytes = 0,
+                .next = nullptr,
+                .next_lines = 0};
+  plan_prefetch(args, sweeps_[tile.size() - 1], ceil_div(rows.size(), tile_rows_),
+                (tile.begin - rows.begin) / tile_rows_);
   tiles_[tile.size() - 1](args);
 }
 

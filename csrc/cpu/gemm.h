@@ -58,6 +58,7 @@ class Product {
 
   const PackedWeights& weights_;
   const TileFn* tiles_;
+  const int* sweeps_;
   std::int64_t tile_rows_;
   int matrices_;
   std::int64_t m_;

@@ -66,9 +66,15 @@ struct Paired {
 };
 #endif
 
+// What one sweep brings into L2: so many lines at each of its first steps.
+struct Prefetch {
+  const std::byte* from;
+  std::int64_t steps, lines;
+};
+
 // R rows x V vectors from vector `first` of the panel on.
 template <class Mode, int R, int V>
-AIRI_INLINE void tile_part(const TileArgs& args, int first, bool prefetch) {
+AIRI_INLINE void tile_part(const TileArgs& args, int first, Prefetch prefetch) {
   using X = typename Mode::X;
   using Weight = typename Mode::Weight;
   const X* x[R];
@@ -81,13 +87,12 @@ AIRI_INLINE void tile_part(const TileArgs& args, int first, bool prefetch) {
     const float* out = args.out + r * kPanel + first * kLanes;
     for (int v = 0; v < V; ++v) acc[r][v] = args.accumulate ? VecF::load(out + v * kLanes) : VecF::zero();
   }
-  const std::byte* ahead = args.prefetch;
   std::int64_t d = 0;
-  if (prefetch) {
-    for (; d < args.prefetch_steps; ++d, w += kPanel) {
-      for (std::int64_t i = 0; i < args.prefetch_lines; ++i, ahead += 64) __builtin_prefetch(ahead, 0, 2);
-      Mode::template step<R, V>(x, d, w, acc);
+  for (; d < prefetch.steps; ++d, w += kPanel) {
+    for (std::int64_t i = 0; i < prefetch.lines; ++i, prefetch.from += 64) {
+      __builtin_prefetch(prefetch.from, 0, 2);
     }
+    Mode::template step<R, V>(x, d, w, acc);
   }
   for (; d < args.depth; ++d, w += kPanel) Mode::template step<R, V>(x, d, w, acc);
   for (int r = 0; r < R; ++r) {
@@ -105,11 +110,30 @@ constexpr int vectors_at_a_time() {
   return 1;
 }
 
+template <int R>
+constexpr int kSweepsOf = kPanelVectors / vectors_at_a_time<R>();
+
+constexpr int kSweeps[kMaxTileRows] = {kSweepsOf<1>, kSweepsOf<2>, kSweepsOf<3>, kSweepsOf<4>,
+                                       kSweepsOf<5>, kSweepsOf<6>, kSweepsOf<7>, kSweepsOf<8>};
+
+// The part of sweep `sweep` of so many.
+AIRI_INLINE Prefetch prefetch_of(const TileArgs& args, int sweep, int sweeps) {
+  constexpr std::int64_t kLinesPerStep = kPanel * 4 / 64;
+  if (args.stream_bytes > 0 && sweep == 0) {
+    return {static_cast<const std::byte*>(args.panel) + args.stream_bytes, args.depth, kLinesPerStep};
+  }
+  const int taking = args.stream_bytes > 0 ? sweeps - 1 : sweeps;
+  const std::int64_t share = args.next_lines / taking;
+  const std::int64_t lines = (share + args.depth - 1) / args.depth;
+  const int before = args.stream_bytes > 0 ? sweep - 1 : sweep;
+  return {args.next + before * share * 64, lines == 0 ? 0 : share / lines, lines};
+}
+
 template <class Mode, int R>
 void tile(const TileArgs& args) {
   constexpr int kVectors = vectors_at_a_time<R>();
-  for (int first = 0; first < kPanelVectors; first += kVectors) {
-    tile_part<Mode, R, kVectors>(args, first, first == 0);
+  for (int sweep = 0; sweep < kSweepsOf<R>; ++sweep) {
+    tile_part<Mode, R, kVectors>(args, sweep * kVectors, prefetch_of(args, sweep, kSweepsOf<R>));
   }
 }
 
@@ -188,6 +212,7 @@ const LinearKernels kLinearKernels = {
     .paired = nullptr,
 #endif
     .tile_rows = kTileRows,
+    .sweeps = kSweeps,
     .store = store_tile<false>,
     .add = store_tile<true>,
     .glu_f32 = glu<float>,

@@ -23,11 +23,13 @@ struct TileArgs {
   std::int64_t depth;       // k, or k / 2 rounded up for pairs
   bool accumulate;          // go on from the sums in `out` instead of from 0
   float* out;               // [rows][kPanel], aligned to 64 bytes
-  // What is read next: in each of the first `prefetch_steps` steps of depth, this many
-  // cache lines from here on are brought into L2.
-  const std::byte* prefetch;
-  std::int64_t prefetch_steps;
-  std::int64_t prefetch_lines;
+  // The panel itself is not in L2 yet: the first sweep over it runs this many bytes behind
+  // what it brings in. 0 where it is.
+  std::int64_t stream_bytes;
+  // What is read next: this many cache lines from here on are brought into L2, by all sweeps
+  // that stream nothing in equal parts.
+  const std::byte* next;
+  std::int64_t next_lines;
 };
 
 using TileFn = void (*)(const TileArgs&);
@@ -41,6 +43,8 @@ struct LinearKernels {
   const TileFn* widening;
   const TileFn* paired;
   int tile_rows;  // the widest of them, <= kMaxTileRows
+  // [rows - 1]: how often such a tile goes over its panel, some of the columns at a time.
+  const int* sweeps;
 
   // tile [rows][kPanel] (+ bias) -> out[rows][0:columns], `out_stride` floats apart.
   void (*store)(const float* tile, int rows, int columns, const float* bias, float* out,
