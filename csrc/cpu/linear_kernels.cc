@@ -66,10 +66,10 @@ struct Paired {
 };
 #endif
 
-// What one sweep brings into L2: so many lines at each of its first steps.
+// What one sweep brings into L2: `lines` at every `apart`th of its steps, `times` times.
 struct Prefetch {
   const std::byte* from;
-  std::int64_t steps, lines;
+  std::int64_t times, lines, apart;
 };
 
 // R rows x V vectors from vector `first` of the panel on.
@@ -88,11 +88,13 @@ AIRI_INLINE void tile_part(const TileArgs& args, int first, Prefetch prefetch) {
     for (int v = 0; v < V; ++v) acc[r][v] = args.accumulate ? VecF::load(out + v * kLanes) : VecF::zero();
   }
   std::int64_t d = 0;
-  for (; d < prefetch.steps; ++d, w += kPanel) {
+  for (std::int64_t t = 0; t < prefetch.times; ++t) {
     for (std::int64_t i = 0; i < prefetch.lines; ++i, prefetch.from += 64) {
       __builtin_prefetch(prefetch.from, 0, 2);
     }
-    Mode::template step<R, V>(x, d, w, acc);
+    for (const std::int64_t end = d + prefetch.apart; d < end; ++d, w += kPanel) {
+      Mode::template step<R, V>(x, d, w, acc);
+    }
   }
   for (; d < args.depth; ++d, w += kPanel) Mode::template step<R, V>(x, d, w, acc);
   for (int r = 0; r < R; ++r) {
@@ -120,13 +122,15 @@ constexpr int kSweeps[kMaxTileRows] = {kSweepsOf<1>, kSweepsOf<2>, kSweepsOf<3>,
 AIRI_INLINE Prefetch prefetch_of(const TileArgs& args, int sweep, int sweeps) {
   constexpr std::int64_t kLinesPerStep = kPanel * 4 / 64;
   if (args.stream_bytes > 0 && sweep == 0) {
-    return {static_cast<const std::byte*>(args.panel) + args.stream_bytes, args.depth, kLinesPerStep};
+    return {static_cast<const std::byte*>(args.panel) + args.stream_bytes, args.depth, kLinesPerStep, 1};
   }
   const int taking = args.stream_bytes > 0 ? sweeps - 1 : sweeps;
   const std::int64_t share = args.next_lines / taking;
+  if (share == 0) return {nullptr, 0, 0, 0};
   const std::int64_t lines = (share + args.depth - 1) / args.depth;
   const int before = args.stream_bytes > 0 ? sweep - 1 : sweep;
-  return {args.next + before * share * 64, lines == 0 ? 0 : share / lines, lines};
+  const std::int64_t times = share / lines;
+  return {args.next + before * share * 64, times, lines, args.depth / times};
 }
 
 template <class Mode, int R>
