@@ -63,6 +63,13 @@ void forward_add(const cpu::PackedLinear& self, Address x, std::int64_t m, Addre
   self.forward_add(ptr<const void>(x), m, ptr<float>(out), ldo == 0 ? self.weights().n() : ldo);
 }
 
+void forward_activated(const cpu::PackedLinear& self, Address x, std::int64_t m, Address out,
+                       const std::string& activation) {
+  const cpu::RowActivation kind = row_activation(activation);
+  const py::gil_scoped_release nogil;
+  self.forward_activated(ptr<const void>(x), m, ptr<float>(out), self.weights().n(), kind);
+}
+
 void bind_packed_linear(const py::module_& m) {
   py::class_<cpu::PackedLinear>(m, "PackedLinear")
       .def(py::init([](Address weight, std::int64_t n, std::int64_t k, DType weight_dtype, DType compute,
@@ -75,6 +82,8 @@ void bind_packed_linear(const py::module_& m) {
                   py::arg("compute"), py::arg("bias") = 0)
       .def("forward", &forward, py::arg("x"), py::arg("m"), py::arg("out"), py::arg("ldo") = 0)
       .def("forward_add", &forward_add, py::arg("x"), py::arg("m"), py::arg("out"), py::arg("ldo") = 0)
+      .def("forward_activated", &forward_activated, py::arg("x"), py::arg("m"), py::arg("out"),
+           py::arg("activation"))
       .def_property_readonly("n", [](const cpu::PackedLinear& self) { return self.weights().n(); })
       .def_property_readonly("k", [](const cpu::PackedLinear& self) { return self.weights().k(); })
       .def_property_readonly("nbytes", [](const cpu::PackedLinear& self) { return self.weights().bytes(); })
@@ -128,12 +137,6 @@ void layer_norm(Address weight, Address bias, Address x, std::int64_t m, std::in
   cpu::layer_norm(ptr<const float>(weight), ptr<const float>(bias), ptr<float>(x), m, h, eps);
 }
 
-void activate(const std::string& activation, Address x, Address out, DType out_dtype, std::int64_t count) {
-  const cpu::RowActivation kind = row_activation(activation);
-  const py::gil_scoped_release nogil;
-  cpu::activate(kind, ptr<const float>(x), ptr<void>(out), out_dtype, count);
-}
-
 void embed(Address table, DType dtype, Address ids, std::int64_t m, std::int64_t h, Address out, float scale,
            std::optional<std::int64_t> rows) {
   const py::gil_scoped_release nogil;
@@ -162,8 +165,6 @@ void bind_rows(py::module_& m) {
         py::arg("h"), py::arg("eps"));
   m.def("layer_norm", &layer_norm, py::arg("weight"), py::arg("bias"), py::arg("x"), py::arg("m"),
         py::arg("h"), py::arg("eps"));
-  m.def("activate", &activate, py::arg("activation"), py::arg("x"), py::arg("out"), py::arg("out_dtype"),
-        py::arg("count"));
   m.def("embed", &embed, py::arg("table"), py::arg("dtype"), py::arg("ids"), py::arg("m"), py::arg("h"),
         py::arg("out"), py::arg("scale") = 1.0F, py::arg("rows") = py::none());
   m.def("gather_rows", &gather_rows, py::arg("x"), py::arg("row_bytes"), py::arg("rows"), py::arg("m"),

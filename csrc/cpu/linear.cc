@@ -37,24 +37,35 @@ int columns_of(const PackedWeights& weights, std::int64_t panel) {
 PackedLinear::PackedLinear(std::span<const WeightBlock> blocks, std::int64_t k, DType dtype, DType compute,
                            const float* bias)
     : kernels_(AIRI_SELECT_KERNELS(kLinearKernels, active_isa())),
+      row_kernels_(AIRI_SELECT_KERNELS(kNormKernels, active_isa())),
       weights_(blocks, k, dtype, compute, false),
       bias_(copy_of(bias, weights_.n())) {}
 
 void PackedLinear::forward(const void* x, std::int64_t m, float* out, std::int64_t out_stride) const {
-  run(x, m, out, out_stride, false);
+  run(x, m, out, out_stride, kernels_.store);
 }
 
 void PackedLinear::forward_add(const void* x, std::int64_t m, float* out, std::int64_t out_stride) const {
-  run(x, m, out, out_stride, true);
+  run(x, m, out, out_stride, kernels_.add);
 }
 
-void PackedLinear::run(const void* x, std::int64_t m, float* out, std::int64_t out_stride, bool add) const {
+void PackedLinear::forward_activated(const void* x, std::int64_t m, float* out, std::int64_t out_stride,
+                                     RowActivation activation) const {
+  run(x, m, out, out_stride,
+      [&](const float* sums, int rows, int columns, const float* bias, float* to, std::ptrdiff_t stride) {
+        kernels_.store(sums, rows, columns, bias, to, stride);
+        for (int r = 0; r < rows; ++r) row_kernels_.activate(activation, to + r * stride, columns);
+      });
+}
+
+template <class Finish>
+void PackedLinear::run(const void* x, std::int64_t m, float* out, std::int64_t out_stride,
+                       Finish finish) const {
   check_rows(x, out, m);
   if (out_stride < weights_.n()) {
     throw InvalidArgument("ldo must be >= n (" + std::to_string(weights_.n()) + "), got " +
                           std::to_string(out_stride));
   }
-  const auto finish = add ? kernels_.add : kernels_.store;
   const Product product(kernels_, weights_, 1, x, m);
   multiply(product, [&](const Product::Sums& sums, std::int64_t row, int rows, std::int64_t panel) {
     const std::int64_t column = panel * kPanel;

@@ -5,6 +5,7 @@
 
 #include "cpu/dtype.h"
 #include "cpu/linear_kernels.h"
+#include "cpu/norm_kernels.h"
 #include "cpu/packed_weights.h"
 
 namespace airi::cpu {
@@ -30,13 +31,20 @@ class PackedLinear {
   // out[i, :n] += y[i].
   void forward_add(const void* x, std::int64_t m, float* out, std::int64_t out_stride) const;
 
+  // out[i, :n] = activation(y[i]), each part while it is in cache.
+  void forward_activated(const void* x, std::int64_t m, float* out, std::int64_t out_stride,
+                         RowActivation activation) const;
+
   [[nodiscard]] const PackedWeights& weights() const noexcept { return weights_; }
   [[nodiscard]] PackedWeights& weights() noexcept { return weights_; }
 
  private:
-  void run(const void* x, std::int64_t m, float* out, std::int64_t out_stride, bool add) const;
+  // Computes y and gives it in parts to finish(sums, rows, columns, bias, out, out_stride).
+  template <class Finish>
+  void run(const void* x, std::int64_t m, float* out, std::int64_t out_stride, Finish finish) const;
 
   const LinearKernels& kernels_;
+  const NormKernels& row_kernels_;
   PackedWeights weights_;
   AlignedBuffer bias_;
 };

@@ -73,15 +73,6 @@ void layer_norm(const float* weight, const float* bias, float* x, std::int64_t m
   for_each_row(m, h, [&](std::int64_t i) { run(weight, bias, x + i * h, h, eps); });
 }
 
-void activate(RowActivation activation, const float* x, void* out, DType out_dtype, std::int64_t count) {
-  check(count, 1, {x, out});
-  const auto run = out_dtype == DType::kF32 ? kernels().activate_f32 : kernels().activate_bf16;
-  const auto size = static_cast<std::int64_t>(size_of(out_dtype));
-  for_each_piece(count, [&](std::int64_t begin, std::int64_t n) {
-    run(activation, x + begin, static_cast<std::byte*>(out) + begin * size, n);
-  });
-}
-
 void embed(const void* table, DType dtype, std::optional<std::int64_t> rows, const std::int32_t* ids,
            std::int64_t m, std::int64_t h, float* out, float scale) {
   check(m, h, {table, ids, out});

@@ -26,9 +26,6 @@ void rms_norm_add(const float* x, const float* weight, float* residual, std::int
 // x[i] = (x[i] - mean(x[i])) / sqrt(var(x[i]) + eps) * weight + bias, in place.
 void layer_norm(const float* weight, const float* bias, float* x, std::int64_t m, std::int64_t h, float eps);
 
-// out[i] = activation(x[i]) of `count` floats; out may be x when it is float.
-void activate(RowActivation activation, const float* x, void* out, DType out_dtype, std::int64_t count);
-
 // out[i] = table[ids[i]] * scale, in float. With `rows` the ids are checked
 // first: throws InvalidArgument for one outside of [0, rows), before anything is written.
 void embed(const void* table, DType dtype, std::optional<std::int64_t> rows, const std::int32_t* ids,

@@ -93,11 +93,9 @@ AIRI_INLINE VecF activated(RowActivation activation, VecF x) {
   return x / (one + exp(cubic * VecF::set1(-1.59576912160573071F)));
 }
 
-template <class Out>
-void activate(RowActivation activation, const float* x, void* out, std::int64_t h) {
-  Out* y = static_cast<Out*>(out);
+void activate(RowActivation activation, float* x, std::int64_t h) {
   for_each_vector(h, [&](std::int64_t i, int count) {
-    store_some(activated(activation, load_some(x + i, count)), y + i, count);
+    store_some(activated(activation, load_some(x + i, count)), x + i, count);
   });
 }
 
@@ -131,8 +129,7 @@ const NormKernels kNormKernels = {
     .rms_norm_bf16 = rms_norm<std::uint16_t, false>,
     .rms_norm_add = rms_norm<float, true>,
     .layer_norm = layer_norm,
-    .activate_f32 = activate<float>,
-    .activate_bf16 = activate<std::uint16_t>,
+    .activate = activate,
     .scale_f32 = scale_row<float>,
     .scale_bf16 = scale_row<std::uint16_t>,
     .to_bf16 = to_bf16,

@@ -19,9 +19,8 @@ struct NormKernels {
   void (*rms_norm_add)(const float* x, const float* weight, void* out, std::int64_t h, float eps);
   // x = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias
   void (*layer_norm)(const float* weight, const float* bias, float* x, std::int64_t h, float eps);
-  // out = activation(x), as float or bfloat16; out may be x.
-  void (*activate_f32)(RowActivation activation, const float* x, void* out, std::int64_t h);
-  void (*activate_bf16)(RowActivation activation, const float* x, void* out, std::int64_t h);
+  // x = activation(x)
+  void (*activate)(RowActivation activation, float* x, std::int64_t h);
   // out = x * scale
   void (*scale_f32)(const void* x, float scale, float* out, std::int64_t h);
   void (*scale_bf16)(const void* x, float scale, float* out, std::int64_t h);

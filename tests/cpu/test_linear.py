@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from airi._core import cpu
 from tests.cpu.arrays import Array, F32Array, address, decode, encode, poison
@@ -78,6 +79,60 @@ def test_forward_add_adds_to_what_is_there(isa: str, compute: cpu.DType) -> None
     expected = residual + product
     layer.forward_add(address(x), m, address(residual))
     np.testing.assert_array_equal(residual, expected)
+
+
+ACTIVATIONS = {
+    "gelu": lambda x: 0.5 * x * (1 + torch.erf(x / 2**0.5)),
+    "gelu_tanh": lambda x: torch.nn.functional.gelu(x, approximate="tanh"),
+    "relu": torch.relu,
+}
+
+
+def activated(name: str, x: F32Array) -> F32Array:
+    """Of each number, in every column of a layer that only copies."""
+    columns = 77
+    ones, out = np.ones((columns, 1), np.float32), poison(len(x), columns)
+    layer = cpu.PackedLinear(address(ones), columns, 1, F32, F32)
+    layer.forward_activated(address(x), len(x), address(out), name)
+    return out
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_are_those_of_float64(isa: str, name: str) -> None:
+    x = np.append(np.linspace(-12, 12, 4001), [0.0, 1e-30, -1e-30]).astype(np.float32)
+    expected = ACTIVATIONS[name](torch.from_numpy(x).double()).numpy()
+    np.testing.assert_allclose(activated(name, x), expected[:, None].repeat(77, 1), rtol=1e-6, atol=1e-6)
+
+
+def test_an_activation_keeps_not_a_number(isa: str) -> None:
+    for name in ACTIVATIONS:
+        out = activated(name, np.array([np.nan, 1.0, -1.0] * 9, np.float32))
+        assert np.isnan(out[::3]).all()
+        assert np.isfinite(out[1::3]).all()
+
+
+@pytest.mark.parametrize("compute", [F32, BF16])
+def test_an_activated_product_has_its_bias_and_is_the_same_bits_in_every_batch(
+    isa: str, compute: cpu.DType
+) -> None:
+    rng = np.random.default_rng(4)
+    m, n, k = 21, 77, 40
+    x, weight, bias = encode(random(rng, m, k), compute), encode(random(rng, n, k), compute), random(rng, n)
+    layer = cpu.PackedLinear(address(weight), n, k, compute, compute, address(bias))
+    product, out, alone = poison(m, n), poison(m, n), poison(1, n)
+    layer.forward(address(x), m, address(product))
+    layer.forward_activated(address(x), m, address(out), "relu")
+    np.testing.assert_array_equal(out, np.maximum(product, 0))
+    layer.forward_activated(address(x), m, address(out), "gelu")
+    layer.forward_activated(address(np.ascontiguousarray(x[7:8])), 1, address(alone), "gelu")
+    np.testing.assert_array_equal(alone[0], out[7])
+
+
+def test_an_unknown_activation_is_named() -> None:
+    ones = np.ones((1, 1), np.float32)
+    layer = cpu.PackedLinear(address(ones), 1, 1, F32, F32)
+    with pytest.raises(ValueError, match="activation 'swish' is unknown; accepted: gelu, gelu_tanh, relu"):
+        layer.forward_activated(address(ones), 0, address(ones), "swish")
 
 
 @pytest.mark.parametrize("compute", [F32, BF16])

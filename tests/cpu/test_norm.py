@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pytest
-import torch
 
 from airi._core import cpu
 from tests.cpu.arrays import F32Array, U16Array, address, decode, encode, from_bf16, poison, to_bf16
@@ -127,36 +126,3 @@ def test_a_row_of_a_layer_norm_is_the_same_bits_in_every_batch(isa: str) -> None
     cpu.layer_norm(address(weight), address(bias), address(x), m, h, EPS)
     cpu.layer_norm(address(weight), address(bias), address(alone), 1, h, EPS)
     np.testing.assert_array_equal(alone[0], x[7])
-
-
-ACTIVATIONS = {
-    "gelu": lambda x: 0.5 * x * (1 + torch.erf(x / 2**0.5)),
-    "gelu_tanh": lambda x: torch.nn.functional.gelu(x, approximate="tanh"),
-    "relu": torch.relu,
-}
-
-
-@pytest.mark.parametrize("name", ACTIVATIONS)
-@pytest.mark.parametrize("dtype", [F32, BF16])
-def test_activations_are_those_of_float64(isa: str, name: str, dtype: cpu.DType) -> None:
-    x = np.concatenate([np.linspace(-12, 12, 40_001, dtype=np.float32), [0.0, 1e-30, -1e-30]]).astype(
-        np.float32
-    )
-    out = poison(1, len(x), dtype=dtype)
-    expected = ACTIVATIONS[name](torch.from_numpy(x).double()).numpy()
-    cpu.activate(name, address(x), address(out), dtype, len(x))
-    rtol = 1 / 256 if dtype is BF16 else 1e-6
-    np.testing.assert_allclose(decode(out)[0], expected, rtol=rtol, atol=1e-6)
-
-
-def test_an_activation_keeps_not_a_number_and_may_write_over_its_input(isa: str) -> None:
-    for name in ACTIVATIONS:
-        x = np.array([np.nan, 1.0, -1.0] * 9, np.float32)
-        cpu.activate(name, address(x), address(x), F32, len(x))
-        assert np.isnan(x[::3]).all()
-        assert np.isfinite(x[1::3]).all()
-
-
-def test_an_unknown_activation_is_named() -> None:
-    with pytest.raises(ValueError, match="activation 'swish' is unknown; accepted: gelu, gelu_tanh, relu"):
-        cpu.activate("swish", 1, 1, F32, 0)

@@ -37,6 +37,9 @@ class PackedLinear(metaclass=_PybindType):
     def forward_add(self, x: int, m: int, out: int, ldo: int = 0) -> None:
         """out[m, n] += y."""
 
+    def forward_activated(self, x: int, m: int, out: int, activation: str) -> None:
+        """out[m, n] = activation(y): gelu, gelu_tanh or relu."""
+
     @property
     def n(self) -> int: ...
     @property
@@ -83,9 +86,6 @@ def rms_norm_add(x: int, weight: int, residual: int, m: int, h: int, eps: float)
 
 def layer_norm(weight: int, bias: int, x: int, m: int, h: int, eps: float) -> None:
     """x[i] = (x[i] - mean(x[i])) / sqrt(var(x[i]) + eps) * weight + bias, in place."""
-
-def activate(activation: str, x: int, out: int, out_dtype: DType, count: int) -> None:
-    """out = activation(x) of count floats: gelu, gelu_tanh or relu; out may be x when it is float32."""
 
 def embed(
     table: int,

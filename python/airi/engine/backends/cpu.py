@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from airi._core import cpu
 from airi.engine.backends import KvBinding, LoadedModel, LoadOptions, ModelInfo, StepInputs
+from airi.engine.backends.cpu_memory import bytes_together, move_together
 from airi.engine.backends.cpu_weights import CpuLayer, CpuSparseMlp, CpuWeights, pack_weights
 from airi.engine.loader import open_model
 from airi.engine.rope import cos_sin_table
@@ -20,8 +21,6 @@ from airi.engine.spec import DecoderSpec, LayerSpec
 from airi.errors import ConfigError
 
 _MAX_HEAD_DIM = 256
-_LINE = 64
-"""Bytes of a cache line."""
 
 
 class CpuBackend:
@@ -69,16 +68,11 @@ class CpuModel:
     @property
     def weight_bytes(self) -> int:
         """As `PlaceableModel.weight_bytes`: packed matrices; embeddings and norms stay where they are."""
-        return sum(-(-packed.nbytes // _LINE) * _LINE for packed in self._weights.packed())
+        return bytes_together(list(self._weights.packed()))
 
     def place_weights(self, memory: NDArray[np.uint8]) -> None:
         """As `PlaceableModel.place_weights`."""
-        if memory.nbytes < self.weight_bytes:
-            raise ValueError(f"memory must hold {self.weight_bytes} bytes, got {memory.nbytes}")
-        at = memory.ctypes.data
-        for packed in self._weights.packed():
-            packed.move_to(at)
-            at += -(-packed.nbytes // _LINE) * _LINE
+        move_together(list(self._weights.packed()), memory)
 
     def bind_kv(self, binding: KvBinding) -> None:
         self._bound = BoundDecoder(self._spec, self._weights, binding, self._ropes)

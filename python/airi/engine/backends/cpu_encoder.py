@@ -6,7 +6,6 @@ kernel of all models; nothing outlives the step.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from airi._core import cpu
 from airi.engine.arena import allocate_arena
 from airi.engine.backends import KV_GRANULE, LoadOptions, ModelInfo
+from airi.engine.backends.cpu_memory import moved_together
 from airi.engine.checkpoint import Checkpoint
 from airi.engine.decoder import Matrix
 from airi.engine.encoder import EncoderLayerWeights, EncoderSpec, EncoderWeights, Norm, load_encoder_spec
@@ -82,6 +82,10 @@ class _Layer:
     down: cpu.PackedLinear
     down_norm: Norm
 
+    @property
+    def matrices(self) -> tuple[cpu.PackedLinear, ...]:
+        return self.qkv, self.output, self.up, self.down
+
 
 @dataclass(frozen=True, slots=True)
 class _Weights:
@@ -92,6 +96,8 @@ class _Weights:
     layers: tuple[_Layer, ...]
     dense: cpu.PackedLinear | None
     classifier: cpu.PackedLinear | None
+    memory: NDArray[np.uint8]
+    """Where the layers' matrices lie."""
 
 
 def _pack(spec: EncoderSpec, weights: EncoderWeights, options: LoadOptions) -> _Weights:
@@ -110,6 +116,7 @@ def _pack(spec: EncoderSpec, weights: EncoderWeights, options: LoadOptions) -> _
         layers=tuple(layers),
         dense=None if head is None else _linear(head.dense),
         classifier=None if head is None else _linear(head.classifier),
+        memory=moved_together([matrix for layer in layers for matrix in layer.matrices]),
     )
     report.finish()
     return packed
@@ -202,8 +209,7 @@ class CpuEncoder:
         cpu.paged_attention(batch, layout, 0, at.queries, at.attended, spec.num_heads, scale, is_causal=False)
         layer.output.forward_add(at.attended, total, at.hidden)
         self._normalise(layer.output_norm, total)
-        layer.up.forward(at.hidden, total, at.wide)
-        cpu.activate(spec.activation, at.wide, at.wide, cpu.DType.F32, total * spec.intermediate_size)
+        layer.up.forward_activated(at.hidden, total, at.wide, spec.activation)
         layer.down.forward_add(at.wide, total, at.hidden)
         self._normalise(layer.down_norm, total)
 
@@ -224,12 +230,6 @@ class CpuEncoder:
         logits = np.empty((count, len(self.spec.labels)), np.float32)
         weights.classifier.forward(inner.ctypes.data, count, logits.ctypes.data)
         return logits
-
-    def packed(self) -> Iterator[cpu.PackedLinear]:
-        """Every packed matrix, always in the same order."""
-        for layer in self._weights.layers:
-            yield from (layer.qkv, layer.output, layer.up, layer.down)
-        yield from (head for head in (self._weights.dense, self._weights.classifier) if head is not None)
 
 
 @dataclass(frozen=True, slots=True)
