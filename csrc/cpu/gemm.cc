@@ -58,19 +58,23 @@ const TileFn* tiles_for(const LinearKernels& kernels, const PackedWeights& weigh
 
 // With one sweep over a panel, weights stream through once: stay ahead of them. With more,
 // they are read again from L2, so that there is time to bring the next ones in: each sweep
-// takes its share. The first one on weights that nobody announced does the former.
-void plan_prefetch(TileArgs& args, int sweeps, std::int64_t tile_count, std::int64_t tile) {
+// takes its share. The first one on weights that nobody announced does the former. Nothing
+// is brought in from `end` on: other threads need that, or nobody.
+void plan_prefetch(TileArgs& args, int sweeps, std::int64_t tile_count, std::int64_t tile,
+                   const std::byte* end) {
   const auto* panel = static_cast<const std::byte*>(args.panel);
   const std::int64_t lines = args.depth * kPanel * 4 / 64;
   const bool unannounced = tile == 0 && warm_until != panel;
-  if (unannounced || tile_count * sweeps == 1) args.stream_bytes = kPrefetchBytes;
-  if (tile_count * sweeps == 1) return;
-  warm_until = panel + lines * 64;
-  // Sweeps that have the time: of a first tile which streams in its only sweep, none.
-  const bool busy = unannounced && sweeps == 1;
-  if (busy) return;
+  // Of two such long panels at a time L2 has no room.
+  const bool streams = tile_count == 1 && (sweeps == 1 || args.depth > kDepthBlock);
+  if (unannounced || streams) args.stream_bytes = kPrefetchBytes;
+  if (streams) return;
+  const std::byte* next = panel + lines * 64;
+  warm_until = next < end ? next : nullptr;
+  // A first tile that streams in its only sweep has no time for more.
+  if (next >= end || (unannounced && sweeps == 1)) return;
   const Range share = part_of(lines, tile_count, tile);
-  args.next = warm_until + share.begin * 64;
+  args.next = next + share.begin * 64;
   args.next_lines = share.size();
 }
 
@@ -118,19 +122,28 @@ Range Product::panels_of(std::int64_t chunk) const {
   return part_of(weights_.panels(), panel_groups_, chunk % panel_groups_);
 }
 
-void Product::compute(Range rows, Range batch, std::int64_t panel, Sums& sums) const {
+std::int64_t Product::run_end(std::int64_t chunk) const {
+  const std::int64_t threads = shared_pool().size();
+  const std::int64_t run = ceil_div((chunk + 1) * threads, chunks());
+  const std::int64_t last =
+      std::min(chunks() * run / threads, (chunk / panel_groups_ + 1) * panel_groups_) - 1;
+  return panels_of(last).end;
+}
+
+void Product::compute(Range rows, Range batch, std::int64_t panel, std::int64_t run_end, Sums& sums) const {
+  const std::byte* end = weights_.panel(run_end * matrices_);
   for (int i = 0; i < matrices_; ++i) {
     for (std::int64_t block = 0; block < depth_blocks_; ++block) {
       for (std::int64_t row = batch.begin; row < batch.end; row += tile_rows_) {
         const Range tile{row, std::min(row + tile_rows_, batch.end)};
-        run_tile(rows, tile, panel * matrices_ + i, block, sums.of[i] + (row - batch.begin) * kPanel);
+        run_tile(rows, tile, panel * matrices_ + i, block, end, sums.of[i] + (row - batch.begin) * kPanel);
       }
     }
   }
 }
 
 void Product::run_tile(Range rows, Range tile, std::int64_t panel, std::int64_t depth_block,
-                       float* out) const {
+                       const std::byte* end, float* out) const {
   const Range depth = part_of(weights_.depth(), depth_blocks_, depth_block);
   TileArgs args{.x = x_ + tile.begin * x_stride_ + depth.begin * x_bytes_per_depth_,
                 .x_stride = x_stride_,
@@ -142,7 +155,7 @@ void Product::run_tile(Range rows, Range tile, std::int64_t panel, std::int64_t 
                 .next = nullptr,
                 .next_lines = 0};
   plan_prefetch(args, sweeps_[tile.size() - 1], ceil_div(rows.size(), tile_rows_),
-                (tile.begin - rows.begin) / tile_rows_);
+                (tile.begin - rows.begin) / tile_rows_, end);
   tiles_[tile.size() - 1](args);
 }
 

@@ -46,15 +46,18 @@ class Product {
   [[nodiscard]] std::int64_t chunks() const { return row_blocks_ * panel_groups_; }
   [[nodiscard]] Range rows_of(std::int64_t chunk) const;
   [[nodiscard]] Range panels_of(std::int64_t chunk) const;
+  // Where the panels end that the chunk's owner goes through one after the other (see ThreadPool).
+  [[nodiscard]] std::int64_t run_end(std::int64_t chunk) const;
   // How many of `rows` are computed before they are finished.
   [[nodiscard]] std::int64_t batch_rows() const { return batch_rows_; }
 
   // sums.of[i] = x[batch] * panel `panel` of matrix i. `batch` lies within `rows`, those of
   // the chunk, and starts at a whole number of batches. REQUIRES batch.size() <= batch_rows().
-  void compute(Range rows, Range batch, std::int64_t panel, Sums& sums) const;
+  void compute(Range rows, Range batch, std::int64_t panel, std::int64_t run_end, Sums& sums) const;
 
  private:
-  void run_tile(Range rows, Range tile, std::int64_t panel, std::int64_t depth_block, float* out) const;
+  void run_tile(Range rows, Range tile, std::int64_t panel, std::int64_t depth_block, const std::byte* end,
+                float* out) const;
 
   const PackedWeights& weights_;
   const TileFn* tiles_;
@@ -78,11 +81,12 @@ void multiply(const Product& product, Finish&& finish) {
   shared_pool().parallel_for(product.chunks(), [&](std::int64_t chunk) {
     const Range rows = product.rows_of(chunk);
     const Range panels = product.panels_of(chunk);
+    const std::int64_t run_end = product.run_end(chunk);
     Product::Sums sums;
     for (std::int64_t panel = panels.begin; panel < panels.end; ++panel) {
       for (std::int64_t row = rows.begin; row < rows.end; row += product.batch_rows()) {
         const Range batch{row, std::min(row + product.batch_rows(), rows.end)};
-        product.compute(rows, batch, panel, sums);
+        product.compute(rows, batch, panel, run_end, sums);
         finish(sums, batch.begin, static_cast<int>(batch.size()), panel);
       }
     }

@@ -1,5 +1,7 @@
 #include "cpu/linear_kernels.h"
 
+#include <algorithm>
+
 #include "cpu/vec.h"
 
 namespace airi::cpu::AIRI_ISA {
@@ -66,10 +68,16 @@ struct Paired {
 };
 #endif
 
-// What one sweep brings into L2: `lines` at every `apart`th of its steps, `times` times.
+// What one sweep brings into L2: `lines` at each of its first `times` steps, or pairs of steps.
 struct Prefetch {
-  const std::byte* from;
-  std::int64_t times, lines, apart;
+  const std::byte* from = nullptr;
+  std::int64_t times = 0;
+  std::int64_t lines = 0;
+  bool per_pair = false;
+
+  AIRI_INLINE void next() {
+    for (std::int64_t i = 0; i < lines; ++i, from += 64) __builtin_prefetch(from, 0, 2);
+  }
 };
 
 // R rows x V vectors from vector `first` of the panel on.
@@ -88,11 +96,15 @@ AIRI_INLINE void tile_part(const TileArgs& args, int first, Prefetch prefetch) {
     for (int v = 0; v < V; ++v) acc[r][v] = args.accumulate ? VecF::load(out + v * kLanes) : VecF::zero();
   }
   std::int64_t d = 0;
-  for (std::int64_t t = 0; t < prefetch.times; ++t) {
-    for (std::int64_t i = 0; i < prefetch.lines; ++i, prefetch.from += 64) {
-      __builtin_prefetch(prefetch.from, 0, 2);
+  if (prefetch.per_pair) {
+    for (const std::int64_t end = 2 * prefetch.times; d < end; d += 2, w += 2 * kPanel) {
+      prefetch.next();
+      Mode::template step<R, V>(x, d, w, acc);
+      Mode::template step<R, V>(x, d + 1, w + kPanel, acc);
     }
-    for (const std::int64_t end = d + prefetch.apart; d < end; ++d, w += kPanel) {
+  } else {
+    for (; d < prefetch.times; ++d, w += kPanel) {
+      prefetch.next();
       Mode::template step<R, V>(x, d, w, acc);
     }
   }
@@ -122,15 +134,13 @@ constexpr int kSweeps[kMaxTileRows] = {kSweepsOf<1>, kSweepsOf<2>, kSweepsOf<3>,
 AIRI_INLINE Prefetch prefetch_of(const TileArgs& args, int sweep, int sweeps) {
   constexpr std::int64_t kLinesPerStep = kPanel * 4 / 64;
   if (args.stream_bytes > 0 && sweep == 0) {
-    return {static_cast<const std::byte*>(args.panel) + args.stream_bytes, args.depth, kLinesPerStep, 1};
+    return {static_cast<const std::byte*>(args.panel) + args.stream_bytes, args.depth, kLinesPerStep};
   }
-  const int taking = args.stream_bytes > 0 ? sweeps - 1 : sweeps;
-  const std::int64_t share = args.next_lines / taking;
-  if (share == 0) return {nullptr, 0, 0, 0};
-  const std::int64_t lines = (share + args.depth - 1) / args.depth;
-  const int before = args.stream_bytes > 0 ? sweep - 1 : sweep;
+  const int streaming = args.stream_bytes > 0 ? 1 : 0;
+  const std::int64_t share = args.next_lines / (sweeps - streaming);
+  const std::int64_t lines = std::max<std::int64_t>(1, (share + args.depth - 1) / args.depth);
   const std::int64_t times = share / lines;
-  return {args.next + before * share * 64, times, lines, args.depth / times};
+  return {args.next + (sweep - streaming) * share * 64, times, lines, 2 * times <= args.depth};
 }
 
 template <class Mode, int R>
