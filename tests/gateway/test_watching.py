@@ -332,7 +332,7 @@ def test_what_cannot_be_scored_costs_the_call_nothing(
     def broken(*_: Any) -> Any:
         raise ValueError("a bug")
 
-    monkeypatch.setattr(world.scorer, "offer", broken)
+    monkeypatch.setattr(world.scorer, "run", broken)
     gateway = start_gateway(govern=world.govern)
     post(gateway)
     assert world.settled(gateway) == Seen()

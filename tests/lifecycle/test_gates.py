@@ -14,9 +14,10 @@ from airi.lifecycle.observed import Histogram, Paired, Seen, merged
 def seen(
     rng: random.Random, answers: int, *, delta: float = 0.0, ttft: float = 100.0, **rates: float
 ) -> Seen:
-    made = Seen()
+    made, rows = Seen(), random.Random(answers)
     for _ in range(answers):
         tokens = rng.randint(5, 200)
+        made.overlap.add(sum(rows.random() < rates.get("overlap", 0.9) for _ in range(10)), 10)
         made.nll_delta.add(sum(rng.gauss(delta, 0.5) for _ in range(tokens)), tokens)
         made.ttft_ms.add(rng.lognormvariate(math.log(ttft), 0.5))
         made.requests += 1
@@ -39,6 +40,7 @@ CASES = [
     (Gate(metric=Metric.JSON, bound=Bound.MIN, value=0.95), {"json": 1.0}, {"json": 0.7}),
     (Gate(metric=Metric.SCHEMA, bound=Bound.MIN, value=0.95), {"schema": 1.0}, {"schema": 0.7}),
     (Gate(metric=Metric.JSON, bound=Bound.REGRESSION_POINTS, value=0.05), {"json": 1.0}, {"json": 0.7}),
+    (Gate(metric=Metric.OVERLAP, bound=Bound.MIN, value=0.8), {"overlap": 0.9}, {"overlap": 0.6}),
 ]
 
 

@@ -39,15 +39,22 @@ _SHARES = (
     "error_rate",
     "token.nll_delta",
     "token.top1_agreement",
+    "retrieval.overlap",
     "output.finish_length_rate",
     "output.repetition_rate",
     "output.json_valid_rate",
     "output.schema_valid_rate",
 )
 _ALL_METRICS = ", ".join(["ttft_ms.p95", "itl_ms.p95", "token.first_divergence.p5", *_SHARES])
-SCORED = "token."
+SCORED = ("token.", "retrieval.")
 """With which figures begin that a step of shadow makes."""
-MORE_IS_BETTER = ("token.top1_agreement", "token.first_divergence", "output.json_", "output.schema_")
+MORE_IS_BETTER = (
+    "token.top1_agreement",
+    "token.first_divergence",
+    "retrieval.overlap",
+    "output.json_",
+    "output.schema_",
+)
 AUTO = {"max": "token.nll_delta", "min": "token.top1_agreement"}
 """What `auto` may bound, by the bound."""
 _QUANTILE = re.compile(r"(.+)\.p(\d{1,2}(?:\.\d{1,3})?)")

@@ -26,6 +26,7 @@ _TTFT_S = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5,
 _ITL_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5, 5.0)
 _E2E_S = (0.005, 0.05, 0.1, 0.3, 0.5, 1.0, 1.5, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0, 120.0)
 
+_SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 _ROUTING_S = (0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.1)
 
 StatsSource = Callable[[], EngineStats | None]
@@ -66,6 +67,10 @@ class ModelMetrics:
     def shadowed(self, outcome: str) -> None:
         """Count an answer that a candidate was to read: "scored", "unscored", "dropped" or "denied"."""
         self._metrics.shadowed.labels(self._model, outcome).inc()
+
+    def overlapped(self, collection: str, version: str, share: float) -> None:
+        """Count a search that was made again with vectors of another version."""
+        self._metrics.overlap.labels(collection, self._model, version).observe(share)
 
     def routed(self, route: str) -> None:
         """Count a call that a route gave to the model."""
@@ -134,6 +139,12 @@ class Metrics:
         )
         self.shadowed = self._counter(
             "shadow_answers", "Answers that a candidate was to read.", ("model_name", "outcome")
+        )
+        self.overlap = self._histogram(
+            "retrieval_overlap",
+            "Share of the rows of a search that are also found with vectors of a candidate.",
+            ("collection", "model_name", "version"),
+            _SHARES,
         )
         self.route_calls = self._counter(
             "route_calls", "Calls that a route gave to a model, as a fallback too.", ("route", "model_name")

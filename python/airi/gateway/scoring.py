@@ -36,7 +36,7 @@ from airi.policy import Principal
 from airi.sampling_params import MAX_PRIORITY, SamplingParams
 from airi.transport import GenerateRequest
 
-__all__ = ["Answered", "PromptFor", "Scorer", "score"]
+__all__ = ["Answered", "PromptFor", "Scorer", "Unscored", "score"]
 
 log = logging.getLogger("airi.gateway")
 
@@ -98,16 +98,30 @@ class Scorer:
         seen: Seen,
         ended: Callable[[str], object] = str,
     ) -> None:
-        """Has an answer scored for what is seen of the candidate; where too many are being read it only counts.
+        """As `run`: has an answer scored for what is seen of the candidate."""
 
-        `ended` is told what came of it: scored, unscored or dropped.
+        async def read() -> None:
+            count(await score(answered, stable, candidate), seen)
+
+        self.run(read, stable, seen, ended)
+
+    def run(
+        self,
+        read: Callable[[], Awaitable[None]],
+        stable: ServedModel,
+        seen: Seen,
+        ended: Callable[[str], object] = str,
+    ) -> None:
+        """Has the candidate read what stable has answered; where too much is being read it only counts.
+
+        `read` adds to `seen`, and raises as `score`. `ended` is told what came of it: scored, unscored or dropped.
         """
         if self.is_full:
             seen.dropped += 1
             stable.metrics.shadowed("dropped")
             ended("dropped")
             return
-        task = asyncio.create_task(self._score(answered, stable, candidate, seen, ended))
+        task = asyncio.create_task(self._run(read, stable, seen, ended))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
@@ -118,18 +132,17 @@ class Scorer:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
 
-    async def _score(
+    async def _run(
         self,
-        answered: Answered,
+        read: Callable[[], Awaitable[None]],
         stable: ServedModel,
-        candidate: ServedModel,
         seen: Seen,
         ended: Callable[[str], object],
     ) -> None:
         outcome = "dropped"
         try:
             async with asyncio.timeout(self._timeout_s):
-                count(await score(answered, stable, candidate), seen)
+                await read()
             outcome = "scored"
         except Unscored as error:
             seen.unscored += 1

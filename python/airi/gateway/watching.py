@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,7 +14,7 @@ from airi.gateway.errors import api_error_from
 from airi.gateway.http import CallRecord, ClientGone
 from airi.gateway.models import ServedModel
 from airi.gateway.observing import Observing, is_repeating
-from airi.gateway.scoring import Answered, PromptFor, Scorer, count
+from airi.gateway.scoring import Answered, PromptFor, Scorer, count, score
 from airi.gateway.verdicts import Verdicts
 from airi.lifecycle.observed import Seen
 from airi.lifecycle.rollouts import Phase, Rollout
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("airi.gateway")
 
-__all__ = ["Sight", "Trial", "TrialOf", "Watching"]
+__all__ = ["SharedWith", "Sight", "Trial", "TrialOf", "Watching"]
 
 
 class Trial(NamedTuple):
@@ -46,6 +46,9 @@ class Trial(NamedTuple):
 
 TrialOf = Callable[[CallRecord, ServedModel], Trial | None]
 """The trial of a call; None where its line is in no rollout."""
+
+SharedWith = Callable[[ServedModel], Awaitable[int]]
+"""How many rows of a search are also found with the vectors of another version. Raises as `score`."""
 
 
 class Watching:
@@ -84,6 +87,45 @@ class Watching:
         trace: RequestTrace | None,
     ) -> None:
         """Has an answer of stable's scored, if it is chosen and may be; `trace`: of the request that it is of."""
+        size = len(answered.tokens)
+
+        def same(seen: Seen) -> None:
+            count(Score(0.0, size, size, size, size), seen)
+
+        async def read(candidate: ServedModel, seen: Seen) -> None:
+            count(await score(answered, stable, candidate), seen)
+
+        self._shadow(trial, stable, may_shadow, trace, same, read)
+
+    def compare(
+        self,
+        trial: Trial,
+        rows: int,
+        shared_with: SharedWith,
+        stable: ServedModel,
+        may_shadow: Callable[[], bool],
+        trace: RequestTrace | None,
+    ) -> None:
+        """Has a search of stable's made again with the candidate's vectors, if it is chosen and may be."""
+
+        def same(seen: Seen) -> None:
+            seen.overlap.add(rows, rows)
+
+        async def read(candidate: ServedModel, seen: Seen) -> None:
+            seen.overlap.add(await shared_with(candidate), rows)
+
+        self._shadow(trial, stable, may_shadow, trace, same, read)
+
+    def _shadow(
+        self,
+        trial: Trial,
+        stable: ServedModel,
+        may_shadow: Callable[[], bool],
+        trace: RequestTrace | None,
+        same: Callable[[Seen], None],
+        read: Callable[[ServedModel, Seen], Awaitable[None]],
+    ) -> None:
+        """`same` counts what there is nothing to read for, `read` what the candidate says."""
         rollout, candidate = trial.rollout, trial.candidate
         is_chosen = self._draw() * 100 < rollout.shadow_percent
         if not is_chosen or trial.release != rollout.stable or candidate is None:
@@ -91,11 +133,10 @@ class Watching:
         seen = self.observing.of(rollout, rollout.candidate)
         if candidate is stable:
             # The releases differ in other members: there is nothing to read.
-            size = len(answered.tokens)
-            count(Score(0.0, size, size, size, size), seen)
+            same(seen)
         elif self.scorer.is_full or may_shadow():
             ended = str if trace is None else trace.shadowed(candidate)
-            self.scorer.offer(answered, stable, candidate, seen, ended)
+            self.scorer.run(partial(read, candidate, seen), stable, seen, ended)
         else:
             stable.metrics.shadowed("denied")
             if trace is not None:
@@ -163,6 +204,11 @@ class Sight:
                 self._score(*self._first, self.prompt_for)
             except Exception as error:  # the call itself went well
                 log.error("an answer of %s was not scored: %s", self._model.name, type(error).__name__)
+
+    def searched(self, rows: int, shared_with: SharedWith) -> None:
+        """A search has found so many rows with what the call gave. Once it has ended."""
+        if rows and self.error is None and self.trial.counts:
+            self._watching.compare(self.trial, rows, shared_with, self._model, self._may_shadow, self._trace)
 
     def _judge(self, choice: Choice) -> None:
         if self.declared is not None:

@@ -8,13 +8,13 @@ again and a rollout has many of them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from typing import NamedTuple
 
 import msgspec
 
-from airi.lifecycle.observed import Histogram, Seen
+from airi.lifecycle.observed import Histogram, Paired, Seen
 
 __all__ = [
     "AUTO",
@@ -58,10 +58,17 @@ class Metric(StrEnum):
     """Share of the answers that were to be JSON that are."""
     SCHEMA = "output.schema_valid_rate"
     """Share of the answers with a declared schema, calls of tools among them, that meet it."""
+    OVERLAP = "retrieval.overlap"
+    """Share of the rows that searches of collections find with stable's vectors which the candidate's find, too."""
 
 
-_SCORED = (Metric.NLL_DELTA, Metric.AGREEMENT, Metric.DIVERGENCE)
-_MORE_IS_BETTER = (Metric.AGREEMENT, Metric.DIVERGENCE, Metric.JSON, Metric.SCHEMA)
+_PAIRED: dict[Metric, Callable[[Seen], Paired]] = {
+    Metric.NLL_DELTA: lambda seen: seen.nll_delta,
+    Metric.AGREEMENT: lambda seen: seen.agreement,
+    Metric.OVERLAP: lambda seen: seen.overlap,
+}
+_SCORED = (*_PAIRED, Metric.DIVERGENCE)
+_MORE_IS_BETTER = (Metric.AGREEMENT, Metric.DIVERGENCE, Metric.OVERLAP, Metric.JSON, Metric.SCHEMA)
 
 
 class Bound(StrEnum):
@@ -107,7 +114,7 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def is_scored(self) -> bool:
-        """Whether it looks at what the candidate says of stable's answers."""
+        """Whether it looks at what the candidate says of stable's answers, or finds for its queries."""
         return self.metric in _SCORED
 
     @property
@@ -239,8 +246,8 @@ def _figure(gate: Gate, seen: Seen) -> _Range:
         return _quantile(seen.itl_ms, gate.quantile)
     if metric is Metric.DIVERGENCE:
         return _quantile(seen.first_divergence, gate.quantile)
-    if metric in (Metric.NLL_DELTA, Metric.AGREEMENT):
-        paired = seen.nll_delta if metric is Metric.NLL_DELTA else seen.agreement
+    if metric in _PAIRED:
+        paired = _PAIRED[metric](seen)
         width = SURE * paired.standard_error if paired.answers >= _FEWEST_ANSWERS else math.inf
         return _Range(paired.mean - width, paired.mean, paired.mean + width, paired.answers)
     hits, of = {

@@ -126,6 +126,8 @@ class Seen(msgspec.Struct, kw_only=True, omit_defaults=True):
     """1 for each of these tokens where its most likely one is stable's."""
     first_divergence: Histogram = msgspec.field(default_factory=Histogram)
     """Tokens of an answer up to the first where the most likely ones differ; NEVER where none does."""
+    overlap: Paired = msgspec.field(default_factory=Paired)
+    """1 for each row that a search with stable's vectors has found, where it is also found with the candidate's."""
     unscored: int = 0
     """Answers that the candidate cannot read, or not as they were served."""
     dropped: int = 0

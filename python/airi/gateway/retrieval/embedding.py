@@ -20,6 +20,7 @@ from airi.policy.decisions import Action
 
 if TYPE_CHECKING:
     from airi.gateway.content import CallContent
+    from airi.gateway.watching import Sight
     from airi.outputs import Task
     from airi.retrieval.spaces import Vectors
 
@@ -36,6 +37,8 @@ class Embedded(NamedTuple):
     texts: list[str]
     """As content rules have left them."""
     tokens: int
+    sight: Sight | None
+    """What saw the call; None where the embedder is in no rollout."""
 
 
 def inner_call(record: CallRecord) -> CallRecord:
@@ -71,7 +74,8 @@ async def embed(
     """
     size = sum(len(text) for _, text in texts)
     content = gate.content_of(asked, model, size)
-    generation = PoolingGeneration(model, asked.principal, arrived=now(), content=content)
+    sight = gate.sight_of(asked, model)
+    generation = PoolingGeneration(model, asked.principal, arrived=now(), content=content, sight=sight)
     try:
         async with generation:
             given = await _screened(texts, content)
@@ -83,21 +87,30 @@ async def embed(
             generation.begin()
             while not generation.done:
                 await generation.take(per_token=False)
-            return Embedded(generation.vectors, [str(text) for _, text in given], generation.num_read)
+            made = [str(text) for _, text in given]
+            return Embedded(generation.vectors, made, generation.num_read, sight)
+    except Exception as error:
+        if sight is not None:
+            sight.error = error
+        raise
     finally:
         if content is not None:
             content.close()
         model.metrics.prompt_tokens.inc(generation.num_read)
+        if sight is not None:
+            sight.ended()
 
 
-async def embed_for_nobody(model: ServedModel, texts: Sequence[str], *, priority: int | None) -> Vectors:
+async def embed_for_nobody(
+    model: ServedModel, texts: Sequence[str], *, most: int | None = None, priority: int | None
+) -> Vectors:
     """Vectors of rows' texts, [texts, dimension], in one more version of an embedder: nobody is charged for these.
 
     Raises ContextLengthError for a text that it cannot read whole, and what calls end with.
     """
     generation = PoolingGeneration(model, ANYONE, arrived=now())
     async with generation:
-        for tokens in await read_texts(model, [("a row", text) for text in texts], most=None):
+        for tokens in await read_texts(model, [("a row", text) for text in texts], most=most):
             generation.add_text(tokens, "a row", priority=priority)
         generation.begin()
         while not generation.done:

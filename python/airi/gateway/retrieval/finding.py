@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 from airi.errors import ConflictError
 from airi.gateway.errors import bad_field
@@ -12,14 +13,12 @@ from airi.gateway.gate import Gate, call_context
 from airi.gateway.http import CallRecord
 from airi.gateway.retrieval.embedding import admit_embedder, embed, inner_call
 from airi.gateway.retrieval.schemas import RetrieveFields
+from airi.gateway.retrieval.search import Search, most_tokens
 from airi.gateway.retrieval.served import Collections, ServedCollection, collection_not_found
 from airi.policy.decisions import Action, Resource
 from airi.policy.rows import all_of, any_of
 from airi.retrieval import EmbeddingSpace, Hit
 from airi.retrieval.context import ContextHit
-
-if TYPE_CHECKING:
-    from airi.gateway.models import ServedModel
 
 __all__ = ["Finder", "Found", "context_hits"]
 
@@ -84,34 +83,24 @@ class Finder:
             raise bad_field(field, "is empty", code="empty_prompt")
         known = call_context(record, max_tokens=0, n=fields.top_k, priority=priority)
         collection, own = self.admit(record, name, Action.RETRIEVE, known)
-        space, vector, tokens = None, None, 0
+        search = Search(collection, query, fields, all_of(own, fields.filter))
+        space, vector, embedded = None, None, None
         if fields.mode != "text":
             asked = inner_call(record)
             model = admit_embedder(self.gate, asked, collection.embedder, 1, priority=priority)
             space = collection.searched(model)
             await _whole(collection, space)
-            most = _most(fields, model)
-            found = await embed(self.gate, asked, model, [(field, query)], most=most, priority=priority)
-            vector, tokens = found.vectors[0], found.tokens
-        rows = collection.rows
-
-        def search() -> tuple[list[Hit], int]:
-            at = rows.snapshot().number if fields.snapshot is None else fields.snapshot
-            hits = rows.search(
-                vector,
-                space=space,
-                text=None if fields.mode == "vector" else query,
-                k=fields.top_k,
-                filter=all_of(own, fields.filter),
-                at=None if fields.snapshot is None else at,
-                mmr=fields.mmr,
-            )
-            return hits, at
-
-        hits, at = await asyncio.to_thread(search)
+            most = most_tokens(fields, model)
+            embedded = await embed(self.gate, asked, model, [(field, query)], most=most, priority=priority)
+            vector = embedded.vectors[0]
+        hits, at = await search.made(vector, space)
+        if embedded is not None and embedded.sight is not None:
+            again = search._replace(query=embedded.texts[0])
+            shared_with = partial(self.collections.overlaps.shared_with, search=again, stable=hits, at=at)
+            embedded.sight.searched(len(hits), shared_with)
         if fields.min_score is not None:
             hits = [hit for hit in hits if hit.score >= fields.min_score]
-        return Found(collection, hits, at, space, tokens)
+        return Found(collection, hits, at, space, 0 if embedded is None else embedded.tokens)
 
 
 async def _whole(collection: ServedCollection, space: EmbeddingSpace) -> None:
@@ -127,17 +116,6 @@ async def _whole(collection: ServedCollection, space: EmbeddingSpace) -> None:
         f"collection {collection.name}: {collection.rows.pending(space)} rows have no vectors yet of the "
         "embedder's version that this call is given"
     )
-
-
-def _most(fields: RetrieveFields, model: ServedModel) -> int | None:
-    asked = fields.truncate_prompt_tokens
-    if asked is None or asked == -1:
-        return None if asked is None else model.window
-    least = 1 + (0 if model.reader is None else model.reader.least(is_pair=False))
-    if not least <= asked <= model.window:
-        accepted = f"{least} to {model.window}, or -1 for the most that {model.name} takes"
-        raise bad_field("truncate_prompt_tokens", f"is {asked}; accepted: {accepted}", code="invalid_value")
-    return asked
 
 
 def context_hits(hits: list[Hit]) -> list[ContextHit]:

@@ -24,6 +24,7 @@ from airi.gateway.retrieval.schemas import (
     WriteRequest,
     WriteResponse,
 )
+from airi.gateway.retrieval.search import Overlaps
 from airi.gateway.retrieval.served import ServedCollection
 from airi.policy.decisions import Action
 from airi.retrieval import EmbeddingSpace, Row
@@ -46,7 +47,8 @@ class CollectionPages:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Those that the caller may search."""
-        found = [await _page(each) for each in self._finder.readable(record_of(scope))]
+        readable = self._finder.readable(record_of(scope))
+        found = [await _page(each, self._finder.collections.overlaps) for each in readable]
         await respond(send, 200, sse.encode(CollectionList(data=found)))
 
 
@@ -61,12 +63,17 @@ class CollectionPage:
         record = record_of(scope)
         known = call_context(record, max_tokens=0)
         found, _ = self._finder.admit(record, scope["path_params"]["name"], Action.RETRIEVE, known)
-        await respond(send, 200, sse.encode(await _page(found)))
+        page = await _page(found, self._finder.collections.overlaps)
+        await respond(send, 200, sse.encode(page))
 
 
-async def _page(served: ServedCollection) -> CollectionOf:
+async def _page(served: ServedCollection, overlaps: Overlaps) -> CollectionOf:
     figures = await asyncio.to_thread(served.rows.stats)
     active = served.rows.active
+    for key, space in figures["spaces"].items():
+        shadowed = overlaps.told(served.name, key)
+        if shadowed is not None:
+            space["shadow"] = shadowed
     return CollectionOf(
         id=served.name,
         embedder=served.embedder,

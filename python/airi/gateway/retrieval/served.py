@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from airi.errors import ConflictError
 from airi.gateway.errors import ApiError
+from airi.gateway.retrieval.search import Overlaps
 from airi.policy.decisions import Resource
 from airi.retrieval import Collection, EmbeddingSpace
 from airi.retrieval.context import PromptMemory
@@ -76,6 +77,7 @@ class Collections:
     def __init__(self, served: list[ServedCollection]) -> None:
         self._served = {each.name: each for each in served}
         self._memories: dict[tuple[str, ...], PromptMemory] = {}
+        self.overlaps = Overlaps()
 
     def __iter__(self) -> Iterator[ServedCollection]:
         return iter(self._served.values())
