@@ -47,6 +47,16 @@ def _no_state_is_left_behind() -> Iterator[None]:
     assert existed or not state.exists(), f"{state} was written"
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes long is slow, before `-m` chooses."""
+    lines = (Path(__file__).parent / "slow.txt").read_text().splitlines()
+    listed = {line for line in lines if not line.startswith("#")}
+    for item in items:
+        if item.nodeid in listed or item.nodeid.partition("[")[0] in listed:
+            item.add_marker(pytest.mark.slow)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Two warnings of the interpreter: loop bounds are arrays of one element, and tanh overflows to 1."""
     config.addinivalue_line(

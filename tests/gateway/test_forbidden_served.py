@@ -119,7 +119,7 @@ def test_logprobs_do_not_say_what_the_text_may_not(
         taken = [{token} for token in found["tokens"]]
         assert [set(top or taken[0]) for top in found["top_logprobs"]] == taken
     body = {"model": "demo", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 20}
-    body |= {"logprobs": True, "top_logprobs": 5}
+    body |= {"logprobs": True, "top_logprobs": 5, "min_tokens": 8}
     chat = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60).json()["choices"][0]
     entries = chat["logprobs"]["content"]
     assert len(entries) > 5
