@@ -1,10 +1,11 @@
-"""Every backend keeps, refuses and finds the same; pgvector on a real PostgreSQL."""
+"""Every backend keeps, refuses and finds the same; pgvector on a real PostgreSQL, Qdrant with or without a server."""
 
 from __future__ import annotations
 
 import importlib.util
 import itertools
 import os
+import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -93,6 +94,14 @@ async def opened(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> A
     backend: VectorBackend
     if kind == "local":
         backend = LocalBackend(Collection.open(tmp_path, "kb"))
+    elif kind.startswith("qdrant"):
+        pytest.importorskip("qdrant_client", reason="qdrant-client is not installed")
+        from airi.retrieval.backends.qdrant import QdrantBackend
+
+        location = ":memory:" if kind == "qdrant" else os.environ.get("QDRANT_URL", "")
+        if not location:
+            pytest.skip("no Qdrant runs: QDRANT_URL does not say where")
+        backend = await QdrantBackend.open(location, f"kb-{uuid.uuid4()}")
     else:
         url = request.getfixturevalue("server").url()
         backend = await PgvectorBackend.open(url, f"kb-{next(_numbers)}")
@@ -103,10 +112,10 @@ async def opened(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> A
         await backend.close()
 
 
-both = pytest.mark.parametrize("kind", ["local", "pgvector"])
+each = pytest.mark.parametrize("kind", ["local", "pgvector", "qdrant", "qdrant server"])
 
 
-@both
+@each
 async def test_rows_are_found_by_their_scores(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
@@ -125,7 +134,7 @@ async def test_rows_are_found_by_their_scores(
             assert hits[0].metadata == best.metadata
 
 
-@both
+@each
 async def test_filters_leave_what_they_mean(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
@@ -146,7 +155,7 @@ async def test_filters_leave_what_they_mean(
             assert {int(hit.id[4:]) for hit in hits} == ids, wanted
 
 
-@both
+@each
 async def test_rows_are_replaced_left_alone_and_removed(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
@@ -168,7 +177,7 @@ async def test_rows_are_replaced_left_alone_and_removed(
         assert [hit.id for hit in hits] == ["a", "b", "c"]
 
 
-@both
+@each
 async def test_mistakes_are_refused_and_nothing_is_written(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
@@ -209,7 +218,7 @@ async def test_as_many_rows_are_found_as_are_asked_for(server: PostgresServer) -
     await backend.close()
 
 
-@both
+@each
 async def test_a_space_without_vectors_of_some_rows_is_not_searched(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
@@ -241,3 +250,43 @@ async def test_text_that_ends_a_sql_string_is_only_text(server: PostgresServer) 
     with pytest.raises(RequestError, match="collection it's"):
         await backend.upsert([Row(id="nul", text="a\0b")], {SPACE: VECTORS[:1]})
     await backend.close()
+
+
+async def test_a_folder_of_qdrant_keeps_rows_and_each_row_its_first_time(tmp_path: Path) -> None:
+    from airi.retrieval.backends.qdrant import QdrantBackend
+
+    row = Row(id="a", text="text")
+    for _ in range(2):
+        backend = await QdrantBackend.open(str(tmp_path / "kept"), "kb")
+        await backend.add_space(SPACE)
+        await backend.upsert([row], {SPACE: VECTORS[:1]})
+        (hit,) = await backend.search(VECTORS[0], space=SPACE)
+        first = hit.time
+        await backend.upsert([row], {SPACE: VECTORS[:1]})
+        (hit,) = await backend.search(VECTORS[0], space=SPACE)
+        assert hit.time == first
+        await backend.close()
+
+
+async def test_spaces_of_qdrant_are_searched_each_by_its_own_vectors() -> None:
+    from airi.retrieval.backends.qdrant import QdrantBackend
+
+    backend = await QdrantBackend.open(":memory:", "kb")
+    other = space("other", 3)
+    for each_space in (SPACE, other, SPACE):
+        await backend.add_space(each_space)
+    rows = [Row(id="a", text="a"), Row(id="b", text="b")]
+    await backend.upsert(rows, {SPACE: np.eye(4)[:2], other: np.eye(3)[[1, 0]]})
+    assert [hit.id for hit in await backend.search(np.eye(4)[0], space=SPACE)] == ["a", "b"]
+    assert [hit.id for hit in await backend.search(np.eye(3)[0], space=other)] == ["b", "a"]
+    with pytest.raises(RequestError, match="are missing"):
+        await backend.upsert(rows, {SPACE: np.eye(4)[:2]})
+    await backend.close()
+
+
+async def test_a_qdrant_that_does_not_answer_is_one_line() -> None:
+    from airi.retrieval.backends.qdrant import QdrantBackend
+
+    with pytest.raises(StateError, match=r"collection kb \(Qdrant\): ") as refused:
+        await QdrantBackend.open("http://127.0.0.1:9", "kb")
+    assert "\n" not in str(refused.value)

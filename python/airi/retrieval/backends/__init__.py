@@ -1,7 +1,8 @@
 """Where a collection's rows may live: in a file of its own, or in a database that others run.
 
 All backends take the same rows, spaces and filters, refuse the same mistakes, and rank by the same scores. What only
-the file has (snapshots, full text, graphs that are measured) is said by `Collection`.
+the file has (snapshots, full text, graphs that are measured) is said by `Collection`. `qdrant` is an extra's, and
+imported by itself.
 """
 
 from __future__ import annotations
