@@ -196,6 +196,14 @@ def test_what_cannot_be_done_is_said(
     assert served.http.get("/v1/collections/kb").json()["rows"] == 3
 
 
+def test_a_mistake_is_told_before_there_is_anything_to_search(tmp_path: Path) -> None:
+    with serving(tmp_path) as served:
+        asked = {"collection": "kb", "query": "a"}
+        code, message = served.refused("/v1/retrieve", **asked, filter={"a": {"$gtt": 1}})
+        assert (code, "did you mean" in message) == (400, True), message
+        assert served.refused("/v1/retrieve", **asked)[0] == 409
+
+
 POLICIES = """\
 tenants:
   - {name: red, groups: [staff], auth: {key_prefix: sk-red}}

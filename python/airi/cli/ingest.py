@@ -60,7 +60,8 @@ def ingest(
             f"collection {collection} has no sources in {config}; name files or folders", field="sources"
         )
     chunker = chunker_of(file, found)
-    files = list(find_files(paths, include=include or (), ignore=ignore or ()))
+    # Whatever folder this is run from, a file is the same source.
+    files = list(find_files(paths, include=include or (), ignore=ignore or (), root=file.folder))
     with closing(server_of(file, url, api_key)) as server:
         report = _brought(ServedShelf(server, collection), files, chunker, prune=prune)
     for failure in report.failures:

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from airi.errors import RequestError, StateError
-from airi.retrieval.filters import FieldTypes, check_declared, check_fields
+from airi.retrieval.filters import FieldTypes, check_declared, check_fields, parse
 from airi.retrieval.memory import Memory, View
 from airi.retrieval.records import Hit, Row, Snapshot, Written, check_rows, digest_of
 from airi.retrieval.refresher import Refresher
@@ -266,6 +266,10 @@ class Collection:
             given[key] = np.stack([kept[row.id] for row in rows])
 
     # -- moments -------------------------------------------------------------------------------
+
+    def check_filter(self, filter: Mapping[str, Any]) -> None:
+        """Raises RequestError for a filter that `search` would refuse."""
+        parse(filter, self._fields)
 
     def snapshot(self) -> Snapshot:
         """This moment: `search(..., at=snapshot)` will find what there is now."""

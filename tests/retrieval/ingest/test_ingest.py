@@ -266,3 +266,20 @@ def test_a_document_that_cannot_be_cut_is_a_failure(tmp_path: Path) -> None:
     tree(tmp_path, "a.md")
     report = run(tmp_path, DictShelf(), Chunker(counter=Wide(), max_tokens=16))
     assert str(report.failures[0]) == f"{tmp_path}/a.md: the character at 0 is longer than 16 tokens"
+
+
+def test_a_file_is_the_same_source_whatever_folder_it_is_named_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
+    for folder in (root / "docs", elsewhere):
+        folder.mkdir(parents=True)
+        (folder / "a.md").write_text("text")
+    monkeypatch.chdir(root)
+    paths = ("docs", "./docs/a.md", "../project/docs", str(root / "docs"))
+    for path in paths:
+        assert [each.source for each in find_files([path], root=Path())] == ["docs/a.md"]
+    monkeypatch.chdir(root / "docs")
+    assert [each.source for each in find_files(["."], root=root)] == ["docs/a.md"]
+    assert [each.source for each in find_files([elsewhere], root=root)] == [f"{elsewhere}/a.md"]
+    assert [each.source for each in find_files(["gone"], root=root)] == ["docs/gone"]

@@ -83,6 +83,8 @@ class Finder:
             raise bad_field(field, "is empty", code="empty_prompt")
         known = call_context(record, max_tokens=0, n=fields.top_k, priority=priority)
         collection, own = self.admit(record, name, Action.RETRIEVE, known)
+        if fields.filter is not None:
+            collection.rows.check_filter(fields.filter)
         search = Search(collection, query, fields, all_of(own, fields.filter))
         space, vector, embedded = None, None, None
         if fields.mode != "text":

@@ -6,7 +6,7 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -28,7 +28,11 @@ class Found:
 
 
 def find_files(
-    paths: Iterable[Path | str], *, include: Iterable[str] = (), ignore: Iterable[str] = ()
+    paths: Iterable[Path | str],
+    *,
+    include: Iterable[str] = (),
+    ignore: Iterable[str] = (),
+    root: Path | None = None,
 ) -> Iterator[Found | Failure]:
     """Files that are named, and those in folders that are named, in the order of their names; each file once.
 
@@ -36,6 +40,9 @@ def find_files(
     and, with a `/` at the end, of folders. In patterns `*` is anything but `/`, `**` that, too; one without `/` before
     its end is of names in any folder. No link is followed to a folder, and to a file only where that lies in the folder
     itself. A folder that cannot be listed is a failure, and so is a path that there is not.
+
+    A source is named by its path as it was given; with `root`, whatever folder that was given from: below `root` by the
+    path from there, elsewhere by the whole one.
     """
     walk = _Walk(tuple(include), (*IGNORED, *ignore))
     seen: set[str] = set()
@@ -44,7 +51,7 @@ def find_files(
             real = os.path.realpath(each.path) if isinstance(each, Found) else ""
             if real not in seen or isinstance(each, Failure):
                 seen.add(real)
-                yield each
+                yield each if root is None else replace(each, source=_from(root, each.source))
 
 
 def _named(path: Path) -> Found | Failure:
@@ -107,6 +114,11 @@ def _is_inside(path: Path, real_root: str) -> bool:
 def _name(path: Path) -> str:
     """The path as text; what is not UTF-8 in it is shown as its bytes."""
     return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
+
+
+def _from(root: Path, source: str) -> str:
+    path, folder = os.path.abspath(source), os.path.join(os.path.abspath(root), "")
+    return path.removeprefix(folder)
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:
