@@ -28,7 +28,7 @@ KEPT = (
     "tests/kernels/test_sample.py::test_a_row_depends_on_itself_alone",
     "tests/gateway/test_drain.py::test_a_signal_under_load_drains_the_streams_and_exits_with_0",
     "tests/gateway/test_parity_http.py::test_an_engine_killed_under_fifty_streams_leaves_a_server_that_works",
-    "tests/gateway/test_retrieval_served.py::test_a_candidate_that_finds_the_same_rows_passes",
+    "tests/gateway/test_retrieval_shadowed.py::test_a_candidate_that_finds_the_same_rows_passes",
     "tests/gateway/test_retrieval_served.py::test_a_rollout_of_the_embedder_moves_queries_between_spaces_that_never_meet",
     "tests/gateway/test_retrieval_served.py::test_policies_say_who_reads_which_rows",
     "tests/gateway/test_rollouts_served.py::test_traffic_moves_by_the_steps_and_the_candidate_becomes_stable",

@@ -35,6 +35,7 @@ from airi.gateway.openai.scores import Rerank, Scores
 from airi.gateway.openai.tokens import Detokenize, Tokenize
 from airi.gateway.openapi import openapi_document
 from airi.gateway.options import AppOptions
+from airi.gateway.retrieval.figures import CollectionFigures
 from airi.gateway.retrieval.finding import Finder
 from airi.gateway.retrieval.routes import retrieval_routes
 from airi.gateway.retrieval.served import Collections
@@ -93,6 +94,8 @@ def create_app(
             expose_headers=_EXPOSED,
         )
         middleware.insert(0, cors)
+    if collections is not None:
+        metrics.watch(CollectionFigures(collections))
     traces = Traces(hide=hide)
     gate = Gate(models, government, metrics=metrics, traces=traces)
     app = Starlette(

@@ -189,6 +189,10 @@ class Metrics:
 
         return decided
 
+    def watch(self, figures: Collector) -> None:
+        """Expose what another part knows, read when scraped."""
+        self.registry.register(figures)
+
     def http_done(self, route: str, method: str, status: int) -> None:
         """Count one answered HTTP request; `route` is a route's pattern, never a path a client made up."""
         self._http.labels(route, method, str(status)).inc()
