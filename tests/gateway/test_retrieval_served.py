@@ -206,11 +206,14 @@ POLICIES = """\
 tenants:
   - {name: red, groups: [staff], auth: {key_prefix: sk-red}}
   - {name: blue, auth: {key_prefix: sk-blue}}
+  - {name: green, auth: {key_prefix: sk-green}}
 policies:
   text: |
     @rows("{team: '${principal.name}'}")
     permit (principal, action == Action::"retrieve", resource == Collection::"kb");
     permit (principal in Group::"staff", action in [Action::"ingest", Action::"embed"], resource);
+    @rows("{team: 'blue'}")
+    permit (principal == Tenant::"blue", action == Action::"ingest", resource);
     permit (principal, action == Action::"embed", resource);
 """
 
@@ -218,14 +221,19 @@ policies:
 def test_policies_say_who_reads_which_rows(tmp_path: Path) -> None:
     with serving(tmp_path, CONFIG + POLICIES) as served:
         url = str(served.http.base_url)
-        red, blue = (
+        red, blue, green = (
             Served(url, tmp_path, authorization=f"Bearer {create_key(tmp_path / 'airi.yaml', name)}")
-            for name in ("red", "blue")
+            for name in ("red", "blue", "green")
         )
-        with red.http, blue.http:
-            for each in (red, blue):  # keys made elsewhere are known within seconds
+        with red.http, blue.http, green.http:
+            for each in (red, blue, green):  # keys made elsewhere are known within seconds
                 wait_until(partial(answers, each), "a key is not known")
-            assert blue.refused("/v1/collections/kb/rows", rows=ROWS)[0] == 403
+            assert green.refused("/v1/collections/kb/rows", rows=ROWS)[0] == 403
+            # A filter says what is read of a collection; who has one may neither write nor list all there is.
+            assert blue.refused("/v1/collections/kb/rows", rows=ROWS)[0] == 400
+            for listed in ("rows?source=b.md", "sources"):
+                assert blue.http.get(f"/v1/collections/kb/{listed}").status_code == 400
+                assert red.http.get(f"/v1/collections/kb/{listed}").status_code == 200
             red.post("/v1/collections/kb/rows", rows=ROWS)
             assert set(red.ids("sentence")) == {"fox", "be"}
             assert blue.ids("sentence") == ["plain"]

@@ -106,6 +106,23 @@ def test_no_filter_loses_recall(faiss: Any, tmp_path: Path, monkeypatch: pytest.
             assert recall(collection, vectors, query[None], allowed, filter=wanted) >= 0.9
 
 
+def test_new_rows_that_pass_a_filter_do_not_stand_for_those_that_the_graph_has_not_found(
+    faiss: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectors = clustered(3000)
+    (query,) = clustered(1, seed=1)
+    # The new rows are the farthest from the query, those of the graph that pass lie between them and all others.
+    far = np.argsort(vectors @ query)[:600]
+    late = np.repeat(-query[None], 100, axis=0)
+    with with_graph(tmp_path, vectors, monkeypatch) as collection:
+        add(collection, late, 3000)
+        assert graph_of(collection)["tail"] == 100
+        passes = [*far.tolist(), *range(3000, 3100)]
+        allowed = np.isin(np.arange(3100), passes)
+        both = np.concatenate([vectors, late])
+        assert recall(collection, both, query[None], allowed, filter={"n": {"$in": passes}}) >= 0.9
+
+
 def test_a_narrow_filter_is_exact(faiss: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = clustered(3000)
     monkeypatch.setattr("airi.retrieval.search.indexer._WORTH_US", 0.0)

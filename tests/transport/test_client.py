@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import numpy as np
 import pytest
 
 from airi.errors import (
@@ -130,7 +131,7 @@ async def test_a_priority_out_of_range_is_refused(endpoint: str) -> None:
                 await collect(client, message)
 
 
-async def test_a_metered_request_is_told_the_device_time_of_each_step(endpoint: str) -> None:
+async def test_a_metered_request_is_told_the_device_time_of_all_steps(endpoint: str) -> None:
     with running_stub(StubOptions(endpoint=endpoint, chunk=2, device_us=10, step_us=2000)):
         async with await EngineClient.connect(endpoint, timeout_s=10) as client:
             outputs = client.generate(request(3, prompt=5, metered=True))
@@ -138,7 +139,25 @@ async def test_a_metered_request_is_told_the_device_time_of_each_step(endpoint: 
             assert (await collect(client, request(3, prompt=5))).device_us == 70
     # 2 + 2 + 1 tokens of the prompt, of which the last gives the first of three; outputs may come together.
     assert [sum(column) for column in zip(*seen, strict=True)] == [3, 70]
-    assert (0, 20) in seen
+
+
+async def test_an_output_without_a_token_is_heard_when_it_is_sent(endpoint: str) -> None:
+    server = EngineServer(endpoint)
+    connecting = asyncio.create_task(EngineClient.connect(endpoint, timeout_s=10))
+    while server.num_clients == 0:
+        server.poll(0)
+        await asyncio.sleep(0.001)
+    server.ready([])
+    async with await connecting as client:
+        stream = client.open(request(1, metered=True))
+        while not (asked := [m for m in server.poll(0) if isinstance(m, GenerateRequest)]):
+            await asyncio.sleep(0.001)
+        number = asked[0].request_id
+        for output in (Output(number, [], device_us=20), Output(number, [7], "length", device_us=10)):
+            server.send_outputs(np.empty(0, np.int64), np.empty(0, np.int32), [output])
+            heard = await anext(stream)
+            assert (heard.tokens, heard.device_us) == (output.tokens, output.device_us)
+    server.close()
 
 
 async def test_a_full_queue_raises_queue_full(endpoint: str) -> None:

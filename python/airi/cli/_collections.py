@@ -95,9 +95,11 @@ class ServedShelf:
         rows = [_row(chunk) for plan in plans for chunk in (*plan.add, *plan.move)]
         remove = [name for plan in plans for name in plan.remove]
         # What is new comes first: killed in between, no text that a document has is missing.
-        for first in range(0, max(len(rows), len(remove)), _MOST_ROWS):
-            part = slice(first, first + _MOST_ROWS)
-            self._server.ask("POST", f"{self._path}/rows", {"rows": rows[part], "remove": remove[part]})
+        while rows or remove:
+            written, rows = rows[:_MOST_ROWS], rows[_MOST_ROWS:]
+            gone = [] if rows else remove[:_MOST_ROWS]
+            remove = remove[len(gone) :]
+            self._server.ask("POST", f"{self._path}/rows", {"rows": written, "remove": gone})
 
     def _data(self, path: str) -> list[Any]:
         try:

@@ -54,6 +54,8 @@ class Collection:
         self._options = options
         self._lock = threading.Lock()
         """Of what is in memory: one thread at a time brings it up to date."""
+        self._past_lock = threading.Lock()
+        """Of reading what was; taken before `_lock`, never after it."""
         self._memory = Memory(store, fields, options.matrix)
         self._view = self._memory.view()
         self._polled = time.monotonic()
@@ -100,7 +102,7 @@ class Collection:
         """Stops what runs behind it and closes the file."""
         self._refresher.close()
         self._indexer.close()
-        with self._lock:
+        with self._past_lock, self._lock:
             self._store.close()
 
     def __enter__(self) -> Self:
@@ -164,7 +166,7 @@ class Collection:
         """Deletes a space that is not active, with its vectors. Snapshots in which it was active lose them, too."""
         self._store.drop_space(self._number(space))
         self.detach(space)
-        with self._lock:
+        with self._past_lock:
             self._past.clear()
         self._refresh()
 
@@ -317,18 +319,23 @@ class Collection:
             return self._current()
         seq = at.number if isinstance(at, Snapshot) else at
         self._store.snapshot(seq)
-        with self._lock:
-            self._catch_up()
-            if seq == self._view.seq:
-                return self._view
+        with self._past_lock:
+            with self._lock:
+                self._catch_up()
+                if seq == self._view.seq:
+                    return self._view
+                if seq not in self._past and seq >= self._memory.base:
+                    self._keep_past(seq, self._memory.view(seq))
+            # What is not in memory any more is read without the lock that searches of this moment wait for.
             if seq not in self._past:
-                while len(self._past) >= _PAST_VIEWS:
-                    del self._past[next(iter(self._past))]
-                memory = self._memory
-                if seq < memory.base:
-                    memory = Memory(self._store, self._fields, self._options.matrix, at=seq)
-                self._past[seq] = memory.view(seq)
+                memory = Memory(self._store, self._fields, self._options.matrix, at=seq)
+                self._keep_past(seq, memory.view(seq))
             return self._past[seq]
+
+    def _keep_past(self, seq: int, view: View) -> None:
+        while len(self._past) >= _PAST_VIEWS:
+            del self._past[next(iter(self._past))]
+        self._past[seq] = view
 
     # -- searching -----------------------------------------------------------------------------
 

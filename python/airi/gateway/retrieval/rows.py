@@ -84,6 +84,14 @@ async def _page(served: ServedCollection, overlaps: Overlaps) -> CollectionOf:
     )
 
 
+def admitted_writer(finder: Finder, record: CallRecord, name: str) -> ServedCollection:
+    """The collection, for who may write it; raises a 403, 404 or 400."""
+    collection, own = finder.admit(record, name, Action.INGEST, {})
+    if own is not None:
+        raise bad_field("rows", "cannot be written under a policy with @rows, which is for what is read")
+    return collection
+
+
 class Sources:
     """`GET /v1/collections/{name}/sources`: for who may write."""
 
@@ -92,7 +100,7 @@ class Sources:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """What rows came from."""
-        collection, _ = self._finder.admit(record_of(scope), scope["path_params"]["name"], Action.INGEST, {})
+        collection = admitted_writer(self._finder, record_of(scope), scope["path_params"]["name"])
         found = await asyncio.to_thread(collection.rows.sources)
         await respond(send, 200, sse.encode(SourceList(data=list(found))))
 
@@ -113,7 +121,7 @@ class Rows:
             await self._get(scope, send)
 
     async def _get(self, scope: Scope, send: Send) -> None:
-        collection, _ = self._finder.admit(record_of(scope), scope["path_params"]["name"], Action.INGEST, {})
+        collection = admitted_writer(self._finder, record_of(scope), scope["path_params"]["name"])
         given = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True).get("source", [])
         if len(given) != 1:
             raise bad_field("source", "must stand in the query, once")
@@ -125,9 +133,7 @@ class Rows:
         """Embeds the rows, in the version of the embedder that the call is given, and writes them."""
         request = decode_body(_DECODER, await read_body(scope, receive, self._body_limit))
         record = record_of(scope)
-        collection, own = self._finder.admit(record, scope["path_params"]["name"], Action.INGEST, {})
-        if own is not None:
-            raise bad_field("rows", "cannot be written under a policy with @rows, which is for what is read")
+        collection = admitted_writer(self._finder, record, scope["path_params"]["name"])
         if not request.rows and not request.remove:
             raise bad_field("rows", "is empty, and so is `remove`")
         response = await self._write(request, collection, record)

@@ -47,8 +47,8 @@ def find(
     if graph is not None and graph.costs is not None and graph.seq <= view.seq and number > k:
         asked, ef = _breadth(graph, k, number, view.count)
         if graph.costs.graph(ef) + _tail_us(graph, view.count) < _exact_us(graph.costs, view.count, number):
-            found = _by_graph(graph, matrix, view.count, query, asked, ef, allowed)
-            if len(found) >= k:
+            found = _by_graph(graph, matrix, view.count, query, k, asked, ef, allowed)
+            if found is not None:
                 return rank(matrix.rows(found), found, query, k, ids)
     if selected is None or _whole_is_cheaper(graph, view.count, number):
         return nearest(matrix, query, k, ids, view.count, allowed)
@@ -81,13 +81,23 @@ def _whole_is_cheaper(graph: Graph | None, count: int, number: int) -> bool:
 
 
 def _by_graph(
-    graph: Graph, matrix: Matrix, count: int, query: Vectors, asked: int, ef: int, allowed: Mask | None
-) -> NDArray[np.int64]:
+    graph: Graph,
+    matrix: Matrix,
+    count: int,
+    query: Vectors,
+    k: int,
+    asked: int,
+    ef: int,
+    allowed: Mask | None,
+) -> NDArray[np.int64] | None:
+    """Rows that hold the k nearest; None where the graph has not found k of its own that pass."""
     if asked > _MOST_CANDIDATES:
-        return np.empty(0, np.int64)
+        return None
     found = graph.candidates(query, asked, ef)
     if allowed is not None:
         found = found[allowed[found]]
+    if len(found) < k:  # rows of the tail are no substitute for those of the graph that were not found
+        return None
     if graph.covered == count:
         return found
     tail = np.arange(graph.covered, count)
@@ -96,7 +106,8 @@ def _by_graph(
     if len(tail) > asked:
         scores = matrix.scores(query, count, first=graph.covered)[tail - graph.covered]
         tail = tail[np.argpartition(-scores, asked - 1)[:asked]]
-    return np.concatenate([found, tail])
+    both: NDArray[np.int64] = np.concatenate([found, tail])
+    return both
 
 
 def break_even(graph: Graph) -> int:
