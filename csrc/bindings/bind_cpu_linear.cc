@@ -90,7 +90,13 @@ void bind_packed_linear(const py::module_& m) {
       .def(
           "move_to",
           [](cpu::PackedLinear& self, Address memory) { self.weights().move_to(ptr<std::byte>(memory)); },
-          py::arg("memory"));
+          py::arg("memory"))
+      .def(
+          "precede",
+          [](cpu::PackedLinear& self, const cpu::PackedLinear& next) {
+            self.weights().precede(next.weights());
+          },
+          py::arg("next"), py::keep_alive<1, 2>());
 }
 
 void bind_packed_glu(const py::module_& m) {

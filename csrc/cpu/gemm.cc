@@ -11,14 +11,12 @@ namespace {
 constexpr std::int64_t kRowBlockBytes = 384 << 10;
 // Chunks per thread, so that a thread that was interrupted costs little.
 constexpr std::int64_t kChunksPerThread = 6;
-// The most depth (192 bytes of a panel each) that tiles sweep at a time: what they reread
-// stays in L2. k = 14336, 512 rows, 2 threads of Zen 5: 647 -> 830 GFLOP/s.
-constexpr std::int64_t kDepthBlock = 1024;
-// How far ahead of the weights in use the prefetch runs when each is used only once.
+// How far ahead of the weights in use the prefetch runs where they come from memory.
 constexpr std::int64_t kPrefetchBytes = 8192;
 
-// Where the panels that this thread has brought into L2 end.
+// Where the panels that this thread has brought into L2 end, and what it came to before they were there.
 thread_local const std::byte* warm_until = nullptr;
+thread_local const std::byte* streamed = nullptr;
 
 // x in the form that the kernels read, where they cannot read it as it is; kept by the
 // thread that makes the product.
@@ -56,25 +54,30 @@ const TileFn* tiles_for(const LinearKernels& kernels, const PackedWeights& weigh
   return weights.compute() == DType::kBF16 && kernels.paired != nullptr ? kernels.paired : kernels.widening;
 }
 
-// With one sweep over a panel, weights stream through once: stay ahead of them. With more,
-// they are read again from L2, so that there is time to bring the next ones in: each sweep
-// takes its share. The first one on weights that nobody announced does the former. Nothing
-// is brought in from `end` on: other threads need that, or nobody.
-void plan_prefetch(TileArgs& args, int sweeps, std::int64_t tile_count, std::int64_t tile,
-                   const std::byte* end) {
+// Rows of the tiles that m rows are shared by, `most` at most. One with few rows would take as
+// long as one with many: its sums wait for each other.
+std::int64_t nearly_equal(std::int64_t m, std::int64_t most) {
+  return m <= most ? most : ceil_div(m, ceil_div(m, most));
+}
+
+// One tile reads weights once, in their order: it stays ahead of itself. Where tiles follow
+// that read them again from L2, there is time to bring the next ones in: each tile takes its
+// share, but for the first one over weights that nobody announced. What lies behind the run
+// is left to other threads: its owner goes on with what follows.
+void plan_prefetch(TileArgs& args, std::int64_t tile_count, std::int64_t tile, const Product::Run& run) {
   const auto* panel = static_cast<const std::byte*>(args.panel);
+  if (tile == 0) streamed = tile_count == 1 || warm_until != panel ? panel : nullptr;
+  const std::int64_t late = streamed == panel ? 1 : 0;
+  if (tile < late) {
+    args.stream_bytes = kPrefetchBytes;
+    return;
+  }
   const std::int64_t lines = args.depth * kPanel * 4 / 64;
-  const bool unannounced = tile == 0 && warm_until != panel;
-  // Of two such long panels at a time L2 has no room.
-  const bool streams = tile_count == 1 && (sweeps == 1 || args.depth > kDepthBlock);
-  if (unannounced || streams) args.stream_bytes = kPrefetchBytes;
-  if (streams) return;
-  const std::byte* next = panel + lines * 64;
-  warm_until = next < end ? next : nullptr;
-  // A first tile that streams in its only sweep has no time for more.
-  if (next >= end || (unannounced && sweeps == 1)) return;
-  const Range share = part_of(lines, tile_count, tile);
-  args.next = next + share.begin * 64;
+  const bool is_last = panel + lines * 64 >= run.end;
+  warm_until = is_last ? run.after : panel + lines * 64;
+  if (warm_until == nullptr) return;
+  const Range share = part_of(is_last ? run.after_lines : lines, tile_count - late, tile - late);
+  args.next = warm_until + share.begin * 64;
   args.next_lines = share.size();
 }
 
@@ -84,8 +87,7 @@ Product::Product(const LinearKernels& kernels, const PackedWeights& weights, int
                  std::int64_t m)
     : weights_(weights),
       tiles_(tiles_for(kernels, weights)),
-      sweeps_(kernels.sweeps),
-      tile_rows_(kernels.tile_rows),
+      tile_rows_(nearly_equal(m, kernels.tile_rows)),
       matrices_(matrices),
       m_(m),
       x_(static_cast<const std::byte*>(x)) {
@@ -101,15 +103,13 @@ Product::Product(const LinearKernels& kernels, const PackedWeights& weights, int
     x_ = converted_x.data();
   }
   x_bytes_per_depth_ = tiles_ == kernels.widening ? 2 * sizeof(float) : 4;
-  depth_blocks_ = m <= tile_rows_ ? 1 : ceil_div(weights.depth(), kDepthBlock);
-  const std::int64_t fit = std::max(tile_rows_, kRowBlockBytes / ceil_div(x_stride_, depth_blocks_));
+  const std::int64_t blocks = weights.depth_blocks();
+  const std::int64_t fit = std::max(tile_rows_, kRowBlockBytes / ceil_div(x_stride_, blocks));
   row_blocks_ = ceil_div(m, fit);
-  const std::int64_t groups =
-      shared_pool().size() * kChunksPerThread / std::max<std::int64_t>(1, row_blocks_);
-  panel_groups_ = std::clamp<std::int64_t>(groups, 1, weights.panels());
+  panel_groups_ = panel_groups_of(weights);
   // One matrix in one sweep is finished tile by tile, while its sums are in L1. Interleaved
   // ones take turns by runs of tiles: hardware prefetchers follow one panel, not two.
-  const bool by_tile = matrices == 1 && depth_blocks_ == 1;
+  const bool by_tile = matrices == 1 && blocks == 1;
   batch_rows_ = by_tile ? tile_rows_ : kBatchRows / tile_rows_ * tile_rows_;
 }
 
@@ -122,29 +122,41 @@ Range Product::panels_of(std::int64_t chunk) const {
   return part_of(weights_.panels(), panel_groups_, chunk % panel_groups_);
 }
 
-std::int64_t Product::run_end(std::int64_t chunk) const {
-  const std::int64_t threads = shared_pool().size();
-  const std::int64_t run = ceil_div((chunk + 1) * threads, chunks());
-  const std::int64_t last =
-      std::min(chunks() * run / threads, (chunk / panel_groups_ + 1) * panel_groups_) - 1;
-  return panels_of(last).end;
+std::int64_t Product::panel_groups_of(const PackedWeights& weights) const {
+  const std::int64_t groups =
+      shared_pool().size() * kChunksPerThread / std::max<std::int64_t>(1, row_blocks_);
+  return std::clamp<std::int64_t>(groups, 1, weights.panels());
 }
 
-void Product::compute(Range rows, Range batch, std::int64_t panel, std::int64_t run_end, Sums& sums) const {
-  const std::byte* end = weights_.panel(run_end * matrices_);
+Product::Run Product::run_of(std::int64_t chunk) const {
+  const std::int64_t threads = shared_pool().size();
+  const std::int64_t thread = ceil_div((chunk + 1) * threads, chunks()) - 1;
+  const std::int64_t last =
+      std::min(chunks() * (thread + 1) / threads, (chunk / panel_groups_ + 1) * panel_groups_) - 1;
+  Run run{.end = weights_.panel(panels_of(last).end * matrices_), .after = nullptr, .after_lines = 0};
+  const PackedWeights* next = weights_.next();
+  // With more rows one panel that is late costs little.
+  if (next == nullptr || row_blocks_ > 1) return run;
+  const std::int64_t groups = panel_groups_of(*next);
+  run.after = next->panel(part_of(next->panels(), groups, groups * thread / threads).begin);
+  run.after_lines = next->depth_block(0).size() * kPanel * 4 / 64;
+  return run;
+}
+
+void Product::compute(Range rows, Range batch, std::int64_t panel, const Run& run, Sums& sums) const {
   for (int i = 0; i < matrices_; ++i) {
-    for (std::int64_t block = 0; block < depth_blocks_; ++block) {
+    for (std::int64_t block = 0; block < weights_.depth_blocks(); ++block) {
       for (std::int64_t row = batch.begin; row < batch.end; row += tile_rows_) {
         const Range tile{row, std::min(row + tile_rows_, batch.end)};
-        run_tile(rows, tile, panel * matrices_ + i, block, end, sums.of[i] + (row - batch.begin) * kPanel);
+        run_tile(rows, tile, panel * matrices_ + i, block, run, sums.of[i] + (row - batch.begin) * kPanel);
       }
     }
   }
 }
 
-void Product::run_tile(Range rows, Range tile, std::int64_t panel, std::int64_t depth_block,
-                       const std::byte* end, float* out) const {
-  const Range depth = part_of(weights_.depth(), depth_blocks_, depth_block);
+void Product::run_tile(Range rows, Range tile, std::int64_t panel, std::int64_t depth_block, const Run& run,
+                       float* out) const {
+  const Range depth = weights_.depth_block(depth_block);
   TileArgs args{.x = x_ + tile.begin * x_stride_ + depth.begin * x_bytes_per_depth_,
                 .x_stride = x_stride_,
                 .panel = weights_.panel(panel) + depth.begin * kPanel * 4,
@@ -154,8 +166,7 @@ void Product::run_tile(Range rows, Range tile, std::int64_t panel, std::int64_t 
                 .stream_bytes = 0,
                 .next = nullptr,
                 .next_lines = 0};
-  plan_prefetch(args, sweeps_[tile.size() - 1], ceil_div(rows.size(), tile_rows_),
-                (tile.begin - rows.begin) / tile_rows_, end);
+  plan_prefetch(args, ceil_div(rows.size(), tile_rows_), (tile.begin - rows.begin) / tile_rows_, run);
   tiles_[tile.size() - 1](args);
 }
 

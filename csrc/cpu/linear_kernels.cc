@@ -10,16 +10,37 @@ namespace {
 constexpr int kLanes = VecF::kLanes;
 constexpr int kPanelVectors = kPanel / kLanes;
 
+// Where vectors of a panel lie at some depth: whole strips of them, or some within one.
+template <class Weight>
+class Columns {
+ public:
+  // From vector `first` on, of a block whose strips have `depth` rows.
+  AIRI_INLINE Columns(const void* panel, std::int64_t depth, int first)
+      : strip_(depth * kStrip),
+        from_(static_cast<const Weight*>(panel) + first * kLanes / kStrip * strip_ +
+              first * kLanes % kStrip) {}
+
+  [[nodiscard]] AIRI_INLINE const Weight* at(int v) const {
+    return from_ + v * kLanes / kStrip * strip_ + v * kLanes % kStrip;
+  }
+  AIRI_INLINE void advance() { from_ += kStrip; }
+
+ private:
+  std::ptrdiff_t strip_;
+  const Weight* from_;
+};
+
 // Floats times floats: depth counts k.
 struct Plain {
   using X = float;
-  static constexpr int kXPerStep = 1;
+  static constexpr int kKept = 0;
   using Weight = float;
 
   template <int R, int V>
-  AIRI_INLINE static void step(const X* const (&x)[R], std::int64_t d, const Weight* w, VecF (&acc)[R][V]) {
+  AIRI_INLINE static void step(const X* const (&x)[R], std::int64_t d, const Columns<Weight>& w,
+                               VecF (&acc)[R][V]) {
     VecF b[V];
-    for (int v = 0; v < V; ++v) b[v] = VecF::load(w + v * kLanes);
+    for (int v = 0; v < V; ++v) b[v] = VecF::load(w.at(v));
     for (int r = 0; r < R; ++r) {
       const VecF a = VecF::set1(x[r][d]);
       for (int v = 0; v < V; ++v) acc[r][v] = fma(a, b[v], acc[r][v]);
@@ -30,18 +51,19 @@ struct Plain {
 // Floats times pairs of bfloat16 that are widened on the fly: depth counts pairs.
 struct Widening {
   using X = float;
-  static constexpr int kXPerStep = 2;
+  static constexpr int kKept = 1;  // the mask of odd weights
   using Weight = std::uint32_t;
 
   template <int R, int V>
-  AIRI_INLINE static void step(const X* const (&x)[R], std::int64_t d, const Weight* w, VecF (&acc)[R][V]) {
+  AIRI_INLINE static void step(const X* const (&x)[R], std::int64_t d, const Columns<Weight>& w,
+                               VecF (&acc)[R][V]) {
     VecF b[V];
-    for (int v = 0; v < V; ++v) b[v] = VecF::even_bf16(w + v * kLanes);
+    for (int v = 0; v < V; ++v) b[v] = VecF::even_bf16(w.at(v));
     for (int r = 0; r < R; ++r) {
       const VecF a = VecF::set1(x[r][2 * d]);
       for (int v = 0; v < V; ++v) acc[r][v] = fma(a, b[v], acc[r][v]);
     }
-    for (int v = 0; v < V; ++v) b[v] = VecF::odd_bf16(w + v * kLanes);
+    for (int v = 0; v < V; ++v) b[v] = VecF::odd_bf16(w.at(v));
     for (int r = 0; r < R; ++r) {
       const VecF a = VecF::set1(x[r][2 * d + 1]);
       for (int v = 0; v < V; ++v) acc[r][v] = fma(a, b[v], acc[r][v]);
@@ -53,13 +75,14 @@ struct Widening {
 // Pairs times pairs: depth counts pairs.
 struct Paired {
   using X = std::uint32_t;
-  static constexpr int kXPerStep = 1;
+  static constexpr int kKept = 0;
   using Weight = std::uint32_t;
 
   template <int R, int V>
-  AIRI_INLINE static void step(const X* const (&x)[R], std::int64_t d, const Weight* w, VecF (&acc)[R][V]) {
+  AIRI_INLINE static void step(const X* const (&x)[R], std::int64_t d, const Columns<Weight>& w,
+                               VecF (&acc)[R][V]) {
     __m512bh b[V];
-    for (int v = 0; v < V; ++v) b[v] = reinterpret_cast<__m512bh>(_mm512_load_si512(w + v * kLanes));
+    for (int v = 0; v < V; ++v) b[v] = reinterpret_cast<__m512bh>(_mm512_load_si512(w.at(v)));
     for (int r = 0; r < R; ++r) {
       const auto a = reinterpret_cast<__m512bh>(_mm512_set1_epi32(static_cast<int>(x[r][d])));
       for (int v = 0; v < V; ++v) acc[r][v].v = _mm512_dpbf16_ps(acc[r][v].v, a, b[v]);
@@ -68,15 +91,21 @@ struct Paired {
 };
 #endif
 
-// What one sweep brings into L2: `lines` at each of its first `times` steps, or pairs of steps.
+AIRI_INLINE std::ptrdiff_t strip_bytes(const TileArgs& args) { return args.depth * kStrip * 4; }
+
+// What one sweep brings into L2: at each of its first `times` steps, or pairs of steps, so many
+// lines that lie `apart`.
 struct Prefetch {
-  const std::byte* from = nullptr;
-  std::int64_t times = 0;
-  std::int64_t lines = 0;
-  bool per_pair = false;
+  const std::byte* from;
+  std::int64_t times;
+  std::int64_t lines;
+  std::ptrdiff_t apart;
+  std::ptrdiff_t advance;
+  bool per_pair;
 
   AIRI_INLINE void next() {
-    for (std::int64_t i = 0; i < lines; ++i, from += 64) __builtin_prefetch(from, 0, 2);
+    for (std::int64_t i = 0; i < lines; ++i) __builtin_prefetch(from + i * apart, 0, 2);
+    from += advance;
   }
 };
 
@@ -89,65 +118,66 @@ AIRI_INLINE void tile_part(const TileArgs& args, int first, Prefetch prefetch) {
   for (int r = 0; r < R; ++r) {
     x[r] = reinterpret_cast<const X*>(static_cast<const std::byte*>(args.x) + r * args.x_stride);
   }
-  const Weight* w = static_cast<const Weight*>(args.panel) + first * kLanes;
+  Columns<Weight> w(args.panel, args.depth, first);
   VecF acc[R][V];
   for (int r = 0; r < R; ++r) {
     const float* out = args.out + r * kPanel + first * kLanes;
     for (int v = 0; v < V; ++v) acc[r][v] = args.accumulate ? VecF::load(out + v * kLanes) : VecF::zero();
   }
+  const auto step = [&](std::int64_t d) {
+    Mode::template step<R, V>(x, d, w, acc);
+    w.advance();
+  };
   std::int64_t d = 0;
   if (prefetch.per_pair) {
-    for (const std::int64_t end = 2 * prefetch.times; d < end; d += 2, w += 2 * kPanel) {
+    for (const std::int64_t end = 2 * prefetch.times; d < end; d += 2) {
       prefetch.next();
-      Mode::template step<R, V>(x, d, w, acc);
-      Mode::template step<R, V>(x, d + 1, w + kPanel, acc);
+      step(d);
+      step(d + 1);
     }
   } else {
-    for (; d < prefetch.times; ++d, w += kPanel) {
+    for (; d < prefetch.times; ++d) {
       prefetch.next();
-      Mode::template step<R, V>(x, d, w, acc);
+      step(d);
     }
   }
-  for (; d < args.depth; ++d, w += kPanel) Mode::template step<R, V>(x, d, w, acc);
+  for (; d < args.depth; ++d) step(d);
   for (int r = 0; r < R; ++r) {
     for (int v = 0; v < V; ++v) acc[r][v].store(args.out + r * kPanel + (first + v) * kLanes);
   }
 }
 
-// How many vectors of a panel R rows take at a time, so that accumulators, weights and
-// one broadcast fit the registers.
-template <int R>
+// How many vectors of a panel R rows take at a time, so that accumulators, weights, one
+// broadcast and what the mode keeps fit the registers: whole strips, or equal parts of one.
+template <class Mode, int R>
 constexpr int vectors_at_a_time() {
+  constexpr int kOfStrip = kStrip / kLanes;
   for (int v = kPanelVectors; v > 1; --v) {
-    if (kPanelVectors % v == 0 && R * v + v + 1 <= VecF::kRegisters) return v;
+    const bool divides = v % kOfStrip == 0 ? kPanelVectors % v == 0 : kOfStrip % v == 0;
+    if (divides && R * v + v + 1 + Mode::kKept <= VecF::kRegisters) return v;
   }
   return 1;
 }
 
-template <int R>
-constexpr int kSweepsOf = kPanelVectors / vectors_at_a_time<R>();
-
-constexpr int kSweeps[kMaxTileRows] = {kSweepsOf<1>, kSweepsOf<2>, kSweepsOf<3>, kSweepsOf<4>,
-                                       kSweepsOf<5>, kSweepsOf<6>, kSweepsOf<7>, kSweepsOf<8>};
-
-// The part of sweep `sweep` of so many.
-AIRI_INLINE Prefetch prefetch_of(const TileArgs& args, int sweep, int sweeps) {
-  constexpr std::int64_t kLinesPerStep = kPanel * 4 / 64;
-  if (args.stream_bytes > 0 && sweep == 0) {
-    return {static_cast<const std::byte*>(args.panel) + args.stream_bytes, args.depth, kLinesPerStep};
+// The part of the sweep over `vectors` vectors from vector `first` on.
+AIRI_INLINE Prefetch prefetch_of(const TileArgs& args, int first, int vectors) {
+  if (args.stream_bytes > 0) {
+    const int strip = first * kLanes / kStrip;
+    const int end = ((first + vectors) * kLanes + kStrip - 1) / kStrip;
+    const auto* from = static_cast<const std::byte*>(args.panel) + strip * strip_bytes(args);
+    return {from + args.stream_bytes, args.depth, end - strip, strip_bytes(args), 64, false};
   }
-  const int streaming = args.stream_bytes > 0 ? 1 : 0;
-  const std::int64_t share = args.next_lines / (sweeps - streaming);
+  const std::int64_t share = args.next_lines * vectors / kPanelVectors;
   const std::int64_t lines = std::max<std::int64_t>(1, (share + args.depth - 1) / args.depth);
   const std::int64_t times = share / lines;
-  return {args.next + (sweep - streaming) * share * 64, times, lines, 2 * times <= args.depth};
+  return {args.next + first / vectors * share * 64, times, lines, 64, lines * 64, 2 * times <= args.depth};
 }
 
 template <class Mode, int R>
 void tile(const TileArgs& args) {
-  constexpr int kVectors = vectors_at_a_time<R>();
-  for (int sweep = 0; sweep < kSweepsOf<R>; ++sweep) {
-    tile_part<Mode, R, kVectors>(args, sweep * kVectors, prefetch_of(args, sweep, kSweepsOf<R>));
+  constexpr int kVectors = vectors_at_a_time<Mode, R>();
+  for (int first = 0; first < kPanelVectors; first += kVectors) {
+    tile_part<Mode, R, kVectors>(args, first, prefetch_of(args, first, kVectors));
   }
 }
 
@@ -226,7 +256,6 @@ const LinearKernels kLinearKernels = {
     .paired = nullptr,
 #endif
     .tile_rows = kTileRows,
-    .sweeps = kSweeps,
     .store = store_tile<false>,
     .add = store_tile<true>,
     .glu_f32 = glu<float>,

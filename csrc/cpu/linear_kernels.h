@@ -8,9 +8,13 @@
 namespace airi::cpu {
 
 // Weights are packed into panels of kPanel output columns, the same for every instruction
-// set: [panel][k][column] float, or [panel][k / 2][column] pairs of bfloat16 (the even k
-// in the lower half). 48 columns are 3 AVX-512, 6 AVX2 or 12 portable vectors.
+// set: [panel][block of k][strip][k][column] float, or with pairs of bfloat16 (the even k in
+// the lower half) for k. A strip is a cache line wide, so that kernels that take some of a
+// panel's columns at a time read memory in its order: 16 columns are 1 AVX-512, 2 AVX2 or 4
+// portable vectors.
 inline constexpr int kPanel = 48;
+inline constexpr int kStrip = 16;
+inline constexpr int kStrips = kPanel / kStrip;
 // The most rows that one call of a tile kernel computes.
 inline constexpr int kMaxTileRows = 8;
 
@@ -19,15 +23,14 @@ inline constexpr int kMaxTileRows = 8;
 struct TileArgs {
   const void* x;            // row 0; float or pairs of bfloat16, as the kernel wants
   std::ptrdiff_t x_stride;  // from row to row, in bytes
-  const void* panel;        // aligned to 64 bytes
-  std::int64_t depth;       // k, or k / 2 rounded up for pairs
+  const void* panel;        // or a block of one, aligned to 64 bytes
+  std::int64_t depth;       // of the block: k, or k / 2 rounded up for pairs
   bool accumulate;          // go on from the sums in `out` instead of from 0
   float* out;               // [rows][kPanel], aligned to 64 bytes
-  // The panel itself is not in L2 yet: the first sweep over it runs this many bytes behind
-  // what it brings in. 0 where it is.
+  // The panel itself is not in L2 yet: what is read runs this many bytes behind what is
+  // brought in. 0 where it is.
   std::int64_t stream_bytes;
-  // What is read next: this many cache lines from here on are brought into L2, by all sweeps
-  // that stream nothing in equal parts.
+  // Else: this many cache lines from here on are read next, and brought into L2.
   const std::byte* next;
   std::int64_t next_lines;
 };
@@ -43,8 +46,6 @@ struct LinearKernels {
   const TileFn* widening;
   const TileFn* paired;
   int tile_rows;  // the widest of them, <= kMaxTileRows
-  // [rows - 1]: how often such a tile goes over its panel, some of the columns at a time.
-  const int* sweeps;
 
   // tile [rows][kPanel] (+ bias) -> out[rows][0:columns], `out_stride` floats apart.
   void (*store)(const float* tile, int rows, int columns, const float* bias, float* out,

@@ -52,18 +52,17 @@ struct RoundedRow {
 
 using PanelRows = std::array<const std::byte*, kPanel>;  // null: a row of padding
 
+// One block of a panel's depth.
 template <class MakeRow>
-void pack_panel(const PanelRows& rows, std::int64_t depth, std::uint32_t* out, MakeRow make_row) {
-  for (std::int64_t begin = 0; begin < depth; begin += kBlockWords) {
-    const std::int64_t end = std::min(begin + kBlockWords, depth);
+void pack_block(const PanelRows& rows, Range depth, std::uint32_t* out, MakeRow make_row) {
+  for (std::int64_t begin = depth.begin; begin < depth.end; begin += kBlockWords) {
+    const std::int64_t end = std::min(begin + kBlockWords, depth.end);
     for (int column = 0; column < kPanel; ++column) {
+      std::uint32_t* to = out + column / kStrip * depth.size() * kStrip + column % kStrip;
       const std::byte* source = rows[static_cast<std::size_t>(column)];
-      if (source == nullptr) {
-        for (std::int64_t i = begin; i < end; ++i) out[i * kPanel + column] = 0;
-        continue;
+      for (std::int64_t i = begin; i < end; ++i) {
+        to[(i - depth.begin) * kStrip] = source == nullptr ? 0 : make_row(source).word(i);
       }
-      const auto row = make_row(source);
-      for (std::int64_t i = begin; i < end; ++i) out[i * kPanel + column] = row.word(i);
     }
   }
 }
@@ -118,15 +117,19 @@ PackedWeights::PackedWeights(std::span<const WeightBlock> blocks, std::int64_t k
     const auto source = interleave ? blocks.subspan(static_cast<std::size_t>(i % matrices), 1) : blocks;
     const PanelRows rows = rows_of_panel(source, i / matrices, row_bytes);
     auto* out = reinterpret_cast<std::uint32_t*>(data_.data() + i * panel_bytes());
-    if (!is_bf16_) {
-      pack_panel(rows, depth_, out,
-                 [](const std::byte* p) { return FloatRow{reinterpret_cast<const float*>(p)}; });
-    } else if (dtype == DType::kBF16) {
-      pack_panel(rows, depth_, out,
-                 [k](const std::byte* p) { return Bf16Row{reinterpret_cast<const std::uint16_t*>(p), k}; });
-    } else {
-      pack_panel(rows, depth_, out,
-                 [k](const std::byte* p) { return RoundedRow{reinterpret_cast<const float*>(p), k}; });
+    for (std::int64_t block = 0; block < depth_blocks(); ++block) {
+      const Range depth = depth_block(block);
+      std::uint32_t* to = out + depth.begin * kPanel;
+      if (!is_bf16_) {
+        pack_block(rows, depth, to,
+                   [](const std::byte* p) { return FloatRow{reinterpret_cast<const float*>(p)}; });
+      } else if (dtype == DType::kBF16) {
+        pack_block(rows, depth, to,
+                   [k](const std::byte* p) { return Bf16Row{reinterpret_cast<const std::uint16_t*>(p), k}; });
+      } else {
+        pack_block(rows, depth, to,
+                   [k](const std::byte* p) { return RoundedRow{reinterpret_cast<const float*>(p), k}; });
+      }
     }
   });
 }

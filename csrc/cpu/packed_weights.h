@@ -8,6 +8,7 @@
 #include "cpu/dtype.h"
 #include "cpu/isa.h"
 #include "cpu/linear_kernels.h"
+#include "cpu/range.h"
 
 namespace airi::cpu {
 
@@ -26,6 +27,10 @@ struct WeightBlock {
 // Thread safety: const methods from any thread.
 class PackedWeights {
  public:
+  // The most depth (192 bytes of a panel each) of a block: what tiles reread stays in L2.
+  // k = 14336, 512 rows, 2 threads of Zen 5: 647 -> 830 GFLOP/s.
+  static constexpr std::int64_t kDepthBlock = 1024;
+
   // The panels of `interleave` equal matrices alternate: panel p of every matrix in turn
   // (1 = one matrix made of all blocks). Packs on the shared pool.
   // Throws InvalidArgument for sizes < 1, null data, or unequal interleaved blocks.
@@ -39,6 +44,13 @@ class PackedWeights {
   [[nodiscard]] std::int64_t panels() const noexcept { return (n_ + kPanel - 1) / kPanel; }
   // k, or pairs.
   [[nodiscard]] std::int64_t depth() const noexcept { return depth_; }
+  // Parts of the depth that a panel is stored in, and that tiles sweep at a time.
+  [[nodiscard]] std::int64_t depth_blocks() const noexcept {
+    return (depth_ + kDepthBlock - 1) / kDepthBlock;
+  }
+  [[nodiscard]] Range depth_block(std::int64_t index) const noexcept {
+    return part_of(depth_, depth_blocks(), index);
+  }
   [[nodiscard]] DType compute() const noexcept { return compute_; }
   [[nodiscard]] bool is_bf16() const noexcept { return is_bf16_; }
   [[nodiscard]] std::int64_t panel_bytes() const noexcept { return depth_ * kPanel * 4; }
@@ -54,6 +66,11 @@ class PackedWeights {
   // runs.
   void move_to(std::byte* memory);
 
+  // What is multiplied next, if anything is known to be: products of few rows bring its first panels into
+  // cache as they end. REQUIRES: `next` outlives this.
+  void precede(const PackedWeights& next) noexcept { next_ = &next; }
+  [[nodiscard]] const PackedWeights* next() const noexcept { return next_; }
+
  private:
   std::int64_t n_;
   std::int64_t k_;
@@ -63,6 +80,7 @@ class PackedWeights {
   AlignedBuffer data_;  // empty once moved
   const std::byte* base_ = nullptr;
   std::size_t bytes_ = 0;
+  const PackedWeights* next_ = nullptr;
 };
 
 }  // namespace airi::cpu

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -176,7 +178,7 @@ def test_a_row_is_the_same_bits_in_every_batch(isa: str, weight_dtype: cpu.DType
 @pytest.mark.parametrize("compute", [F32, BF16])
 def test_deep_sums_are_the_same_bits_for_one_row_and_for_many(isa: str, compute: cpu.DType) -> None:
     rng = np.random.default_rng(10)
-    m, n, k = 110, 50, 4503  # many rows go through k in several sweeps, one row in a single one
+    m, n, k = 110, 50, 4503  # several blocks of k, and more rows than are summed at a time
     x, weight = encode(random(rng, m, k), compute), encode(random(rng, n, k) / np.sqrt(k), compute)
     layer = cpu.PackedLinear(address(weight), n, k, compute, compute)
     whole = poison(m, n)
@@ -203,6 +205,30 @@ def test_threads_change_no_bit(isa: str, compute: cpu.DType) -> None:
             results.append(out[0])
     for row in results[1:]:
         np.testing.assert_array_equal(row, results[0])
+
+
+@pytest.mark.parametrize(("weight_dtype", "compute"), MODES)
+def test_what_follows_changes_no_bit(isa: str, weight_dtype: cpu.DType, compute: cpu.DType) -> None:
+    rng = np.random.default_rng(11)
+    shapes = [(530, 64), (48, 2100), (1, 33), (200, 1), (145, 301)]  # also deeper, wider and smaller ones
+    weights = [encode(random(rng, n, k), weight_dtype) for n, k in shapes]
+    alone, chained = (
+        [
+            cpu.PackedLinear(address(w), *shape, weight_dtype, compute)
+            for w, shape in zip(weights, shapes, strict=True)
+        ]
+        for _ in range(2)
+    )
+    for layer, following in pairwise(chained):
+        layer.precede(following)
+    for threads in (1, 2, 3):
+        cpu.set_num_threads(threads)
+        for m in (1, 7, 13, 400):
+            for first, second, (n, k) in zip(alone, chained, shapes, strict=True):
+                x, expected, out = encode(random(rng, m, k), compute), poison(m, n), poison(m, n)
+                first.forward(address(x), m, address(expected))
+                second.forward(address(x), m, address(out))
+                np.testing.assert_array_equal(out, expected)
 
 
 def test_weights_keep_the_instruction_set_they_were_packed_under() -> None:

@@ -48,6 +48,8 @@ class PackedLinear(metaclass=_PybindType):
     def nbytes(self) -> int: ...
     def move_to(self, memory: int) -> None:
         """Copies the packed weights to nbytes bytes of the caller's and uses them there; 64-byte aligned."""
+    def precede(self, next: PackedLinear) -> None:
+        """What is multiplied next: products of few rows bring its first weights into cache as they end."""
 
 class PackedGLU(metaclass=_PybindType):
     """activation(x gate^T) * (x up^T), in the compute dtype. Activations: silu, gelu_tanh."""

@@ -7,6 +7,7 @@ kernel of all models; nothing outlives the step.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +108,9 @@ def _pack(spec: EncoderSpec, weights: EncoderWeights, options: LoadOptions) -> _
         found = weights.layer(index)
         layers.append(_pack_layer(found))
         report.add(sum(matrix.nbytes for matrix in (found.qkv, found.output, found.up, found.down)))
+    matrices = [matrix for layer in layers for matrix in layer.matrices]
+    for matrix, following in pairwise(matrices):
+        matrix.precede(following)
     head = weights.head() if spec.is_classifier else None
     packed = _Weights(
         tokens=np.ascontiguousarray(weights.tokens().float32()),
@@ -116,7 +120,7 @@ def _pack(spec: EncoderSpec, weights: EncoderWeights, options: LoadOptions) -> _
         layers=tuple(layers),
         dense=None if head is None else _linear(head.dense),
         classifier=None if head is None else _linear(head.classifier),
-        memory=moved_together([matrix for layer in layers for matrix in layer.matrices]),
+        memory=moved_together(matrices),
     )
     report.finish()
     return packed
