@@ -21,7 +21,9 @@ def shares(took_us: int, tokens: NDArray[np.int32]) -> NDArray[np.int64]:
     REQUIRES: at least one token; took_us * sum(tokens) below 2^63.
     """
     ends = np.cumsum(tokens, dtype=np.int64)
-    return np.diff(ends * took_us // ends[-1], prepend=0)
+    parts = ends * took_us // ends[-1]
+    parts[1:] -= parts[:-1]
+    return parts
 
 
 class DeviceTime:
@@ -47,7 +49,8 @@ class DeviceTime:
         if not rows:
             return []
         ids = arrays.request_ids[:rows].tolist()
-        parts = shares(took_us * self._num_devices, np.diff(arrays.query_start[: rows + 1])).tolist()
+        starts = arrays.query_start[: rows + 1]
+        parts = shares(took_us * self._num_devices, starts[1:] - starts[:-1]).tolist()
         used = self._used_us
         for request_id, part in zip(ids, parts, strict=True):
             if request_id in used:

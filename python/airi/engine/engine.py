@@ -31,6 +31,8 @@ from airi.sampling_params import MAX_PRIORITY, SamplingParams
 
 __all__ = ["Engine", "ModelCounters", "StepOutputs", "now_us"]
 
+_OF_NUMBERS = SamplingParams(max_tokens=1, temperature=0.0)
+"""What the core is told of a text whose last output has numbers."""
 _TIER_WAIT_S = 0.05
 """How long a step without a batch waits for what is being loaded, before it looks at clients again."""
 
@@ -275,10 +277,9 @@ class Engine(Records):
         hosted = self.find_model(model)
         if not hosted.is_pooling:
             raise RequestError(f"model {hosted.name} generates text; it gives no vectors", field="model")
-        params = SamplingParams(max_tokens=1, temperature=0.0)
-        prompt = check_request(tokens, params, hosted, priority=priority, places={})
+        prompt = check_request(tokens, _OF_NUMBERS, hosted, priority=priority, places={})
         no_stops = np.empty(0, np.int32)
-        state = RequestState(request_id, prompt, params, no_stops, 0, deadline_us, metered=metered)
+        state = RequestState(request_id, prompt, _OF_NUMBERS, no_stops, 0, deadline_us, metered=metered)
         self._submit(
             Submission(state=state, model=hosted, tenant=tenant, band=MAX_PRIORITY - priority, salts=[])
         )
