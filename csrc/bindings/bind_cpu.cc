@@ -34,6 +34,7 @@ void bind_cpu(py::module_& core) {
     return names;
   });
   m.def("num_threads", &cpu::num_threads);
+  m.def("wake_threads", &cpu::wake_threads);
   m.def("set_num_threads", &cpu::set_num_threads, py::arg("threads"),
         py::call_guard<py::gil_scoped_release>());
   bind_cpu_linear(m);

@@ -53,6 +53,14 @@ void ThreadPool::resize(int threads) {
   start(threads);
 }
 
+void ThreadPool::wake() noexcept {
+  // Where somebody else holds it, a job runs.
+  const std::unique_lock lock(mutex_, std::try_to_lock);
+  if (!lock.owns_lock() || sleepers_.load() == 0) return;
+  epoch_.fetch_add(1);
+  epoch_.notify_all();
+}
+
 std::optional<std::int64_t> ThreadPool::Run::take_front() noexcept {
   std::uint64_t old = span.load(std::memory_order_relaxed);
   while (begin_of(old) < end_of(old)) {
@@ -188,6 +196,8 @@ ThreadPool& shared_pool() {
 }
 
 int num_threads() { return shared_pool().size(); }
+
+void wake_threads() { shared_pool().wake(); }
 
 void set_num_threads(int threads) {
   if (threads < 1 || threads > kMaxThreads) {

@@ -40,6 +40,9 @@ class ThreadPool {
   // Changes the number of threads; waits for a running job. REQUIRES not inside a chunk.
   void resize(int threads);
 
+  // Has workers that sleep look for jobs again, for who is about to bring one: they are awake when it comes.
+  void wake() noexcept;
+
   // Calls body(chunk) once for each chunk in [0, chunks). Rethrows the first exception
   // of a chunk after all claimed chunks ended; chunks not yet claimed are then skipped.
   // A few microseconds when the workers spin, tens when they sleep. Never allocates.
@@ -69,7 +72,7 @@ class ThreadPool {
   [[nodiscard]] bool try_join(std::uint32_t job) noexcept;
   [[nodiscard]] std::uint32_t wait_for_job(std::uint32_t seen) noexcept;
 
-  std::mutex mutex_;  // held by whoever runs a job or resizes
+  std::mutex mutex_;  // held by whoever runs a job, wakes or resizes
   std::atomic<int> size_{1};
   std::vector<std::thread> workers_;
   std::atomic<bool> stopping_{false};
@@ -84,7 +87,7 @@ class ThreadPool {
   alignas(64) std::atomic<std::uint64_t> gate_{0};
   // One run of unclaimed chunks per thread.
   std::vector<Run> runs_;
-  // The number of the latest job, or of the latest call to stop(): what workers wait on.
+  // The number of the latest job, or of the latest call to wake() or stop(): what workers wait on.
   alignas(64) std::atomic<std::uint32_t> epoch_{0};
   std::atomic<int> sleepers_{0};
 };
@@ -94,6 +97,9 @@ class ThreadPool {
 [[nodiscard]] ThreadPool& shared_pool();
 
 [[nodiscard]] int num_threads();
+
+// ThreadPool::wake for the shared pool.
+void wake_threads();
 
 // Throws InvalidArgument unless 1 <= threads <= 1024.
 void set_num_threads(int threads);

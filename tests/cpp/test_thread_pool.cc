@@ -105,6 +105,26 @@ void callers_on_several_threads_take_turns() {
   for (const std::int64_t sum : sums) AIRI_CHECK(sum == std::int64_t{500} * 33 * 16) << sum;
 }
 
+void threads_that_are_woken_for_nothing_lose_no_job() {
+  ThreadPool pool(3);
+  std::atomic<bool> done{false};
+  std::thread waker([&] {
+    while (!done.load()) {
+      pool.wake();
+      std::this_thread::sleep_for(std::chrono::microseconds(ThreadPool::kSpinMicros));
+    }
+  });
+  std::vector<int> runs(20);
+  for (int repeat = 0; repeat < 300; ++repeat) {
+    // Long enough that workers fall asleep between jobs, unless they are woken.
+    std::this_thread::sleep_for(std::chrono::microseconds(2 * ThreadPool::kSpinMicros));
+    pool.parallel_for(20, [&](std::int64_t i) { ++runs[static_cast<std::size_t>(i)]; });
+  }
+  done.store(true);
+  waker.join();
+  for (const int count : runs) AIRI_CHECK(count == 300) << count;
+}
+
 void resizing_between_jobs_changes_the_threads() {
   ThreadPool pool(1);
   std::vector<int> runs(100);
@@ -127,6 +147,7 @@ int main() {
   an_exception_reaches_the_caller_and_the_pool_goes_on();
   a_call_from_inside_a_chunk_runs_inline();
   callers_on_several_threads_take_turns();
+  threads_that_are_woken_for_nothing_lose_no_job();
   resizing_between_jobs_changes_the_threads();
   std::cout << "ok\n";
   return 0;

@@ -21,7 +21,7 @@ def shares(took_us: int, tokens: NDArray[np.int32]) -> NDArray[np.int64]:
     REQUIRES: at least one token; took_us * sum(tokens) below 2^63.
     """
     ends = np.cumsum(tokens, dtype=np.int64)
-    parts = ends * took_us // ends[-1]
+    parts: NDArray[np.int64] = ends * took_us // ends[-1]
     parts[1:] -= parts[:-1]
     return parts
 

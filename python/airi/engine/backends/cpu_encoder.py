@@ -74,14 +74,22 @@ def _info(spec: EncoderSpec, checkpoint: Checkpoint, folder: Path, options: Load
     )
 
 
+class _Norm:
+    """A norm's arrays, and where they lie: `ndarray.ctypes` takes as long as a norm of a short text."""
+
+    def __init__(self, norm: Norm) -> None:
+        self._arrays = norm
+        self.weight_at, self.bias_at = norm.weight.ctypes.data, norm.bias.ctypes.data
+
+
 @dataclass(frozen=True, slots=True)
 class _Layer:
     qkv: cpu.PackedLinear
     output: cpu.PackedLinear
-    output_norm: Norm
+    output_norm: _Norm
     up: cpu.PackedLinear
     down: cpu.PackedLinear
-    down_norm: Norm
+    down_norm: _Norm
 
     @property
     def matrices(self) -> tuple[cpu.PackedLinear, ...]:
@@ -93,7 +101,7 @@ class _Weights:
     tokens: NDArray[np.float32]
     positions: NDArray[np.float32]
     types: NDArray[np.float32]
-    embedding_norm: Norm
+    embedding_norm: _Norm
     layers: tuple[_Layer, ...]
     dense: cpu.PackedLinear | None
     classifier: cpu.PackedLinear | None
@@ -116,7 +124,7 @@ def _pack(spec: EncoderSpec, weights: EncoderWeights, options: LoadOptions) -> _
         tokens=np.ascontiguousarray(weights.tokens().float32()),
         positions=weights.positions(),
         types=weights.types(),
-        embedding_norm=weights.embedding_norm(),
+        embedding_norm=_Norm(weights.embedding_norm()),
         layers=tuple(layers),
         dense=None if head is None else _linear(head.dense),
         classifier=None if head is None else _linear(head.classifier),
@@ -130,10 +138,10 @@ def _pack_layer(layer: EncoderLayerWeights) -> _Layer:
     return _Layer(
         qkv=_linear(layer.qkv),
         output=_linear(layer.output),
-        output_norm=layer.output_norm,
+        output_norm=_Norm(layer.output_norm),
         up=_linear(layer.up),
         down=_linear(layer.down),
-        down_norm=layer.down_norm,
+        down_norm=_Norm(layer.down_norm),
     )
 
 
@@ -166,6 +174,7 @@ class CpuEncoder:
         Text r is `tokens[starts[r]:starts[r + 1]]`, special tokens included, with 1 to `spec.max_tokens` of them.
         Raises ValueError for an id outside of the vocabulary.
         """
+        cpu.wake_threads()  # which takes as long as what comes before the first product
         count, total = len(starts) - 1, len(tokens)
         lengths = np.diff(starts)
         self._scratch = self._scratch.for_at_least(total, count)
@@ -217,11 +226,9 @@ class CpuEncoder:
         layer.down.forward_add(at.wide, total, at.hidden)
         self._normalise(layer.down_norm, total)
 
-    def _normalise(self, norm: Norm, total: int) -> None:
-        weight, bias = norm.weight.ctypes.data, norm.bias.ctypes.data
-        cpu.layer_norm(
-            weight, bias, self._scratch.addresses.hidden, total, self.spec.hidden_size, self.spec.norm_eps
-        )
+    def _normalise(self, norm: _Norm, total: int) -> None:
+        at, spec = self._scratch.addresses, self.spec
+        cpu.layer_norm(norm.weight_at, norm.bias_at, at.hidden, total, spec.hidden_size, spec.norm_eps)
 
     def _classified(self, hidden: NDArray[np.float32], starts: NDArray[np.int32]) -> NDArray[np.float32]:
         weights, count, width = self._weights, len(starts) - 1, self.spec.hidden_size
