@@ -14,7 +14,6 @@ namespace airi::cpu {
 // portable vectors.
 inline constexpr int kPanel = 48;
 inline constexpr int kStrip = 16;
-inline constexpr int kStrips = kPanel / kStrip;
 // The most rows that one call of a tile kernel computes.
 inline constexpr int kMaxTileRows = 8;
 
