@@ -85,7 +85,7 @@ def main() -> None:
         found = ask(sys.argv[1])
     print(f"\n{found['choices'][0]['message']['content']}\n")
     for citation in found["airi"]["citations"]:
-        place = " > ".join([citation["source"], *citation["headings"]])
+        place = " > ".join([os.path.relpath(citation["source"], ROOT), *citation["headings"]])
         print(f"[{citation['number']}] {place}, characters {citation['start']} to {citation['end']}")
 
 
