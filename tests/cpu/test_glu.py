@@ -27,7 +27,9 @@ def make(rng: np.random.Generator, compute: cpu.DType, *shape: int) -> Array:
 @pytest.mark.parametrize("compute", [F32, BF16])
 @pytest.mark.parametrize("biased", [False, True], ids=["plain", "biased"])
 def test_glu_is_activation_times_up(isa: str, activation: str, compute: cpu.DType, *, biased: bool) -> None:
-    for m, n, k in [(1, 48, 32), (3, 7, 5), (17, 101, 33), (64, 96, 64), (100, 50, 48)]:
+    sizes = [(1, 48, 32), (3, 7, 5), (17, 101, 33), (64, 96, 64), (100, 50, 48)]
+    deep = [(1, 50, 2051), (17, 50, 2051), (110, 50, 2051)]  # several blocks of k
+    for m, n, k in sizes + deep:
         rng = np.random.default_rng([m, n, k])
         x = make(rng, compute, m, k)
         gate, up = make(rng, compute, n, k), make(rng, compute, n, k)
